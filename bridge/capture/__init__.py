@@ -1,0 +1,1 @@
+"""Installs capture on the application's tables. Run by the command line, on psycopg."""

@@ -1,0 +1,191 @@
+"""PostgreSQL for the daemon: asyncpg, hosted on trio. The only module that imports either.
+
+Everything here is called from trio. A database that is away, restarting or refusing raises
+``DatabaseUnavailable``, so that callers retry one thing; any other error is a bug or a refusal and
+goes up as ``asyncpg`` made it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import asyncpg
+import trio
+import trio_asyncio
+from trio_asyncio import aio_as_trio
+
+from bridge.assets import query
+
+#: A row: a mapping from column name to value.
+Row = Mapping[str, Any]
+
+#: PostgreSQL refused the statement (a constraint, a missing right, a wrong value).
+DatabaseError = asyncpg.PostgresError
+#: No partition of a log takes the row: the day's partition is missing.
+MissingPartitionError = asyncpg.CheckViolationError
+#: Two transactions waited for each other and this one was chosen to give way: try it again.
+DeadlockError = asyncpg.DeadlockDetectedError
+
+#: Longest wait for an answer to one statement, in seconds. None of ours takes long: past this the
+#: connection is taken for dead.
+STATEMENT_SECONDS = 30.0
+CONNECT_SECONDS = 10.0
+
+# The server notices a bridge that vanished without a word within about half a minute, and gives
+# its advisory lock to another.
+_SESSION = {
+    "application_name": "pgbridge",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "search_path": "pg_catalog, pg_temp",
+    "timezone": "UTC",
+    "jit": "off",
+}
+
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleSessionTimeoutError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+
+
+class DatabaseUnavailable(Exception):  # noqa: N818 - a state, not a mistake
+    """The database is away, restarting or refuses the connection."""
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except _AWAY as error:
+        raise DatabaseUnavailable(str(error).strip() or type(error).__name__) from error
+
+
+class Connection:
+    """One connection, with its notifications."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, name: str, *values: object) -> list[Row]:
+        """Run the named query of ``sql/queries`` and return its rows."""
+        with _translated():
+            rows: list[Row] = await aio_as_trio(self._connection.fetch)(query(name), *values)
+            return rows
+
+    async def execute(self, sql: str) -> None:
+        """Run SQL text without parameters."""
+        with _translated():
+            await aio_as_trio(self._connection.execute)(sql)
+
+    async def listen(self, channel: str, ring: Callable[[], None]) -> None:
+        """LISTEN on a channel; ``ring`` is called, in the trio thread, for each notification."""
+        with _translated():
+            await aio_as_trio(self._connection.add_listener)(channel, lambda *_: ring())
+
+    def on_loss(self, lost: Callable[[], None]) -> None:
+        """Have ``lost`` called as soon as the connection is closed by anyone."""
+        self._connection.add_termination_listener(lambda *_: lost())
+
+
+class Database:
+    """A pool of connections and the means to open one's own."""
+
+    def __init__(self, url: str, pool: asyncpg.Pool) -> None:
+        self._url = url
+        self._pool = pool
+
+    async def fetch(self, name: str, *values: object) -> list[Row]:
+        """Run the named query of ``sql/queries`` on a pooled connection and return its rows."""
+        with _translated():
+            rows: list[Row] = await aio_as_trio(self._pool.fetch)(query(name), *values)
+            return rows
+
+    async def fetch_one(self, name: str, *values: object) -> Row | None:
+        """Like :meth:`fetch`, and return the first row or None."""
+        rows = await self.fetch(name, *values)
+        return rows[0] if rows else None
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Connection]:
+        """Open a connection outside the pool, for LISTEN and session locks."""
+        with _translated():
+            raw = await _connect(self._url)
+        try:
+            yield Connection(raw)
+        finally:
+            # Not close(): that would wait for a server that may be gone.
+            raw.terminate()
+
+
+@asynccontextmanager
+async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Database]:
+    """Open the pool, and the event loop that asyncpg needs, for the time of the context.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be reached with this URL.
+    """
+    async with trio_asyncio.open_loop():
+        with _translated():
+            pool = await aio_as_trio(asyncpg.create_pool)(
+                url,
+                min_size=1,
+                max_size=pool_size,
+                timeout=CONNECT_SECONDS,
+                command_timeout=STATEMENT_SECONDS,
+                server_settings=_SESSION,
+            )
+        try:
+            yield Database(url, pool)
+        finally:
+            pool.terminate()
+
+
+async def _connect(url: str) -> asyncpg.Connection:
+    return await aio_as_trio(asyncpg.connect)(
+        url,
+        timeout=CONNECT_SECONDS,
+        command_timeout=STATEMENT_SECONDS,
+        server_settings=_SESSION,
+    )
+
+
+async def retry_while_away(
+    work: Callable[[], Awaitable[None]],
+    *,
+    away: Callable[[DatabaseUnavailable, float], None],
+    longest_seconds: float = 10.0,
+) -> None:
+    """Run ``work`` again and again while the database is away, with growing, jittered pauses.
+
+    Returns when ``work`` returns. A run that lasted longer than the longest pause starts the
+    pauses over. ``away`` is told the error and the seconds until the next try.
+    """
+    failures = 0
+    while True:
+        started = trio.current_time()
+        try:
+            return await work()
+        except DatabaseUnavailable as error:
+            failures = 0 if trio.current_time() - started > longest_seconds else failures + 1
+            pause = random.uniform(0.5, 1.0) * min(0.1 * 2**failures, longest_seconds)  # noqa: S311
+            away(error, pause)
+            await trio.sleep(pause)
+
+
+def values_by_column(rows: Sequence[Sequence[object]]) -> list[list[Any]]:
+    """Turn rows into one list a column, which is how ``unnest`` takes many rows at once."""
+    return [list(column) for column in zip(*rows, strict=True)]

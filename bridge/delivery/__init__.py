@@ -1,0 +1,1 @@
+"""Delivers events to webhooks, at least once."""

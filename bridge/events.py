@@ -1,0 +1,45 @@
+"""An event, the JSON it travels as, and the patterns that choose events by type."""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+#: What a webhook may name as its event type: ``ticket.created``, ``ticket.*`` or ``*``.
+PATTERN = re.compile(r"\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of the log.
+
+    ``payload`` is JSON text as PostgreSQL wrote it: it goes out as it is, without being parsed.
+    """
+
+    id: int
+    event_type: str
+    payload: str
+    occurred_at: datetime
+
+    def wire(self) -> str:
+        """Return the text message that a WebSocket client gets."""
+        return (
+            f'{{"type":{json.dumps(self.event_type)},"payload":{self.payload},'
+            f'"timestamp":"{timestamp(self.occurred_at)}","id":{self.id}}}'
+        )
+
+
+def timestamp(moment: datetime) -> str:
+    """Return an aware datetime as the stream writes it: UTC, microseconds, ``Z``."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def patterns_matching(event_type: str) -> list[str]:
+    """Return every pattern that chooses this event type, the most exact first.
+
+    ``bridge.patterns_matching`` in SQL is the same function: who looks for takers of an event looks
+    up these few strings, however many takers there are.
+    """
+    parts = event_type.split(".")
+    prefixes = [".".join(parts[:length]) + ".*" for length in range(len(parts) - 1, 0, -1)]
+    return [event_type, *prefixes, "*"]

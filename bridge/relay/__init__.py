@@ -1,0 +1,1 @@
+"""Moves captured events from the outbox to the log, the live stream and the delivery queue."""

@@ -1,0 +1,143 @@
+"""What can be set, from ``BRIDGE_*`` variables and ``pgbridge.toml``; variables win."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+#: Waits before each attempt of a delivery, in seconds: the first at once, the tenth a day after
+#: the ninth. They add up to a little over three days.
+RETRY_SCHEDULE_SECONDS = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong. The message says which one and what to do."""
+
+
+class Settings(BaseSettings):
+    """The settings of one bridge: each is ``BRIDGE_<FIELD>``, or a key of ``pgbridge.toml``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BRIDGE_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    # Where the application's tables and schema bridge are.
+    database_url: str = Field(
+        validation_alias=AliasChoices("BRIDGE_DATABASE_URL", "DATABASE_URL", "database_url")
+    )
+
+    # Where to serve.
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    token: SecretStr | None = None
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+
+    # Relay. The poll is a net under LISTEN.
+    poll_seconds: float = Field(1.0, gt=0, le=60)
+    drain_batch: int = Field(1000, ge=1, le=10_000)
+
+    # Live stream. A client that leaves more than the buffer unread is closed.
+    ws_buffer_bytes: int = Field(1024 * 1024, ge=1024)
+    ws_message_bytes: int = Field(64 * 1024, ge=128)
+    ws_handshake_seconds: float = Field(10.0, gt=0)
+    ws_ping_seconds: float = Field(20.0, gt=0)
+
+    # Delivery.
+    delivery_concurrency: int = Field(64, ge=1, le=1000)
+    retry_schedule: Annotated[tuple[float, ...], NoDecode] = RETRY_SCHEDULE_SECONDS
+
+    # Days that the logs are kept. Events outlive the failures that refer to them.
+    keep_events_days: int = Field(35, ge=1)
+    keep_successes_days: int = Field(7, ge=1)
+    keep_failures_days: int = Field(30, ge=1)
+
+    # How long `init` waits for a lock on an application's table before it steps back and retries.
+    lock_timeout_seconds: float = Field(2.0, gt=0)
+
+    @field_validator("database_url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        """Accept what an SQLAlchemy application has in its environment, too."""
+        parts = urlsplit(url)
+        scheme = parts.scheme.split("+", 1)[0]
+        if scheme not in ("postgresql", "postgres"):
+            raise ValueError("must begin with postgresql://")
+        return urlunsplit(parts._replace(scheme="postgresql")) if parts.netloc else url
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("retry_schedule", mode="before")
+    @classmethod
+    def _schedule(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("retry_schedule")
+    @classmethod
+    def _schedule_usable(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or min(value) < 0:
+            raise ValueError("must be one or more seconds, none negative")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _config_path()))
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the settings; ``given`` overrides both variables and file.
+
+    Raises:
+        SettingsError: one line that names the first thing that is wrong.
+    """
+    named = os.environ.get("BRIDGE_CONFIG")
+    if named and not Path(named).is_file():
+        raise SettingsError(f"BRIDGE_CONFIG names {named}, and there is no such file")
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError(_first_line(error)) from None
+    except (ValueError, OSError) as error:  # the file is not TOML, or cannot be read
+        raise SettingsError(f"{_config_path()}: {error}") from None
+
+
+def _config_path() -> Path:
+    return Path(os.environ.get("BRIDGE_CONFIG") or "pgbridge.toml")
+
+
+def _split(value: object) -> object:
+    """Turn the comma-separated text of a variable into a list; leave a file's list alone."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else "settings"
+    name = "BRIDGE_DATABASE_URL" if field == "DATABASE_URL" else field
+    if not name.startswith("BRIDGE_"):
+        name = f"BRIDGE_{name.upper()}"
+    if first["type"] == "missing":
+        return f"{name} is not set; set it to the application's database, postgresql://user:password@host/database"
+    if first["type"] == "extra_forbidden":
+        return f"{_config_path()}: unknown key {field!r}"
+    return f"{name}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,59 @@
+"""API tokens: how they are made, and who a token that is shown belongs to."""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from bridge.db import Database
+
+EVENTS_READ: Final = "events:read"
+WEBHOOKS_READ: Final = "webhooks:read"
+WEBHOOKS_WRITE: Final = "webhooks:write"
+ADMIN: Final = "admin"
+SCOPES: Final = (EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE, ADMIN)
+
+#: Characters of a token that are kept in clear, for people to recognise it by.
+PREFIX_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a valid token allows."""
+
+    name: str
+    scopes: frozenset[str]
+
+    def allows(self, scope: str) -> bool:
+        return scope in self.scopes or ADMIN in self.scopes
+
+
+def new_token() -> str:
+    """Return a fresh token: ``pgb_`` and 256 random bits."""
+    return f"pgb_{secrets.token_urlsafe(32)}"
+
+
+def hash_token(token: str) -> bytes:
+    """Return what is stored of a token: a plain SHA-256, enough for 256 random bits."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+class TokenStore:
+    """Knows the tokens of ``bridge.api_tokens`` and the one static token of the settings."""
+
+    def __init__(self, database: Database, static_token: str | None) -> None:
+        self._database = database
+        self._static_hash = None if static_token is None else hash_token(static_token)
+
+    async def authenticate(self, token: str) -> Grant | None:
+        """Return what the token allows, or None for an unknown, expired or revoked one.
+
+        Raises:
+            DatabaseUnavailable: it cannot be looked up now.
+        """
+        digest = hash_token(token)
+        if self._static_hash is not None and hmac.compare_digest(digest, self._static_hash):
+            return Grant("BRIDGE_TOKEN", frozenset([ADMIN]))
+        row = await self._database.fetch_one("authenticate", digest)
+        return None if row is None else Grant(row["name"], frozenset(row["scopes"]))

@@ -1,0 +1,1 @@
+"""The one port: REST beside the WebSocket stream."""

@@ -1,0 +1,100 @@
+"""A real PostgreSQL for every test: one server a run, one cloned database a test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from bridge.capture import install
+from bridge.capture.rules import load_preset
+from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+
+BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedPostgres]:
+    """The server that all tests share; nobody stops it."""
+    with embedded_postgres() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def bot_template(server: EmbeddedPostgres) -> str:
+    """A database with the bot's tables and nothing of ours."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("create database template_bot")
+    with psycopg.connect(server.url("template_bot")) as connection:
+        connection.execute(BOT_TABLES.read_bytes())
+    return "template_bot"
+
+
+@pytest.fixture(scope="session")
+def bridge_template(server: EmbeddedPostgres, bot_template: str) -> str:
+    """The bot's tables with pgbridge installed by its own init."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"create database template_bridge template {bot_template}".encode())
+    init(server.url("template_bridge"))
+    return "template_bridge"
+
+
+def init(url: str) -> install.Plan:
+    """Install the bot's preset, as ``pgbridge init`` does; return what was planned."""
+    with install.connect(url) as connection, install.install_lock(connection):
+        planned = install.plan(connection, load_preset("telegram-shop"))
+        install.apply(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
+        if planned.steps:
+            connection.execute(
+                "select bridge.create_partitions((now() at time zone 'UTC')::date - 1, 4)"
+            )
+    return planned
+
+
+@pytest.fixture
+def clone(server: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
+    """Clones a template into a database of the test's own; returns its URL."""
+    made: list[str] = []
+
+    def make(template: str) -> str:
+        name = f"test_{next(_NUMBERS)}"
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(f"create database {name} template {template}".encode())
+        made.append(name)
+        return server.url(name)
+
+    yield make
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        for name in made:
+            connection.execute(f"drop database {name} with (force)".encode())
+
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def empty_url(clone: Callable[[str], str]) -> str:
+    """An empty database."""
+    return clone("template0")
+
+
+@pytest.fixture
+def bot_url(clone: Callable[[str], str], bot_template: str) -> str:
+    """A database with the bot's tables."""
+    return clone(bot_template)
+
+
+@pytest.fixture
+def bridge_url(clone: Callable[[str], str], bridge_template: str) -> str:
+    """A database with the bot's tables and pgbridge installed."""
+    return clone(bridge_template)
+
+
+@pytest.fixture
+def bot(bridge_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """The application's connection to ``bridge_url``: plain psycopg, autocommit."""
+    with psycopg.connect(bridge_url, autocommit=True) as connection:
+        yield connection
