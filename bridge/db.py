@@ -13,11 +13,14 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import asyncpg
+import structlog
 import trio
 import trio_asyncio
 from trio_asyncio import aio_as_trio
 
 from bridge.assets import query
+
+log = structlog.get_logger()
 
 #: A row: a mapping from column name to value.
 Row = Mapping[str, Any]
@@ -33,6 +36,7 @@ DeadlockError = asyncpg.DeadlockDetectedError
 #: connection is taken for dead.
 STATEMENT_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
+LONGEST_PAUSE_SECONDS = 5.0
 
 # The server notices a bridge that vanished without a word within about half a minute, and gives
 # its advisory lock to another.
@@ -79,6 +83,7 @@ class Connection:
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
+        self._listeners: dict[str, Callable[..., None]] = {}
 
     async def fetch(self, name: str, *values: object) -> list[Row]:
         """Run the named query of ``sql/queries`` and return its rows."""
@@ -93,8 +98,15 @@ class Connection:
 
     async def listen(self, channel: str, ring: Callable[[], None]) -> None:
         """LISTEN on a channel; ``ring`` is called, in the trio thread, for each notification."""
+        listener = self._listeners[channel] = lambda *_: ring()
         with _translated():
-            await aio_as_trio(self._connection.add_listener)(channel, lambda *_: ring())
+            await aio_as_trio(self._connection.add_listener)(channel, listener)
+
+    async def unlisten(self, channel: str) -> None:
+        """Stop listening on a channel."""
+        listener = self._listeners.pop(channel)
+        with _translated():
+            await aio_as_trio(self._connection.remove_listener)(channel, listener)
 
     def on_loss(self, lost: Callable[[], None]) -> None:
         """Have ``lost`` called as soon as the connection is closed by anyone."""
@@ -139,15 +151,18 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
         DatabaseUnavailable: the database cannot be reached with this URL.
     """
     async with trio_asyncio.open_loop():
-        with _translated():
-            pool = await aio_as_trio(asyncpg.create_pool)(
-                url,
-                min_size=1,
-                max_size=pool_size,
-                timeout=CONNECT_SECONDS,
-                command_timeout=STATEMENT_SECONDS,
-                server_settings=_SESSION,
-            )
+        try:
+            with _translated():
+                pool = await aio_as_trio(asyncpg.create_pool)(
+                    url,
+                    min_size=1,
+                    max_size=pool_size,
+                    timeout=CONNECT_SECONDS,
+                    command_timeout=STATEMENT_SECONDS,
+                    server_settings=_SESSION,
+                )
+        except (DatabaseError, ValueError) as error:  # refused, or the URL makes no sense
+            raise DatabaseUnavailable(str(error)) from error
         try:
             yield Database(url, pool)
         finally:
@@ -163,26 +178,27 @@ async def _connect(url: str) -> asyncpg.Connection:
     )
 
 
-async def retry_while_away(
-    work: Callable[[], Awaitable[None]],
-    *,
-    away: Callable[[DatabaseUnavailable, float], None],
-    longest_seconds: float = 10.0,
-) -> None:
-    """Run ``work`` again and again while the database is away, with growing, jittered pauses.
+async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run ``work``, and run it again whenever the database ends it, until it returns.
 
-    Returns when ``work`` returns. A run that lasted longer than the longest pause starts the
-    pauses over. ``away`` is told the error and the seconds until the next try.
+    What is retried: a database that is away, and one that refuses (no space, no right, a lock that
+    is not to be had); both pass without us. What is let through: everything else, which is a bug.
+    Pauses grow to ``LONGEST_PAUSE_SECONDS`` and are jittered, so that many bridges do not return at
+    once; a run that lasted longer starts them over.
     """
     failures = 0
     while True:
         started = trio.current_time()
         try:
             return await work()
-        except DatabaseUnavailable as error:
-            failures = 0 if trio.current_time() - started > longest_seconds else failures + 1
-            pause = random.uniform(0.5, 1.0) * min(0.1 * 2**failures, longest_seconds)  # noqa: S311
-            away(error, pause)
+        except (DatabaseUnavailable, DatabaseError) as error:
+            lasted = trio.current_time() - started
+            failures = 0 if lasted > LONGEST_PAUSE_SECONDS else failures + 1
+            pause = random.uniform(0.5, 1.0) * min(0.1 * 2**failures, LONGEST_PAUSE_SECONDS)  # noqa: S311
+            level = "warning" if isinstance(error, DatabaseUnavailable) else "error"
+            getattr(log, level)(
+                "database_away", task=name, reason=str(error), retry_seconds=round(pause, 2)
+            )
             await trio.sleep(pause)
 
 

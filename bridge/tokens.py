@@ -3,9 +3,14 @@
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
+import psycopg
+
+from bridge.assets import query
 from bridge.db import Database
 
 EVENTS_READ: Final = "events:read"
@@ -57,3 +62,35 @@ class TokenStore:
             return Grant("BRIDGE_TOKEN", frozenset([ADMIN]))
         row = await self._database.fetch_one("authenticate", digest)
         return None if row is None else Grant(row["name"], frozenset(row["scopes"]))
+
+
+def create_token(
+    connection: psycopg.Connection[Any],
+    name: str,
+    token: str,
+    scopes: Iterable[str],
+    expires_at: datetime | None,
+) -> None:
+    """Make a token valid; of the token itself only hash and beginning are kept."""
+    connection.execute(
+        query("create_token").encode(),
+        {
+            "name": name,
+            "token_hash": hash_token(token),
+            "prefix": token[:PREFIX_LENGTH],
+            "scopes": list(scopes),
+            "expires_at": expires_at,
+        },
+    )
+
+
+def list_tokens(connection: psycopg.Connection[Any]) -> Iterator[tuple[str, ...]]:
+    """Yield every token as texts: id, name, beginning, scopes, created, expires, used, state."""
+    for row in connection.execute(query("list_tokens").encode()):
+        yield tuple("" if value is None else str(value) for value in row)
+
+
+def revoke_token(connection: psycopg.Connection[Any], token_id: int) -> bool:
+    """Make a token invalid; return False if there is no valid token with this id."""
+    revoked = connection.execute(query("revoke_token").encode(), {"id": token_id})
+    return revoked.rowcount == 1

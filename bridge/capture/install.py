@@ -1,5 +1,6 @@
 """Plans, applies and removes everything pgbridge puts into a database."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import class_row
 
 from bridge import assets
 from bridge.capture.migrate import MigrationError, Step, is_installed, plan_migrations
@@ -46,9 +47,24 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _AppliedRule:
-    rule: RenderedRule
+    """A rule as the database remembers it."""
+
+    name: str
+    table_name: str
+    trigger_name: str
+    function_name: str
+    trigger_checksum: str
+    function_checksum: str
     trigger_present: bool
     table_present: bool
+
+    def has_trigger_of(self, rule: RenderedRule) -> bool:
+        """Whether the rule's trigger is there as it should be, under its name."""
+        return (
+            self.trigger_present
+            and self.trigger_name == rule.trigger_name
+            and self.trigger_checksum == _checksum(rule.trigger_sql)
+        )
 
 
 @contextmanager
@@ -63,7 +79,7 @@ def connect(url: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
             url, autocommit=True, connect_timeout=10, application_name="pgbridge-init"
         )
     except psycopg.Error as error:
-        raise InstallError(f"cannot connect to the database: {_one_line(error)}") from None
+        raise InstallError(f"cannot connect to the database: {one_line(error)}") from None
     with connection:
         connection.execute("set search_path = pg_catalog, pg_temp")
         connection.execute("set timezone = 'UTC'")
@@ -86,35 +102,31 @@ def plan(connection: psycopg.Connection[tuple[Any, ...]], rules: Sequence[Rule])
     """
     try:
         result = Plan(steps=plan_migrations(connection))
-        registered = connection.execute("select to_regclass('bridge.capture_rules') is not null")
-        applied = _applied(connection) if registered.fetchone() == (True,) else {}
+        applied = _applied(connection)
+        wanted = {
+            rule.name: render(rule, _describe(connection, rule), position)
+            for position, rule in enumerate(rules, start=1)
+        }
     except MigrationError as error:
         raise InstallError(str(error)) from None
-    wanted = {
-        rule.name: render(rule, _describe(connection, rule), position)
-        for position, rule in enumerate(rules, start=1)
-    }
+    except psycopg.Error as error:
+        raise InstallError(one_line(error)) from None
 
     for name, old in applied.items():
         if name not in wanted:
             result.removed.append(name)
-        if name not in wanted or wanted[name].trigger_id != old.rule.trigger_id:
             result.steps.append(_removal(old))
     for name, rule in wanted.items():
         known = applied.get(name)
-        trigger_stays = (
-            known is not None
-            and known.trigger_present
-            and known.rule.trigger_sql == rule.trigger_sql
-        )
+        trigger_stays = known is not None and known.has_trigger_of(rule)
         if known is None:
             result.new.append(name)
-        elif trigger_stays and known.rule == rule:
+        elif trigger_stays and known.function_checksum == _checksum(rule.function_sql):
             result.kept.append(name)
             continue
         else:
             result.changed.append(name)
-        result.steps.append(_creation(rule, replace_trigger=not trigger_stays))
+        result.steps.append(_creation(rule, known, replace_trigger=not trigger_stays))
     return result
 
 
@@ -143,7 +155,7 @@ def apply(
                         connection.execute(f"set local lock_timeout = {milliseconds}")
                     connection.execute(step.sql.encode())
                 break
-            except psycopg.errors.LockNotAvailable:
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 if attempt == LOCK_ATTEMPTS:
                     raise InstallError(
                         f"{step.title}: another transaction keeps {step.locks} locked; "
@@ -152,7 +164,7 @@ def apply(
                 report(f"{step.title}: {step.locks} is locked by another transaction, waiting")
                 time.sleep(min(0.1 * 2**attempt, 5.0))
             except psycopg.Error as error:
-                raise InstallError(f"{step.title}: {_one_line(error)}") from None
+                raise InstallError(f"{step.title}: {one_line(error)}") from None
 
 
 def plan_removal(connection: psycopg.Connection[tuple[Any, ...]]) -> list[Step]:
@@ -164,9 +176,11 @@ def plan_removal(connection: psycopg.Connection[tuple[Any, ...]]) -> list[Step]:
     try:
         if not is_installed(connection):
             return []
+        removals = [_removal(rule) for rule in _applied(connection).values()]
     except MigrationError as error:
         raise InstallError(str(error)) from None
-    removals = [_removal(rule) for rule in _applied(connection).values()]
+    except psycopg.Error as error:
+        raise InstallError(one_line(error)) from None
     return [*removals, Step("drop schema bridge", "drop schema bridge cascade;")]
 
 
@@ -179,71 +193,71 @@ def _describe(connection: psycopg.Connection[tuple[Any, ...]], rule: Rule) -> Ta
             f"rule {rule.name}: table {rule.table} is not in this database; "
             "is BRIDGE_DATABASE_URL the application's database, with its tables created?"
         )
-    columns, key_columns = row
-    return Table(frozenset(columns), tuple(key_columns))
+    [columns] = row
+    return Table(frozenset(columns))
 
 
 def _applied(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, _AppliedRule]:
-    """Return the rules as they were applied last, by name."""
-    with connection.cursor(row_factory=dict_row) as cursor:
+    """Return the rules as they were applied last, by name: none before there is a table of them."""
+    registered = connection.execute("select to_regclass('bridge.capture_rules') is not null")
+    if registered.fetchone() != (True,):
+        return {}
+    with connection.cursor(row_factory=class_row(_AppliedRule)) as cursor:
         rows = cursor.execute(assets.query("applied_rules").encode()).fetchall()
-    return {
-        row["name"]: _AppliedRule(
-            RenderedRule(
-                row["name"],
-                row["table_name"],
-                row["trigger_name"],
-                row["function_name"],
-                row["trigger_sql"],
-                row["function_sql"],
-            ),
-            trigger_present=row["trigger_present"],
-            table_present=row["table_present"],
-        )
-        for row in rows
-    }
+    return {rule.name: rule for rule in rows}
 
 
-def _creation(rule: RenderedRule, *, replace_trigger: bool) -> Step:
+def _creation(rule: RenderedRule, known: _AppliedRule | None, *, replace_trigger: bool) -> Step:
     values = (
         rule.name,
         rule.table,
         rule.trigger_name,
         rule.function_name,
-        rule.trigger_sql,
-        rule.function_sql,
+        _checksum(rule.trigger_sql),
+        _checksum(rule.function_sql),
     )
-    trigger = (
-        f"drop trigger if exists {identifier(rule.trigger_name)} on {rule.table};\n"
-        f"{rule.trigger_sql}\n"
-    )
+    trigger = f"{_drop_trigger(rule.trigger_name, rule.table)}{rule.trigger_sql}\n"
+    if known is not None and known.table_present:
+        # The old trigger goes in the transaction in which the new one comes: no row is missed.
+        old = _drop_trigger(known.trigger_name, known.table_name)
+        trigger = trigger if trigger.startswith(old) else old + trigger
     return Step(
         f"capture {rule.name}",
         f"{rule.function_sql}\n"
         f"revoke all on function {rule.function_name}() from public;\n"
         f"{trigger if replace_trigger else ''}"
         "insert into bridge.capture_rules\n"
-        "    (name, table_name, trigger_name, function_name, trigger_sql, function_sql)\n"
+        "    (name, table_name, trigger_name, function_name, trigger_checksum, function_checksum)\n"
         f"values ({', '.join(literal(value) for value in values)})\n"
         "on conflict on constraint capture_rules_pkey do update\n"
         "set table_name = excluded.table_name, trigger_name = excluded.trigger_name,\n"
-        "    function_name = excluded.function_name, trigger_sql = excluded.trigger_sql,\n"
-        "    function_sql = excluded.function_sql, applied_at = now();",
+        "    function_name = excluded.function_name,\n"
+        "    trigger_checksum = excluded.trigger_checksum,\n"
+        "    function_checksum = excluded.function_checksum, applied_at = now();",
         locks=rule.table if replace_trigger else None,
     )
 
 
-def _removal(applied: _AppliedRule) -> Step:
-    rule = applied.rule
-    trigger = f"drop trigger if exists {identifier(rule.trigger_name)} on {rule.table};\n"
+def _removal(rule: _AppliedRule) -> Step:
+    trigger = _drop_trigger(rule.trigger_name, rule.table_name) if rule.table_present else ""
+    # Cascade, for a trigger whose table was renamed since.
     return Step(
         f"remove {rule.name}",
-        f"{trigger if applied.table_present else ''}"
-        f"drop function if exists {rule.function_name}();\n"
+        f"{trigger}"
+        f"drop function if exists {rule.function_name}() cascade;\n"
         f"delete from bridge.capture_rules where name = {literal(rule.name)};",
-        locks=rule.table,
+        locks=rule.table_name,
     )
 
 
-def _one_line(error: psycopg.Error) -> str:
+def _drop_trigger(name: str, table: str) -> str:
+    return f"drop trigger if exists {identifier(name)} on {table};\n"
+
+
+def _checksum(sql: str) -> str:
+    return hashlib.sha256(sql.encode()).hexdigest()
+
+
+def one_line(error: psycopg.Error) -> str:
+    """Return what PostgreSQL said as one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -70,7 +70,9 @@ def is_installed(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
         MigrationError: it has a schema called bridge that is not pgbridge's.
     """
     found = connection.execute(
-        "select to_regclass('bridge.migrations') is not null"
+        "select array(select attname::text from pg_attribute"
+        "             where attrelid = to_regclass('bridge.migrations') and attnum > 0)"
+        "       @> array['version', 'name', 'checksum', 'applied_at']"
         " from pg_namespace where nspname = 'bridge'"
     ).fetchone()
     if found == (False,):

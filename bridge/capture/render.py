@@ -1,6 +1,6 @@
 """Renders a rule to the SQL of one trigger function and one trigger."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jinja2
@@ -17,7 +17,6 @@ class Table:
     """What rendering needs to know of an application's table."""
 
     columns: frozenset[str]
-    key_columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +29,6 @@ class RenderedRule:
     function_name: str
     trigger_sql: str
     function_sql: str
-
-    @property
-    def trigger_id(self) -> tuple[str, str]:
-        """What names the trigger in the database: its table and its name."""
-        return self.table, self.trigger_name
 
 
 _TEMPLATES = jinja2.Environment(
@@ -53,7 +47,7 @@ def render(rule: Rule, table: Table, position: int) -> RenderedRule:
     """
     row = "old" if rule.on == ("delete",) else "new"
     function = f"bridge.capture_{rule.slug}"
-    trigger = f"bridge_{position:02}_{rule.slug}"
+    trigger = f"bridge_{position:03}_{rule.slug}"
 
     def expression(value: str) -> str:
         return f"{row}.{identifier(value)}" if value in table.columns else value.strip()
@@ -69,7 +63,6 @@ def render(rule: Rule, table: Table, position: int) -> RenderedRule:
             names |= {
                 "event": literal(rule.event),
                 "value": _json_object(rule.payload, expression),
-                "key_columns": literal(_array(table.key_columns)),
             }
         case NoteRule():
             names |= {
@@ -100,11 +93,6 @@ def literal(text: str) -> str:
 def identifier(name: str) -> str:
     """Return a name as an SQL identifier, always quoted: it may be any word."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def _array(names: Sequence[str]) -> str:
-    escaped = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
-    return "{" + ",".join(f'"{name}"' for name in escaped) + "}"
 
 
 def _json_object(pairs: Mapping[str, str], expression: Callable[[str], str]) -> str:

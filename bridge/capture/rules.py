@@ -44,9 +44,9 @@ class _Rule(BaseModel):
 
     @field_validator("on")
     @classmethod
-    def _not_empty(cls, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
-        if not operations:
-            raise ValueError("must name at least one operation")
+    def _each_once(cls, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        if not operations or len(set(operations)) < len(operations):
+            raise ValueError("must name one operation or more, each once")
         return operations
 
     @property
@@ -120,14 +120,21 @@ def parse_rules(text: str) -> list[Rule]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RuleError(f"not TOML: {error}") from None
-    notes = [_parse(NoteRule, "note", raw) for raw in document.get("note", [])]
-    captures = [_parse(CaptureRule, "capture", raw) for raw in document.get("capture", [])]
+    notes = [_parse(NoteRule, "note", raw) for raw in _tables(document, "note")]
+    captures = [_parse(CaptureRule, "capture", raw) for raw in _tables(document, "capture")]
     rules: list[Rule] = [*notes, *captures]
     slug, uses = next(iter(Counter(rule.slug for rule in rules).most_common(1)), ("", 0))
     if uses > 1:
         twins = " and ".join(repr(rule.name) for rule in rules if rule.slug == slug)
         raise RuleError(f"rules {twins} have the same name")
     return rules
+
+
+def _tables(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    tables = document.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise RuleError(f"{name}: must be written as [[{name}]], a table for each rule")
+    return tables
 
 
 def _parse(kind: type[_Kind], table: str, raw: dict[str, Any]) -> _Kind:
@@ -137,4 +144,5 @@ def _parse(kind: type[_Kind], table: str, raw: dict[str, Any]) -> _Kind:
         first = error.errors(include_url=False, include_input=False)[0]
         rule = raw.get("event") or raw.get("topic") or "without a name"
         key = ".".join(str(part) for part in first["loc"])
-        raise RuleError(f"[[{table}]] {rule}: {key}: {first['msg']}") from None
+        mistake = first["msg"].removeprefix("Value error, ")
+        raise RuleError(f"[[{table}]] {rule}: {key}: {mistake}") from None

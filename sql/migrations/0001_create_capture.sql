@@ -66,17 +66,17 @@ comment on function bridge.ring() is
     'The doorbell: tells the drainer, at commit, that the outbox has something. The only place that rings it.';
 
 create table bridge.capture_rules (
-    name          text        not null,
-    table_name    text        not null,
-    trigger_name  text        not null,
-    function_name text        not null,
-    trigger_sql   text        not null,
-    function_sql  text        not null,
-    applied_at    timestamptz not null default now(),
+    name              text        not null,
+    table_name        text        not null,
+    trigger_name      text        not null,
+    function_name     text        not null,
+    trigger_checksum  text        not null,
+    function_checksum text        not null,
+    applied_at        timestamptz not null default now(),
     constraint capture_rules_pkey primary key (name)
 );
 comment on table bridge.capture_rules is
     'The capture rules as they were applied: what the next init compares with, and what uninstall removes.';
 comment on column bridge.capture_rules.table_name is 'The application''s table, quoted and with its schema.';
-comment on column bridge.capture_rules.trigger_sql is 'The CREATE TRIGGER statement that was run.';
-comment on column bridge.capture_rules.function_sql is 'The CREATE FUNCTION statement that was run.';
+comment on column bridge.capture_rules.trigger_checksum is 'SHA-256 of the CREATE TRIGGER statement that was run.';
+comment on column bridge.capture_rules.function_checksum is 'SHA-256 of the CREATE FUNCTION statement that was run.';

@@ -1,12 +1,10 @@
 -- The log of events, and the partitions by day that all logs share.
 
 create table bridge.partitioned_logs (
-    parent      text not null,
-    time_column text not null,
+    parent text not null,
     constraint partitioned_logs_pkey primary key (parent)
 );
-comment on table bridge.partitioned_logs is
-    'Which tables of this schema are partitioned by UTC day, and by which column.';
+comment on table bridge.partitioned_logs is 'Which tables of this schema are partitioned by UTC day.';
 
 create function bridge.create_partitions(p_first_day date, p_days integer) returns integer
 language plpgsql
@@ -43,21 +41,6 @@ $$;
 comment on function bridge.create_partitions(date, integer) is
     'Creates the missing day partitions of every log, from a day on for a number of days. Returns how many it created.';
 
-create function bridge.expired_partitions(p_parent text, p_keep_days integer)
-returns table (partition text, day date)
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select c.relname::text, to_date(right(c.relname, 8), 'YYYYMMDD')
-    from pg_inherits i
-    join pg_class c on c.oid = i.inhrelid
-    where i.inhparent = to_regclass(format('bridge.%I', p_parent))
-      and to_date(right(c.relname, 8), 'YYYYMMDD') < (now() at time zone 'UTC')::date - p_keep_days
-    order by c.relname
-$$;
-comment on function bridge.expired_partitions(text, integer) is
-    'The partitions of a log whose whole day is older than the days to keep.';
-
 create sequence bridge.event_id;
 comment on sequence bridge.event_id is
     'Ids of the log, given by the one drainer: their order is the order in which commits became visible.';
@@ -78,4 +61,4 @@ comment on column bridge.events.recorded_at is 'When the drain moved the event f
 comment on index bridge.events_pkey is
     'events_since: everything after an id. Deliveries find their payload by id and recorded_at, in one partition.';
 
-insert into bridge.partitioned_logs (parent, time_column) values ('events', 'recorded_at');
+insert into bridge.partitioned_logs (parent) values ('events');

@@ -140,10 +140,43 @@ comment on column bridge.delivery_attempts.error_message is 'Why the attempt fai
 create index delivery_attempts_delivery on bridge.delivery_attempts (delivery_id, attempt_number);
 comment on index bridge.delivery_attempts_delivery is 'The attempts of one delivery, in order.';
 
-insert into bridge.partitioned_logs (parent, time_column) values
-    ('delivery_log_success', 'finished_at'),
-    ('delivery_log_failed', 'finished_at'),
-    ('delivery_attempts', 'finished_at');
+insert into bridge.partitioned_logs (parent) values
+    ('delivery_log_success'),
+    ('delivery_log_failed'),
+    ('delivery_attempts');
+
+create function bridge.drop_expired_partition(p_parent text, p_keep_days integer) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+-- Dropping locks the log for a moment; whoever reads it for long is not waited for.
+set lock_timeout = '500ms'
+as $$
+declare
+    v_expired record;
+begin
+    perform pg_advisory_xact_lock(hashtext('bridge.partitions'));
+    for v_expired in
+        select c.relname,
+               to_date(right(c.relname, 8), 'YYYYMMDD')::timestamp at time zone 'UTC' as starts_at
+        from pg_inherits i
+        join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = to_regclass(format('bridge.%I', p_parent))
+          and to_date(right(c.relname, 8), 'YYYYMMDD') < (now() at time zone 'UTC')::date - p_keep_days
+        order by c.relname
+    loop
+        -- What is still to be delivered keeps its payload.
+        continue when p_parent = 'events' and exists (
+            select from bridge.delivery_queue q
+            where q.event_recorded_at >= v_expired.starts_at
+              and q.event_recorded_at < v_expired.starts_at + interval '24 hours');
+        execute format('drop table bridge.%I', v_expired.relname);
+        return v_expired.relname;
+    end loop;
+    return null;
+end
+$$;
+comment on function bridge.drop_expired_partition(text, integer) is
+    'Drops the oldest partition of a log whose whole day is older than the days to keep. Returns its name; null if there is none.';
 
 create view bridge.webhook_deliveries as
     select q.id,

@@ -1,0 +1,164 @@
+"""Builds the parts of a bridge, joins them, and starts and stops them in order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+
+import structlog
+import trio
+
+from bridge import assets
+from bridge.db import Database, DatabaseError, DatabaseUnavailable, keep_running, open_database
+from bridge.delivery.courier import Courier
+from bridge.delivery.transport import open_transport
+from bridge.live.hub import Hub
+from bridge.live.session import Limits, LiveStream
+from bridge.relay.drain import Relay
+from bridge.relay.upkeep import Upkeep, create_partitions
+from bridge.settings import Settings
+from bridge.tokens import EVENTS_READ, TokenStore
+from bridge.web.api import build_api
+from bridge.web.front import Front
+
+log = structlog.get_logger()
+
+
+class StartError(Exception):
+    """The bridge cannot start. The message says why and what to do."""
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Run a bridge until SIGTERM or SIGINT.
+
+    Args:
+        announce: gets one line when the bridge serves.
+
+    Raises:
+        StartError: it cannot start.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with AsyncExitStack() as stack:
+            try:
+                database = await stack.enter_async_context(open_database(settings.database_url))
+            except DatabaseUnavailable as error:
+                raise StartError(f"cannot connect to the database: {error}") from None
+            last_event_id = await _prepare(database)
+            transport = await stack.enter_async_context(
+                open_transport(connections=settings.delivery_concurrency)
+            )
+            try:
+                listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
+            except OSError as error:
+                raise StartError(
+                    f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+                ) from None
+
+            courier = Courier(
+                database,
+                transport,
+                concurrency=settings.delivery_concurrency,
+                schedule=settings.retry_schedule,
+                create_partitions=partial(create_partitions, database),
+                poll_seconds=settings.poll_seconds,
+            )
+            hub = Hub(last_event_id)
+            relay = Relay(
+                database,
+                last_event_id=last_event_id,
+                publish=hub.publish,
+                enqueued=courier.deliveries_due,
+                poll_seconds=settings.poll_seconds,
+                batch=settings.drain_batch,
+            )
+            upkeep = Upkeep(
+                database,
+                {
+                    "events": settings.keep_events_days,
+                    "delivery_log_success": settings.keep_successes_days,
+                    "delivery_log_failed": settings.keep_failures_days,
+                    "delivery_attempts": settings.keep_failures_days,
+                },
+            )
+            tokens = TokenStore(
+                database, settings.token.get_secret_value() if settings.token else None
+            )
+
+            async def may_listen(token: str) -> bool:
+                grant = await tokens.authenticate(token)
+                return grant is not None and grant.allows(EVENTS_READ)
+
+            live = LiveStream(
+                hub,
+                may_listen=may_listen,
+                limits=Limits(
+                    message_bytes=settings.ws_message_bytes,
+                    buffer_bytes=settings.ws_buffer_bytes,
+                    handshake_seconds=settings.ws_handshake_seconds,
+                    ping_seconds=settings.ws_ping_seconds,
+                ),
+            )
+            api = build_api(
+                database,
+                tokens,
+                cors_origins=settings.cors_origins,
+                ready=lambda: {"relay": relay.alive},
+            )
+            front = Front(api, live.serve, handshake_seconds=settings.ws_handshake_seconds)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keep_running, "upkeep", upkeep.run)
+                nursery.start_soon(keep_running, "relay", relay.run)
+                nursery.start_soon(courier.run)
+                async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
+                    accepting.start_soon(front.accept, listeners, connections)
+                    announce(_address(settings, listeners))
+                    number = await anext(signals)
+                    log.info("stopping", signal=signal.Signals(number).name)
+                    # First no more clients and no more work, then the clients; deliveries in
+                    # flight are ended or given back meanwhile.
+                    accepting.cancel_scope.cancel()
+                    courier.stop()
+                    await front.stop()
+                    await live.stop()
+                    connections.cancel_scope.cancel()
+                await courier.stopped.wait()
+                nursery.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _prepare(database: Database) -> int:
+    """Check that the database was initialised for this pgbridge, and make today's partitions.
+
+    Returns the id of the newest event.
+    """
+    try:
+        [row] = await database.fetch("schema_version")
+        await create_partitions(database)
+    except DatabaseUnavailable as error:
+        raise StartError(f"cannot use the database: {error}") from None
+    except DatabaseError as error:
+        raise StartError(
+            f"the database has no usable schema called bridge: {error}; run: pgbridge init"
+        ) from None
+    newest = int(assets.migrations()[-1][0].partition("_")[0])
+    if row["version"] < newest:
+        raise StartError(
+            f"the database is at schema version {row['version']}, this pgbridge needs {newest}; "
+            "run: pgbridge init"
+        )
+    if row["version"] > newest:
+        raise StartError(
+            f"the database is newer than this pgbridge (schema version {row['version']}, "
+            f"this pgbridge knows {newest}); install the newer pgbridge"
+        )
+    last_event_id: int = row["last_event_id"]
+    return last_event_id
+
+
+def _address(settings: Settings, listeners: list[trio.SocketListener]) -> str:
+    port = listeners[0].socket.getsockname()[1]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"pgbridge serves REST on http://{host}:{port} and events on ws://{host}:{port}/ws"

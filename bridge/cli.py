@@ -1,0 +1,207 @@
+"""The ``pgbridge`` command: words and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, NoReturn
+
+import psycopg
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bridge import tokens
+from bridge.capture import install
+from bridge.capture.rules import Rule, load_preset
+from bridge.settings import Settings, SettingsError, load_settings
+
+#: Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+FAILED = 1
+MISUSED = 2
+
+PRESET = "telegram-shop"
+
+app = typer.Typer(
+    help="Real-time events and signed webhooks from a PostgreSQL application that must not change.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+token_app = typer.Typer(help="Tokens for REST and WebSocket.", no_args_is_help=True)
+app.add_typer(token_app, name="token")
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="pgbridge")
+
+
+@app.command()
+def init(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the SQL that would run, and run nothing.")
+    ] = False,
+) -> None:
+    """Install or update schema bridge and the triggers on the application's tables."""
+    settings = _settings()
+    with _installing(settings) as connection:
+        if dry_run:
+            planned = install.plan(connection, _rules())
+            typer.echo(planned.script() or "-- nothing to do")
+            _say(planned.summary())
+            return
+        with install.install_lock(connection):
+            planned = install.plan(connection, _rules())
+            install.apply(
+                connection,
+                planned.steps,
+                lock_timeout_seconds=settings.lock_timeout_seconds,
+                report=_say,
+            )
+    _say(planned.summary())
+
+
+@app.command()
+def uninstall(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove the triggers, then schema bridge with its events and deliveries."""
+    settings = _settings()
+    with _installing(settings) as connection, install.install_lock(connection):
+        steps = install.plan_removal(connection)
+        if not steps:
+            _say("pgbridge is not installed in this database")
+            return
+        if not yes and sys.stdin.isatty():
+            typer.confirm(
+                "Drop schema bridge with all its events, webhooks and deliveries?", abort=True
+            )
+        install.apply(
+            connection,
+            steps,
+            lock_timeout_seconds=settings.lock_timeout_seconds,
+            report=_say,
+        )
+
+
+@app.command()
+def run() -> None:
+    """Relay events to WebSocket clients and webhooks, until SIGTERM."""
+    settings = _settings()
+    import trio
+
+    from bridge.app import StartError, serve
+    from bridge.logs import configure_logs
+
+    configure_logs()
+    if settings.token is None:
+        _say("BRIDGE_TOKEN is not set: only tokens made by `pgbridge token create` are valid")
+    try:
+        trio.run(serve, settings, _announce, strict_exception_groups=True)
+    except* StartError as errors:
+        _fail(str(_first(errors)))
+
+
+@app.command()
+def demo(
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=1.0, help="Stop after so many seconds, settle, and print the totals."),
+    ] = None,
+) -> None:
+    """Show it all: PostgreSQL, a simulated bot, a verifying receiver and the bridge."""
+    from bridge.demo.run import run_demo
+
+    raise typer.Exit(run_demo(seconds))
+
+
+@token_app.command("create")
+def token_create(
+    name: Annotated[str, typer.Option(help="What the token is for.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What it may do: {', '.join(tokens.SCOPES)}. May be given repeatedly."),
+    ] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36500, help="Valid for so many days; else for ever.")
+    ] = None,
+) -> None:
+    """Make a token and print it, alone, on standard output. It is not shown again."""
+    scopes = sorted(set(scope or [tokens.EVENTS_READ]))
+    if unknown := [each for each in scopes if each not in tokens.SCOPES]:
+        _fail(f"unknown scope {unknown[0]!r}; there are {', '.join(tokens.SCOPES)}", MISUSED)
+    expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    token = tokens.new_token()
+    with _installing(_settings()) as connection:
+        tokens.create_token(connection, name, token, scopes, expires_at)
+    typer.echo(token)
+
+
+@token_app.command("list")
+def token_list() -> None:
+    """List the tokens: never the tokens themselves, only how they begin."""
+    table = Table("id", "name", "begins", "scopes", "created", "expires", "last used", "state")
+    with _installing(_settings()) as connection:
+        for row in tokens.list_tokens(connection):
+            table.add_row(*row)
+    Console().print(table)
+
+
+@token_app.command("revoke")
+def token_revoke(
+    token_id: Annotated[int, typer.Argument(help="The id that `pgbridge token list` shows.")],
+) -> None:
+    """Make a token invalid, at once and for good."""
+    with _installing(_settings()) as connection:
+        if not tokens.revoke_token(connection, token_id):
+            _fail(f"there is no valid token with id {token_id}")
+    _say(f"token {token_id} is revoked")
+
+
+def _settings() -> Settings:
+    try:
+        return load_settings()
+    except SettingsError as error:
+        _fail(str(error), MISUSED)
+
+
+def _rules() -> list[Rule]:
+    return load_preset(PRESET)
+
+
+@contextmanager
+def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Open the installer's connection; what goes wrong within ends the command in one line."""
+    try:
+        with install.connect(settings.database_url) as connection:
+            yield connection
+    except install.InstallError as error:
+        _fail(str(error))
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        _fail("pgbridge is not installed in this database; run: pgbridge init")
+    except psycopg.Error as error:
+        _fail(install.one_line(error))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _announce(line: str) -> None:
+    print(line, flush=True)
+
+
+def _fail(line: str, code: int = FAILED) -> NoReturn:
+    _say(f"pgbridge: {line}")
+    raise SystemExit(code)
+
+
+def _first(errors: BaseException) -> BaseException:
+    """Return the first exception inside a group, however deep."""
+    while isinstance(errors, BaseExceptionGroup):
+        errors = errors.exceptions[0]
+    return errors

@@ -1,0 +1,175 @@
+"""The bridge as a child process: its environment, its start, its log, its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+START_SECONDS = 20
+#: The bridge ends within ten seconds of SIGTERM; a little more is for a machine that is busy.
+STOP_SECONDS = 12
+_TAIL_LINES = 15
+
+
+class BridgeError(Exception):
+    """The bridge did not do what it should; the message says what."""
+
+
+def forget_outside_settings() -> None:
+    """Delete the variables with which a person points a bridge or libpq at something else.
+
+    From this process's environment, and so from that of every child: PGPORT, say, would move the
+    embedded PostgreSQL as well as its clients.
+    """
+    for name in list(os.environ):
+        # PGSERVER_ variables choose which embedded PostgreSQL to run.
+        of_libpq = name.startswith("PG") and not name.startswith("PGSERVER_")
+        if of_libpq or name.startswith("BRIDGE_") or name == "DATABASE_URL":
+            del os.environ[name]
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return a child's environment: this process's, and these settings."""
+    child = {**os.environ, **settings, "PYTHONUNBUFFERED": "1"}
+    root = Path(__file__).resolve().parents[2]
+    if not root.name.endswith("-packages"):
+        # A checkout is found through the current directory, and a child's is another one.
+        child["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), child.get("PYTHONPATH")]))
+    return child
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def init(settings: Mapping[str, str], directory: Path) -> None:
+    """Run ``pgbridge init`` to its end.
+
+    Raises:
+        BridgeError: it failed; the message has its last words.
+    """
+    done = await trio.run_process(
+        _command("init"),
+        capture_stdout=True,
+        stderr=subprocess.STDOUT,
+        check=False,
+        env=environment(settings),
+        cwd=directory,
+        start_new_session=True,
+    )
+    if done.returncode != 0:
+        words = _tail(done.stdout.decode(errors="replace"))
+        raise BridgeError(f"pgbridge init ended with {_status(done.returncode)}{words}")
+
+
+class Bridge:
+    """A running ``pgbridge run``."""
+
+    def __init__(self, process: trio.Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        return self._process.pid
+
+    async def first_line(self) -> None:
+        """Wait until it says that it serves.
+
+        Raises:
+            BridgeError: it ended, or kept silent for too long.
+        """
+        said = b""
+        assert self._process.stdout is not None  # noqa: S101 - it was opened with a pipe
+        with trio.move_on_after(START_SECONDS):
+            while b"\n" not in said:
+                chunk = await self._process.stdout.receive_some()
+                if not chunk:
+                    await self.watch()
+                said += chunk
+            return
+        raise BridgeError(f"the bridge did not serve within {START_SECONDS} s{self._words()}")
+
+    async def drain_output(self) -> None:
+        """Read on, so that it never blocks on a full pipe."""
+        assert self._process.stdout is not None  # noqa: S101
+        async for _ in self._process.stdout:
+            pass
+
+    async def watch(self) -> None:
+        """Wait until it ends by itself, which it should not.
+
+        Raises:
+            BridgeError: it ended; the message has its last words.
+        """
+        status = await self._process.wait()
+        raise BridgeError(f"the bridge ended with {_status(status)}{self._words()}")
+
+    async def stop(self) -> None:
+        """Ask it to end, and wait.
+
+        Raises:
+            BridgeError: it did not end in time, or not with status 0.
+        """
+        self._process.send_signal(signal.SIGTERM)
+        with trio.move_on_after(STOP_SECONDS):
+            status = await self._process.wait()
+            if status != 0:
+                raise BridgeError(f"the bridge stopped with {_status(status)}{self._words()}")
+            return
+        raise BridgeError(f"the bridge did not stop within {STOP_SECONDS} s{self._words()}")
+
+    def _words(self) -> str:
+        return _tail(self._log.read_text(errors="replace"))
+
+
+@asynccontextmanager
+async def bridge(settings: Mapping[str, str], directory: Path) -> AsyncIterator[Bridge]:
+    """Start ``pgbridge run``; whatever happens inside, it has ended when the context has."""
+    log = directory / "bridge.log"
+    with log.open("wb") as stderr:
+        process = await trio.lowlevel.open_process(
+            _command("run"),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            stdin=subprocess.DEVNULL,
+            env=environment(settings),
+            cwd=directory,
+            # Ctrl-C reaches a terminal's whole process group; only the demo ends the bridge.
+            start_new_session=True,
+        )
+    try:
+        yield Bridge(process, log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            if process.stdout is not None:
+                await process.stdout.aclose()
+
+
+def _command(name: str) -> list[str]:
+    return [sys.executable, "-m", "bridge", name]
+
+
+def _status(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+def _tail(text: str) -> str:
+    """Return the end of an output, to stand after a message."""
+    lines = text.strip().splitlines()[-_TAIL_LINES:]
+    return "".join(f"\n  {line}" for line in lines)

@@ -1,0 +1,118 @@
+"""A webhook receiver: the contract's own example, which also checks Standard Webhooks."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+import trio
+from fastapi import FastAPI, HTTPException, Request
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+#: One in this many deliveries is turned away the first time, so that a retry is seen working.
+TURNED_AWAY_ONE_IN = 30
+# Standard Webhooks: an older or younger request may be a replay.
+_TOLERANCE_SECONDS = 300
+
+#: Called with webhook name, webhook-id, event type and payload of each verified delivery.
+OnVerified = Callable[[str, str, str, dict[str, Any]], None]
+
+
+def contract_signature_matches(payload: object, signature_header: str, secret: str) -> bool:
+    """Verify ``X-Webhook-Signature`` as the contract document's receiver does."""
+    payload_json = json.dumps(payload, sort_keys=True)
+    expected = hmac.new(
+        secret.encode("utf-8"), payload_json.encode("utf-8"), hashlib.sha256
+    ).hexdigest()
+    received = signature_header.replace("sha256=", "")
+    return hmac.compare_digest(expected.encode(), received.encode())
+
+
+def standard_signature_matches(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
+    """Verify ``webhook-signature`` as Standard Webhooks 1.0 asks: any one of several will do."""
+    try:
+        message_id, timestamp = headers["webhook-id"], headers["webhook-timestamp"]
+        signatures = headers["webhook-signature"].split()
+        if abs(time.time() - int(timestamp)) > _TOLERANCE_SECONDS:
+            return False
+    except (KeyError, ValueError):
+        return False
+    if secret.startswith("whsec_"):
+        key = base64.b64decode(secret.removeprefix("whsec_"))
+    else:
+        key = secret.encode("utf-8")
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    digest = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    expected = f"v1,{digest}".encode()
+    return any(hmac.compare_digest(expected, signature.encode()) for signature in signatures)
+
+
+class Receiver:
+    """Several endpoints, each with a secret of its own, on one port of 127.0.0.1."""
+
+    def __init__(self, secrets: Mapping[str, str], on_verified: OnVerified) -> None:
+        #: While true, one delivery in thirty is answered with 503 when it first comes.
+        self.moody = True
+        #: Deliveries answered with 503, and those of them that came again.
+        self.turned_away = 0
+        self.came_back = 0
+        #: Requests refused because a signature was wrong.
+        self.forged = 0
+        self._secrets = secrets
+        self._on_verified = on_verified
+        self._rng = Random(503)
+        self._waited_for: set[tuple[str, str]] = set()
+
+    def app(self) -> FastAPI:
+        """Return the ASGI application: ``POST /{webhook name}``."""
+        app = FastAPI(openapi_url=None)
+
+        @app.post("/{name}")
+        async def webhook(name: str, request: Request) -> dict[str, str]:
+            return self._take(name, request.headers, await request.body())
+
+        return app
+
+    def _take(self, name: str, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+        secret = self._secrets.get(name)
+        if secret is None:
+            raise HTTPException(status_code=404, detail="No such webhook")
+        try:
+            payload = json.loads(body)
+        except ValueError:
+            raise HTTPException(status_code=400, detail="Not JSON") from None
+        contract = contract_signature_matches(
+            payload, headers.get("x-webhook-signature", ""), secret
+        )
+        if not contract or not standard_signature_matches(headers, body, secret):
+            self.forged += 1
+            raise HTTPException(status_code=401, detail="Invalid signature")
+        webhook_id = headers["webhook-id"]
+        delivery = name, webhook_id
+        if delivery in self._waited_for:
+            self._waited_for.remove(delivery)
+            self.came_back += 1
+        elif self.moody and self._rng.randrange(TURNED_AWAY_ONE_IN) == 0:
+            self._waited_for.add(delivery)
+            self.turned_away += 1
+            raise HTTPException(status_code=503, detail="Busy, come again")
+        self._on_verified(name, webhook_id, headers.get("x-webhook-event", ""), payload)
+        return {"status": "ok"}
+
+    async def serve(self, *, task_status: trio.TaskStatus[str]) -> None:
+        """Serve until cancelled; the task's start value is the base URL."""
+        config = Config()
+        config.bind = ["127.0.0.1:0"]
+        config.accesslog = None
+        config.errorlog = None
+        config.graceful_timeout = 0.0  # by then nothing is expected any more
+        async with trio.open_nursery() as nursery:
+            base_urls = await nursery.start(serve, self.app(), config)
+            task_status.started(base_urls[0])

@@ -1,0 +1,185 @@
+"""Moves events from the outbox to the log, and hands them to the live stream and to delivery.
+
+Of all bridges on a database one drains: it holds a session lock on the connection on which it also
+listens and drains, so that losing any of the three is losing all. The others follow the log and
+serve their own clients from it; one of them takes over when the lock is free.
+"""
+
+from collections.abc import Callable, Sequence
+
+import structlog
+import trio
+
+from bridge.db import Connection, Database, MissingPartitionError, Row
+from bridge.events import Event
+from bridge.relay.upkeep import create_partitions
+from bridge.relay.watermark import Watermark
+from bridge.wakeup import WakeUp
+
+log = structlog.get_logger()
+
+#: How often the whole outbox is looked through, whatever the watermark says.
+FULL_SCAN_SECONDS = 60.0
+
+
+class Relay:
+    """The drainer, or one that waits to become it.
+
+    Args:
+        database: where the outbox and the log are.
+        last_event_id: the newest event of the log that need not be published.
+        publish: gets every event of the log once, in order of ids.
+        enqueued: called when deliveries may have been added to the queue.
+        poll_seconds: how long at most it waits for the doorbell.
+        batch: events a drain takes at most.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        last_event_id: int,
+        publish: Callable[[Sequence[Event]], None],
+        enqueued: Callable[[], None],
+        poll_seconds: float,
+        batch: int,
+    ) -> None:
+        self._database = database
+        self._publish = publish
+        self._enqueued = enqueued
+        self._poll_seconds = poll_seconds
+        self._batch = batch
+        self._last_event_id = last_event_id
+        #: Whether this bridge is the drainer.
+        self.leading = False
+        self._last_round = -float("inf")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the relay got around to draining or following lately."""
+        return trio.current_time() - self._last_round < max(5.0, 3 * self._poll_seconds)
+
+    async def run(self) -> None:
+        """Work on one connection until it is lost.
+
+        Raises:
+            DatabaseUnavailable: it is lost. Run again: nothing is forgotten in between.
+        """
+        async with self._database.connect() as connection:
+            doorbell = WakeUp()
+            connection.on_loss(doorbell.signal)
+            # First listen, then look: what commits in between rings.
+            await connection.listen("bridge_outbox", doorbell.signal)
+            await connection.listen("bridge_events", doorbell.signal)
+            # Plans are kept, and made when the queue is empty; they must suit it when it is not.
+            await connection.execute("set enable_seqscan = off")
+            try:
+                await self._work(connection, doorbell)
+            finally:
+                self.leading = False
+
+    async def _work(self, connection: Connection, doorbell: WakeUp) -> None:
+        while True:
+            [row] = await connection.fetch("lead")
+            # Also before the first drain: what the last drainer logged is still to be published.
+            await self._follow(connection)
+            if row["leading"]:
+                break
+            self._last_round = trio.current_time()
+            await doorbell.wait(self._poll_seconds)
+
+        self.leading = True
+        log.info("leading")
+        await connection.unlisten("bridge_events")
+        [row] = await connection.fetch("outbox_last_id")
+        drainer = _Drainer(connection, Watermark(row["last_id"]), self._batch)
+        while True:
+            try:
+                more = True
+                while more:
+                    rows, more = await drainer.drain()
+                    self._hand_over(rows)
+                    self._last_round = trio.current_time()
+            except MissingPartitionError:
+                # The statement did nothing. Upkeep makes partitions days ahead, so this is a clock
+                # that jumped or an upkeep that has failed for a week.
+                created = await create_partitions(self._database)
+                if not created:
+                    raise
+            await doorbell.wait(self._poll_seconds)
+
+    async def _follow(self, connection: Connection) -> None:
+        """Publish what another bridge, or this one before it lost its connection, has logged."""
+        rows = None
+        while rows is None or len(rows) == self._batch:
+            rows = await connection.fetch("events_since", self._last_event_id, self._batch)
+            events = [
+                Event(row["id"], row["event_type"], row["payload"], row["occurred_at"])
+                for row in rows
+            ]
+            self._hand_on(events)
+            if events:
+                self._enqueued()
+
+    def _hand_over(self, rows: Sequence[Row]) -> None:
+        """Publish what was drained just now."""
+        events = [
+            Event(row["event_id"], row["event_type"], row["payload"], row["captured_at"])
+            for row in rows
+        ]
+        self._hand_on(events)
+        if rows and rows[0]["deliveries"]:
+            self._enqueued()
+        for event in events:
+            if '"_capture_error"' in event.payload:
+                log.warning("capture_failed", event_id=event.id, event_type=event.event_type)
+
+    def _hand_on(self, events: Sequence[Event]) -> None:
+        if events:
+            self._last_event_id = events[-1].id
+            self._publish(events)
+
+
+class _Drainer:
+    """Runs the drain statement, and keeps the watermark that it needs."""
+
+    def __init__(self, connection: Connection, watermark: Watermark, batch: int) -> None:
+        self._connection = connection
+        self._watermark = watermark
+        self._batch = batch
+        self._complete = True
+        self._gaps_scanned_at = -float("inf")
+        self._full_scan_at = trio.current_time() + FULL_SCAN_SECONDS
+
+    async def drain(self) -> tuple[Sequence[Row], bool]:
+        """Return the drained rows, in order, and whether there may be more."""
+        now = trio.current_time()
+        watermark = self._watermark
+        # With a backlog the gaps are looked through every time: what is oldest goes first.
+        scan_gaps = not (watermark.wide and self._complete) or now - self._gaps_scanned_at >= 1.0
+        gaps = [(gap.low, gap.high) for gap in watermark.gaps] if scan_gaps else []
+        if now >= self._full_scan_at:
+            # A net under the reasoning of the watermark: whatever is below the mark is taken.
+            gaps, scan_gaps = [(1, watermark.mark)], True
+            self._full_scan_at = now + FULL_SCAN_SECONDS
+        rows = await self._connection.fetch(
+            "drain",
+            watermark.mark,
+            [low for low, _ in gaps],
+            [high for _, high in gaps],
+            self._batch,
+        )
+        statement = rows[0]
+        if statement["outbox_id"] is None:
+            rows = []
+        self._complete = len(rows) < self._batch
+        watermark.record(
+            [row["outbox_id"] for row in rows],
+            xmin=statement["xmin"],
+            xmax=statement["xmax"],
+            complete=self._complete,
+            gaps_scanned=scan_gaps,
+        )
+        if scan_gaps:
+            self._gaps_scanned_at = now
+        return rows, not self._complete

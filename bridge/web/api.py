@@ -1,0 +1,254 @@
+"""The REST API: webhooks, their deliveries and statistics, and how the bridge is."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
+
+from bridge.db import Database, DatabaseUnavailable, DeadlockError, Row
+from bridge.tokens import WEBHOOKS_READ, WEBHOOKS_WRITE, TokenStore
+from bridge.web.auth import guarded_router
+from bridge.web.schemas import (
+    MAX_BIGINT,
+    Delivery,
+    DeliveryList,
+    Health,
+    Limit,
+    NewWebhook,
+    Offset,
+    OptionalFlag,
+    OptionalStatus,
+    OptionalText,
+    Problem,
+    Readiness,
+    Webhook,
+    WebhookChanges,
+    WebhookId,
+    WebhookList,
+    WebhookStats,
+)
+
+#: How often a deletion is tried that a courier's transaction stands in the way of.
+DELETE_TRIES = 3
+
+open_to_all = APIRouter(tags=["bridge"])
+reading = guarded_router(WEBHOOKS_READ)
+writing = guarded_router(WEBHOOKS_WRITE)
+
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "There is no such webhook"}
+}
+_TOO_LARGE: dict[int | str, dict[str, Any]] = {
+    413: {"model": Problem, "description": "The body is too large"}
+}
+
+
+def build_api(
+    database: Database,
+    tokens: TokenStore,
+    *,
+    cors_origins: Sequence[str] = (),
+    ready: Callable[[], Mapping[str, bool]],
+) -> FastAPI:
+    """Build the API as an ASGI application. It has no lifespan: whoever serves it owns the parts.
+
+    Args:
+        database: where the webhooks are.
+        tokens: who may call.
+        cors_origins: origins of the dashboards that may call from a browser.
+        ready: the parts of the bridge by name, and whether each does its work.
+    """
+    api = FastAPI(
+        title="pgbridge",
+        summary="Webhooks for the events of a PostgreSQL application.",
+        version=version("pgbridge"),
+        generate_unique_id_function=_operation_id,
+    )
+    api.state.database = database
+    api.state.tokens = tokens
+    api.state.ready = ready
+    for router in (open_to_all, reading, writing):
+        api.include_router(router)
+    api.add_exception_handler(RequestValidationError, _invalid)
+    api.add_exception_handler(DatabaseUnavailable, _database_unavailable)
+    if cors_origins:
+        api.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["*"],
+            allow_headers=["Authorization", "X-API-Key", "Content-Type"],
+        )
+    return api
+
+
+async def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+InDatabase = Annotated[Database, Depends(_database)]
+
+
+@open_to_all.get("/healthz", response_model=Health)
+async def healthz() -> Health:
+    """Whether the process answers."""
+    return Health(status="ok")
+
+
+@open_to_all.get(
+    "/readyz",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "A part does not do its work"}},
+)
+async def readyz(request: Request) -> JSONResponse:
+    """Whether every part of the bridge does its work."""
+    checks = dict(request.app.state.ready())
+    all_well = all(checks.values())
+    answer = Readiness(status="ready" if all_well else "not ready", checks=checks)
+    return JSONResponse(answer.model_dump(), 200 if all_well else 503)
+
+
+@reading.get("/webhooks", tags=["webhooks"])
+async def list_webhooks(
+    database: InDatabase,
+    event_type: Annotated[OptionalText, Query(description="Exactly this type or pattern.")] = None,
+    is_active: Annotated[OptionalFlag, Query()] = None,
+    limit: Annotated[Limit, Query()] = 50,
+    offset: Annotated[Offset, Query()] = 0,
+) -> WebhookList:
+    """A page of webhooks, newest first."""
+    rows = await database.fetch("list_webhooks", event_type, is_active, limit, offset)
+    return WebhookList(
+        items=[_webhook(row) for row in rows if row["id"] is not None],
+        total=rows[0]["total"],
+        limit=limit,
+        offset=offset,
+    )
+
+
+@writing.post(
+    "/webhooks", status_code=201, responses=_TOO_LARGE, tags=["webhooks"]
+)
+async def create_webhook(database: InDatabase, webhook: NewWebhook) -> Webhook:
+    """Create a webhook."""
+    rows = await database.fetch(
+        "create_webhook",
+        webhook.name,
+        webhook.url,
+        webhook.event_type,
+        webhook.secret,
+        webhook.description,
+        webhook.is_active,
+        webhook.timeout_seconds,
+        webhook.max_concurrency,
+    )
+    return _webhook(rows[0])
+
+
+# Before the route of one webhook, which would take "stats" for an id.
+@reading.get("/webhooks/stats", tags=["webhooks"])
+async def webhook_stats(database: InDatabase) -> WebhookStats:
+    """How many webhooks and deliveries there are."""
+    (row,) = await database.fetch("webhook_stats")
+    total, successful = row["total_deliveries"], row["successful_deliveries"]
+    rate = round(100 * successful / total, 2) if total else 0.0
+    return WebhookStats(**row, success_rate=rate)
+
+
+@reading.get("/webhooks/{webhook_id}", responses=_NOT_FOUND, tags=["webhooks"])
+async def get_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Path()]) -> Webhook:
+    """One webhook."""
+    return _webhook(_found(await database.fetch("get_webhook", _stored(webhook_id))))
+
+
+@writing.patch("/webhooks/{webhook_id}", responses={**_NOT_FOUND, **_TOO_LARGE}, tags=["webhooks"])
+async def update_webhook(
+    database: InDatabase, webhook_id: Annotated[WebhookId, Path()], changes: WebhookChanges
+) -> Webhook:
+    """Change a webhook. Switching it on clears the reason for which the bridge switched it off."""
+    columns = json.dumps(changes.columns())
+    return _webhook(_found(await database.fetch("update_webhook", _stored(webhook_id), columns)))
+
+
+@writing.delete(
+    "/webhooks/{webhook_id}",
+    status_code=204,
+    responses=_NOT_FOUND,
+    tags=["webhooks"],
+)
+async def delete_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Path()]) -> None:
+    """Delete a webhook, and what is still to be delivered to it."""
+    for tries_left in reversed(range(DELETE_TRIES)):
+        try:
+            _found(await database.fetch("delete_webhook", _stored(webhook_id)))
+        except DeadlockError:
+            # A courier holds a delivery of it and waits for the webhook.
+            if not tries_left:
+                raise
+        else:
+            return
+
+
+@reading.get("/webhooks/{webhook_id}/deliveries", responses=_NOT_FOUND, tags=["webhooks"])
+async def list_deliveries(
+    database: InDatabase,
+    webhook_id: Annotated[WebhookId, Path()],
+    status: Annotated[OptionalStatus, Query()] = None,
+    limit: Annotated[Limit, Query()] = 50,
+    offset: Annotated[Offset, Query()] = 0,
+) -> DeliveryList:
+    """A page of a webhook's deliveries, newest first."""
+    reach = min(offset + limit, MAX_BIGINT)
+    rows = await database.fetch("list_deliveries", _stored(webhook_id), status, reach, offset)
+    return DeliveryList(
+        total=_found(rows)["total"],
+        items=[Delivery.model_validate(dict(row)) for row in rows if row["id"] is not None],
+        limit=limit,
+        offset=offset,
+    )
+
+
+def _webhook(row: Row) -> Webhook:
+    return Webhook.model_validate(dict(row))
+
+
+def _stored(webhook_id: int) -> int:
+    """Return an id that a webhook can have; any other is not found without asking."""
+    if not 0 < webhook_id <= MAX_BIGINT:
+        raise _not_found()
+    return webhook_id
+
+
+def _found(rows: Sequence[Row]) -> Row:
+    """Return the first row; none means that there is no such webhook."""
+    if not rows:
+        raise _not_found()
+    return rows[0]
+
+
+def _not_found() -> HTTPException:
+    return HTTPException(404, "Webhook not found")
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """Answer 422 in FastAPI's shape, without the input.
+
+    The input may be a secret, and may be what JSON cannot say: NaN, half of a surrogate pair.
+    """
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
+    detail = [{name: each[name] for name in ("type", "loc", "msg")} for each in error.errors()]
+    return JSONResponse({"detail": detail}, 422)
+
+
+async def _database_unavailable(_request: Request, _error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "Database unavailable"}, 503)

@@ -1,0 +1,84 @@
+"""The one port: a WebSocket handshake goes to the live stream, everything else to the REST API."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+from fastapi import FastAPI
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState, LifespanState
+
+log = structlog.get_logger()
+
+#: How a request for the stream begins; then follows the query or the protocol's version.
+_STREAM_REQUEST = b"GET /ws"
+_PEEK_SECONDS = 0.02
+
+
+class Front:
+    """Accepts connections and hands each to whom it is for.
+
+    Args:
+        api: the REST API.
+        live: serves one WebSocket connection.
+        handshake_seconds: how long a client may take to say what it wants.
+    """
+
+    def __init__(
+        self,
+        api: FastAPI,
+        live: Callable[[trio.SocketStream], Awaitable[None]],
+        *,
+        handshake_seconds: float,
+    ) -> None:
+        self._api = ASGIWrapper(api)  # type: ignore[arg-type]
+        self._live = live
+        self._handshake_seconds = handshake_seconds
+        self._config = Config()
+        self._config.errorlog = logging.getLogger("bridge.web")
+        self._config.include_server_header = False
+        self._context = WorkerContext(None)
+
+    async def accept(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+        """Accept for ever; connections run in their own nursery, and outlive this."""
+        await trio.serve_listeners(self._connection, listeners, handler_nursery=connections)
+
+    async def stop(self) -> None:
+        """Have idle REST connections closed."""
+        await self._context.terminated.set()
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        try:
+            if await self._wants_stream(stream):
+                await self._live(stream)
+            else:
+                await TCPServer(
+                    self._api,
+                    self._config,
+                    self._context,
+                    ConnectionState(LifespanState()),
+                    stream,  # type: ignore[arg-type]
+                )
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # The client is gone.
+        except* Exception:
+            log.exception("connection_crashed")
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _wants_stream(self, stream: trio.SocketStream) -> bool:
+        """Look at what the client sent, without taking it; False if it says nothing in time."""
+        enough = len(_STREAM_REQUEST) + 1
+        with trio.move_on_after(self._handshake_seconds):
+            while True:
+                head = await stream.socket.recv(enough, trio.socket.MSG_PEEK)
+                if len(head) == enough:
+                    return head[:-1] == _STREAM_REQUEST and head[-1:] in b" ?"
+                if not head or not _STREAM_REQUEST.startswith(head):
+                    return False
+                await trio.sleep(_PEEK_SECONDS)  # what is there stays readable
+        return False

@@ -1,0 +1,56 @@
+-- Moves captured events from the outbox to the log, and enqueues a delivery for every active
+-- webhook that takes them; one statement, so all of it happens or none.
+-- Every row tells the snapshot that the statement saw. Without events there is one row, with nulls.
+-- $1 the mark: ids above it are wanted
+-- $2, $3 lowest and highest ids of the gaps below the mark that are wanted, too
+-- $4 how many events at most
+with taken as (
+    -- By id, not by joining with a sub-select that has the limit: the planner takes a limit that it
+    -- does not know for a tenth of the table, and would read all of it.
+    delete from bridge.outbox
+    where id = any (array(
+        select wanted.id
+        from (
+            (select o.id
+             from unnest($2::bigint[], $3::bigint[]) as gap(low, high)
+             cross join lateral (
+                 select id from bridge.outbox
+                 where id between gap.low and gap.high
+                 order by id
+                 limit $4) as o)
+            union all
+            (select id from bridge.outbox where id > $1 order by id limit $4)
+        ) as wanted
+        order by wanted.id
+        limit $4))
+    returning id, event_type, payload, captured_at
+), numbered as (
+    select nextval('bridge.event_id') as event_id, t.*
+    from (select * from taken order by id) as t
+), logged as (
+    insert into bridge.events (id, event_type, payload, occurred_at)
+    select event_id, event_type, payload, captured_at from numbered
+), takers as (
+    select distinct types.event_type, w.id as webhook_id
+    from (select distinct event_type from numbered) as types
+    cross join lateral unnest(bridge.patterns_matching(types.event_type)) as pattern
+    join bridge.webhooks w on w.event_type = pattern and w.is_active
+), enqueued as (
+    insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)
+    select t.webhook_id, n.event_id, now(), n.event_type
+    from numbered n
+    join takers t on t.event_type = n.event_type
+    order by n.event_id, t.webhook_id
+    returning webhook_id
+), statement as (
+    select pg_snapshot_xmin(pg_current_snapshot()) as xmin,
+           pg_snapshot_xmax(pg_current_snapshot()) as xmax,
+           (select count(*) from enqueued) as deliveries,
+           -- Other bridges read the log.
+           (select count(pg_notify('bridge_events', '')) from (select from numbered limit 1) as any_event)
+)
+select s.xmin, s.xmax, s.deliveries,
+       n.id as outbox_id, n.event_id, n.event_type, n.payload, n.captured_at
+from statement s
+left join numbered n on true
+order by n.event_id;
