@@ -134,26 +134,27 @@ async def _prepare(database: Database) -> int:
 
     Returns the id of the newest event.
     """
+    newest = int(assets.migrations()[-1][0].partition("_")[0])
     try:
         [row] = await database.fetch("schema_version")
+        if row["version"] < newest:
+            raise StartError(
+                f"the database is at schema version {row['version']}, this pgbridge needs "
+                f"{newest}; run: pgbridge init"
+            )
+        if row["version"] > newest:
+            raise StartError(
+                f"the database is newer than this pgbridge (schema version {row['version']}, "
+                f"this pgbridge knows {newest}); install the newer pgbridge"
+            )
         await create_partitions(database)
     except DatabaseUnavailable as error:
         raise StartError(f"cannot use the database: {error}") from None
     except DatabaseError as error:
         raise StartError(
-            f"the database has no usable schema called bridge: {error}; run: pgbridge init"
-        ) from None
-    newest = int(assets.migrations()[-1][0].partition("_")[0])
-    if row["version"] < newest:
-        raise StartError(
-            f"the database is at schema version {row['version']}, this pgbridge needs {newest}; "
+            f"the database has no schema called bridge that this role can use: {error}; "
             "run: pgbridge init"
-        )
-    if row["version"] > newest:
-        raise StartError(
-            f"the database is newer than this pgbridge (schema version {row['version']}, "
-            f"this pgbridge knows {newest}); install the newer pgbridge"
-        )
+        ) from None
     last_event_id: int = row["last_event_id"]
     return last_event_id
 

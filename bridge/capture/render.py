@@ -50,12 +50,12 @@ def render(rule: Rule, table: Table, position: int) -> RenderedRule:
     trigger = f"bridge_{position:03}_{rule.slug}"
 
     def expression(value: str) -> str:
-        return f"{row}.{identifier(value)}" if value in table.columns else value.strip()
+        return f"{row}.{identifier(value)}" if value in table.columns else _sql(value)
 
     names = {
         "function": function,
         "row": row,
-        "when": rule.when.strip() if rule.when else None,
+        "when": _sql(rule.when) if rule.when else None,
         "note": isinstance(rule, NoteRule),
     }
     match rule:
@@ -93,6 +93,11 @@ def literal(text: str) -> str:
 def identifier(name: str) -> str:
     """Return a name as an SQL identifier, always quoted: it may be any word."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _sql(expression: str) -> str:
+    # A comment in it must not reach what follows it in the template.
+    return expression.strip() + ("\n" if "--" in expression else "")
 
 
 def _json_object(pairs: Mapping[str, str], expression: Callable[[str], str]) -> str:

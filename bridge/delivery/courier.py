@@ -143,7 +143,12 @@ class Courier:
 
     async def _attempt(self, delivery: _Delivery) -> None:
         started_at = datetime.now(UTC)
-        answer = await self._send(delivery)
+        try:
+            answer = await self._send(delivery)
+        except Exception as error:
+            # A payload that cannot be serialised, or a bug: one delivery's trouble, nobody else's.
+            log.exception("attempt_crashed", delivery_id=delivery.id)
+            answer = Answer(error=f"cannot be sent: {error!r}"[:500])
         verdict = judge(
             answer,
             attempt_number=delivery.attempt_number,

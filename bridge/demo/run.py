@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import secrets
 import shlex
 import shutil
@@ -85,11 +86,22 @@ def run_demo(seconds: float | None) -> int:
             problem = _first(group)
         if problem is None:
             problem = demo.verdict()
-        with suppress(OSError):  # nobody may be reading any more
-            if problem is not None:
+        if problem is not None:
+            with suppress(OSError):
                 print(f"pgbridge demo: {problem}", file=sys.stderr, flush=True)
+        try:
             print(json.dumps(ledger.summary()), flush=True)
+        except OSError:
+            # Nobody reads any more; the interpreter would complain of that when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if problem is None else 1
+
+
+class _Console(Console):
+    """A console that leaves it to us what follows when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("nobody reads the output any more")
 
 
 class Demo:
@@ -98,7 +110,7 @@ class Demo:
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
         self._ledger = scene.ledger
-        self._console = Console(highlight=False)
+        self._console = _Console(highlight=False)
         self._live = sys.stdout.isatty() and not self._console.is_dumb_terminal
         self._enough = trio.Event()
         self._news = trio.Event()
@@ -117,7 +129,11 @@ class Demo:
         """Return what is wrong with how it ended, or None."""
         ledger, receiver = self._ledger, self._scene.receiver
         if self._aborted:
-            return "ended at once, before everything could settle"
+            return (
+                "ended before it began"
+                if self._scene.began_at is None
+                else "ended at once, before everything could settle"
+            )
         if ledger.events_committed == 0:
             return "no event was committed, which proves nothing"
         wrong = []
@@ -278,7 +294,7 @@ class Demo:
     def _say_what_runs_where(self, server: EmbeddedPostgres, url: str, port: int) -> None:
         """Print, whole and ready to copy, how to look at it all while it runs."""
         for label, what in (
-            ("REST", f"http://127.0.0.1:{port}  (X-API-Key: the token; pages: /docs)"),
+            ("REST", f"http://127.0.0.1:{port}/docs  (X-API-Key: the token)"),
             ("WebSocket", f"ws://127.0.0.1:{port}/ws?token={self._token}"),
             ("token", self._token),
             ("database", _psql(server, url)),
@@ -325,4 +341,6 @@ def _first(error: BaseException) -> str:
     """Return the message of the first failure in a group of them."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, psycopg.Error):
+        return " ".join(str(error).split())
     return str(error).strip() or type(error).__name__

@@ -6,7 +6,8 @@ import math
 import time
 import unicodedata
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,6 +35,8 @@ _FEED_ROWS = 14
 # Lines of the frame beside the feed's rows.
 _FRAME_LINES = 14
 _WIDEST = 140
+# Variation selectors and skin tones: some terminals give them a cell of their own.
+_MODIFIERS = frozenset("\ufe0e\ufe0f\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
 _BARS = "▁▂▃▄▅▆▇█"
 
 _COLOURS = {
@@ -44,7 +47,16 @@ _COLOURS = {
     "ticket.status_changed": "bright_magenta",
     "ticket.message_added": "bright_white",
 }
-_PHASE_COLOURS = {"running": "green", "settling": "yellow", "failed": "red"}
+_PHASE_COLOURS = {
+    "running": "green",
+    "settling": "yellow",
+    "all arrived": "green",
+    "failed": "red",
+}
+_HINTS = {
+    "running": "Ctrl-C ends it and sums up",
+    "settling": "waiting for retries; Ctrl-C ends at once",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +119,33 @@ class Scene:
 
 async def show_frames(scene: Scene, console: Console) -> None:
     """Draw the live frame until cancelled; the last one stays on the screen."""
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    with (
+        _no_wrapping(console),
+        Live(console=console, auto_refresh=False, vertical_overflow="crop") as live,
+    ):
         try:
             while True:
                 # Drawing takes longer than an event does: it must not make anyone wait.
-                await trio.to_thread.run_sync(
-                    partial(live.update, refresh=True), frame(scene, console)
-                )
+                draw = partial(live.update, frame(scene, console), refresh=True)
+                await trio.to_thread.run_sync(draw)
                 await trio.sleep(_FRAME_SECONDS)
         finally:
             live.update(frame(scene, console), refresh=True)
+
+
+@contextmanager
+def _no_wrapping(console: Console) -> Iterator[None]:
+    """Have the terminal cut lines at its edge.
+
+    How wide an emoji is, terminals disagree about; a line that wrapped would be one more than the
+    next frame knows to overwrite.
+    """
+    console.file.write("\x1b[?7l")
+    try:
+        yield
+    finally:
+        console.file.write("\x1b[?7h")
+        console.file.flush()
 
 
 async def print_lines(scene: Scene) -> None:
@@ -169,8 +198,8 @@ def _title(scene: Scene, width: int) -> RenderableType:
     if scene.seconds is not None:
         done = ProgressBar(total=scene.seconds, completed=min(scene.elapsed(), scene.seconds))
         clock += f" of {_clock(scene.seconds)}"
-    elif width >= 100:
-        done = Text("Ctrl-C ends it and sums up", style="grey50")
+    else:
+        done = Text(_HINTS.get(scene.phase, ""), style="grey50")
     line.add_row(
         Text(" pgbridge demo ", style="bold white on blue"),
         Text(f"● {scene.phase}", style=f"bold {colour}"),
@@ -296,8 +325,13 @@ def _summary(event_type: str, payload: Mapping[str, Any]) -> str:
 
 def _printable(text: str) -> str:
     """Return the text on one line, without what moves the cursor or turns the direction."""
-    one_line = " ".join(text.split())
-    return "".join(c for c in one_line if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
+    one_line = unicodedata.normalize("NFC", " ".join(text.split()))
+    return "".join(
+        character
+        for character in one_line
+        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
+        and character not in _MODIFIERS
+    )
 
 
 def _grouped(number: int) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request
@@ -67,7 +67,7 @@ def build_api(
     api = FastAPI(
         title="pgbridge",
         summary="Webhooks for the events of a PostgreSQL application.",
-        version=version("pgbridge"),
+        version=_version(),
         generate_unique_id_function=_operation_id,
     )
     api.state.database = database
@@ -132,9 +132,7 @@ async def list_webhooks(
     )
 
 
-@writing.post(
-    "/webhooks", status_code=201, responses=_TOO_LARGE, tags=["webhooks"]
-)
+@writing.post("/webhooks", status_code=201, responses=_TOO_LARGE, tags=["webhooks"])
 async def create_webhook(database: InDatabase, webhook: NewWebhook) -> Webhook:
     """Create a webhook."""
     rows = await database.fetch(
@@ -234,6 +232,13 @@ def _found(rows: Sequence[Row]) -> Row:
 
 def _not_found() -> HTTPException:
     return HTTPException(404, "Webhook not found")
+
+
+def _version() -> str:
+    try:
+        return version("pgbridge")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -69,9 +69,7 @@ async def authorize(request: Request, scope: str) -> None:
     if grant is None:
         raise _unauthorized("Invalid or expired API key")
     if not _allows(grant, scope):
-        raise HTTPException(
-            403, f"This API key does not have the scope {scope}"
-        )
+        raise HTTPException(403, f"This API key does not have the scope {scope}")
 
 
 def _token(request: Request) -> str | None:
@@ -91,6 +89,4 @@ def _allows(grant: Grant, scope: str) -> bool:
 
 
 def _unauthorized(detail: str) -> HTTPException:
-    return HTTPException(
-        401, detail, headers={"WWW-Authenticate": "Bearer"}
-    )
+    return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 
 import structlog
 import trio
@@ -17,6 +18,14 @@ log = structlog.get_logger()
 #: How a request for the stream begins; then follows the query or the protocol's version.
 _STREAM_REQUEST = b"GET /ws"
 _PEEK_SECONDS = 0.02
+
+
+class _Wanted(Enum):
+    """What a client is after; NOTHING if it hangs up or says too little in time."""
+
+    STREAM = auto()
+    REST = auto()
+    NOTHING = auto()
 
 
 class Front:
@@ -41,6 +50,9 @@ class Front:
         self._config = Config()
         self._config.errorlog = logging.getLogger("bridge.web")
         self._config.include_server_header = False
+        # A connection is for REST or for the stream from its first byte. A proxy that keeps
+        # connections would sooner or later send a handshake over one that was used for REST.
+        self._config.keep_alive_max_requests = 0
         self._context = WorkerContext(None)
 
     async def accept(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
@@ -53,9 +65,10 @@ class Front:
 
     async def _connection(self, stream: trio.SocketStream) -> None:
         try:
-            if await self._wants_stream(stream):
+            wanted = await self._wanted(stream)
+            if wanted is _Wanted.STREAM:
                 await self._live(stream)
-            else:
+            elif wanted is _Wanted.REST:
                 await TCPServer(
                     self._api,
                     self._config,
@@ -70,15 +83,18 @@ class Front:
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _wants_stream(self, stream: trio.SocketStream) -> bool:
-        """Look at what the client sent, without taking it; False if it says nothing in time."""
+    async def _wanted(self, stream: trio.SocketStream) -> _Wanted:
+        """Look at what the client sent, without taking it."""
         enough = len(_STREAM_REQUEST) + 1
         with trio.move_on_after(self._handshake_seconds):
             while True:
                 head = await stream.socket.recv(enough, trio.socket.MSG_PEEK)
                 if len(head) == enough:
-                    return head[:-1] == _STREAM_REQUEST and head[-1:] in b" ?"
-                if not head or not _STREAM_REQUEST.startswith(head):
-                    return False
+                    for_stream = head[:-1] == _STREAM_REQUEST and head[-1:] in b" ?"
+                    return _Wanted.STREAM if for_stream else _Wanted.REST
+                if not head:
+                    return _Wanted.NOTHING
+                if not _STREAM_REQUEST.startswith(head):
+                    return _Wanted.REST
                 await trio.sleep(_PEEK_SECONDS)  # what is there stays readable
-        return False
+        return _Wanted.NOTHING

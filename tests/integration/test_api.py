@@ -1,0 +1,984 @@
+"""The REST API on a real database, as a dashboard calls it."""
+
+import json
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import trio
+import trio.testing
+
+from bridge.db import open_database
+from bridge.tokens import TokenStore, hash_token
+from bridge.web.api import build_api
+from bridge.web.body import MAX_BODY_BYTES
+
+TOKEN = "static-token"
+FORM = {"name": "Shop", "url": "https://example.com/webhook", "event_type": "user.created"}
+SHAPE = {
+    "id",
+    "name",
+    "url",
+    "event_type",
+    "is_active",
+    "description",
+    "created_at",
+    "updated_at",
+    "last_triggered_at",
+    "failure_count",
+    "success_count",
+    "disabled_reason",
+    "timeout_seconds",
+    "max_concurrency",
+}
+NOT_FOUND = {"detail": "Webhook not found"}
+MAX_BIGINT = 2**63 - 1
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+
+
+@asynccontextmanager
+async def calling(
+    url: str, *, token: str | None = TOKEN, **options: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Build the API on this database; give a client that brings the token."""
+    options.setdefault("ready", dict)
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    async with open_database(url) as database:
+        api = build_api(database, TokenStore(database, TOKEN), **options)
+        transport = httpx.ASGITransport(app=api)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://bridge", headers=headers
+        ) as client:
+            yield client
+
+
+async def create(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    """Create a webhook through the API; return what it answers."""
+    answer = await client.post("/webhooks", json={**FORM, **fields})
+    assert answer.status_code == 201, answer.text
+    webhook: dict[str, Any] = answer.json()
+    return webhook
+
+
+def add_token(
+    bot: Bot, token: str, *scopes: str, expires: str = "null", revoked: str = "null"
+) -> None:
+    bot.execute(
+        f"""insert into bridge.api_tokens (name, token_hash, prefix, scopes, expires_at, revoked_at)
+            values ('t', %s, 'pgb_', %s, {expires}, {revoked})""".encode(),
+        [hash_token(token), list(scopes)],
+    )
+
+
+def add_event(bot: Bot, payload: object = None) -> tuple[int, datetime]:
+    row = bot.execute(
+        """insert into bridge.events (event_type, payload, occurred_at)
+           values ('user.created', %s, now()) returning id, recorded_at""",
+        [json.dumps(payload)],
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def add_pending(bot: Bot, webhook_id: int, *, attempts: int = 0) -> int:
+    """Queue a delivery; return its id."""
+    event_id, recorded_at = add_event(bot, {"user_id": 1})
+    row = bot.execute(
+        """insert into bridge.delivery_queue
+               (webhook_id, event_id, event_recorded_at, event_type, attempt_number, error_message)
+           values (%s, %s, %s, 'user.created', %s, %s) returning id""",
+        [webhook_id, event_id, recorded_at, attempts, "refused" if attempts else None],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def finish(bot: Bot, delivery_id: int, outcome: str) -> None:
+    """Move a delivery from the queue to the log, as a courier does."""
+    bot.execute(
+        """with gone as (delete from bridge.delivery_queue where id = %s returning *)
+           insert into bridge.delivery_log
+               (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
+                response_status, response_body, error_message, created_at)
+           select id, webhook_id, event_id, event_recorded_at, event_type, %s, attempt_number + 1,
+                  %s, 'answer', %s, created_at
+           from gone""",
+        [
+            delivery_id,
+            outcome,
+            200 if outcome == "success" else 500,
+            None if outcome == "success" else "HTTP 500",
+        ],
+    )
+
+
+def add_finished(bot: Bot, webhook_id: int, outcome: str) -> int:
+    delivery_id = add_pending(bot, webhook_id)
+    finish(bot, delivery_id, outcome)
+    return delivery_id
+
+
+def secret_of(bot: Bot, webhook_id: int) -> object:
+    row = bot.execute("select secret from bridge.webhooks where id = %s", [webhook_id]).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def moment(text: str) -> datetime:
+    parsed = datetime.fromisoformat(text)
+    assert parsed.tzinfo is not None
+    return parsed
+
+
+def assert_refused(answer: httpx.Response, field: str) -> None:
+    """Assert a 422 in FastAPI's shape that names the field."""
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["detail"]
+    assert set(error) == {"type", "loc", "msg"}
+    assert error["loc"][-1] == field
+
+
+# Creating
+
+
+async def test_a_created_webhook_is_answered_whole(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        before = datetime.now(UTC) - timedelta(minutes=1)
+        webhook = await create(client, secret="s3cret", description="Для новых пользователей")
+        assert set(webhook) == SHAPE
+        assert webhook["id"] > 0
+        assert {name: webhook[name] for name in FORM} == FORM
+        assert webhook["description"] == "Для новых пользователей"
+        assert webhook["is_active"] is True
+        assert webhook["disabled_reason"] is None
+        assert webhook["last_triggered_at"] is None
+        assert (webhook["success_count"], webhook["failure_count"]) == (0, 0)
+        assert (webhook["timeout_seconds"], webhook["max_concurrency"]) == (15, 4)
+        assert moment(webhook["created_at"]) > before
+        assert webhook["updated_at"] == webhook["created_at"]
+        assert (await client.get(f"/webhooks/{webhook['id']}")).json() == webhook
+
+
+async def test_no_answer_shows_the_secret(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="s3cret")
+        path = f"/webhooks/{webhook['id']}"
+        assert secret_of(bot, webhook["id"]) == "s3cret"
+        answers = [
+            await client.get(path),
+            await client.get("/webhooks"),
+            await client.patch(path, json={"secret": "s3cret-2"}),
+            await client.patch(path, json={"secret": "s3cret\0"}),
+            await client.post("/webhooks", json={**FORM, "secret": "s3cret\0"}),
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 422, 422]
+        assert not any("s3cret" in answer.text for answer in answers)
+
+
+async def test_empty_texts_of_the_create_form_are_stored_as_none(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="", description="", is_active=True)
+        assert webhook["description"] is None
+        assert secret_of(bot, webhook["id"]) is None
+
+
+async def test_a_webhook_can_be_created_switched_off_and_with_limits(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, is_active=False, timeout_seconds=120, max_concurrency=1000)
+        assert webhook["is_active"] is False
+        assert (webhook["timeout_seconds"], webhook["max_concurrency"]) == (120, 1000)
+
+
+async def test_a_whole_webhook_can_be_sent_back_as_a_new_one(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        first = await create(client)
+        second = await create(client, **{**first, "success_count": 99, "unknown": 1})
+        assert second["id"] != first["id"]
+        assert second["success_count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "n" * 256),
+        ("name", "a\0"),
+        ("name", "\ud800"),
+        ("url", "ftp://example.com"),
+        ("url", "https://user:password@example.com"),
+        ("event_type", "user created"),
+        ("event_type", "a" * 256),
+        ("secret", "\udc00"),
+        ("description", "\0"),
+        ("timeout_seconds", 0),
+        ("timeout_seconds", float("nan")),
+        ("max_concurrency", float("inf")),
+        ("max_concurrency", 1001),
+        ("is_active", None),
+    ],
+)
+async def test_a_bad_field_is_refused(bridge_url: str, field: str, value: object) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with calling(bridge_url) as client:
+        body = json.dumps({**FORM, field: value})
+        assert_refused(await client.post("/webhooks", content=body, headers=headers), field)
+        assert (await client.get("/webhooks")).json()["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"NaN",
+        b"\xff\xfe\xff",
+        b'{"name": "\xff"}',
+        b"[" * 100_000,
+        b'{"timeout_seconds": ' + b"9" * 5000 + b"}",
+        b"\0",
+    ],
+    ids=repr,
+)
+async def test_a_body_that_is_no_object_is_refused(bridge_url: str, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        for method, path in ("POST", "/webhooks"), ("PATCH", f"/webhooks/{webhook['id']}"):
+            answer = await client.request(method, path, content=body, headers=headers)
+            assert answer.status_code == 422, answer.text
+            assert all(each["loc"][0] == "body" for each in answer.json()["detail"])
+
+
+async def test_a_number_too_large_for_a_float_is_refused(bridge_url: str) -> None:
+    body = json.dumps(FORM)[:-1] + ', "timeout_seconds": 1e999}'
+    async with calling(bridge_url) as client:
+        headers = {"Content-Type": "application/json"}
+        answer = await client.post("/webhooks", content=body, headers=headers)
+        assert_refused(answer, "timeout_seconds")
+
+
+async def test_a_form_that_is_not_json_is_refused(bridge_url: str) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    async with calling(bridge_url) as client:
+        answer = await client.post("/webhooks", content="name=a", headers=headers)
+        assert answer.status_code == 422
+
+
+async def test_a_body_without_end_is_cut_off(bridge_url: str) -> None:
+    class Endless(httpx.AsyncByteStream):
+        size = 0
+
+        def __aiter__(self) -> "Endless":
+            return self
+
+        async def __anext__(self) -> bytes:
+            self.size += 60_000
+            return b" " * 60_000
+
+    body = Endless()
+    async with calling(bridge_url) as client:
+        headers = {**client.headers, "Content-Type": "application/json"}
+        answer = await client.send(
+            httpx.Request("POST", "http://bridge/webhooks", headers=headers, stream=body)
+        )
+        assert answer.status_code == 413
+        assert answer.json() == {"detail": "Request body too large"}
+        assert body.size <= MAX_BODY_BYTES + 60_000
+
+
+async def test_a_body_of_the_largest_size_is_read(bridge_url: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with calling(bridge_url) as client:
+        body = json.dumps(FORM).encode().ljust(MAX_BODY_BYTES)
+        answer = await client.post("/webhooks", content=body, headers=headers)
+        assert answer.status_code == 201
+
+
+# Lists
+
+
+async def test_with_no_webhooks_the_list_is_empty(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        answer = await client.get("/webhooks")
+        assert answer.status_code == 200
+        assert answer.json() == {"items": [], "total": 0, "limit": 50, "offset": 0}
+
+
+async def test_webhooks_are_listed_newest_first_and_page_by_page(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        ids = [(await create(client, name=f"n{number}"))["id"] for number in range(5)]
+        newest_first = sorted(ids, reverse=True)
+        whole = (await client.get("/webhooks")).json()
+        assert [item["id"] for item in whole["items"]] == newest_first
+        assert all(set(item) == SHAPE for item in whole["items"])
+        for offset, expected in (
+            (0, newest_first[:2]),
+            (2, newest_first[2:4]),
+            (4, newest_first[4:]),
+        ):
+            page = (await client.get("/webhooks", params={"limit": 2, "offset": offset})).json()
+            assert [item["id"] for item in page["items"]] == expected
+            assert (page["total"], page["limit"], page["offset"]) == (5, 2, offset)
+
+
+@pytest.mark.parametrize("offset", [1, 1000, MAX_BIGINT])
+async def test_beyond_the_end_the_total_stays_right(bridge_url: str, bot: Bot, offset: int) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        add_finished(bot, webhook["id"], "success")
+        for path in "/webhooks", f"/webhooks/{webhook['id']}/deliveries":
+            answer = await client.get(path, params={"limit": 200, "offset": offset})
+            assert answer.json() == {"items": [], "total": 1, "limit": 200, "offset": offset}
+
+
+async def test_webhooks_are_filtered_by_type_and_activity(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        on = await create(client)
+        off = await create(client, is_active=False)
+        pattern = await create(client, event_type="user.*")
+
+        async def ids(**params: Any) -> list[int]:
+            page = (await client.get("/webhooks", params=params)).json()
+            assert page["total"] == len(page["items"])
+            return [item["id"] for item in page["items"]]
+
+        assert await ids(event_type="user.created") == [off["id"], on["id"]]
+        assert await ids(event_type="user.*") == [pattern["id"]]
+        assert await ids(event_type="nothing.like.it") == []
+        assert await ids(is_active="true") == [pattern["id"], on["id"]]
+        assert await ids(is_active="false") == [off["id"]]
+        assert await ids(event_type="user.created", is_active="true") == [on["id"]]
+        assert await ids(event_type="", is_active="") == [pattern["id"], off["id"], on["id"]]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("limit", "0"),
+        ("limit", "201"),
+        ("limit", "many"),
+        ("limit", ""),
+        ("offset", "-1"),
+        ("offset", str(2**63)),
+        ("offset", "9" * 5000),
+        ("offset", "NaN"),
+        ("is_active", "perhaps"),
+        ("event_type", "\0"),
+    ],
+)
+async def test_a_bad_parameter_is_refused(bridge_url: str, parameter: str, value: str) -> None:
+    async with calling(bridge_url) as client:
+        assert_refused(await client.get("/webhooks", params={parameter: value}), parameter)
+
+
+@pytest.mark.parametrize("limit", [1, 200])
+async def test_the_bounds_of_the_limit_are_allowed(bridge_url: str, limit: int) -> None:
+    async with calling(bridge_url) as client:
+        assert (await client.get("/webhooks", params={"limit": limit})).json()["limit"] == limit
+
+
+async def test_text_that_is_not_utf8_finds_nothing(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        assert (await client.get("/webhooks?event_type=%ff%ed%a0%80")).json()["total"] == 0
+
+
+# One webhook
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE", "deliveries"])
+async def test_an_id_that_no_webhook_has_is_not_found(bridge_url: str, method: str) -> None:
+    suffix = ""
+    if method == "deliveries":
+        method, suffix = "GET", "/deliveries"
+    body: dict[str, Any] | None = {} if method == "PATCH" else None
+    async with calling(bridge_url) as client:
+        for unknown in 1, 0, -1, MAX_BIGINT, 2**63, -(2**64), 10**30, "9" * 5000:
+            answer = await client.request(method, f"/webhooks/{unknown}{suffix}", json=body)
+            assert (answer.status_code, answer.json()) == (404, NOT_FOUND), unknown
+        for no_number in "one", "1.5", "1e3", "0x1", "%00", "1%00", "null", "NaN":
+            answer = await client.request(method, f"/webhooks/{no_number}{suffix}", json=body)
+            assert_refused(answer, "webhook_id")
+
+
+async def test_a_patch_changes_what_it_names_and_the_time(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, description="d")
+        changes = {"name": "Updated Name", "is_active": False}
+        answer = await client.patch(f"/webhooks/{webhook['id']}", json=changes)
+        assert answer.status_code == 200
+        changed = answer.json()
+        assert moment(changed["updated_at"]) > moment(webhook["updated_at"])
+        assert changed == {**webhook, **changes, "updated_at": changed["updated_at"]}
+        assert (await client.get(f"/webhooks/{webhook['id']}")).json() == changed
+
+
+async def test_the_whole_edit_form_can_be_patched(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="kept")
+        other = await create(client)
+        form = {
+            **webhook,
+            "name": "Имя 🎫",
+            "url": "http://other.example/hook",
+            "event_type": "ticket.*",
+            "secret": "",
+            "description": "",
+            "timeout_seconds": 30,
+            "max_concurrency": 8,
+            "id": other["id"],
+            "created_at": "1970-01-01T00:00:00Z",
+            "success_count": 99,
+            "failure_count": 99,
+            "last_triggered_at": "yesterday",
+            "disabled_reason": "because",
+            "unknown": {"a": 1},
+        }
+        answer = await client.patch(f"/webhooks/{webhook['id']}", json=form)
+        assert answer.status_code == 200
+        changed = answer.json()
+        assert changed == {
+            **webhook,
+            "name": "Имя 🎫",
+            "url": "http://other.example/hook",
+            "event_type": "ticket.*",
+            "timeout_seconds": 30,
+            "max_concurrency": 8,
+            "updated_at": changed["updated_at"],
+        }
+        assert secret_of(bot, webhook["id"]) == "kept"
+        assert (await client.get(f"/webhooks/{other['id']}")).json() == other
+
+
+async def test_an_empty_patch_changes_only_the_time(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="kept", description="kept")
+        changed = (await client.patch(f"/webhooks/{webhook['id']}", json={})).json()
+        assert changed == {**webhook, "updated_at": changed["updated_at"]}
+        assert changed["updated_at"] != webhook["updated_at"]
+        assert secret_of(bot, webhook["id"]) == "kept"
+
+
+async def test_a_secret_is_changed_kept_and_removed(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="first")
+        for sent, stored in ("second", "second"), ("", "second"), (None, None), ("", None):
+            answer = await client.patch(f"/webhooks/{webhook['id']}", json={"secret": sent})
+            assert answer.status_code == 200
+            assert secret_of(bot, webhook["id"]) == stored
+
+
+@pytest.mark.parametrize("empty", ["", None])
+async def test_a_description_is_removed_by_an_empty_one(bridge_url: str, empty: object) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, description="d")
+        answer = await client.patch(f"/webhooks/{webhook['id']}", json={"description": empty})
+        assert answer.json()["description"] is None
+
+
+async def test_only_switching_on_clears_the_reason_for_being_off(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        path = f"/webhooks/{webhook['id']}"
+        bot.execute("update bridge.webhooks set is_active = false, disabled_reason = 'gone'")
+        for changes in {}, {"name": "n"}, {"is_active": False}, {"is_active": None}:
+            answer = (await client.patch(path, json=changes)).json()
+            assert (answer["is_active"], answer["disabled_reason"]) == (False, "gone")
+        answer = (await client.patch(path, json={"is_active": True})).json()
+        assert (answer["is_active"], answer["disabled_reason"]) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("url", ""),
+        ("url", "https://"),
+        ("event_type", ""),
+        ("event_type", "*.*"),
+        ("secret", "\0"),
+        ("description", "\ud800"),
+        ("is_active", "perhaps"),
+        ("timeout_seconds", 121),
+        ("max_concurrency", float("nan")),
+    ],
+)
+async def test_a_bad_change_changes_nothing(bridge_url: str, field: str, value: object) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        body = json.dumps({"name": "Updated", field: value})
+        path = f"/webhooks/{webhook['id']}"
+        assert_refused(await client.patch(path, content=body, headers=headers), field)
+        assert (await client.get(path)).json() == webhook
+
+
+async def test_a_deleted_webhook_is_gone_with_its_queue(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook, other = await create(client), await create(client)
+        add_pending(bot, webhook["id"])
+        kept = add_pending(bot, other["id"])
+        answer = await client.delete(f"/webhooks/{webhook['id']}")
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert (await client.get(f"/webhooks/{webhook['id']}")).status_code == 404
+        assert (await client.delete(f"/webhooks/{webhook['id']}")).json() == NOT_FOUND
+        assert (await client.get("/webhooks")).json()["total"] == 1
+        assert bot.execute("select id from bridge.delivery_queue").fetchall() == [(kept,)]
+
+
+async def test_a_deletion_that_gives_way_to_a_courier_is_tried_again(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        delivery = add_pending(bot, webhook["id"])
+        with psycopg.connect(bridge_url) as courier:
+            # Of two that wait for each other the deletion, which looks first, gives way.
+            courier.execute("set deadlock_timeout = '60s'")
+            courier.execute(
+                "select from bridge.delivery_queue where id = %s for update", [delivery]
+            )
+
+            def settle() -> None:
+                while not bot.execute("select from pg_locks where not granted").fetchall():
+                    pass
+                courier.execute("update bridge.webhooks set success_count = 1")
+                courier.commit()
+
+            settling = threading.Thread(target=settle)
+            settling.start()
+            answer = await client.delete(f"/webhooks/{webhook['id']}")
+            await trio.to_thread.run_sync(settling.join)
+        assert answer.status_code == 204
+        assert bot.execute("select from bridge.webhooks").fetchall() == []
+
+
+# Deliveries
+
+
+async def test_a_pending_a_successful_and_a_failed_delivery(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        success = add_finished(bot, webhook["id"], "success")
+        failed = add_finished(bot, webhook["id"], "failed")
+        waiting = add_pending(bot, webhook["id"])
+        retrying = add_pending(bot, webhook["id"], attempts=2)
+        page = (await client.get(f"/webhooks/{webhook['id']}/deliveries")).json()
+        assert (page["total"], page["limit"], page["offset"]) == (4, 50, 0)
+        by_id = {item["id"]: item for item in page["items"]}
+        assert list(by_id) == [retrying, waiting, failed, success]
+        for item in page["items"]:
+            assert moment(item.pop("created_at")) <= datetime.now(UTC)
+        common = {
+            "webhook_id": webhook["id"],
+            "event_type": "user.created",
+            "payload": {"user_id": 1},
+            "response_status": None,
+            "response_body": None,
+            "error_message": None,
+            "delivered_at": None,
+            "next_retry_at": None,
+        }
+        delivered_at = by_id[success]["delivered_at"]
+        next_retry_at = by_id[retrying]["next_retry_at"]
+        assert moment(delivered_at)
+        assert moment(next_retry_at)
+        assert by_id == {
+            success: {
+                **common,
+                "id": success,
+                "status": "success",
+                "attempt_number": 1,
+                "response_status": 200,
+                "response_body": "answer",
+                "delivered_at": delivered_at,
+            },
+            failed: {
+                **common,
+                "id": failed,
+                "status": "failed",
+                "attempt_number": 1,
+                "response_status": 500,
+                "response_body": "answer",
+                "error_message": "HTTP 500",
+            },
+            waiting: {**common, "id": waiting, "status": "pending", "attempt_number": 0},
+            retrying: {
+                **common,
+                "id": retrying,
+                "status": "pending",
+                "attempt_number": 2,
+                "error_message": "refused",
+                "next_retry_at": next_retry_at,
+            },
+        }
+
+
+async def test_deliveries_are_filtered_by_status_and_paged(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook, other = await create(client), await create(client)
+        path = f"/webhooks/{webhook['id']}/deliveries"
+        ids: dict[str, list[int]] = {"pending": [], "success": [], "failed": []}
+        # Mixed, so that a page takes from the queue and from both logs.
+        for _ in range(3):
+            add_finished(bot, other["id"], "failed")
+            ids["pending"].append(add_pending(bot, webhook["id"]))
+            ids["failed"].append(add_finished(bot, webhook["id"], "failed"))
+            ids["success"].append(add_finished(bot, webhook["id"], "success"))
+        ids[""] = sorted(ids["pending"] + ids["failed"] + ids["success"])
+
+        for status, expected in ids.items():
+            newest_first = expected[::-1]
+            for limit, offset in (50, 0), (2, 0), (2, 2), (1, 1), (200, 2):
+                params: dict[str, Any] = {"status": status, "limit": limit, "offset": offset}
+                page = (await client.get(path, params=params)).json()
+                assert [item["id"] for item in page["items"]] == (
+                    newest_first[offset : offset + limit]
+                )
+                assert (page["total"], page["limit"], page["offset"]) == (
+                    len(expected),
+                    limit,
+                    offset,
+                )
+                assert all(item["status"] == status for item in page["items"] if status)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [("status", "done"), ("status", "\0"), ("limit", "0"), ("limit", "201"), ("offset", "-1")],
+)
+async def test_a_bad_parameter_of_deliveries_is_refused(
+    bridge_url: str, parameter: str, value: str
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        path = f"/webhooks/{webhook['id']}/deliveries"
+        assert_refused(await client.get(path, params={parameter: value}), parameter)
+
+
+async def test_a_webhook_without_deliveries_has_an_empty_list(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        answer = await client.get(f"/webhooks/{webhook['id']}/deliveries")
+        assert answer.status_code == 200
+        assert answer.json() == {"items": [], "total": 0, "limit": 50, "offset": 0}
+
+
+async def test_a_delivery_whose_event_has_expired_has_no_payload(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        add_finished(bot, webhook["id"], "failed")
+        bot.execute("delete from bridge.events")
+        page = (await client.get(f"/webhooks/{webhook['id']}/deliveries")).json()
+        assert [item["payload"] for item in page["items"]] == [None]
+
+
+async def test_a_payload_with_numbers_beyond_python_is_shown(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        add_pending(bot, webhook["id"])
+        bot.execute(
+            "update bridge.events set payload = "
+            "jsonb_build_object('i', 10::numeric ^ 5000, 'f', 10::numeric ^ 400 + 0.5, 'n', 0.1)"
+        )
+        answer = await client.get(f"/webhooks/{webhook['id']}/deliveries")
+        payload = answer.json()["items"][0]["payload"]
+        assert payload["n"] == 0.1
+        assert payload["i"].startswith("1000")
+        assert payload["f"].startswith("1000")
+
+
+# Statistics
+
+
+async def test_with_nothing_in_it_all_statistics_are_zero(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        answer = await client.get("/webhooks/stats")
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "total_webhooks": 0,
+            "active_webhooks": 0,
+            "total_deliveries": 0,
+            "successful_deliveries": 0,
+            "failed_deliveries": 0,
+            "success_rate": 0.0,
+        }
+
+
+async def test_statistics_count_the_queue_and_the_log(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        await create(client, is_active=False)
+        for outcome in "success", "success", "failed":
+            add_finished(bot, webhook["id"], outcome)
+        stats = (await client.get("/webhooks/stats")).json()
+        assert stats["success_rate"] == 66.67
+        for _ in range(4):
+            add_pending(bot, webhook["id"])
+        assert (await client.get("/webhooks/stats")).json() == {
+            "total_webhooks": 2,
+            "active_webhooks": 1,
+            "total_deliveries": 7,
+            "successful_deliveries": 2,
+            "failed_deliveries": 1,
+            "success_rate": 28.57,
+        }
+
+
+# Who may
+
+
+PROTECTED = [
+    ("GET", "/webhooks"),
+    ("POST", "/webhooks"),
+    ("GET", "/webhooks/stats"),
+    ("GET", "/webhooks/1"),
+    ("PATCH", "/webhooks/1"),
+    ("DELETE", "/webhooks/1"),
+    ("GET", "/webhooks/1/deliveries"),
+]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Basic eDp5"},
+        {"X-API-Key": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"Authorization": TOKEN},
+    ],
+)
+async def test_without_a_token_nothing_is_answered(
+    bridge_url: str, headers: dict[str, str]
+) -> None:
+    async with calling(bridge_url, token=None) as client:
+        for method, path in PROTECTED:
+            answer = await client.request(method, path, headers=headers)
+            assert (answer.status_code, answer.json()) == (401, {"detail": "Missing API key"})
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_without_a_token_a_body_is_not_even_read(bridge_url: str) -> None:
+    async def unread() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    headers = {"Content-Type": "application/json"}
+    async with calling(bridge_url, token=None) as client:
+        for method, path in ("POST", "/webhooks"), ("PATCH", "/webhooks/1"):
+            answer = await client.request(method, path, content=unread(), headers=headers)
+            assert answer.status_code == 401
+
+
+async def test_a_token_that_is_not_valid_is_refused(bridge_url: str, bot: Bot) -> None:
+    add_token(bot, "expired", "admin", expires="now() - interval '1 second'")
+    add_token(bot, "revoked", "admin", revoked="now()")
+    async with calling(bridge_url, token=None) as client:
+        for token in "unknown", "expired", "revoked", TOKEN + "x", "x" * 5000:
+            for headers in {"Authorization": f"Bearer {token}"}, {"X-API-Key": token}:
+                for method, path in PROTECTED:
+                    answer = await client.request(method, path, headers=headers)
+                    assert answer.status_code == 401
+                    assert answer.json() == {"detail": "Invalid or expired API key"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {TOKEN}"},
+        {"Authorization": f"bearer {TOKEN}"},
+        {"X-API-Key": TOKEN},
+        {"X-API-Key": TOKEN, "Authorization": "Basic eDp5"},
+        {"X-API-Key": TOKEN, "Authorization": "Bearer of-the-proxy"},
+    ],
+)
+async def test_a_token_comes_in_either_header(bridge_url: str, headers: dict[str, str]) -> None:
+    async with calling(bridge_url, token=None) as client:
+        assert (await client.get("/webhooks", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("scopes", "may_read", "may_write"),
+    [
+        (["events:read"], False, False),
+        (["webhooks:read"], True, False),
+        (["webhooks:write"], True, True),
+        (["admin"], True, True),
+        (["events:read", "webhooks:read"], True, False),
+    ],
+)
+async def test_a_token_may_what_its_scopes_say(
+    bridge_url: str, bot: Bot, scopes: list[str], may_read: bool, may_write: bool
+) -> None:
+    add_token(bot, "token", *scopes, expires="now() + interval '1 hour'")
+    async with calling(bridge_url, token="token") as client:
+        for method, path in PROTECTED:
+            answer = await client.request(method, path)
+            allowed = may_read if method == "GET" else may_write
+            assert (answer.status_code != 403) is allowed, (method, path)
+            if not allowed:
+                scope = "webhooks:read" if method == "GET" else "webhooks:write"
+                assert answer.json() == {"detail": f"This API key does not have the scope {scope}"}
+
+
+# The bridge itself
+
+
+async def test_health_and_documents_need_no_token(bridge_url: str) -> None:
+    async with calling(bridge_url, token=None) as client:
+        answer = await client.get("/healthz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+        assert (await client.get("/docs")).status_code == 200
+        assert (await client.get("/openapi.json")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("checks", "code", "status"),
+    [
+        ({}, 200, "ready"),
+        ({"drain": True, "listen": True}, 200, "ready"),
+        ({"drain": True, "listen": False}, 503, "not ready"),
+    ],
+)
+async def test_ready_is_what_every_part_says(
+    bridge_url: str, checks: Mapping[str, bool], code: int, status: str
+) -> None:
+    async with calling(bridge_url, token=None, ready=lambda: checks) as client:
+        answer = await client.get("/readyz")
+        assert answer.status_code == code
+        assert answer.json() == {"status": status, "checks": checks}
+
+
+async def test_readiness_is_asked_anew_each_time(bridge_url: str) -> None:
+    checks = {"drain": False}
+    async with calling(bridge_url, ready=lambda: checks) as client:
+        assert (await client.get("/readyz")).status_code == 503
+        checks["drain"] = True
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_database_that_is_away_is_answered_with_503(bridge_url: str, bot: Bot) -> None:
+    (name,) = bot.execute("select current_database()").fetchone() or ("",)
+    bot.close()
+    elsewhere = psycopg.conninfo.make_conninfo(bridge_url, dbname="postgres")
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        with psycopg.connect(elsewhere, autocommit=True) as operator:
+            operator.execute(
+                "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = %s",
+                [name],
+            )
+            # The pool has yet to see its connections end.
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            operator.execute(f"alter database {name} rename to {name}_away".encode())
+            try:
+                for method, path in PROTECTED:
+                    body = FORM if method in ("POST", "PATCH") else None
+                    for headers in {}, {"X-API-Key": "a-token-to-look-up"}:
+                        answer = await client.request(method, path, headers=headers, json=body)
+                        assert answer.status_code == 503
+                        assert answer.json() == {"detail": "Database unavailable"}
+                assert (await client.get("/healthz")).status_code == 200
+            finally:
+                operator.execute(f"alter database {name}_away rename to {name}".encode())
+        assert (await client.get(f"/webhooks/{webhook['id']}")).json() == webhook
+
+
+PREFLIGHT = {
+    "Origin": "https://admin.example",
+    "Access-Control-Request-Method": "PATCH",
+    "Access-Control-Request-Headers": "authorization, x-api-key, content-type",
+}
+
+
+async def test_a_dashboard_elsewhere_may_call_when_its_origin_is_named(bridge_url: str) -> None:
+    origins = ["https://admin.example"]
+    async with calling(bridge_url, cors_origins=origins, token=None) as client:
+        allowed = await client.options("/webhooks/1", headers=PREFLIGHT)
+        assert allowed.status_code == 200
+        assert allowed.headers["Access-Control-Allow-Origin"] == "https://admin.example"
+        methods = allowed.headers["Access-Control-Allow-Methods"]
+        assert {"GET", "POST", "PATCH", "DELETE"} <= set(methods.split(", "))
+        headers = allowed.headers["Access-Control-Allow-Headers"].lower().split(", ")
+        assert {"authorization", "x-api-key", "content-type"} <= set(headers)
+        # An answer that the browser hides from the dashboard would explain nothing.
+        refused = await client.get("/webhooks", headers={"Origin": "https://admin.example"})
+        assert refused.status_code == 401
+        assert refused.headers["Access-Control-Allow-Origin"] == "https://admin.example"
+        stranger = await client.options(
+            "/webhooks/1", headers={**PREFLIGHT, "Origin": "https://evil.example"}
+        )
+        assert stranger.status_code == 400
+        assert "Access-Control-Allow-Origin" not in stranger.headers
+
+
+async def test_without_origins_there_is_no_cors(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        assert (await client.options("/webhooks/1", headers=PREFLIGHT)).status_code == 405
+        answer = await client.get("/webhooks", headers={"Origin": "https://admin.example"})
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_the_openapi_document_says_what_is_answered(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        document = (await client.get("/openapi.json")).json()
+    assert document["info"]["title"] == "pgbridge"
+    assert document["components"]["securitySchemes"] == {
+        "Bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A token of `pgbridge token create`.",
+        },
+        "ApiKey": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "X-API-Key",
+            "description": "The same token.",
+        },
+    }
+    answers = {
+        (method.upper(), path): set(operation["responses"])
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+    common = {"401", "403", "503"}
+    assert answers == {
+        ("GET", "/healthz"): {"200"},
+        ("GET", "/readyz"): {"200", "503"},
+        ("GET", "/webhooks"): {"200", "422"} | common,
+        ("POST", "/webhooks"): {"201", "413", "422"} | common,
+        ("GET", "/webhooks/stats"): {"200"} | common,
+        ("GET", "/webhooks/{webhook_id}"): {"200", "404", "422"} | common,
+        ("PATCH", "/webhooks/{webhook_id}"): {"200", "404", "413", "422"} | common,
+        ("DELETE", "/webhooks/{webhook_id}"): {"204", "404", "422"} | common,
+        ("GET", "/webhooks/{webhook_id}/deliveries"): {"200", "404", "422"} | common,
+    }
+    for method, path in PROTECTED:
+        path = path.replace("1", "{webhook_id}")
+        security = document["paths"][path][method.lower()]["security"]
+        assert security == [{"Bearer": []}, {"ApiKey": []}]
+    for path in "/healthz", "/readyz":
+        assert "security" not in document["paths"][path]["get"]
+    (webhook_id,) = document["paths"]["/webhooks/{webhook_id}"]["get"]["parameters"]
+    assert webhook_id["schema"]["type"] == "integer"
+    schemas = document["components"]["schemas"]
+    assert set(schemas["Webhook"]["properties"]) == SHAPE
+    assert set(schemas["ValidationError"]["required"]) == {"loc", "msg", "type"}
+    assert "secret" in schemas["NewWebhook"]["properties"]
+
+
+async def test_unknown_paths_and_methods_are_answered_in_json(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        unknown = await client.get("/nothing")
+        assert (unknown.status_code, unknown.json()) == (404, {"detail": "Not Found"})
+        assert (await client.put("/webhooks/1")).status_code == 405

@@ -1,0 +1,471 @@
+"""Capture never breaks the application, gives it no rights, and cannot be led astray by it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from bridge.capture import install
+from bridge.capture.rules import Rule, parse_rules
+from tests.integration.conftest import Shop
+
+#: Every column that the preset reads.
+CAPTURED = {
+    "users": [
+        "id",
+        "telegram_id",
+        "username",
+        "first_name",
+        "last_name",
+        "referral_code",
+        "referred_by_id",
+    ],
+    "transactions": [
+        "id",
+        "user_id",
+        "type",
+        "amount_kopeks",
+        "payment_method",
+        "external_id",
+        "is_completed",
+        "description",
+    ],
+    "tickets": ["id", "user_id", "title", "status", "priority", "closed_at"],
+    "ticket_messages": [
+        "id",
+        "ticket_id",
+        "user_id",
+        "message_text",
+        "is_from_admin",
+        "has_media",
+    ],
+}
+COLUMNS = [(table, column) for table, columns in CAPTURED.items() for column in columns]
+#: What one insert into a table announces; a ticket's update announces its status change.
+ANNOUNCED = {
+    "users": {"user.created"},
+    "transactions": {"transaction.created", "payment.completed"},
+    "tickets": {"ticket.created", "ticket.status_changed"},
+    "ticket_messages": {"ticket.message_added"},
+}
+
+
+def business(shop: Shop) -> list[tuple[str, object]]:
+    """Do one of everything that is announced, and return the events."""
+    shop.user(username="second")
+    shop.payment(amount_kopeks=-5)
+    with shop.transaction():
+        ticket = shop.ticket()
+        shop.message(ticket, has_media=True)
+    with shop.transaction():
+        shop.message(ticket, message_text="я" * 300)
+        shop.set_status(ticket, "answered")
+    return [*shop.events()]
+
+
+def install_rules(url: str, rules: Sequence[Rule]) -> None:
+    with install.connect(url) as connection, install.install_lock(connection):
+        planned = install.plan(connection, rules)
+        install.apply(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
+
+
+# --- the application's role
+
+
+@pytest.fixture
+def clerk(shop: Shop) -> Iterator[Shop]:
+    """A shop at work with a role that has rights on its own four tables, and on nothing else."""
+    shop.execute(
+        "do $$ begin create role clerk; exception when duplicate_object then null; end $$"
+    )
+    shop.execute("grant usage on schema public to clerk")
+    shop.execute("grant select, insert, update, delete on all tables in schema public to clerk")
+    shop.execute("grant usage on all sequences in schema public to clerk")
+    shop.execute("set session authorization clerk")
+    yield shop
+    shop.execute("reset session authorization")
+
+
+def test_a_role_without_any_right_on_our_schema_does_its_business_as_ever(clerk: Shop) -> None:
+    clerk.user(username="second")
+    clerk.payment()
+    with clerk.transaction():
+        clerk.message(clerk.ticket(), has_media=True)
+    clerk.set_status(1, "closed")
+    clerk.message(1)
+    clerk.execute("reset session authorization")
+    assert [kind for kind, _ in clerk.events()] == [
+        "user.created",
+        "transaction.created",
+        "payment.completed",
+        "ticket.created",
+        "ticket.status_changed",
+        "ticket.message_added",
+    ]
+
+
+def test_the_applications_role_can_neither_read_nor_write_nor_call_anything_of_ours(
+    clerk: Shop,
+) -> None:
+    tables = clerk.execute(
+        "select relname from pg_class where relnamespace = 'bridge'::regnamespace"
+        " and relkind in ('r', 'p', 'v', 'S')"
+    ).fetchall()
+    assert len(tables) > 10
+    for (table,) in tables:
+        with pytest.raises(errors.InsufficientPrivilege):
+            clerk.execute(f'select * from bridge."{table}"')
+    for statement in (
+        "insert into bridge.outbox (event_type, payload) values ('forged', '{}')",
+        "delete from bridge.outbox",
+        "truncate bridge.outbox",
+        "update bridge.webhooks set url = 'https://attacker.example'",
+        "create table bridge.mine ()",
+        "select bridge.ring()",
+        "select bridge.note('ticket.opened', '1', '{}')",
+        "create trigger mine after insert on public.users"
+        " for each row execute function bridge.capture_user_created()",
+    ):
+        with pytest.raises(errors.InsufficientPrivilege):
+            clerk.execute(statement)
+
+
+def test_nothing_that_the_applications_role_can_create_diverts_events(shop: Shop) -> None:
+    expected = business(shop)
+    shop.reset()
+    shop.user()
+    shop.events()
+    for statement in (
+        "create schema evil",
+        # Tables with the names of ours and of the application's, where they would be found first.
+        "create temp table outbox (like bridge.outbox including all)",
+        "create temp table transaction_notes (like bridge.transaction_notes including all)",
+        "create temp table tickets (like public.tickets)",
+        "create table evil.outbox (like bridge.outbox including all)",
+        "create table evil.tickets (like public.tickets)",
+        "insert into evil.tickets select 1, 1, 'evil', 'evil', 'evil', false",
+        "insert into pg_temp.tickets select 1, 1, 'evil', 'evil', 'evil', false",
+        # Functions and operators that match better than those of pg_catalog.
+        "create function evil.abs(bigint) returns bigint language sql as 'select 666::bigint'",
+        "create function evil.left(text, integer) returns text language sql as $$select 'evil'$$",
+        "create function evil.pg_notify(text, text) returns void language sql as 'select 1 / 0'",
+        "create function evil.ring() returns void language sql as 'select 1 / 0'",
+        "create function pg_temp.left(text, integer) returns text language sql as $$select 'evil'$$",
+        "create function evil.eq(varchar, text) returns boolean language sql as 'select false'",
+        "create operator evil.= (leftarg = varchar, rightarg = text, function = evil.eq)",
+        "create function evil.never(integer, integer) returns boolean language sql as 'select false'",
+        "create operator evil.= (leftarg = integer, rightarg = integer, function = evil.never)",
+        "set search_path = evil, pg_temp, public, pg_catalog",
+    ):
+        shop.execute(statement)
+    try:
+        # The shop names its tables with their schema: what is led astray here is only the triggers.
+        shop.user(username="second")
+        shop.payment(amount_kopeks=-5)
+        with shop.transaction():
+            ticket = shop.ticket()
+            shop.message(ticket, has_media=True)
+        with shop.transaction():
+            shop.message(ticket, message_text="я" * 300)
+            shop.execute("update public.tickets set status = 'answered'")
+        decoys = shop.execute(
+            "select (select count(*) from evil.outbox) + (select count(*) from pg_temp.outbox)"
+            " + (select count(*) from pg_temp.transaction_notes)"
+        ).fetchone()
+        shop.execute("reset search_path")
+        assert shop.events() == expected
+        assert decoys == (0,)
+    finally:
+        shop.execute("reset search_path")
+        shop.execute("drop schema evil cascade")
+
+
+def test_every_function_of_ours_pins_its_search_path(shop: Shop) -> None:
+    functions = shop.execute(
+        "select proname, prosecdef, proconfig, prorettype = 'trigger'::regtype, proacl::text"
+        " from pg_proc where pronamespace = 'bridge'::regnamespace"
+    ).fetchall()
+    assert len(functions) > 10
+    for name, is_definer, config, is_trigger, acl in functions:
+        assert "search_path=pg_catalog, pg_temp" in (config or []), name
+        if is_trigger:
+            assert is_definer, name
+            assert acl is not None, name
+            assert not acl.startswith("{="), f"PUBLIC may execute {name}"
+
+
+# --- the application's next release
+
+
+#: What an insert needs, in the application's own words.
+NEEDED: dict[str, dict[str, object]] = {
+    "users": {"auth_type": "telegram"},
+    "transactions": {"user_id": 1, "type": "deposit", "amount_kopeks": 5, "is_completed": True},
+    "tickets": {
+        "user_id": 1,
+        "title": "t",
+        "status": "open",
+        "priority": "low",
+        "user_reply_block_permanent": False,
+    },
+    "ticket_messages": {
+        "ticket_id": 1,
+        "user_id": 1,
+        "message_text": "m",
+        "is_from_admin": False,
+    },
+}
+
+
+def insert(shop: Shop, table: str, values: dict[str, object]) -> None:
+    marks = ", ".join(["%s"] * len(values))
+    columns = ", ".join(values)
+    shop.execute(f"insert into public.{table} ({columns}) values ({marks})", *values.values())
+
+
+@pytest.mark.parametrize("change", ["drop", "rename"])
+@pytest.mark.parametrize(("table", "column"), COLUMNS, ids=[".".join(pair) for pair in COLUMNS])
+def test_a_captured_column_can_go_and_the_application_goes_on(
+    shop: Shop, table: str, column: str, change: str
+) -> None:
+    if table == "ticket_messages":
+        shop.ticket()
+        shop.events()
+    values = dict(NEEDED[table])
+    status = "status"
+    with shop.transaction():
+        if change == "drop":
+            # Of ours, nothing stands in its way; a key goes with what the application hung on it.
+            cascade = "cascade" if column == "id" else ""
+            shop.execute(f"alter table public.{table} drop column {column} {cascade}")
+            values.pop(column, None)
+            status = "title" if column == "status" else "status"
+        else:
+            shop.execute(f"alter table public.{table} rename column {column} to renamed")
+            values = {"renamed" if name == column else name: values[name] for name in values}
+            status = "renamed" if column == "status" else "status"
+        insert(shop, table, values)
+        if table == "tickets":
+            shop.execute(f"update public.tickets set {status} = 'closed'")
+        shop.execute("set constraints all immediate")
+        events = shop.events()
+        raise psycopg.Rollback
+    assert sorted(kind for kind, _ in events) == sorted(ANNOUNCED[table])
+    failed = [payload for _, payload in events if "_capture_error" in payload]
+    assert failed
+    row_id = 2 if table == "users" else 1
+    key = {"id": row_id}
+    if column == "id":
+        key = {"renamed": row_id} if change == "rename" else {}
+    for payload in failed:
+        assert payload.pop("_capture_error")
+        assert payload == key
+
+
+@pytest.mark.parametrize(("table", "column"), COLUMNS, ids=[".".join(pair) for pair in COLUMNS])
+def test_a_captured_column_can_become_another_type_and_the_application_goes_on(
+    shop: Shop, table: str, column: str
+) -> None:
+    if table == "ticket_messages":
+        shop.ticket()
+        shop.events()
+    values = dict(NEEDED[table])
+    if column in values or column == "id":
+        values[column] = ["an", "array"]
+    with shop.transaction():
+        # The application's own foreign keys would stand in the way.
+        shop.execute(
+            "do $$ declare v_drop text; begin for v_drop in"
+            " select format('alter table %s drop constraint %I', conrelid::regclass, conname)"
+            " from pg_constraint where contype = 'f' loop execute v_drop; end loop; end $$"
+        )
+        shop.execute(
+            f"alter table public.{table} alter column {column} drop default,"
+            f" alter column {column} type text[] using array[{column}::text]"
+        )
+        insert(shop, table, values)
+        if table == "tickets":
+            new_status = "array['closed']" if column == "status" else "'closed'"
+            shop.execute(f"update public.tickets set status = {new_status}")
+        shop.execute("set constraints all immediate")
+        events = shop.events()
+        raise psycopg.Rollback
+    assert sorted(kind for kind, _ in events) == sorted(ANNOUNCED[table])
+    for _, payload in events:
+        if "_capture_error" in payload:
+            assert payload["_capture_error"]
+            assert set(payload) == {"_capture_error", "id"}
+
+
+def test_a_failed_capture_tells_only_the_key_and_the_error(shop: Shop) -> None:
+    with shop.transaction():
+        shop.execute("alter table public.users drop column referral_code")
+        shop.user(password_hash="never to be captured", username="nobody")
+        [(kind, payload)] = shop.events()
+        raise psycopg.Rollback
+    assert (kind, payload) == (
+        "user.created",
+        {"id": 2, "_capture_error": 'record "new" has no field "referral_code"'},
+    )
+
+
+def test_a_session_that_is_open_while_a_column_changes_its_type_goes_on(shop: Shop) -> None:
+    shop.payment()
+    shop.events()
+    with shop.transaction():
+        shop.execute("alter table public.transactions alter column amount_kopeks type bigint")
+        shop.payment(amount_kopeks=2**40)
+        events = shop.events()
+        raise psycopg.Rollback
+    # PL/pgSQL keeps the plans of a session, and their types: the event comes without its payload.
+    assert [kind for kind, _ in events] == ["transaction.created", "payment.completed"]
+    for _, payload in events:
+        assert payload["id"] == 2
+        assert "does not match that when preparing the plan" in payload["_capture_error"]
+
+
+def test_a_new_session_captures_a_column_as_its_new_type(bridge_url: str) -> None:
+    with psycopg.connect(bridge_url) as connection:
+        connection.execute("alter table public.transactions alter column amount_kopeks type bigint")
+    shop = Shop(bridge_url)
+    shop.user()
+    shop.payment(amount_kopeks=2**40)
+    amounts = [(p["amount_kopeks"], p["amount_rubles"]) for _, p in shop.events()[1:]]
+    shop.close()
+    assert amounts == [(2**40, 10995116277.76)] * 2
+
+
+def test_a_table_that_is_renamed_takes_its_triggers_along_and_can_be_uninstalled(
+    bridge_url: str,
+) -> None:
+    shop = Shop(bridge_url)
+    shop.execute("alter table public.users rename to customers")
+    shop.execute("insert into public.customers (auth_type) values ('telegram')")
+    assert [kind for kind, _ in shop.events()] == ["user.created"]
+    with install.connect(bridge_url) as connection:
+        steps = install.plan_removal(connection)
+        install.apply(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
+    shop.execute("insert into public.customers (auth_type) values ('telegram')")
+    shop.close()
+
+
+# --- what is not ours to swallow
+
+SLOW = """
+[[capture]]
+event = "slow"
+table = "public.users"
+on = "insert"
+payload = { slept = "pg_sleep(60)::text" }
+"""
+
+
+@pytest.fixture
+def slow_shop(bot_url: str) -> Iterator[Shop]:
+    """A shop whose trigger takes a minute."""
+    install_rules(bot_url, parse_rules(SLOW))
+    opened = Shop(bot_url)
+    yield opened
+    opened.close()
+
+
+def test_a_statement_timeout_is_the_applications_and_is_not_swallowed(slow_shop: Shop) -> None:
+    slow_shop.execute("set statement_timeout = '50ms'")
+    with pytest.raises(errors.QueryCanceled):
+        slow_shop.user()
+    assert slow_shop.execute("select count(*) from public.users").fetchone() == (0,)
+    assert slow_shop.events() == []
+
+
+def test_a_statement_that_is_cancelled_is_cancelled(slow_shop: Shop) -> None:
+    failed: list[BaseException] = []
+
+    def insert() -> None:
+        try:
+            slow_shop.user()
+        except psycopg.Error as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=insert)
+    thread.start()
+    with psycopg.connect(slow_shop.url, autocommit=True) as admin:
+        cancelled = (0,)
+        while cancelled == (0,):
+            row = admin.execute(
+                "select count(pg_cancel_backend(pid)) from pg_stat_activity"
+                " where wait_event = 'PgSleep' and datname = current_database()"
+            ).fetchone()
+            assert row is not None
+            cancelled = row
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+        assert [type(error) for error in failed] == [errors.QueryCanceled]
+        assert admin.execute("select count(*) from public.users").fetchone() == (0,)
+
+
+# --- rules of other people's making
+
+HOSTILE_RULES = r'''
+[[note]]
+topic = "it's \\ a \"topic\""
+table = 'public."My ""Table"""'
+on = "insert"
+key = 'new."select" -- the key'
+
+[[capture]]
+event = "odd.created"
+table = 'public."My ""Table"""'
+on = ["insert", "update", "delete"]
+deferred = true
+when = "$capture$a$capture$ <> $_capture$a$_capture$ or true -- or not"
+[capture.payload]
+"it's" = "select"
+'back\slash "and" quote' = 'new."we""ird"'
+'$capture$' = "$$dollar$$"
+'ключ' = 'Ключ'
+'comment' = "1 -- nothing ends here"
+'''
+
+
+def test_hostile_names_and_expressions_are_quoted(empty_url: str) -> None:
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        connection.execute(
+            'create table public."My ""Table""" ("select" text primary key, "we""ird" int, "Ключ" text)'
+        )
+        install_rules(empty_url, parse_rules(HOSTILE_RULES))
+        connection.execute(
+            "insert into public.\"My \"\"Table\"\"\" values ('k''', 7, 'з')"
+        )
+        rows = connection.execute("select event_type, payload from bridge.outbox").fetchall()
+    assert rows == [
+        (
+            "odd.created",
+            {
+                "it's": "k'",
+                'back\\slash "and" quote': 7,
+                "$capture$": "dollar",
+                "ключ": "з",
+                "comment": 1,
+            },
+        )
+    ]
+
+
+def test_a_payload_may_have_more_fields_than_a_function_has_arguments(empty_url: str) -> None:
+    names = [f"field_{number}" for number in range(230)]
+    payload = "\n".join(f"{name} = '{number}'" for number, name in enumerate(names))
+    rules = parse_rules(
+        f"[[capture]]\nevent = 'wide'\ntable = 'public.t'\non = 'delete'\n[capture.payload]\n{payload}"
+    )
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        connection.execute("create table public.t (id int primary key)")
+        install_rules(empty_url, rules)
+        connection.execute("insert into public.t values (1)")
+        connection.execute("delete from public.t")
+        row = connection.execute("select payload from bridge.outbox").fetchone()
+    assert row is not None
+    assert row[0] == {name: number for number, name in enumerate(names)}

