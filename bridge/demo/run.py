@@ -140,7 +140,7 @@ class Demo:
         if ledger.lost:
             wrong.append(f"{ledger.lost} lost")
         if ledger.unexpected:
-            wrong.append(f"{ledger.unexpected} that nobody committed")
+            wrong.append(f"{ledger.unexpected} that the bot did not commit")
         if receiver is not None and receiver.forged:
             wrong.append(f"{receiver.forged} requests with a wrong signature")
         if not wrong:

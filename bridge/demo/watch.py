@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import trio
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, open_websocket_url
+from trio_websocket import (
+    ConnectionClosed,
+    HandshakeError,
+    WebSocketConnection,
+    wrap_client_stream,
+)
 
 _CONNECT_SECONDS = 10
 _PAUSE_SECONDS = 0.5
+_LOSSES = (ConnectionClosed, HandshakeError, trio.BrokenResourceError, trio.TooSlowError, OSError)
 
 
 class NoStreamError(Exception):
@@ -33,40 +40,58 @@ class Dashboard:
         Raises:
             NoStreamError: the first connection failed.
         """
+        connected = False
+
+        def started() -> None:
+            nonlocal connected
+            if not connected:
+                connected = True
+                task_status.started()
+
         while True:
-            url = self._url
-            if self._last_event_id is not None:
-                url += f"&since={self._last_event_id}"
             try:
-                async with open_websocket_url(
-                    url, connect_timeout=_CONNECT_SECONDS, disconnect_timeout=1
-                ) as socket:
-                    await self._greet(socket)
-                    task_status.started()
-                    task_status = trio.TASK_STATUS_IGNORED
-                    while True:
-                        self._read(json.loads(await socket.get_message()))
-            except (ConnectionClosed, HandshakeError, OSError) as error:
-                if self._last_event_id is None:
+                await self._watch_once(started)
+            except* _LOSSES as losses:
+                if not connected:
                     raise NoStreamError(
-                        f"the bridge refused the WebSocket client: {error}"
+                        f"the bridge refused the WebSocket client: {_first(losses)}"
                     ) from None
             self.reconnections += 1
             await trio.sleep(_PAUSE_SECONDS)
 
+    async def _watch_once(self, started: Callable[[], None]) -> None:
+        """Watch over one connection, until it is lost."""
+        address = urlsplit(self._url)
+        resource = f"{address.path}?{address.query}"
+        if self._last_event_id is not None:
+            resource += f"&since={self._last_event_id}"
+        # The connection is made here because the library's client leaves the socket to the garbage
+        # collector when the server closes.
+        stream = await trio.open_tcp_stream(str(address.hostname), address.port or 80)
+        async with stream, trio.open_nursery() as nursery:
+            with trio.fail_after(_CONNECT_SECONDS):
+                socket = await wrap_client_stream(nursery, stream, address.netloc, resource)
+                await self._greet(socket)
+            started()
+            while True:
+                self._read(json.loads(await socket.get_message()))
+
     async def _greet(self, socket: WebSocketConnection) -> None:
         """Read the first message, which says where the stream begins."""
-        with trio.move_on_after(_CONNECT_SECONDS):
-            greeting = json.loads(await socket.get_message())
-            if greeting.get("type") != "connection":
-                raise NoStreamError(f"the stream began with {greeting.get('type')!r}")
-            if self._last_event_id is None:
-                self._last_event_id = int(greeting.get("last_event_id", 0))
-            return
-        raise NoStreamError("the bridge accepted the WebSocket client and then said nothing")
+        greeting = json.loads(await socket.get_message())
+        if greeting.get("type") != "connection":
+            raise NoStreamError(f"the stream began with {greeting.get('type')!r}")
+        if self._last_event_id is None:
+            self._last_event_id = int(greeting.get("last_event_id", 0))
 
     def _read(self, message: dict[str, Any]) -> None:
         if "payload" not in message:
             return
         self._last_event_id = max(self._last_event_id or 0, int(message["id"]))
         self._on_event(message)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -39,11 +39,13 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
     insert into bridge.transaction_notes (topic, key, value)
-    values (p_topic, p_key, p_value)
+    select p_topic, p_key, p_value
+    -- A longer key does not fit into the index, and the application's statement would fail.
+    where octet_length(p_topic) + octet_length(p_key) <= 1000
     on conflict on constraint transaction_notes_pkey do nothing
 $$;
 comment on function bridge.note(text, text, jsonb) is
-    'Leaves a note for the rest of the current transaction; the first note of a topic and key stays.';
+    'Leaves a note for the rest of the current transaction; the first note of a topic and key stays. A key too long to be indexed is not noted.';
 
 create function bridge.noted(p_topic text, p_key text) returns jsonb
 language sql stable

@@ -2,8 +2,8 @@
 
 import json
 import threading
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -867,30 +867,42 @@ async def test_readiness_is_asked_anew_each_time(bridge_url: str) -> None:
         assert (await client.get("/readyz")).status_code == 200
 
 
-async def test_a_database_that_is_away_is_answered_with_503(bridge_url: str, bot: Bot) -> None:
-    (name,) = bot.execute("select current_database()").fetchone() or ("",)
-    bot.close()
-    elsewhere = psycopg.conninfo.make_conninfo(bridge_url, dbname="postgres")
+@contextmanager
+def away(url: str) -> Iterator[None]:
+    """Take a database away for the time of the context: its sessions end, and nobody gets in."""
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    elsewhere = psycopg.conninfo.make_conninfo(url, dbname="postgres")
+    with psycopg.connect(elsewhere, autocommit=True) as operator:
+
+        def run(sql: str) -> None:
+            operator.execute(sql.encode())
+
+        run(f"alter database {name} with allow_connections false")
+        run(
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity "
+            f"where datname = '{name}'"
+        )
+        run(f"alter database {name} rename to {name}_away")
+        try:
+            yield
+        finally:
+            run(f"alter database {name}_away rename to {name}")
+            run(f"alter database {name} with allow_connections true")
+
+
+async def test_a_database_that_is_away_is_answered_with_503(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         webhook = await create(client)
-        with psycopg.connect(elsewhere, autocommit=True) as operator:
-            operator.execute(
-                "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = %s",
-                [name],
-            )
+        with away(bridge_url):
             # The pool has yet to see its connections end.
             await trio.testing.wait_all_tasks_blocked(0.1)
-            operator.execute(f"alter database {name} rename to {name}_away".encode())
-            try:
-                for method, path in PROTECTED:
-                    body = FORM if method in ("POST", "PATCH") else None
-                    for headers in {}, {"X-API-Key": "a-token-to-look-up"}:
-                        answer = await client.request(method, path, headers=headers, json=body)
-                        assert answer.status_code == 503
-                        assert answer.json() == {"detail": "Database unavailable"}
-                assert (await client.get("/healthz")).status_code == 200
-            finally:
-                operator.execute(f"alter database {name}_away rename to {name}".encode())
+            for method, path in PROTECTED:
+                body = FORM if method in ("POST", "PATCH") else None
+                for headers in {}, {"X-API-Key": "a-token-to-look-up"}:
+                    answer = await client.request(method, path, headers=headers, json=body)
+                    assert answer.status_code == 503
+                    assert answer.json() == {"detail": "Database unavailable"}
+            assert (await client.get("/healthz")).status_code == 200
         assert (await client.get(f"/webhooks/{webhook['id']}")).json() == webhook
 
 

@@ -469,3 +469,21 @@ def test_a_payload_may_have_more_fields_than_a_function_has_arguments(empty_url:
         row = connection.execute("select payload from bridge.outbox").fetchone()
     assert row is not None
     assert row[0] == {name: number for number, name in enumerate(names)}
+
+
+def test_a_note_with_a_key_that_no_index_takes_does_not_stop_the_application(
+    empty_url: str,
+) -> None:
+    rules = parse_rules(
+        "[[note]]\ntopic = 'seen'\ntable = 'public.t'\non = 'insert'\nkey = 'name'"
+    )
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        connection.execute("create table public.t (name text)")
+        install_rules(empty_url, rules)
+        connection.execute(
+            "insert into public.t select string_agg(md5(i::text), '') from generate_series(1, 500) i"
+        )
+        connection.execute("insert into public.t values (null), ('short')")
+        assert connection.execute("select key from bridge.transaction_notes").fetchall() == [
+            ("short",)
+        ]

@@ -271,7 +271,7 @@ def test_a_trigger_dropped_by_hand_is_put_back_and_no_other_is_touched(bridge_ur
 
 def test_a_table_made_anew_gets_its_triggers_again(bridge_url: str) -> None:
     with psycopg.connect(bridge_url) as connection:
-        connection.execute("create table public.copy (like public.ticket_messages including all)")
+        connection.execute("create table public.copy (like public.ticket_messages)")
         connection.execute("drop table public.ticket_messages")
         connection.execute("alter table public.copy rename to ticket_messages")
     assert init(bridge_url).changed == ["note ticket.opening_message", "ticket.message_added"]
@@ -314,6 +314,7 @@ def test_no_row_is_missed_while_the_rules_are_changed(bridge_url: str) -> None:
     wanted = [rule for rule in load_preset("telegram-shop") if rule.name != "user.created"]
     planned = plan(bridge_url, wanted)
     assert len(planned.steps) > 5
+    everything_else = sorted(rule.name for rule in wanted if isinstance(rule, CaptureRule))
     shop.user()
     for step in planned.steps:
         shop.events()
@@ -325,9 +326,7 @@ def test_no_row_is_missed_while_the_rules_are_changed(bridge_url: str) -> None:
         with shop.transaction():
             shop.set_status(ticket, "closed")
             shop.message(ticket)
-        assert sorted(kind for kind, _ in shop.events()) == sorted(
-            name for name in RULES if "." in name and name not in ("user.created",) and " " not in name
-        ), step.title
+        assert sorted(kind for kind, _ in shop.events()) == everything_else, step.title
     shop.close()
     assert plan(bridge_url, wanted).steps == []
 
@@ -352,7 +351,7 @@ def test_an_expression_that_is_no_sql_is_refused_with_the_rules_name(
     bridge_url: str, dump_schema: Dump
 ) -> None:
     before = dump_schema(bridge_url)
-    planned = plan(bridge_url, with_payload("user.created", {"user": "new.id +* 1"}))
+    planned = plan(bridge_url, with_payload("user.created", {"user": "new.id + "}))
     with pytest.raises(install.InstallError, match=r"capture user\.created: .*syntax error"):
         apply(bridge_url, planned.steps)
     assert dump_schema(bridge_url) == before

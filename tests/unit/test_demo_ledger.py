@@ -67,7 +67,7 @@ def test_the_same_event_under_another_id_is_unexpected() -> None:
     ledger.streamed(1, "user.created", signed_up(1), at=2.0)
     ledger.streamed(2, "user.created", signed_up(1), at=2.0)
     assert (ledger.duplicates, ledger.unexpected) == (0, 1)
-    assert ledger.discrepancies() == ["the stream: user.created 1 was expected by nobody"]
+    assert ledger.discrepancies() == ["the stream: user.created 1 was not expected"]
 
 
 def test_an_event_that_overtakes_the_news_of_its_commit_is_expected() -> None:

@@ -1,0 +1,66 @@
+"""A relay on a test's database, with everything that it hands on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from bridge.db import Database, keep_running, open_database
+from bridge.events import Event
+from bridge.relay.drain import Relay
+
+
+@dataclass
+class Relayed:
+    """What a relay has published so far, and how often it announced deliveries."""
+
+    database: Database
+    relay: Relay
+    scope: trio.CancelScope
+    events: list[Event] = field(default_factory=list)
+    announcements: int = 0
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def publish(self, events: Sequence[Event]) -> None:
+        self.events += events
+        self._wake()
+
+    def enqueued(self) -> None:
+        self.announcements += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds; it is looked at after every event."""
+        while not holds():
+            await self.changed.wait()
+
+    async def until_count(self, count: int) -> None:
+        await self.until(lambda: len(self.events) >= count)
+
+
+@asynccontextmanager
+async def relaying(
+    url: str, *, batch: int = 1000, poll_seconds: float = 1.0
+) -> AsyncIterator[Relayed]:
+    """Run a relay for the time of the context."""
+    with trio.fail_after(60):
+        async with open_database(url) as database, trio.open_nursery() as nursery:
+            relay = Relay(
+                database,
+                last_event_id=0,
+                publish=lambda events: relayed.publish(events),
+                enqueued=lambda: relayed.enqueued(),
+                poll_seconds=poll_seconds,
+                batch=batch,
+            )
+            relayed = Relayed(database, relay, nursery.cancel_scope)
+            nursery.start_soon(keep_running, "relay", relay.run)
+            yield relayed
+            nursery.cancel_scope.cancel()

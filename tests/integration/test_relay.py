@@ -1,0 +1,244 @@
+"""Every committed event is logged, published and enqueued once, whatever happens to the drainer."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable
+
+import psycopg
+import pytest
+import trio
+
+from tests.integration.relaying import Relayed, relaying
+
+Bot = psycopg.Connection[tuple[object, ...]]
+
+
+def sign_up(connection: Bot, name: str) -> None:
+    connection.execute(
+        "insert into public.users (auth_type, username) values ('telegram', %s)", (name,)
+    )
+
+
+def names(relayed: Relayed) -> list[str]:
+    return [json.loads(event.payload)["username"] for event in relayed.events]
+
+
+async def test_a_commit_is_published_with_its_payload(bridge_url: str, bot: Bot) -> None:
+    async with relaying(bridge_url) as relayed:
+        sign_up(bot, "Иван 🎉")
+        await relayed.until_count(1)
+        [event] = relayed.events
+        assert (event.id, event.event_type, names(relayed)) == (1, "user.created", ["Иван 🎉"])
+        assert bot.execute("select count(*) from bridge.outbox").fetchone() == (0,)
+        assert bot.execute("select id, event_type from bridge.events").fetchall() == [
+            (1, "user.created")
+        ]
+
+
+async def test_what_was_captured_while_no_bridge_ran_is_not_lost(bridge_url: str, bot: Bot) -> None:
+    for number in range(25):
+        sign_up(bot, str(number))
+    async with relaying(bridge_url, batch=10) as relayed:
+        await relayed.until_count(25)
+        assert names(relayed) == [str(number) for number in range(25)]
+        assert [event.id for event in relayed.events] == list(range(1, 26))
+
+
+async def test_commits_in_another_order_than_their_writes_lose_nothing(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with relaying(bridge_url) as relayed:
+        with psycopg.connect(bridge_url) as early, psycopg.connect(bridge_url) as rolled_back:
+            sign_up(early, "wrote first, commits last")
+            sign_up(rolled_back, "never")
+            sign_up(bot, "wrote last, commits first")
+            await relayed.until_count(1)
+            # More go by while the first writer is still at it.
+            for number in range(5):
+                sign_up(bot, str(number))
+            await relayed.until_count(6)
+            rolled_back.rollback()
+            early.commit()
+            await relayed.until_count(7)
+        sign_up(bot, "end")
+        await relayed.until_count(8)
+        assert names(relayed) == [
+            "wrote last, commits first", "0", "1", "2", "3", "4",
+            "wrote first, commits last", "end",
+        ]  # fmt: skip
+        assert [event.id for event in relayed.events] == sorted(e.id for e in relayed.events)
+
+
+async def test_rolled_back_transactions_announce_nothing(bridge_url: str, bot: Bot) -> None:
+    async with relaying(bridge_url) as relayed:
+        with bot.transaction(force_rollback=True):
+            sign_up(bot, "never")
+        with bot.transaction():
+            sign_up(bot, "kept")
+            with bot.transaction(force_rollback=True):
+                sign_up(bot, "rolled back to a savepoint")
+        await relayed.until_count(1)
+        sign_up(bot, "end")
+        await relayed.until_count(2)
+        assert names(relayed) == ["kept", "end"]
+
+
+async def test_deliveries_are_enqueued_once_for_every_active_webhook_that_takes_the_event(
+    bridge_url: str, bot: Bot
+) -> None:
+    for name, event_type, active in [
+        ("exact", "user.created", True),
+        ("all of a kind", "user.*", True),
+        ("all", "*", True),
+        ("another", "ticket.created", True),
+        ("another kind", "users.*", True),
+        ("paused", "*", False),
+    ]:
+        bot.execute(
+            "insert into bridge.webhooks (name, url, event_type, is_active)"
+            " values (%s, 'http://127.0.0.1:1/', %s, %s)",
+            (name, event_type, active),
+        )
+    async with relaying(bridge_url) as relayed:
+        sign_up(bot, "a")
+        sign_up(bot, "b")
+        await relayed.until_count(2)
+        await relayed.until(lambda: relayed.announcements > 0)
+        assert bot.execute(
+            "select q.event_id, w.name from bridge.delivery_queue q"
+            " join bridge.webhooks w on w.id = q.webhook_id order by q.event_id, w.id"
+        ).fetchall() == [
+            (event_id, name) for event_id in (1, 2) for name in ("exact", "all of a kind", "all")
+        ]
+
+
+async def test_a_capture_that_failed_is_told_in_the_log(
+    bridge_url: str, bot: Bot, caplog: pytest.LogCaptureFixture
+) -> None:
+    import structlog
+
+    bot.execute("alter table public.users drop column referral_code")
+    async with relaying(bridge_url) as relayed:
+        with structlog.testing.capture_logs() as logs:
+            sign_up(bot, "a")
+            await relayed.until_count(1)
+        assert {"capture_failed"} <= {entry["event"] for entry in logs}
+        assert json.loads(relayed.events[0].payload)["id"] == 1
+
+
+async def test_a_missing_partition_is_made_and_nothing_is_lost(bridge_url: str, bot: Bot) -> None:
+    partitions = bot.execute(
+        "select inhrelid::regclass::text from pg_inherits"
+        " where inhparent = 'bridge.events'::regclass"
+    ).fetchall()
+    for (partition,) in partitions:
+        bot.execute(f"drop table {partition}".encode())
+    async with relaying(bridge_url) as relayed:
+        sign_up(bot, "a")
+        await relayed.until_count(1)
+
+
+async def test_one_of_two_drains_and_both_publish_everything_in_the_same_order(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with relaying(bridge_url) as first, relaying(bridge_url) as second:
+        for number in range(20):
+            sign_up(bot, str(number))
+        await first.until_count(20)
+        await second.until_count(20)
+        assert [event.id for event in first.events] == [event.id for event in second.events]
+        assert names(first) == names(second) == [str(number) for number in range(20)]
+        assert first.relay.leading != second.relay.leading
+
+
+async def test_when_the_drainer_goes_another_takes_over_and_misses_nothing(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with relaying(bridge_url, poll_seconds=0.2) as second:
+        async with relaying(bridge_url) as first:
+            sign_up(bot, "0")
+            await first.until_count(1)
+            await second.until_count(1)
+            leader, follower = (first, second) if first.relay.leading else (second, first)
+            for number in range(1, 10):
+                sign_up(bot, str(number))
+            leader.scope.cancel()
+            for number in range(10, 20):
+                sign_up(bot, str(number))
+            if follower is second:
+                await second.until_count(20)
+        if follower is first:
+            await first.until_count(20)
+        assert sorted(names(follower), key=int) == [str(number) for number in range(20)]
+
+
+def write_all_over(url: str, writers: int, commits: int) -> Callable[[], list[str]]:
+    """Start threads that sign people up, with savepoints and rollbacks in between.
+
+    Returns a function that waits for them and returns the names they committed.
+    """
+    committed: list[str] = []
+    lock = threading.Lock()
+
+    def write(writer: int) -> None:
+        chance = random.Random(writer)
+        with psycopg.connect(url) as connection:
+            for number in range(commits):
+                names = [f"{writer}-{number}-{each}" for each in range(chance.randint(1, 3))]
+                for each in names:
+                    sign_up(connection, each)
+                if chance.random() < 0.3:
+                    with connection.transaction(force_rollback=True):
+                        sign_up(connection, "never: rolled back to a savepoint")
+                if chance.random() < 0.2:
+                    connection.rollback()
+                    continue
+                connection.commit()
+                with lock:
+                    committed.extend(names)
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(writers)]
+    for thread in threads:
+        thread.start()
+
+    def wait() -> list[str]:
+        for thread in threads:
+            thread.join()
+        return sorted(committed)
+
+    return wait
+
+
+async def test_many_writers_and_rollbacks_are_published_exactly_once(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with relaying(bridge_url, batch=7) as relayed:
+        wait = write_all_over(bridge_url, writers=6, commits=60)
+        committed = await trio.to_thread.run_sync(wait)
+        await relayed.until_count(len(committed))
+        sign_up(bot, "end")
+        await relayed.until_count(len(committed) + 1)
+        assert sorted(names(relayed)) == sorted([*committed, "end"])
+        ids = [event.id for event in relayed.events]
+        assert ids == sorted(set(ids))
+
+
+async def test_the_bridges_backends_terminated_under_load_lose_nothing(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with relaying(bridge_url, poll_seconds=0.2) as relayed:
+        wait = write_all_over(bridge_url, writers=4, commits=60)
+        for round_ in range(1, 6):
+            await relayed.until_count(20 * round_)
+            bot.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and application_name = 'pgbridge'"
+            )
+        committed = await trio.to_thread.run_sync(wait)
+        await relayed.until_count(len(committed))
+        assert sorted(names(relayed)) == committed
+        ids = [event.id for event in relayed.events]
+        assert ids == sorted(set(ids))

@@ -1,0 +1,142 @@
+"""Rules become SQL in which every name and text stands quoted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.capture.render import Table, identifier, literal, render
+from bridge.capture.rules import CaptureRule, NoteRule, load_preset
+
+TABLE = Table(frozenset({"id", "name", "select", 'we"ird', "new.id"}))
+
+
+def rule(**keys: object) -> CaptureRule:
+    defaults: dict[str, object] = {
+        "event": "thing.made",
+        "table": "public.things",
+        "on": "insert",
+        "payload": {"id": "id"},
+    }
+    return CaptureRule.model_validate(defaults | keys)
+
+
+def test_a_rule_becomes_a_function_and_a_trigger() -> None:
+    rendered = render(rule(), TABLE, 7)
+    assert rendered.name == "thing.made"
+    assert rendered.table == "public.things"
+    assert rendered.function_name == "bridge.capture_thing_made"
+    assert rendered.trigger_name == "bridge_007_thing_made"
+    assert rendered.trigger_sql == (
+        "create trigger bridge_007_thing_made\n"
+        "    after insert on public.things\n"
+        "    for each row execute function bridge.capture_thing_made();"
+    )
+
+
+def test_a_deferred_rule_becomes_a_constraint_trigger() -> None:
+    rendered = render(rule(deferred=True, on=["insert", "update"]), TABLE, 1)
+    assert rendered.trigger_sql == (
+        "create constraint trigger bridge_001_thing_made\n"
+        "    after insert or update on public.things\n"
+        "    deferrable initially deferred\n"
+        "    for each row execute function bridge.capture_thing_made();"
+    )
+
+
+def test_a_value_that_is_a_column_is_that_column_and_any_other_is_sql() -> None:
+    payload = {"a": "name", "b": "select", "c": 'we"ird', "d": "new.id", "e": "old.name || 'x'"}
+    sql = render(rule(payload=payload), TABLE, 1).function_sql
+    for line in (
+        "'a', new.\"name\"",
+        "'b', new.\"select\"",
+        "'c', new.\"we\"\"ird\"",
+        "'d', new.\"new.id\"",
+        "'e', old.name || 'x'",
+    ):
+        assert line in sql
+
+
+def test_what_is_deleted_is_the_old_row() -> None:
+    assert "'id', old.\"id\"" in render(rule(on="delete"), TABLE, 1).function_sql
+
+
+def test_the_condition_stands_in_the_function_and_not_in_the_trigger() -> None:
+    rendered = render(rule(when="new.name is not null"), TABLE, 1)
+    assert "if (new.name is not null) is not true then" in rendered.function_sql
+    assert "new.name" not in rendered.trigger_sql
+
+
+def test_a_comment_in_an_expression_ends_with_it() -> None:
+    sql = render(rule(when="true -- always", payload={"a": "1 -- one"}), TABLE, 1).function_sql
+    assert "true -- always\n)" in sql
+    assert "1 -- one\n)" in sql
+
+
+@pytest.mark.parametrize("place", ["payload", "when"])
+@pytest.mark.parametrize("text", ["'$capture$'", "'$capture$$_capture$'", "$_capture$"])
+def test_a_dollar_quote_in_an_expression_does_not_end_the_function(place: str, text: str) -> None:
+    value: object = {"a": text} if place == "payload" else text
+    sql = render(rule(**{place: value}), TABLE, 1).function_sql
+    _, opening, rest = sql.partition("\nas ")
+    tag = rest.split("\n", 1)[0]
+    assert opening
+    assert sql.endswith(f"end\n{tag};")
+    assert sql.count(tag) == 2
+
+
+@pytest.mark.parametrize(("fields", "calls"), [(0, 0), (1, 1), (50, 1), (51, 2), (120, 3)])
+def test_no_call_has_more_arguments_than_postgresql_takes(fields: int, calls: int) -> None:
+    payload = {f"field_{number}": "id" for number in range(fields)}
+    sql = render(rule(payload=payload), TABLE, 1).function_sql
+    value = sql.split("v_value := ")[1].split("exception when")[0]
+    assert value.count("jsonb_build_object(") == calls
+    assert value.count("new.") == fields
+    assert value.count(" || ") == max(0, calls - 1)
+    assert ("'{}'::jsonb" in value) == (fields == 0)
+
+
+def test_a_note_writes_no_event() -> None:
+    note = NoteRule(topic="it's", table="public.things", on=("insert",), key="id", value={})
+    sql = render(note, TABLE, 1).function_sql
+    assert "perform bridge.note('it''s', v_key, v_value);" in sql
+    assert "bridge.outbox" not in sql
+
+
+def test_names_fit_into_postgresqls_sixty_three_characters() -> None:
+    rendered = render(rule(event="e" * 200), TABLE, 999)
+    assert len(rendered.trigger_name) <= 63
+    assert len(rendered.function_name.removeprefix("bridge.")) <= 63
+
+
+def test_the_triggers_of_many_rules_fire_in_the_rules_order() -> None:
+    names = [render(rule(), TABLE, position).trigger_name for position in range(1, 200)]
+    assert names == sorted(names)
+
+
+def test_the_same_rule_renders_the_same_every_time() -> None:
+    for preset_rule in load_preset("telegram-shop"):
+        assert render(preset_rule, TABLE, 1) == render(preset_rule, TABLE, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("", "''"),
+        ("it's", "'it''s'"),
+        ("a\\b", "E'a\\\\b'"),
+        ("\\'", "E'\\\\'''"),
+        ("я", "'я'"),
+        ("a\nb", "'a\nb'"),
+    ],
+)
+def test_a_literal_is_quoted_whatever_standard_conforming_strings_says(
+    text: str, quoted: str
+) -> None:
+    assert literal(text) == quoted
+
+
+@given(st.text())
+def test_no_text_ends_its_literal_or_identifier(text: str) -> None:
+    inner = literal(text).removeprefix("E")[1:-1]
+    assert "'" not in inner.replace("''", "")
+    assert '"' not in identifier(text)[1:-1].replace('""', "")
