@@ -8,7 +8,9 @@ import structlog
 
 def configure_logs() -> None:
     """Send structlog's events to standard error, as JSON where that is no terminal."""
-    for_people: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
+    for_people: list[structlog.typing.Processor] = [
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    ]
     for_machines: list[structlog.typing.Processor] = [
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(),
@@ -26,3 +28,5 @@ def configure_logs() -> None:
     # Libraries log through the standard library; their warnings are ours to show, no more.
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("trio-websocket").setLevel(logging.ERROR)
+    # Its pool tells with a traceback that the database is away; our tasks tell it in a line.
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)

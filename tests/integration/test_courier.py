@@ -1,0 +1,482 @@
+"""Deliveries reach their receivers, and what became of each is written down."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+from standardwebhooks import Webhook
+
+from bridge.db import open_database
+from bridge.delivery import courier as courier_module
+from bridge.delivery.courier import Courier
+from bridge.delivery.transport import ANSWER_BYTES, open_transport
+from bridge.relay.upkeep import create_partitions
+from tests.receiver import Behaviour, Request, answer, receiving
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+
+
+def add_webhook(bot: Bot, url: str, **columns: object) -> int:
+    """Add a webhook and return its id."""
+    columns = {"name": "test", "url": url, "event_type": "*", "timeout_seconds": 2} | columns
+    names, places = ", ".join(columns), ", ".join(f"%({name})s" for name in columns)
+    row = bot.execute(
+        f"insert into bridge.webhooks ({names}) values ({places}) returning id".encode(), columns
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def enqueue(bot: Bot, webhook_id: int, payload: str = "{}", count: int = 1) -> list[int]:
+    """Log events and enqueue their deliveries to a webhook; return the deliveries' ids."""
+    rows = bot.execute(
+        """
+        with logged as (
+            insert into bridge.events (event_type, payload, occurred_at)
+            select 'test.event', %s, now() from generate_series(1, %s)
+            returning id, recorded_at, event_type
+        )
+        insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)
+        select %s, id, recorded_at, event_type from logged
+        returning id
+        """,
+        (payload, count, webhook_id),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def delivery(bot: Bot, delivery_id: int) -> dict[str, Any]:
+    """Return what the view says of a delivery."""
+    with bot.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+        row = cursor.execute(
+            "select * from bridge.webhook_deliveries where id = %s", (delivery_id,)
+        ).fetchone()
+    assert row is not None
+    return row
+
+
+async def until(bot: Bot, sql: str) -> None:
+    """Wait until a condition on the database holds."""
+    while bot.execute(f"select {sql}".encode()).fetchone() != (True,):  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
+SETTLED = "not exists (select from bridge.delivery_queue where attempt_number = 0)"
+
+
+@asynccontextmanager
+async def delivering(
+    url: str, *, schedule: Sequence[float] = (0, 3600), concurrency: int = 16
+) -> AsyncIterator[Courier]:
+    """Run a courier for the time of the context; it stops as it does in a bridge."""
+    with trio.fail_after(30):
+        async with (
+            open_database(url) as database,
+            open_transport(connections=concurrency) as transport,
+            trio.open_nursery() as nursery,
+        ):
+            courier = Courier(
+                database,
+                transport,
+                concurrency=concurrency,
+                schedule=schedule,
+                create_partitions=partial(create_partitions, database),
+                poll_seconds=0.05,
+            )
+            nursery.start_soon(courier.run)
+            yield courier
+            courier.stop()
+
+
+async def test_a_delivery_is_sent_as_the_contract_says_and_logged(
+    bridge_url: str, bot: Bot
+) -> None:
+    payload = {"username": "Иван 🎉", "b": None, "a": 100.5}
+    async with receiving() as receiver, delivering(bridge_url):
+        webhook = add_webhook(bot, receiver.url("/hook"), secret="секрет")
+        [number] = enqueue(bot, webhook, json.dumps(payload))
+        await until(bot, SETTLED)
+    [request] = receiver.requests
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    assert request.body == json.dumps(payload, sort_keys=True).encode()
+    assert headers["content-type"] == "application/json"
+    assert headers["x-webhook-event"] == "test.event"
+    assert headers["x-webhook-id"] == str(webhook)
+    digest = hmac.new("секрет".encode(), request.body, hashlib.sha256).hexdigest()
+    assert headers["x-webhook-signature"] == f"sha256={digest}"
+    assert Webhook("секрет".encode()).verify(request.body, headers) == payload
+    assert headers["accept-encoding"] == "identity"
+    assert "cookie" not in headers
+    row = delivery(bot, number)
+    assert row["delivered_at"] is not None
+    assert {name: row[name] for name in row if not name.endswith("_at")} == {
+        "id": number,
+        "webhook_id": webhook,
+        "event_type": "test.event",
+        "payload": payload,
+        "response_status": 200,
+        "response_body": "ok",
+        "status": "success",
+        "error_message": None,
+        "attempt_number": 1,
+    }
+    assert bot.execute(
+        "select success_count, failure_count, last_triggered_at is not null from bridge.webhooks"
+    ).fetchone() == (1, 0, True)
+
+
+async def _hang_up(_request: Request, stream: trio.SocketStream) -> None:
+    await stream.aclose()
+
+
+async def _garbage(_request: Request, stream: trio.SocketStream) -> None:
+    await stream.send_all(b"SSH-2.0-OpenSSH_9.2\r\n" * 10)
+
+
+async def _hang(_request: Request, _stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+async def _drip(_request: Request, stream: trio.SocketStream) -> None:
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    while True:
+        await stream.send_all(b".")
+        await trio.sleep(0.1)
+
+
+async def _endless_headers(_request: Request, stream: trio.SocketStream) -> None:
+    await stream.send_all(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        await stream.send_all(b"X-Header: value\r\n" * 100)
+
+
+async def _broken_off(_request: Request, stream: trio.SocketStream) -> None:
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npartial")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "error"),
+    [
+        (answer("500 Oops", b"sorry"), 500, "HTTP 500"),
+        (answer("404 Not Found"), 404, "HTTP 404"),
+        (
+            answer("302 Found", headers=("Location: /elsewhere",)),
+            302,
+            "HTTP 302: redirects are not followed",
+        ),
+        (_hang_up, None, "not HTTP: "),
+        (_garbage, None, "not HTTP: "),
+        (_hang, None, "no complete answer within 1 s"),
+        (_drip, 200, "no complete answer within 1 s"),
+        (_endless_headers, None, "not HTTP: "),
+        (_broken_off, 200, "not HTTP: "),
+    ],
+)
+async def test_a_receiver_that_fails_is_recorded_as_such_and_retried(
+    bridge_url: str, bot: Bot, behaviour: Behaviour, status: int | None, error: str
+) -> None:
+    async with receiving() as receiver, delivering(bridge_url):
+        receiver.behaviours["/bad"] = behaviour
+        bad = add_webhook(bot, receiver.url("/bad"), timeout_seconds=1)
+        good = add_webhook(bot, receiver.url("/good"))
+        [number] = enqueue(bot, bad)
+        # The good one is not kept waiting by the bad one.
+        enqueue(bot, good, count=20)
+        await receiver.until(lambda: len(receiver.at("/good")) == 20)
+        await until(bot, SETTLED)
+    row = delivery(bot, number)
+    assert (row["status"], row["attempt_number"]) == ("pending", 1)
+    assert row["response_status"] == status
+    assert row["error_message"].startswith(error)
+    assert row["next_retry_at"] > row["created_at"]
+    assert receiver.at("/elsewhere") == []
+    assert bot.execute(
+        "select response_status, error_message from bridge.delivery_attempts"
+        " where delivery_id = %s",
+        (number,),
+    ).fetchall() == [(status, row["error_message"])]
+    assert bot.execute(
+        "select success_count, failure_count from bridge.webhooks order by id"
+    ).fetchall() == [(0, 1), (20, 0)]
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("http://127.0.0.1:1/", "cannot connect: "),
+        ("http://does-not-exist.invalid/", "cannot connect: "),
+        ("http://[::1", "not a usable URL: "),
+        ("ftp://127.0.0.1/", "not a usable URL: "),
+        ("http://127.0.0.1:99999/", "cannot connect: "),
+    ],
+)
+async def test_an_address_that_leads_nowhere_is_recorded_as_such(
+    bridge_url: str, bot: Bot, url: str, error: str
+) -> None:
+    async with delivering(bridge_url):
+        [number] = enqueue(bot, add_webhook(bot, url))
+        await until(bot, SETTLED)
+    row = delivery(bot, number)
+    assert (row["status"], row["response_status"]) == ("pending", None)
+    assert row["error_message"].startswith(error)
+
+
+async def test_tls_is_spoken_and_checked(bridge_url: str, bot: Bot) -> None:
+    async with receiving() as receiver, delivering(bridge_url):
+        [number] = enqueue(bot, add_webhook(bot, receiver.url().replace("http:", "https:")))
+        await until(bot, SETTLED)
+    assert delivery(bot, number)["error_message"].startswith("cannot connect: ")
+
+
+async def test_an_endless_answer_is_cut_and_counts_by_its_status(bridge_url: str, bot: Bot) -> None:
+    async def endless(_request: Request, stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            await stream.send_all(b"1000\r\n" + b"y" * 4096 + b"\r\n")
+
+    async with receiving() as receiver, delivering(bridge_url):
+        receiver.behaviours["/endless"] = endless
+        [number] = enqueue(bot, add_webhook(bot, receiver.url("/endless")))
+        await until(bot, SETTLED)
+    row = delivery(bot, number)
+    assert (row["status"], row["response_body"]) == ("success", "y" * ANSWER_BYTES)
+
+
+async def test_an_answer_that_is_no_text_is_kept_as_far_as_it_can_be(
+    bridge_url: str, bot: Bot
+) -> None:
+    bomb = gzip.compress(bytes(10_000_000))
+    async with receiving() as receiver, delivering(bridge_url):
+        receiver.behaviours["/nul"] = answer(body=b"a\x00b\xff")
+        receiver.behaviours["/bomb"] = answer(body=bomb, headers=("Content-Encoding: gzip",))
+        [nul] = enqueue(bot, add_webhook(bot, receiver.url("/nul")))
+        [packed] = enqueue(bot, add_webhook(bot, receiver.url("/bomb")))
+        await until(bot, SETTLED)
+    assert delivery(bot, nul)["response_body"] == "a\ufffdb\ufffd"
+    assert len(delivery(bot, packed)["response_body"]) <= ANSWER_BYTES, "it was not unpacked"
+
+
+async def test_cookies_are_not_kept(bridge_url: str, bot: Bot) -> None:
+    async with receiving() as receiver, delivering(bridge_url):
+        receiver.behaviours["/"] = answer(headers=("Set-Cookie: spy=1; Path=/",))
+        enqueue(bot, add_webhook(bot, receiver.url(), max_concurrency=1), count=3)
+        await receiver.until(lambda: len(receiver.requests) == 3)
+    assert not any("cookie" in map(str.lower, request.headers) for request in receiver.requests)
+
+
+async def test_a_retry_has_the_same_identity_and_then_it_succeeds(
+    bridge_url: str, bot: Bot
+) -> None:
+    answers = iter([answer("503 Busy"), answer("500 Oops"), answer()])
+
+    async def recovering(request: Request, stream: trio.SocketStream) -> None:
+        await next(answers)(request, stream)
+
+    async with receiving() as receiver, delivering(bridge_url, schedule=(0, 0, 0, 0)):
+        receiver.behaviours["/"] = recovering
+        [number] = enqueue(bot, add_webhook(bot, receiver.url()))
+        await until(bot, "count(*) = 1 from bridge.delivery_log")
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
+    row = delivery(bot, number)
+    assert (row["status"], row["attempt_number"], row["error_message"]) == ("success", 3, None)
+    assert bot.execute(
+        "select attempt_number, response_status from bridge.delivery_attempts order by 1"
+    ).fetchall() == [(1, 503), (2, 500), (3, 200)]
+
+
+async def test_after_the_last_attempt_the_delivery_has_failed(bridge_url: str, bot: Bot) -> None:
+    async with receiving() as receiver, delivering(bridge_url, schedule=(0, 0)):
+        receiver.behaviours["/"] = answer("500 Oops")
+        [number] = enqueue(bot, add_webhook(bot, receiver.url()))
+        await until(bot, "count(*) = 1 from bridge.delivery_log")
+    row = delivery(bot, number)
+    assert (row["status"], row["attempt_number"], row["error_message"], row["delivered_at"]) == (
+        "failed",
+        2,
+        "HTTP 500",
+        None,
+    )
+    assert bot.execute("select count(*) from bridge.delivery_queue").fetchone() == (0,)
+
+
+async def test_410_disables_the_webhook_and_keeps_its_queue(bridge_url: str, bot: Bot) -> None:
+    async with receiving() as receiver, delivering(bridge_url):
+        receiver.behaviours["/"] = answer("410 Gone")
+        webhook = add_webhook(bot, receiver.url(), max_concurrency=1)
+        [first, *rest] = enqueue(bot, webhook, count=50)
+        await until(bot, "not is_active from bridge.webhooks")
+    assert delivery(bot, first)["status"] == "failed"
+    assert bot.execute("select disabled_reason from bridge.webhooks").fetchone() == (
+        "the receiver answered 410 Gone",
+    )
+    assert delivery(bot, rest[-1])["status"] == "pending"
+
+
+async def test_no_more_than_max_concurrency_are_in_flight_to_a_webhook(
+    bridge_url: str, bot: Bot
+) -> None:
+    in_flight, most, release = 0, 0, trio.Event()
+
+    async def counting(request: Request, stream: trio.SocketStream) -> None:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        await release.wait()
+        in_flight -= 1
+        await answer()(request, stream)
+
+    async with receiving() as receiver, delivering(bridge_url):
+        receiver.behaviours["/counting"] = counting
+        webhook = add_webhook(bot, receiver.url("/counting"), max_concurrency=3)
+        enqueue(bot, webhook, count=12)
+        await receiver.until(lambda: in_flight == 3)
+        # Another webhook's deliveries go on while these hang; they also show that the courier
+        # has had its chance to claim more.
+        enqueue(bot, add_webhook(bot, receiver.url("/other")), count=5)
+        await receiver.until(lambda: len(receiver.at("/other")) == 5)
+        release.set()
+        await until(bot, SETTLED)
+    assert most == 3
+
+
+async def test_two_couriers_never_send_the_same_delivery(bridge_url: str, bot: Bot) -> None:
+    async with receiving() as receiver:
+        webhook = add_webhook(bot, receiver.url(), max_concurrency=8)
+        async with delivering(bridge_url), delivering(bridge_url):
+            enqueue(bot, webhook, count=300)
+            await until(bot, SETTLED)
+    sent = [request.headers["webhook-id"] for request in receiver.requests]
+    assert len(sent) == len(set(sent)) == 300
+    assert bot.execute("select success_count from bridge.webhooks").fetchone() == (300,)
+
+
+async def test_a_lease_that_ran_out_is_taken_over_and_its_holder_changes_nothing_any_more(
+    bridge_url: str, bot: Bot
+) -> None:
+    release = trio.Event()
+
+    async def slow_first(request: Request, stream: trio.SocketStream) -> None:
+        if len(receiver.requests) == 1:
+            await release.wait()
+            await answer("500 Oops")(request, stream)
+        else:
+            await answer()(request, stream)
+
+    async with receiving() as receiver:
+        receiver.behaviours["/"] = slow_first
+        async with delivering(bridge_url):
+            [number] = enqueue(bot, add_webhook(bot, receiver.url(), timeout_seconds=20))
+            await receiver.until(lambda: len(receiver.requests) == 1)
+            bot.execute("update bridge.delivery_queue set leased_until = now() - interval '1 s'")
+            async with delivering(bridge_url):
+                await until(bot, "count(*) = 1 from bridge.delivery_log")
+                release.set()
+                await until(bot, "count(*) = 2 from bridge.delivery_attempts")
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [
+        receiver.requests[0].headers["webhook-id"]
+    ] * 2
+    assert delivery(bot, number)["status"] == "success"
+    assert bot.execute("select count(*) from bridge.delivery_queue").fetchone() == (0,)
+
+
+async def test_stopping_ends_what_is_in_flight_and_gives_back_the_rest(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "STOP_SECONDS", 0.5)
+    asked = trio.Event()
+
+    async def ends_in_time(request: Request, stream: trio.SocketStream) -> None:
+        await asked.wait()
+        await answer()(request, stream)
+
+    async with receiving() as receiver:
+        receiver.behaviours["/in-time"] = ends_in_time
+        receiver.behaviours["/never"] = _hang
+        async with delivering(bridge_url) as courier:
+            [in_time] = enqueue(bot, add_webhook(bot, receiver.url("/in-time")))
+            [never] = enqueue(bot, add_webhook(bot, receiver.url("/never"), timeout_seconds=60))
+            await receiver.until(lambda: len(receiver.requests) == 2)
+            courier.stop()
+            asked.set()
+        assert delivery(bot, in_time)["status"] == "success"
+        assert bot.execute(
+            "select id, leased_until, lease_token, attempt_number from bridge.delivery_queue"
+        ).fetchall() == [(never, None, None, 0)]
+
+
+async def test_a_deleted_webhook_takes_its_queue_along(bridge_url: str, bot: Bot) -> None:
+    async with receiving() as receiver:
+        release = trio.Event()
+
+        async def wait(request: Request, stream: trio.SocketStream) -> None:
+            await release.wait()
+            await answer()(request, stream)
+
+        receiver.behaviours["/wait"] = wait
+        async with delivering(bridge_url):
+            enqueue(bot, add_webhook(bot, receiver.url("/wait"), max_concurrency=1), count=3)
+            await receiver.until(lambda: len(receiver.requests) == 1)
+            bot.execute("delete from bridge.webhooks")
+            release.set()
+            [number] = enqueue(bot, add_webhook(bot, receiver.url("/other")))
+            await until(bot, "count(*) = 1 from bridge.delivery_log")
+        assert delivery(bot, number)["status"] == "success"
+        assert len(receiver.at("/wait")) == 1
+
+
+async def test_the_database_lost_while_sending_loses_no_result(bridge_url: str, bot: Bot) -> None:
+    async def cut(request: Request, stream: trio.SocketStream) -> None:
+        bot.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and application_name = 'pgbridge'"
+        )
+        await answer()(request, stream)
+
+    async with receiving() as receiver:
+        receiver.behaviours["/"] = cut
+        async with delivering(bridge_url):
+            enqueue(bot, add_webhook(bot, receiver.url()), count=5)
+            await until(bot, "count(*) = 5 from bridge.delivery_log")
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 5
+
+
+async def test_a_missing_partition_is_made_and_the_result_is_kept(
+    bridge_url: str, bot: Bot
+) -> None:
+    partitions = bot.execute(
+        "select inhrelid::regclass::text from pg_inherits"
+        " where inhparent = 'bridge.delivery_log_success'::regclass"
+    ).fetchall()
+    for (partition,) in partitions:
+        bot.execute(f"drop table {partition}".encode())
+    async with receiving() as receiver, delivering(bridge_url):
+        [number] = enqueue(bot, add_webhook(bot, receiver.url()))
+        await until(bot, SETTLED)
+    assert delivery(bot, number)["status"] == "success"
+    assert len(receiver.requests) == 1
+
+
+async def test_a_payload_that_cannot_be_sent_is_one_deliverys_trouble(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with receiving() as receiver, delivering(bridge_url):
+        webhook = add_webhook(bot, receiver.url())
+        [deep] = enqueue(bot, webhook, "[" * 3000 + "]" * 3000)
+        [fine] = enqueue(bot, webhook)
+        await until(bot, SETTLED)
+    assert delivery(bot, fine)["status"] == "success"
+    assert bot.execute(
+        "select status, error_message like 'cannot be sent: RecursionError%%'"
+        " from bridge.webhook_deliveries where id = %s",
+        (deep,),
+    ).fetchone() == ("pending", True)

@@ -1,0 +1,95 @@
+"""A receiver that does what a test tells it to, and remembers what it was sent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import h11
+import trio
+
+
+@dataclass(frozen=True)
+class Request:
+    """What arrived."""
+
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+
+#: Gets the request and the connection, and answers as it likes; returning hangs up.
+Behaviour = Callable[[Request, trio.SocketStream], Awaitable[None]]
+
+
+def answer(status: str = "200 OK", body: bytes = b"ok", headers: tuple[str, ...] = ()) -> Behaviour:
+    """Return the behaviour of a receiver that answers at once."""
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+
+    async def behave(_request: Request, stream: trio.SocketStream) -> None:
+        await stream.send_all("\r\n".join([*head, "", ""]).encode() + body)
+
+    return behave
+
+
+@dataclass
+class Receiver:
+    """A running receiver. ``behaviours`` maps a path to what happens there; others answer 200."""
+
+    port: int
+    behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def url(self, path: str = "/") -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def at(self, path: str) -> list[Request]:
+        """Return the requests that came to a path."""
+        return [request for request in self.requests if request.target == path]
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds; it is looked at after every request."""
+        while not holds():
+            await self.changed.wait()
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            try:
+                request = await _read(stream)
+                self.requests.append(request)
+                self.changed.set()
+                self.changed = trio.Event()
+                await self.behaviours.get(request.target, answer())(request, stream)
+            except (trio.BrokenResourceError, h11.RemoteProtocolError):
+                pass  # The sender hung up.
+
+
+async def _read(stream: trio.SocketStream) -> Request:
+    connection = h11.Connection(h11.SERVER)
+    head: h11.Request | None = None
+    body = b""
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(bytes(await stream.receive_some()))
+        elif isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += bytes(event.data)
+        else:
+            assert head is not None
+            headers = {name.decode(): value.decode() for name, value in head.headers}
+            return Request(head.target.decode(), headers, body)
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[Receiver]:
+    """Run a receiver on a free port."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    receiver = Receiver(listeners[0].socket.getsockname()[1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, receiver.serve, listeners)
+        yield receiver
+        nursery.cancel_scope.cancel()
