@@ -115,6 +115,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
                     accepting.start_soon(front.accept, listeners, connections)
                     announce(_address(settings, listeners))
+                    if settings.token is None:
+                        log.info("no_static_token", valid="those of `pgbridge token create`")
                     number = await anext(signals)
                     log.info("stopping", signal=signal.Signals(number).name)
                     # First no more clients and no more work, then the clients; deliveries in

@@ -98,8 +98,6 @@ def run() -> None:
     from bridge.logs import configure_logs
 
     configure_logs()
-    if settings.token is None:
-        _say("BRIDGE_TOKEN is not set: only tokens made by `pgbridge token create` are valid")
     try:
         trio.run(serve, settings, _announce, strict_exception_groups=True)
     except* StartError as errors:

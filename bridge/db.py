@@ -152,6 +152,9 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
     Raises:
         DatabaseUnavailable: the database cannot be reached with this URL.
     """
+    # What is raised inside the loop's context comes out in exception groups; a connection that
+    # cannot be had should not.
+    failure: DatabaseUnavailable | None = None
     async with trio_asyncio.open_loop():
         try:
             with _translated():
@@ -163,12 +166,15 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
                     command_timeout=STATEMENT_SECONDS,
                     server_settings=_SESSION,
                 )
-        except (DatabaseError, ValueError) as error:  # refused, or the URL makes no sense
-            raise DatabaseUnavailable(str(error)) from error
-        try:
-            yield Database(url, pool)
-        finally:
-            pool.terminate()
+        except (DatabaseUnavailable, DatabaseError) as error:
+            failure = DatabaseUnavailable(str(error))
+        else:
+            try:
+                yield Database(url, pool)
+            finally:
+                pool.terminate()
+    if failure is not None:
+        raise failure
 
 
 async def _connect(url: str) -> asyncpg.Connection:

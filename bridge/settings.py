@@ -71,6 +71,11 @@ class Settings(BaseSettings):
         scheme = parts.scheme.split("+", 1)[0]
         if scheme not in ("postgresql", "postgres"):
             raise ValueError("must begin with postgresql://")
+        if "," not in parts.netloc:  # several hosts have several ports
+            try:
+                _ = parts.port
+            except ValueError:
+                raise ValueError("has a port that is not a number up to 65535") from None
         return urlunsplit(parts._replace(scheme="postgresql")) if parts.netloc else url
 
     @field_validator("cors_origins", mode="before")

@@ -196,8 +196,7 @@ class Ledger:
         for place, account in places.items():
             lines += [f"{place}: {' '.join(key)} never came" for key in account.missing_keys()]
             lines += [
-                f"{place}: {' '.join(key)} was not expected"
-                for key in account.unexpected_keys()
+                f"{place}: {' '.join(key)} was not expected" for key in account.unexpected_keys()
             ]
         return lines[:most]
 

@@ -45,7 +45,9 @@ _DATABASE = "shop"
 _TABLES = Path(__file__).with_name("bot.sql")
 #: The demo's webhooks: the name of each, and what it subscribes to.
 _WEBHOOKS = {"everything": "*", "payments": "payment.completed"}
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else it runs under nohup
+    _SIGNALS.append(signal.SIGHUP)
 
 
 class DemoError(Exception):

@@ -113,9 +113,11 @@ def dump_schema(server: EmbeddedPostgres) -> Callable[..., str]:
     """What ``pg_dump --schema-only`` writes of a database, without what differs at every run."""
 
     def dump(url: str, *options: str) -> str:
-        command = [server.bin / "pg_dump", "--schema-only", *options, url]
+        command = [str(server.bin / "pg_dump"), "--schema-only", *options, url]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        kept = [line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unres"))]
+        kept = [
+            line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unres"))
+        ]
         return "\n".join(kept) + "\n"
 
     return dump

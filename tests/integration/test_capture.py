@@ -85,7 +85,8 @@ def test_a_user_whose_activity_changes_is_not_announced(shop: Shop) -> None:
 
 def test_every_user_of_one_statement_is_announced_in_its_order(shop: Shop) -> None:
     shop.execute(
-        "insert into public.users (auth_type, telegram_id) select 'telegram', generate_series(1, 500)"
+        "insert into public.users (auth_type, telegram_id)"
+        " select 'telegram', generate_series(1, 500)"
     )
     announced = [payload["telegram_id"] for payload in shop.payloads("user.created")]
     assert announced == list(range(1, 501))
@@ -287,7 +288,8 @@ def test_a_ticket_and_message_of_one_statement_each_are_told_apart(shop: Shop) -
     with shop.transaction():
         ticket = shop.ticket()
         shop.execute(
-            "insert into public.ticket_messages (ticket_id, user_id, message_text, is_from_admin, has_media)"
+            "insert into public.ticket_messages"
+            " (ticket_id, user_id, message_text, is_from_admin, has_media)"
             " values (%s, 1, 'first', false, true), (%s, 1, 'second', true, false)",
             ticket,
             ticket,

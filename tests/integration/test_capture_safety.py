@@ -79,9 +79,7 @@ def install_rules(url: str, rules: Sequence[Rule]) -> None:
 @pytest.fixture
 def clerk(shop: Shop) -> Iterator[Shop]:
     """A shop at work with a role that has rights on its own four tables, and on nothing else."""
-    shop.execute(
-        "do $$ begin create role clerk; exception when duplicate_object then null; end $$"
-    )
+    shop.execute("do $$ begin create role clerk; exception when duplicate_object then null; end $$")
     shop.execute("grant usage on schema public to clerk")
     shop.execute("grant select, insert, update, delete on all tables in schema public to clerk")
     shop.execute("grant usage on all sequences in schema public to clerk")
@@ -154,10 +152,10 @@ def test_nothing_that_the_applications_role_can_create_diverts_events(shop: Shop
         "create function evil.left(text, integer) returns text language sql as $$select 'evil'$$",
         "create function evil.pg_notify(text, text) returns void language sql as 'select 1 / 0'",
         "create function evil.ring() returns void language sql as 'select 1 / 0'",
-        "create function pg_temp.left(text, integer) returns text language sql as $$select 'evil'$$",
+        "create function pg_temp.left(text, int) returns text language sql as $$select 'evil'$$",
         "create function evil.eq(varchar, text) returns boolean language sql as 'select false'",
         "create operator evil.= (leftarg = varchar, rightarg = text, function = evil.eq)",
-        "create function evil.never(integer, integer) returns boolean language sql as 'select false'",
+        "create function evil.never(int, int) returns boolean language sql as 'select false'",
         "create operator evil.= (leftarg = integer, rightarg = integer, function = evil.never)",
         "set search_path = evil, pg_temp, public, pg_catalog",
     ):
@@ -434,12 +432,11 @@ when = "$capture$a$capture$ <> $_capture$a$_capture$ or true -- or not"
 def test_hostile_names_and_expressions_are_quoted(empty_url: str) -> None:
     with psycopg.connect(empty_url, autocommit=True) as connection:
         connection.execute(
-            'create table public."My ""Table""" ("select" text primary key, "we""ird" int, "Ключ" text)'
+            'create table public."My ""Table"""'
+            ' ("select" text primary key, "we""ird" int, "Ключ" text)'
         )
         install_rules(empty_url, parse_rules(HOSTILE_RULES))
-        connection.execute(
-            "insert into public.\"My \"\"Table\"\"\" values ('k''', 7, 'з')"
-        )
+        connection.execute("insert into public.\"My \"\"Table\"\"\" values ('k''', 7, 'з')")
         rows = connection.execute("select event_type, payload from bridge.outbox").fetchall()
     assert rows == [
         (
@@ -459,7 +456,8 @@ def test_a_payload_may_have_more_fields_than_a_function_has_arguments(empty_url:
     names = [f"field_{number}" for number in range(230)]
     payload = "\n".join(f"{name} = '{number}'" for number, name in enumerate(names))
     rules = parse_rules(
-        f"[[capture]]\nevent = 'wide'\ntable = 'public.t'\non = 'delete'\n[capture.payload]\n{payload}"
+        "[[capture]]\nevent = 'wide'\ntable = 'public.t'\non = 'delete'\n"
+        f"[capture.payload]\n{payload}"
     )
     with psycopg.connect(empty_url, autocommit=True) as connection:
         connection.execute("create table public.t (id int primary key)")
@@ -474,14 +472,13 @@ def test_a_payload_may_have_more_fields_than_a_function_has_arguments(empty_url:
 def test_a_note_with_a_key_that_no_index_takes_does_not_stop_the_application(
     empty_url: str,
 ) -> None:
-    rules = parse_rules(
-        "[[note]]\ntopic = 'seen'\ntable = 'public.t'\non = 'insert'\nkey = 'name'"
-    )
+    rules = parse_rules("[[note]]\ntopic = 'seen'\ntable = 'public.t'\non = 'insert'\nkey = 'name'")
     with psycopg.connect(empty_url, autocommit=True) as connection:
         connection.execute("create table public.t (name text)")
         install_rules(empty_url, rules)
         connection.execute(
-            "insert into public.t select string_agg(md5(i::text), '') from generate_series(1, 500) i"
+            "insert into public.t"
+            " select string_agg(md5(i::text), '') from generate_series(1, 500) i"
         )
         connection.execute("insert into public.t values (null), ('short')")
         assert connection.execute("select key from bridge.transaction_notes").fetchall() == [

@@ -12,6 +12,7 @@ import pytest
 
 from bridge import assets
 from bridge.capture import install
+from bridge.capture.migrate import Step
 from bridge.capture.rules import CaptureRule, Rule, load_preset
 from tests.conftest import init
 from tests.integration.conftest import Shop
@@ -34,7 +35,7 @@ def plan(url: str, rules: Iterable[Rule] | None = None) -> install.Plan:
         return install.plan(connection, [*(rules or load_preset("telegram-shop"))])
 
 
-def apply(url: str, steps: Iterable[install.Step], *, lock_timeout_seconds: float = 1.0) -> None:
+def apply(url: str, steps: Iterable[Step], *, lock_timeout_seconds: float = 1.0) -> None:
     with install.connect(url) as connection:
         install.apply(
             connection,
@@ -176,7 +177,10 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(
     before = dump_schema(bridge_url)
     add_migrations(
         monkeypatch,
-        ("9001_fail_late.sql", "create table bridge.half (); select 1 / 0; create table bridge.x ();"),
+        (
+            "9001_fail_late.sql",
+            "create table bridge.half (); select 1 / 0; create table bridge.x ();",
+        ),
     )
     with pytest.raises(install.InstallError, match="migration 9001: fail late: division by zero"):
         init(bridge_url)
@@ -248,7 +252,9 @@ def test_uninstall_copes_with_tables_and_triggers_that_went_before(bridge_url: s
         connection.execute("drop function bridge.capture_user_created() cascade")
     uninstall(bridge_url)
     with psycopg.connect(bridge_url) as connection:
-        row = connection.execute("select count(*) from pg_trigger where not tgisinternal").fetchone()
+        row = connection.execute(
+            "select count(*) from pg_trigger where not tgisinternal"
+        ).fetchone()
         assert row == (0,)
         assert connection.execute("select to_regnamespace('bridge')").fetchone() == (None,)
 

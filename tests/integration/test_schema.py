@@ -26,7 +26,7 @@ def migrated_schema(server: EmbeddedPostgres, url: str) -> str:
     with install.connect(url) as connection:
         steps = plan_migrations(connection)
         install.apply(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
-    command = [server.bin / "pg_dump", "--schema-only", "--schema=bridge", "--no-owner", url]
+    command = [str(server.bin / "pg_dump"), "--schema-only", "--schema=bridge", "--no-owner", url]
     dumped = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     # The preamble of settings, the versions and pg_dump's own headings are no part of the schema.
     noise = ("--", "SET ", "SELECT pg_catalog.set_config", "\\restrict", "\\unrestrict")

@@ -93,14 +93,12 @@ def test_what_is_no_pattern_is_refused(text: str) -> None:
 def test_the_database_knows_the_same_patterns(bridge_url: str) -> None:
     with psycopg.connect(bridge_url, autocommit=True) as connection:
 
-        @settings(
-            deadline=None, max_examples=50, suppress_health_check=[HealthCheck.nested_given]
-        )
+        @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.nested_given])
         @given(st.lists(TYPES, min_size=1, max_size=20))
         def same(event_types: list[str]) -> None:
             rows = connection.execute(
-                "select bridge.patterns_matching(t) from unnest(%s::text[]) with ordinality u (t, n)"
-                " order by n",
+                "select bridge.patterns_matching(t)"
+                " from unnest(%s::text[]) with ordinality u (t, n) order by n",
                 [event_types],
             ).fetchall()
             assert [row[0] for row in rows] == [patterns_matching(kind) for kind in event_types]

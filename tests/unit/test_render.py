@@ -49,7 +49,7 @@ def test_a_value_that_is_a_column_is_that_column_and_any_other_is_sql() -> None:
     for line in (
         "'a', new.\"name\"",
         "'b', new.\"select\"",
-        "'c', new.\"we\"\"ird\"",
+        '\'c\', new."we""ird"',
         "'d', new.\"new.id\"",
         "'e', old.name || 'x'",
     ):

@@ -73,7 +73,7 @@ def test_a_table_is_named_as_sql_names_it(table: str) -> None:
         ("table = 'public.users; drop'", "[[capture]] user.created: table: must be schema"),
         ("table = 'public.us ers'", "[[capture]] user.created: table: must be schema"),
         ("table = 'a.b.c'", "[[capture]] user.created: table: must be schema"),
-        ("table = 'public.\"a\"b\"'", "[[capture]] user.created: table: must be schema"),
+        ('table = \'public."a"b"\'', "[[capture]] user.created: table: must be schema"),
         ("on = 'truncate'", "[[capture]] user.created: on.0: Input should be 'insert', 'update'"),
         ("on = []", "[[capture]] user.created: on: must name one operation or more"),
         (
@@ -86,7 +86,10 @@ def test_a_table_is_named_as_sql_names_it(table: str) -> None:
         ("event = 5", "[[capture]] 5: event: Input should be a valid string"),
         ("payload = { id = 5 }", "[[capture]] user.created: payload.id: Input should be a valid"),
         ("payload = 'id'", "[[capture]] user.created: payload: Input should be a valid dictionary"),
-        ("deferred = 'when'", "[[capture]] user.created: deferred: Input should be a valid boolean"),
+        (
+            "deferred = 'when'",
+            "[[capture]] user.created: deferred: Input should be a valid boolean",
+        ),
         ("columns = ['id']", "[[capture]] user.created: columns: Extra inputs are not permitted"),
     ],
 )
@@ -120,7 +123,9 @@ def test_a_single_table_in_place_of_a_list_is_explained(text: str) -> None:
     "other", ["user.created", "user_created", "User-Created", "user.created".upper()]
 )
 def test_two_rules_that_would_share_a_trigger_are_refused(other: str) -> None:
-    with pytest.raises(RuleError, match=rf"^rules 'user.created' and '{other}' have the same name$"):
+    with pytest.raises(
+        RuleError, match=rf"^rules 'user.created' and '{other}' have the same name$"
+    ):
         parse_rules(RIGHT + with_line(f"event = '{other}'"))
 
 
@@ -131,7 +136,7 @@ def test_names_that_are_cut_to_the_same_are_refused() -> None:
 
 
 def test_what_is_no_toml_is_said_to_be_none() -> None:
-    with pytest.raises(RuleError, match=r"^not TOML: .*line 1"):
+    with pytest.raises(RuleError, match=r"^not TOML: Expected"):
         parse_rules("[[capture")
 
 

@@ -1,0 +1,150 @@
+"""The wheel is whole: what it holds is enough to install pgbridge into a database."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import psycopg
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+RENDER = """
+import sys
+from importlib.resources import files
+from bridge import assets
+from bridge.capture.rules import load_preset
+from bridge.capture.render import Table, render
+
+assert str(files("bridge")).startswith(sys.prefix), files("bridge")
+assert len(assets.migrations()) >= 4
+rules = load_preset("telegram-shop")
+for position, rule in enumerate(rules, start=1):
+    rendered = render(rule, Table(frozenset({"id"})), position)
+    print(rendered.function_sql)
+"""
+
+INSTALL = """
+import sys
+from bridge.capture import install
+from bridge.capture.rules import load_preset
+
+with install.connect(sys.argv[1]) as connection:
+    steps = install.plan(connection, load_preset("telegram-shop")).steps
+    install.apply(connection, steps, lock_timeout_seconds=1.0, report=print)
+"""
+
+
+def run(*command: object, cwd: Path) -> str:
+    # Nothing that would put the checkout, or anybody's settings, in the way.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "BRIDGE_", "DATABASE_URL", "PIP_"))
+    }
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this checkout without a network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(
+        *(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT),
+        cwd=folder,
+    )
+    [built] = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel, which borrows the dependencies of the one that runs this."""
+    home = tmp_path_factory.mktemp("venv")
+    venv.create(home, with_pip=False, symlinks=True)
+    python = home / "bin" / "python"
+    packages = Path(
+        run(
+            python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home
+        ).strip()
+    )
+    run(
+        *(sys.executable, "-m", "pip", "--python", python, "install"),
+        *("--quiet", "--no-deps", "--no-index", "--no-warn-script-location", wheel),
+        cwd=home,
+    )
+    # Of a folder that is named in a .pth file, Python does not read the .pth files: an editable
+    # pgbridge among the borrowed packages stays out of sight.
+    borrowed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (packages / "borrowed.pth").write_text("\n".join(sorted(borrowed)) + "\n")
+    return python
+
+
+def test_the_wheel_holds_the_code_its_sql_and_its_templates_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {
+        f"{inside}{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, inside in [
+            ("bridge", "bridge/"),
+            ("sql", "bridge/_sql/"),
+            ("templates", "bridge/_templates/"),
+        ]
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert held == expected
+    assert "bridge/_sql/migrations/0001_create_capture.sql" in held
+    assert "bridge/_templates/presets/telegram-shop.toml" in held
+
+
+def test_the_wheel_names_its_licence_command_and_python(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        [entry_points] = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+        [metadata] = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        assert "pgbridge = bridge.cli:main" in archive.read(entry_points).decode()
+        text = archive.read(metadata).decode()
+        assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+    assert "\nRequires-Python: >=3.11\n" in text
+    assert "\nLicense-Expression: MIT\n" in text
+
+
+def test_an_installed_wheel_renders_its_rules_without_the_checkout(
+    clean_python: Path, tmp_path: Path
+) -> None:
+    rendered = run(clean_python, "-c", RENDER, cwd=tmp_path)
+    assert rendered.count("create or replace function bridge.capture_") == 8
+
+
+def test_an_installed_wheel_installs_pgbridge_into_a_database(
+    clean_python: Path, tmp_path: Path, bot_url: str
+) -> None:
+    run(clean_python, "-c", INSTALL, bot_url, cwd=tmp_path)
+    with psycopg.connect(bot_url) as connection:
+        row = connection.execute("select count(*) from bridge.capture_rules").fetchone()
+    assert row == (8,)
+
+
+def test_the_command_of_an_installed_wheel_shows_what_it_would_run(
+    clean_python: Path, tmp_path: Path, bot_url: str
+) -> None:
+    command = clean_python.parent / "pgbridge"
+    script = run(
+        *("/usr/bin/env", f"BRIDGE_DATABASE_URL={bot_url}", command, "init", "--dry-run"),
+        cwd=tmp_path,
+    )
+    assert "create schema bridge;" in script
+    with psycopg.connect(bot_url, autocommit=True) as connection:
+        connection.execute(script.encode())
+        row = connection.execute("select count(*) from bridge.capture_rules").fetchone()
+    assert row == (8,)

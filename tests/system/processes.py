@@ -1,0 +1,124 @@
+"""``pgbridge`` as its users run it: a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+from trio_websocket import WebSocketConnection, open_websocket_url
+
+TOKEN = "the-test-token"
+
+
+def environment(url: str | None, **settings: object) -> dict[str, str]:
+    """Return an environment with these settings and no others: BRIDGE_<NAME>."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BRIDGE_", "PG")) and name != "DATABASE_URL"
+    }
+    given = {f"BRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
+    if url is not None:
+        given["BRIDGE_DATABASE_URL"] = url
+    # Whoever runs the tests may have a pgbridge.toml where they are.
+    return {**inherited, "BRIDGE_CONFIG": "", **given}
+
+
+def pgbridge(
+    *arguments: str, url: str | None, timeout: float = 30, **settings: object
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "bridge", *arguments],
+        env=environment(url, **settings),
+        cwd=tempfile.gettempdir(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@dataclass
+class Bridge:
+    """A running ``pgbridge run``."""
+
+    process: trio.Process
+    port: int
+    log: Path
+
+    @property
+    def stream_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws?token={TOKEN}"
+
+    @property
+    def rest_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def kill(self) -> None:
+        """End it as ``kill -9`` does."""
+        self.process.kill()
+        await self.process.wait()
+
+    async def terminate(self, within: float = 10.0) -> int:
+        """Send SIGTERM, and return the exit code it gives within that many seconds."""
+        self.process.send_signal(signal.SIGTERM)
+        with trio.fail_after(within):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def running(url: str, *, port: int = 0, **settings: object) -> AsyncIterator[Bridge]:
+    """Run a bridge until the end of the context; yields when it serves."""
+    with tempfile.NamedTemporaryFile(prefix="pgbridge-", suffix=".log") as log:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "bridge", "run"],
+            env=environment(url, port=port, token=TOKEN, **settings),
+            cwd=tempfile.gettempdir(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+        assert process.stdout is not None
+        async with process.stdout:
+            try:
+                with trio.fail_after(20):
+                    line = await _line(process.stdout)
+                if not line:
+                    raise AssertionError(
+                        f"it did not start: {await trio.Path(log.name).read_text()}"
+                    )
+                address = line.split("http://", 1)[1].split(" ", 1)[0]
+                yield Bridge(process, int(address.rsplit(":", 1)[1]), Path(log.name))
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+
+
+async def _line(stream: trio.abc.ReceiveStream) -> str:
+    received = b""
+    while not received.endswith(b"\n"):
+        more = await stream.receive_some()
+        if not more:
+            break
+        received += more
+    return received.decode()
+
+
+@asynccontextmanager
+async def listening(bridge: Bridge) -> AsyncIterator[WebSocketConnection]:
+    """Connect to the stream, and take the welcome."""
+    async with open_websocket_url(bridge.stream_url, message_queue_size=10_000) as client:
+        assert '"connected"' in str(await client.get_message())
+        yield client

@@ -1,0 +1,148 @@
+"""Whatever is wrong, the command says it in one line and ends with the right code."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from bridge.demo.postgres import EmbeddedPostgres
+from tests.system.processes import pgbridge
+
+NOWHERE = "postgresql://nobody:hunter2@127.0.0.1:1/nothing"
+DATABASE_COMMANDS = [
+    ("init",),
+    ("init", "--dry-run"),
+    ("uninstall", "--yes"),
+    ("run",),
+    ("token", "create", "--name", "x"),
+    ("token", "list"),
+    ("token", "revoke", "1"),
+]
+
+
+def complaint(result: subprocess.CompletedProcess[str], code: int) -> str:
+    """Return the one line that the command complained in."""
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("pgbridge: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", DATABASE_COMMANDS, ids=" ".join)
+def test_a_database_that_is_not_there(command: tuple[str, ...]) -> None:
+    line = complaint(pgbridge(*command, url=NOWHERE), 1)
+    assert "cannot connect to the database" in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("command", [("init",), ("run",)], ids=" ".join)
+def test_a_database_that_does_not_exist(command: tuple[str, ...], server: EmbeddedPostgres) -> None:
+    line = complaint(pgbridge(*command, url=server.url("no_such_database")), 1)
+    assert 'database "no_such_database" does not exist' in line
+
+
+@pytest.mark.parametrize("command", DATABASE_COMMANDS, ids=" ".join)
+def test_no_database_url(command: tuple[str, ...]) -> None:
+    line = complaint(pgbridge(*command, url=None), 2)
+    assert "BRIDGE_DATABASE_URL is not set" in line
+
+
+@pytest.mark.parametrize("url", ["mysql://localhost/x", "localhost", "postgresql://host:port/x"])
+@pytest.mark.parametrize("command", [("init",), ("run",)], ids=" ".join)
+def test_a_database_url_that_is_none(command: tuple[str, ...], url: str) -> None:
+    assert "BRIDGE_DATABASE_URL" in complaint(pgbridge(*command, url=url), 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("port", "eighty"), ("port", 70000), ("poll_seconds", 0), ("retry_schedule", "1,x")],
+)
+def test_a_setting_that_is_wrong(name: str, value: object) -> None:
+    line = complaint(pgbridge("run", url=NOWHERE, **{name: value}), 2)
+    assert f"BRIDGE_{name.upper()}" in line
+
+
+def test_a_configuration_file_that_is_missing_or_wrong(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.toml"
+    assert str(missing) in complaint(pgbridge("run", url=NOWHERE, config=missing), 2)
+    for text in ("this is not TOML", "colour = 'blue'", "port = 'x'"):
+        wrong = tmp_path / "pgbridge.toml"
+        wrong.write_text(text)
+        complaint(pgbridge("run", url=NOWHERE, config=wrong), 2)
+
+
+def test_wrong_usage() -> None:
+    for arguments in (
+        ("fly",),
+        ("init", "--wet-run"),
+        ("token", "create"),
+        ("demo", "--seconds", "x"),
+    ):
+        result = pgbridge(*arguments, url=NOWHERE)
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+    line = complaint(pgbridge("token", "create", "--name", "x", "--scope", "all", url=NOWHERE), 2)
+    assert "events:read" in line
+
+
+def test_the_applications_tables_are_missing(empty_url: str) -> None:
+    for command in (("init",), ("init", "--dry-run")):
+        line = complaint(pgbridge(*command, url=empty_url), 1)
+        assert "table public.tickets is not in this database" in line
+    with psycopg.connect(empty_url) as connection:
+        assert connection.execute("select to_regnamespace('bridge')").fetchone() == (None,)
+
+
+def test_a_database_that_was_not_initialised(bot_url: str) -> None:
+    for command in (("run",), ("token", "list"), ("token", "create", "--name", "x")):
+        assert "pgbridge init" in complaint(pgbridge(*command, url=bot_url), 1)
+    result = pgbridge("uninstall", "--yes", url=bot_url)
+    assert (result.returncode, result.stderr) == (
+        0,
+        "pgbridge is not installed in this database\n",
+    )
+
+
+def test_a_role_without_rights(bot_url: str, bridge_url: str) -> None:
+    with psycopg.connect(bot_url, autocommit=True) as connection:
+        connection.execute("drop role if exists nobody_special")
+        connection.execute("create role nobody_special login")
+    for command, url in [
+        (("init",), bot_url),
+        (("run",), bridge_url),
+        (("token", "list"), bridge_url),
+        (("uninstall", "--yes"), bridge_url),
+    ]:
+        weak = url.replace("postgres:@", "nobody_special:@")
+        assert "permission denied" in complaint(pgbridge(*command, url=weak), 1)
+
+
+def test_a_port_in_use(bridge_url: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = complaint(pgbridge("run", url=bridge_url, port=port, token="t"), 1)
+    assert f"cannot listen on 127.0.0.1:{port}" in line
+
+
+def test_a_host_that_is_not_ours(bridge_url: str) -> None:
+    line = complaint(pgbridge("run", url=bridge_url, host="192.0.2.1", token="t"), 1)
+    assert "cannot listen on 192.0.2.1:8080" in line
+
+
+def test_a_database_of_a_newer_pgbridge(bridge_url: str, bot: psycopg.Connection[object]) -> None:
+    bot.execute("insert into bridge.migrations (version, name, checksum) values (9999, 'x', 'y')")
+    for command in (("init",), ("run",)):
+        assert "newer" in complaint(pgbridge(*command, url=bridge_url), 1)
+
+
+def test_a_database_of_an_older_pgbridge(bridge_url: str, bot: psycopg.Connection[object]) -> None:
+    bot.execute("delete from bridge.migrations where version > 1")
+    assert "run: pgbridge init" in complaint(pgbridge("run", url=bridge_url), 1)

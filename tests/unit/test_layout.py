@@ -1,0 +1,126 @@
+"""The files around the code fit together."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bridge import assets
+
+ROOT = Path(__file__).parents[2]
+CODE = "\n".join(path.read_text("utf-8") for path in (ROOT / "bridge").rglob("*.py"))
+QUERIES = sorted(path.stem for path in (ROOT / "sql" / "queries").iterdir())
+MIGRATIONS = [name for name, _ in assets.migrations()]
+
+
+# --- SQL
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_every_query_is_asked_for_by_its_name(name: str) -> None:
+    assert f'"{name}"' in CODE
+
+
+def test_every_query_that_is_asked_for_is_there() -> None:
+    called = re.findall(r"\b(?:fetch|fetch_one|fetch_value|query)\(\s*\"(\w+)\"", CODE)
+    assert called
+    assert sorted(set(called) - set(QUERIES)) == []
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_every_query_begins_with_what_it_is_for(name: str) -> None:
+    assert assets.query(name).startswith("-- ")
+
+
+def test_migrations_are_numbered_without_a_gap_and_named_by_a_verb_phrase() -> None:
+    assert [name[:4] for name in MIGRATIONS] == [
+        f"{number:04}" for number in range(1, len(MIGRATIONS) + 1)
+    ]
+    assert [
+        name for name in MIGRATIONS if not re.fullmatch(r"\d{4}(_[a-z0-9]+){2,}\.sql", name)
+    ] == []
+
+
+# --- the lock
+
+
+def test_every_package_of_the_lock_is_pinned_exactly_and_once() -> None:
+    lines = (ROOT / "tests" / "constraints.txt").read_text("utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert len(pins) > 20
+    assert [
+        pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.+!]*", pin)
+    ] == []
+    names = [re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins]
+    assert len(names) == len(set(names))
+
+
+def test_the_lock_has_everything_that_pyproject_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    asked = [*project["dependencies"], *(name for extra in extras for name in extra)]
+    normal = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=;! ]", name)[0]).lower() for name in asked}
+    lock = (ROOT / "tests" / "constraints.txt").read_text("utf-8")
+    locked = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lock.splitlines()}
+    assert normal - locked == set(), "run make lock"
+
+
+# --- the container
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    return parsed
+
+
+def test_the_bridge_waits_for_init_and_is_watched(compose: dict[str, Any]) -> None:
+    bridge = compose["services"]["bridge"]
+    assert bridge["depends_on"]["init"] == {"condition": "service_completed_successfully"}
+    assert "/readyz" in " ".join(bridge["healthcheck"]["test"])
+    assert bridge["restart"] == "unless-stopped"
+    assert compose["services"]["init"]["command"] == ["init"]
+
+
+def test_the_database_of_the_composition_is_an_option_and_not_published(
+    compose: dict[str, Any],
+) -> None:
+    postgres = compose["services"]["postgres"]
+    assert postgres["profiles"] == ["postgres"]
+    assert "ports" not in postgres
+    for service in ("init", "bridge"):
+        waits = compose["services"][service]["depends_on"]["postgres"]
+        assert waits == {"condition": "service_healthy", "required": False}
+        url = compose["services"][service]["environment"]["BRIDGE_DATABASE_URL"]
+        assert url.startswith("${BRIDGE_DATABASE_URL:-")
+
+
+def test_a_bridge_without_a_token_is_not_started_and_not_open_to_the_world(
+    compose: dict[str, Any],
+) -> None:
+    bridge = compose["services"]["bridge"]
+    assert bridge["environment"]["BRIDGE_TOKEN"].startswith("${BRIDGE_TOKEN:?")
+    assert bridge["ports"] == ["${BRIDGE_PUBLISH:-127.0.0.1:8080}:8080"]
+
+
+def test_what_the_image_copies_is_there_and_not_ignored() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
+    kept = {
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+        if line.startswith("!")
+    }
+    copied = [
+        source
+        for line in re.findall(r"^COPY (.*)$", dockerfile, re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
+    assert copied
+    for source in [*copied, *re.findall(r"source=(tests/[^,]*)", dockerfile)]:
+        assert source in kept
+        assert (ROOT / source).exists()
+    assert re.search(r"^USER (?!root|0)", dockerfile, re.MULTILINE)
+    assert 'ENTRYPOINT ["pgbridge"]' in dockerfile

@@ -1,0 +1,197 @@
+"""Settings come from variables and pgbridge.toml; a wrong one is named in one line."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bridge.settings import RETRY_SCHEDULE_SECONDS, Settings, SettingsError, load_settings
+
+URL = "postgresql://bot:hunter2@db.example:5432/bot"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to run in, and an environment that says nothing of ours."""
+    for name in list(os.environ):
+        if name.upper().startswith("BRIDGE_") or name.upper() == "DATABASE_URL":
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refusal(**given: object) -> str:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(**given)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert "hunter2" not in message
+    return message
+
+
+def test_only_the_database_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", URL)
+    settings = load_settings()
+    assert settings.database_url == URL
+    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert settings.token is None
+    assert settings.retry_schedule == RETRY_SCHEDULE_SECONDS
+
+
+def test_without_a_database_the_message_says_what_to_set() -> None:
+    assert refusal() == (
+        "BRIDGE_DATABASE_URL is not set; set it to the application's database, "
+        "postgresql://user:password@host/database"
+    )
+
+
+# --- where a setting comes from
+
+
+def test_the_applications_own_variable_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+    assert load_settings().database_url == URL
+
+
+def test_our_variable_wins_over_the_applications(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://wrong/wrong")
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", URL)
+    assert load_settings().database_url == URL
+
+
+@pytest.mark.parametrize("variable", ["BRIDGE_DATABASE_URL", "DATABASE_URL"])
+def test_a_variable_wins_over_the_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    (home / "pgbridge.toml").write_text(
+        'database_url = "postgresql://file/file"\nport = 9000\nhost = "0.0.0.0"\n'
+    )
+    monkeypatch.setenv(variable, URL)
+    monkeypatch.setenv("BRIDGE_PORT", "9001")
+    settings = load_settings()
+    assert (settings.database_url, settings.port, settings.host) == (URL, 9001, "0.0.0.0")
+
+
+def test_what_the_command_line_gives_wins_over_all(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "pgbridge.toml").write_text('database_url = "postgresql://file/file"\nport = 9000\n')
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", "postgresql://variable/variable")
+    monkeypatch.setenv("BRIDGE_PORT", "9001")
+    settings = load_settings(database_url=URL, port=9002)
+    assert (settings.database_url, settings.port) == (URL, 9002)
+
+
+def test_the_file_alone_is_enough(home: Path) -> None:
+    (home / "pgbridge.toml").write_text(
+        f'database_url = "{URL}"\ntoken = "secret"\nretry_schedule = [0, 1.5]\n'
+        'cors_origins = ["https://a.example", "https://b.example"]\n'
+    )
+    settings = load_settings()
+    assert settings.database_url == URL
+    assert settings.token is not None
+    assert settings.token.get_secret_value() == "secret"
+    assert settings.retry_schedule == (0, 1.5)
+    assert settings.cors_origins == ("https://a.example", "https://b.example")
+
+
+def test_the_file_can_be_anywhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "other.toml").write_text(f'database_url = "{URL}"\n')
+    monkeypatch.setenv("BRIDGE_CONFIG", str(home / "other.toml"))
+    assert load_settings().database_url == URL
+
+
+def test_lists_in_variables_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", URL)
+    monkeypatch.setenv("BRIDGE_RETRY_SCHEDULE", "0, 5,300 ")
+    monkeypatch.setenv("BRIDGE_CORS_ORIGINS", "https://a.example,https://b.example")
+    settings = load_settings()
+    assert settings.retry_schedule == (0, 5, 300)
+    assert settings.cors_origins == ("https://a.example", "https://b.example")
+
+
+def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", "")
+    monkeypatch.setenv("DATABASE_URL", URL)
+    monkeypatch.setenv("BRIDGE_TOKEN", "")
+    settings = load_settings()
+    assert (settings.database_url, settings.token) == (URL, None)
+
+
+# --- the URL
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ("postgresql+asyncpg://u:p@h/d", "postgresql://u:p@h/d"),
+        (
+            "postgresql+psycopg://u:p@h:1/d?sslmode=require",
+            "postgresql://u:p@h:1/d?sslmode=require",
+        ),
+        ("postgres://u:p%40@h/d", "postgresql://u:p%40@h/d"),
+        ("postgresql://u@/d?host=/run/postgresql", "postgresql://u@/d?host=/run/postgresql"),
+        ("postgresql:///d?host=/run/postgresql", "postgresql:///d?host=/run/postgresql"),
+        ("postgresql+asyncpg:///d?host=/run", "postgresql:///d?host=/run"),
+    ],
+)
+def test_a_url_of_sqlalchemys_is_understood(given: str, plain: str) -> None:
+    assert load_settings(database_url=given).database_url == plain
+
+
+@pytest.mark.parametrize("url", ["mysql://u:hunter2@h/d", "db.example", "/bot", "sqlite:///x"])
+def test_a_url_of_another_database_is_refused(url: str) -> None:
+    assert refusal(database_url=url) == "BRIDGE_DATABASE_URL: must begin with postgresql://"
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("BRIDGE_PORT", "http", "BRIDGE_PORT: Input should be a valid integer"),
+        ("BRIDGE_PORT", "65536", "BRIDGE_PORT: Input should be less than or equal to 65535"),
+        ("BRIDGE_POLL_SECONDS", "0", "BRIDGE_POLL_SECONDS: Input should be greater than 0"),
+        ("BRIDGE_RETRY_SCHEDULE", ",", "BRIDGE_RETRY_SCHEDULE: must be one or more seconds"),
+        ("BRIDGE_RETRY_SCHEDULE", "0,-1", "BRIDGE_RETRY_SCHEDULE: must be one or more seconds"),
+        ("BRIDGE_RETRY_SCHEDULE", "now", "BRIDGE_RETRY_SCHEDULE: Input should be a valid number"),
+    ],
+)
+def test_a_variable_that_is_wrong_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", URL)
+    monkeypatch.setenv(variable, value)
+    assert refusal().startswith(said)
+
+
+def test_a_key_that_is_unknown_is_named_with_its_file(home: Path) -> None:
+    (home / "pgbridge.toml").write_text(f'database_url = "{URL}"\nprot = 9000\n')
+    assert refusal() == "pgbridge.toml: unknown key 'prot'"
+
+
+def test_a_file_that_is_no_toml_is_named(home: Path) -> None:
+    (home / "pgbridge.toml").write_text("port 9000")
+    assert refusal().startswith("pgbridge.toml: ")
+
+
+def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_CONFIG", "nowhere.toml")
+    assert refusal() == "BRIDGE_CONFIG names nowhere.toml, and there is no such file"
+
+
+# --- secrets
+
+
+def test_no_secret_shows_in_what_is_printed_of_the_settings() -> None:
+    settings = load_settings(database_url=URL, token="open sesame")
+    for shown in (repr(settings), str(settings)):
+        assert "hunter2" not in shown
+        assert "open sesame" not in shown
+
+
+def test_settings_cannot_change_while_the_bridge_runs() -> None:
+    settings: Settings = load_settings(database_url=URL)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1
