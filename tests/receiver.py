@@ -62,8 +62,12 @@ class Receiver:
                 self.changed.set()
                 self.changed = trio.Event()
                 await self.behaviours.get(request.target, answer())(request, stream)
-            except (trio.BrokenResourceError, h11.RemoteProtocolError):
-                pass  # The sender hung up.
+            except (trio.BrokenResourceError, _HungUpError):
+                pass
+
+
+class _HungUpError(Exception):
+    """The sender hung up before its request was whole."""
 
 
 async def _read(stream: trio.SocketStream) -> Request:
@@ -73,13 +77,17 @@ async def _read(stream: trio.SocketStream) -> Request:
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(bytes(await stream.receive_some()))
+            received = bytes(await stream.receive_some())
+            if not received:
+                raise _HungUpError
+            connection.receive_data(received)
         elif isinstance(event, h11.Request):
             head = event
         elif isinstance(event, h11.Data):
             body += bytes(event.data)
+        elif head is None or isinstance(event, h11.ConnectionClosed):
+            raise _HungUpError
         else:
-            assert head is not None
             headers = {name.decode(): value.decode() for name, value in head.headers}
             return Request(head.target.decode(), headers, body)
 

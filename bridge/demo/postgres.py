@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -41,6 +42,13 @@ class EmbeddedPostgres:
 
         with suppress(NoSuchProcess):
             self._server.stop()
+
+    def crash(self) -> None:
+        """Stop the server as ``pg_ctl stop -m immediate`` does: it has to recover afterwards."""
+        postmaster = self._server.get_postmaster_info().process
+        if postmaster is not None:
+            postmaster.send_signal(signal.SIGQUIT)
+            postmaster.wait(30)
 
     def start(self) -> None:
         """Start it again on the same data."""

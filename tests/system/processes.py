@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
+from trio_websocket import WebSocketConnection, wrap_client_stream
 
 TOKEN = "the-test-token"
 
@@ -33,7 +33,7 @@ def environment(url: str | None, **settings: object) -> dict[str, str]:
 
 
 def pgbridge(
-    *arguments: str, url: str | None, timeout: float = 30, **settings: object
+    *arguments: str, url: str | None, **settings: object
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
@@ -43,7 +43,7 @@ def pgbridge(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=30,
         check=False,
     )
 
@@ -55,10 +55,6 @@ class Bridge:
     process: trio.Process
     port: int
     log: Path
-
-    @property
-    def stream_url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws?token={TOKEN}"
 
     @property
     def rest_url(self) -> str:
@@ -77,12 +73,12 @@ class Bridge:
 
 
 @asynccontextmanager
-async def running(url: str, *, port: int = 0, **settings: object) -> AsyncIterator[Bridge]:
+async def running(url: str, **settings: object) -> AsyncIterator[Bridge]:
     """Run a bridge until the end of the context; yields when it serves."""
     with tempfile.NamedTemporaryFile(prefix="pgbridge-", suffix=".log") as log:
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "bridge", "run"],
-            env=environment(url, port=port, token=TOKEN, **settings),
+            env=environment(url, port=0, token=TOKEN, **settings),
             cwd=tempfile.gettempdir(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -119,6 +115,12 @@ async def _line(stream: trio.abc.ReceiveStream) -> str:
 @asynccontextmanager
 async def listening(bridge: Bridge) -> AsyncIterator[WebSocketConnection]:
     """Connect to the stream, and take the welcome."""
-    async with open_websocket_url(bridge.stream_url, message_queue_size=10_000) as client:
+    # On a stream of our own: trio-websocket's client leaves its socket open when it is cancelled.
+    stream = await trio.open_tcp_stream("127.0.0.1", bridge.port)
+    async with stream, trio.open_nursery() as nursery:
+        client = await wrap_client_stream(
+            nursery, stream, "127.0.0.1", f"/ws?token={TOKEN}", message_queue_size=10_000
+        )
         assert '"connected"' in str(await client.get_message())
         yield client
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,218 @@
+"""The damage that happens in production: killed bridges, a database that stops. Nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+import trio
+
+from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from tests.conftest import BOT_TABLES, init
+from tests.receiver import Receiver, receiving
+from tests.system.processes import listening, running
+
+KILLS = 20
+#: No retry waits: what a fault leaves behind is tried again at once. Leases run out by themselves.
+SETTINGS = {"poll_seconds": 0.2, "retry_schedule": "0,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1"}
+
+
+class Writer:
+    """The bot: signs people up, all the while, and keeps its own list of whom it committed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+        self.committed: list[str] = []
+        #: Commits that got no answer: they may have happened.
+        self.uncertain: list[str] = []
+        self._thread.start()
+
+    def _write(self) -> None:
+        connection: psycopg.Connection[tuple[object, ...]] | None = None
+        number = 0
+        while not self._stop.wait(0.01):
+            number += 1
+            name = f"u{number}"
+            sent = False
+            try:
+                if connection is None:
+                    connection = psycopg.connect(self._url)
+                connection.execute(
+                    "insert into public.users (auth_type, username) values ('telegram', %s)",
+                    (name,),
+                )
+                if number % 10 == 0:
+                    connection.rollback()
+                    continue
+                sent = True
+                connection.commit()
+                self.committed.append(name)
+            except psycopg.OperationalError:
+                if sent:
+                    self.uncertain.append(name)
+                connection = None
+        if connection is not None:
+            connection.close()
+
+    def stop(self) -> list[str]:
+        """Stop writing; return the names that are in the database."""
+        self._stop.set()
+        self._thread.join()
+        with psycopg.connect(self._url) as connection:
+            rows = connection.execute("select username from public.users").fetchall()
+        names = [str(name) for (name,) in rows]
+        assert set(self.committed) <= set(names) <= {*self.committed, *self.uncertain}
+        return names
+
+
+@contextmanager
+def writing(url: str) -> Iterator[Writer]:
+    writer = Writer(url)
+    try:
+        yield writer
+    finally:
+        writer._stop.set()
+
+
+def add_webhook(url: str, target: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "insert into bridge.webhooks (name, url, event_type, timeout_seconds)"
+            " values ('test', %s, '*', 1)",
+            (target,),
+        )
+
+
+def names_by_identity(receiver: Receiver) -> dict[str, str]:
+    """Return who was announced under each webhook-id: the same id must mean the same event."""
+    announced: dict[str, str] = {}
+    for request in receiver.requests:
+        name = json.loads(request.body)["username"]
+        assert announced.setdefault(request.headers["webhook-id"], name) == name
+    return announced
+
+
+def assert_nothing_lost(receiver: Receiver, names: list[str], faults: int) -> None:
+    announced = names_by_identity(receiver)
+    assert Counter(announced.values()) == Counter(names), "each event once, under one webhook-id"
+    # A fault can only repeat what was in flight, which is at most four to one webhook.
+    assert len(receiver.requests) - len(announced) <= 4 * faults
+
+
+async def all_arrived(receiver: Receiver, names: list[str]) -> None:
+    missing = set(names)
+    looked_at = 0
+
+    def nothing_missing() -> bool:
+        nonlocal looked_at
+        for request in receiver.requests[looked_at:]:
+            missing.discard(json.loads(request.body)["username"])
+        looked_at = len(receiver.requests)
+        return not missing
+
+    await receiver.until(nothing_missing)
+
+
+def release_leases_of_the_dead(url: str) -> None:
+    """Do what half a minute does: let the leases of killed bridges run out."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "update bridge.delivery_queue set leased_until = now() where leased_until is not null"
+        )
+
+
+async def test_kill_minus_nine_at_random_moments_loses_nothing(bridge_url: str) -> None:
+    seed = random.randrange(1_000_000)
+    print("seed", seed)
+    chance = random.Random(seed)
+    with trio.fail_after(150):
+        async with receiving() as receiver:
+            add_webhook(bridge_url, receiver.url("/hook"))
+            with writing(bridge_url) as writer:
+                for _ in range(KILLS):
+                    release_leases_of_the_dead(bridge_url)
+                    async with running(bridge_url, **SETTINGS) as bridge:
+                        await trio.sleep(chance.uniform(0.0, 0.7))
+                        await bridge.kill()
+                names = await trio.to_thread.run_sync(writer.stop)
+            release_leases_of_the_dead(bridge_url)
+            async with running(bridge_url, **SETTINGS) as bridge:
+                await all_arrived(receiver, names)
+                assert await bridge.terminate() == 0
+    assert len(names) > 100
+    assert_nothing_lost(receiver, names, KILLS)
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server that the test may stop."""
+    with embedded_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_url(own_server: EmbeddedPostgres) -> str:
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        connection.execute("create database shop")
+    url = own_server.url("shop")
+    with psycopg.connect(url) as connection:
+        connection.execute(BOT_TABLES.read_bytes())
+    init(url)
+    return url
+
+
+@pytest.mark.parametrize("stop", [EmbeddedPostgres.stop, EmbeddedPostgres.crash])
+async def test_a_database_restarted_under_load_loses_nothing(
+    own_server: EmbeddedPostgres, own_url: str, stop: Callable[[EmbeddedPostgres], None]
+) -> None:
+    def restart() -> None:
+        stop(own_server)
+        own_server.start()
+
+    with trio.fail_after(90):
+        async with receiving() as receiver, running(own_url, **SETTINGS) as bridge:
+            add_webhook(own_url, receiver.url("/hook"))
+            async with listening(bridge) as dashboard, trio.open_nursery() as nursery:
+                streamed: list[str] = []
+                expected: list[str] = []
+                complete = trio.Event()
+
+                async def read() -> None:
+                    while not expected or len(streamed) < len(expected):
+                        event = json.loads(await dashboard.get_message())
+                        streamed.append(event["payload"]["username"])
+                    complete.set()
+
+                nursery.start_soon(read)
+                with writing(own_url) as writer:
+                    for count in (50, 150, 250):
+                        await receiver.until(_has(receiver, count))
+                        await trio.to_thread.run_sync(restart)
+                    await receiver.until(_has(receiver, 350))
+                    names = await trio.to_thread.run_sync(writer.stop)
+                release_leases_of_the_dead(own_url)
+                await all_arrived(receiver, names)
+                # A dashboard that stayed connected has seen everything, once. One more, so that it
+                # reads on until it has.
+                with psycopg.connect(own_url, autocommit=True) as connection:
+                    expected += [*names, "end"]
+                    connection.execute(
+                        "insert into public.users (auth_type, username) values ('x', 'end')"
+                    )
+                await complete.wait()
+                assert Counter(streamed) == Counter(expected)
+                await all_arrived(receiver, expected)
+            assert await bridge.terminate() == 0
+    assert_nothing_lost(receiver, expected, 3)
+
+
+def _has(receiver: Receiver, count: int) -> Callable[[], bool]:
+    return lambda: len(receiver.requests) >= count
