@@ -18,7 +18,7 @@ from bridge.live.hub import Hub
 from bridge.live.session import Limits, LiveStream
 from bridge.relay.drain import Relay
 from bridge.relay.upkeep import Upkeep, create_partitions
-from bridge.settings import Settings
+from bridge.settings import Settings, unknown_variables
 from bridge.tokens import EVENTS_READ, TokenStore
 from bridge.web.api import build_api
 from bridge.web.front import Front
@@ -115,6 +115,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
                     accepting.start_soon(front.accept, listeners, connections)
                     announce(_address(settings, listeners))
+                    for name in unknown_variables():
+                        log.warning("setting_unknown", name=name)
                     if settings.token is None:
                         log.info("no_static_token", valid="those of `pgbridge token create`")
                     number = await anext(signals)

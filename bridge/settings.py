@@ -124,6 +124,12 @@ def load_settings(**given: Any) -> Settings:
         raise SettingsError(f"{_config_path()}: {error}") from None
 
 
+def unknown_variables() -> list[str]:
+    """Return the ``BRIDGE_*`` variables that are set and mean nothing, such as misspelt ones."""
+    known = {f"BRIDGE_{field.upper()}" for field in Settings.model_fields} | {"BRIDGE_CONFIG"}
+    return sorted(name for name in os.environ if name.startswith("BRIDGE_") and name not in known)
+
+
 def _config_path() -> Path:
     return Path(os.environ.get("BRIDGE_CONFIG") or "pgbridge.toml")
 
