@@ -1,9 +1,11 @@
 """An event, the JSON it travels as, and the patterns that choose events by type."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 #: What a webhook may name as its event type: ``ticket.created``, ``ticket.*`` or ``*``.
 PATTERN = re.compile(r"\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?")
@@ -27,6 +29,23 @@ class Event:
             f'{{"type":{json.dumps(self.event_type)},"payload":{self.payload},'
             f'"timestamp":"{timestamp(self.occurred_at)}","id":{self.id}}}'
         )
+
+
+def parse_payload(payload: str) -> Any:
+    """Return a payload's value; a number that Python cannot hold becomes a string of its digits."""
+    return json.loads(payload, parse_int=_whole, parse_float=_finite)
+
+
+def _whole(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:  # Python refuses to convert thousands of digits
+        return digits
+
+
+def _finite(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
 
 
 def timestamp(moment: datetime) -> str:

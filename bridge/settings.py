@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -32,7 +32,8 @@ class Settings(BaseSettings):
 
     # Where the application's tables and schema bridge are.
     database_url: str = Field(
-        validation_alias=AliasChoices("BRIDGE_DATABASE_URL", "DATABASE_URL", "database_url")
+        validation_alias=AliasChoices("BRIDGE_DATABASE_URL", "DATABASE_URL", "database_url"),
+        repr=False,  # it holds a password
     )
 
     # Where to serve.
@@ -76,7 +77,7 @@ class Settings(BaseSettings):
                 _ = parts.port
             except ValueError:
                 raise ValueError("has a port that is not a number up to 65535") from None
-        return urlunsplit(parts._replace(scheme="postgresql")) if parts.netloc else url
+        return "postgresql" + url[len(parts.scheme) :]
 
     @field_validator("cors_origins", mode="before")
     @classmethod

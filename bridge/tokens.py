@@ -44,6 +44,17 @@ def hash_token(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
+def token_of_headers(api_key: str, authorization: str) -> str | None:
+    """Return the token in ``X-API-Key``, else that in ``Authorization: Bearer``, else None.
+
+    ``X-API-Key`` goes first: a proxy may need ``Authorization`` for itself.
+    """
+    if api_key.strip():
+        return api_key.strip()
+    scheme, _, credentials = authorization.partition(" ")
+    return (credentials.strip() or None) if scheme.lower() == "bearer" else None
+
+
 class TokenStore:
     """Knows the tokens of ``bridge.api_tokens`` and the one static token of the settings."""
 

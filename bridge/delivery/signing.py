@@ -8,13 +8,11 @@ import base64
 import hashlib
 import hmac
 import json
-import math
+
+from bridge.events import parse_payload
 
 #: Prefix of a secret whose rest is the key in base64, by Standard Webhooks.
 SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
-
-# Python refuses to parse integers of more than 4300 digits.
-_LONGEST_INTEGER = 4300
 
 
 def canonical_body(payload: str) -> bytes:
@@ -24,17 +22,7 @@ def canonical_body(payload: str) -> bytes:
     keys, before they verify; so the body is exactly what that gives, and the same bytes verify raw.
     A number that Python cannot hold, nor therefore such a receiver, is sent as a string.
     """
-    parsed = json.loads(payload, parse_float=_finite, parse_int=_short)
-    return json.dumps(parsed, sort_keys=True).encode("ascii")
-
-
-def _finite(digits: str) -> float | str:
-    number = float(digits)
-    return number if math.isfinite(number) else digits
-
-
-def _short(digits: str) -> int | str:
-    return int(digits) if len(digits) <= _LONGEST_INTEGER else digits
+    return json.dumps(parse_payload(payload), sort_keys=True).encode("ascii")
 
 
 def message_id(event_id: int, webhook_id: int) -> str:

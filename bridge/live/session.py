@@ -20,6 +20,7 @@ from bridge.db import DatabaseUnavailable
 from bridge.live.frames import close_frame, text_frame
 from bridge.live.hub import Hub
 from bridge.live.outlet import Outlet
+from bridge.tokens import token_of_headers
 
 log = structlog.get_logger()
 
@@ -179,10 +180,7 @@ def _token(request: WebSocketRequest) -> str | None:
         if query.get(name):
             return query[name][0]
     headers = {name.lower(): value.decode("latin-1") for name, value in request.headers}
-    scheme, _, credentials = headers.get(b"authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and credentials.strip():
-        return credentials.strip()
-    return headers.get(b"x-api-key") or None
+    return token_of_headers(headers.get(b"x-api-key", ""), headers.get(b"authorization", ""))
 
 
 async def _close(websocket: WebSocketConnection, code: int, reason: str) -> None:

@@ -7,14 +7,14 @@ from fastapi import APIRouter, HTTPException, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from bridge.tokens import WEBHOOKS_READ, WEBHOOKS_WRITE, Grant, TokenStore
+from bridge.tokens import WEBHOOKS_READ, WEBHOOKS_WRITE, Grant, TokenStore, token_of_headers
 from bridge.web.body import BoundedRequest
 from bridge.web.schemas import Problem
 
 # A scope that includes another.
 _IMPLIED_BY: Final = {WEBHOOKS_READ: WEBHOOKS_WRITE}
 
-# For the OpenAPI document; the tokens are read by _token.
+# For the OpenAPI document; the tokens are read by authorize.
 _SCHEMES = (
     HTTPBearer(
         scheme_name="Bearer", description="A token of `pgbridge token create`.", auto_error=False
@@ -61,7 +61,8 @@ async def authorize(request: Request, scope: str) -> None:
         HTTPException: 401 without a valid token, 403 without the scope.
         DatabaseUnavailable: the token cannot be looked up now.
     """
-    token = _token(request)
+    headers = request.headers
+    token = token_of_headers(headers.get("X-API-Key", ""), headers.get("Authorization", ""))
     if token is None:
         raise _unauthorized("Missing API key")
     tokens: TokenStore = request.app.state.tokens
@@ -70,18 +71,6 @@ async def authorize(request: Request, scope: str) -> None:
         raise _unauthorized("Invalid or expired API key")
     if not _allows(grant, scope):
         raise HTTPException(403, f"This API key does not have the scope {scope}")
-
-
-def _token(request: Request) -> str | None:
-    """Return the token that a request brings, or None.
-
-    ``X-API-Key`` goes first: a proxy may need ``Authorization`` for itself.
-    """
-    key = request.headers.get("X-API-Key", "").strip()
-    if key:
-        return key
-    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-    return (credentials.strip() or None) if scheme.lower() == "bearer" else None
 
 
 def _allows(grant: Grant, scope: str) -> bool:

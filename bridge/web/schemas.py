@@ -1,7 +1,5 @@
 """What the API takes and gives, as the dashboards of the contract send and read it."""
 
-import json
-import math
 import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -9,7 +7,7 @@ from typing import Annotated, Any, Literal
 import httpx
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
-from bridge.events import PATTERN
+from bridge.events import PATTERN, parse_payload
 
 #: Largest id that PostgreSQL can hold.
 MAX_BIGINT = 2**63 - 1
@@ -181,23 +179,7 @@ class WebhookStats(BaseModel):
 
 def _parsed(payload: Any) -> Any:
     """Parse a payload as PostgreSQL gives it: as JSON text."""
-    if isinstance(payload, str):
-        return json.loads(payload, parse_int=_whole, parse_float=_finite)
-    return payload
-
-
-def _whole(digits: str) -> int | str:
-    """Return the integer, or its digits where there are more than Python converts."""
-    try:
-        return int(digits)
-    except ValueError:
-        return digits
-
-
-def _finite(digits: str) -> float | str:
-    """Return the number, or its digits where no float is large enough."""
-    number = float(digits)
-    return number if math.isfinite(number) else digits
+    return parse_payload(payload) if isinstance(payload, str) else payload
 
 
 class Delivery(BaseModel):
