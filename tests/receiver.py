@@ -62,8 +62,8 @@ class Receiver:
                 self.changed.set()
                 self.changed = trio.Event()
                 await self.behaviours.get(request.target, answer())(request, stream)
-            except (trio.BrokenResourceError, _HungUpError):
-                pass
+            except (trio.BrokenResourceError, h11.RemoteProtocolError, _HungUpError):
+                pass  # It is the sender's tests that look at what this means.
 
 
 class _HungUpError(Exception):

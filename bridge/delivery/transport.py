@@ -76,7 +76,7 @@ async def open_transport(*, connections: int) -> AsyncIterator[Transport]:
 
 def _describe(failure: Exception) -> str:
     """Return a failure in a few words, for the people who read the log of deliveries."""
-    reason = " ".join(str(failure).split()) or type(failure).__name__
+    reason = _reason(failure)
     match failure:
         case httpx.ConnectTimeout():
             return f"cannot connect: no answer within {CONNECT_SECONDS:g} s"
@@ -88,7 +88,17 @@ def _describe(failure: Exception) -> str:
             return f"connection lost: {reason}"
         case httpx.InvalidURL() | httpx.UnsupportedProtocol():
             return f"not a usable URL: {reason}"
-    return reason[:500]
+    return reason
+
+
+def _reason(failure: BaseException) -> str:
+    """Return what a failure says or, where it says nothing, what caused it says."""
+    cause: BaseException | None = failure
+    while cause is not None:
+        if said := " ".join(str(cause).split()):
+            return said[:500]
+        cause = cause.__cause__ or cause.__context__
+    return type(failure).__name__
 
 
 def _text(received: bytearray) -> str:
