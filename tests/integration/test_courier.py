@@ -19,6 +19,7 @@ from standardwebhooks import Webhook
 from bridge.db import open_database
 from bridge.delivery import courier as courier_module
 from bridge.delivery.courier import Courier
+from bridge.delivery.signing import canonical_body
 from bridge.delivery.transport import ANSWER_BYTES, open_transport
 from bridge.relay.upkeep import create_partitions
 from tests.receiver import Behaviour, Request, answer, receiving
@@ -469,8 +470,6 @@ async def test_a_missing_partition_is_made_and_the_result_is_kept(
 async def test_a_payload_that_cannot_be_sent_is_one_deliverys_trouble(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    canonical_body = courier_module.canonical_body
-
     def fragile(payload: str) -> bytes:
         if payload == '"poison"':
             raise RecursionError("too deep")
