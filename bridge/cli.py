@@ -98,10 +98,14 @@ def run() -> None:
     from bridge.logs import configure_logs
 
     configure_logs()
+    refusal: BaseException | None = None
     try:
-        trio.run(serve, settings, _announce, strict_exception_groups=True)
+        trio.run(serve, settings, _announce)
     except* StartError as errors:
-        _fail(str(_first(errors)))
+        # Not failing in here: some Pythons wrap what is raised in an except* into a group.
+        refusal = _first(errors)
+    if refusal is not None:
+        _fail(str(refusal))
 
 
 @app.command()

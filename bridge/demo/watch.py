@@ -49,13 +49,14 @@ class Dashboard:
                 task_status.started()
 
         while True:
+            loss: BaseException | None = None
             try:
                 await self._watch_once(started)
             except* _LOSSES as losses:
-                if not connected:
-                    raise NoStreamError(
-                        f"the bridge refused the WebSocket client: {_first(losses)}"
-                    ) from None
+                # Not raising in here: some Pythons wrap what an except* raises into a group.
+                loss = _first(losses)
+            if loss is not None and not connected:
+                raise NoStreamError(f"the bridge refused the WebSocket client: {loss}")
             self.reconnections += 1
             await trio.sleep(_PAUSE_SECONDS)
 
