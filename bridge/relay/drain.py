@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 #: How often the whole outbox is looked through, whatever the watermark says.
 FULL_SCAN_SECONDS = 60.0
+#: Plans are kept, and made when the queue is empty; they must suit it when it is not.
+FAST_PLANS = "set enable_seqscan = off"
 
 
 class Relay:
@@ -71,8 +73,7 @@ class Relay:
             # First listen, then look: what commits in between rings.
             await connection.listen("bridge_outbox", doorbell.signal)
             await connection.listen("bridge_events", doorbell.signal)
-            # Plans are kept, and made when the queue is empty; they must suit it when it is not.
-            await connection.execute("set enable_seqscan = off")
+            await connection.execute(FAST_PLANS)
             try:
                 await self._work(connection, doorbell)
             finally:
@@ -92,7 +93,7 @@ class Relay:
         log.info("leading")
         await connection.unlisten("bridge_events")
         [row] = await connection.fetch("outbox_last_id")
-        drainer = _Drainer(connection, Watermark(row["last_id"]), self._batch)
+        drainer = Drainer(connection, Watermark(row["last_id"]), self._batch)
         while True:
             try:
                 more = True
@@ -140,7 +141,7 @@ class Relay:
             self._publish(events)
 
 
-class _Drainer:
+class Drainer:
     """Runs the drain statement, and keeps the watermark that it needs."""
 
     def __init__(self, connection: Connection, watermark: Watermark, batch: int) -> None:

@@ -1,0 +1,47 @@
+"""Runs the benchmarks: ``python -m tests.bench [drain] [latency] [delivery]``, all by default.
+
+Each prints its figure beside a reference that was measured in the same run. The last line is one
+JSON object.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from tests.bench import delivery, drain, latency
+from tests.bench.result import Result
+
+BENCHES: dict[str, Callable[[EmbeddedPostgres], list[Result]]] = {
+    "drain": drain.run,
+    "latency": latency.run,
+    "delivery": delivery.run,
+}
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(BENCHES)
+    if unknown := set(names) - set(BENCHES):
+        sys.exit(f"there is no bench called {unknown.pop()}; there are {', '.join(BENCHES)}")
+    table = Table("bench", "measured", "reference", "ratio", "mark")
+    results: list[Result] = []
+    with embedded_postgres() as server:
+        for name in names:
+            print(f"running {name} …", file=sys.stderr, flush=True)
+            results += BENCHES[name](server)
+    for result in results:
+        table.add_row(
+            result.name,
+            f"{result.measured:,.4g} {result.unit}",
+            f"{result.reference:,.4g} {result.unit} ({result.against})",
+            f"{result.ratio:.2f}",
+            result.mark,
+        )
+    Console().print(table)
+    print(json.dumps({result.name: round(result.ratio, 3) for result in results}))
+
+
+main()
