@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -24,6 +26,12 @@ from bridge.web.api import build_api
 from bridge.web.front import Front
 
 log = structlog.get_logger()
+
+
+#: A bridge that has not stopped by then, whatever it waits for, is ended by force.
+STOP_SECONDS = 9.5
+#: How long REST requests in flight may go on when it stops.
+REST_SECONDS = 1.0
 
 
 class StartError(Exception):
@@ -123,13 +131,17 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     log.info("stopping", signal=signal.Signals(number).name)
                     # First no more clients and no more work, then the clients; deliveries in
                     # flight are ended or given back meanwhile.
+                    end_by_force = threading.Timer(STOP_SECONDS, os._exit, [1])
+                    end_by_force.daemon = True
+                    end_by_force.start()
                     accepting.cancel_scope.cancel()
                     courier.stop()
                     await front.stop()
                     await live.stop()
-                    connections.cancel_scope.cancel()
+                    connections.cancel_scope.deadline = trio.current_time() + REST_SECONDS
                 await courier.stopped.wait()
                 nursery.cancel_scope.cancel()
+    end_by_force.cancel()
     log.info("stopped")
 
 

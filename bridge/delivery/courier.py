@@ -38,7 +38,7 @@ log = structlog.get_logger()
 SETTLE_BATCH = 200
 #: How long attempts in flight may go on when the courier is told to stop.
 STOP_SECONDS = 6.0
-#: How long settling, and then giving back leases, may take after that.
+#: How long a last claim may take before that, and settling and giving back leases after it.
 LAST_WORDS_SECONDS = 1.0
 
 
@@ -98,6 +98,7 @@ class Courier:
         self._due = WakeUp()
         self._ended = WakeUp()
         self._stopping = False
+        self._claiming = trio.CancelScope()
         self._over = False
         #: Set when ``run`` has let go of everything.
         self.stopped = trio.Event()
@@ -114,13 +115,16 @@ class Courier:
         """Have ``run`` take no more, end what is in flight and return."""
         self._stopping = True
         self._due.signal()
+        # A claim that is under way ends in time; a pause because the database is away need not.
+        self._claiming.deadline = trio.current_time() + LAST_WORDS_SECONDS
 
     async def run(self) -> None:
         """Deliver until told to stop; then end or give back what is in flight."""
         async with trio.open_nursery() as settling:
             settling.start_soon(self._settle_until_over)
             async with trio.open_nursery() as attempts:
-                await keep_running("claim", lambda: self._claim_until_stopped(attempts))
+                with self._claiming:
+                    await keep_running("claim", lambda: self._claim_until_stopped(attempts))
                 attempts.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
             self._over = True
             self._ended.signal()

@@ -214,5 +214,18 @@ async def test_a_database_restarted_under_load_loses_nothing(
     assert_nothing_lost(receiver, expected, 3)
 
 
+async def test_sigterm_ends_a_bridge_whose_database_is_away(
+    own_server: EmbeddedPostgres, own_url: str
+) -> None:
+    async with running(own_url, **SETTINGS) as bridge:
+        await trio.to_thread.run_sync(own_server.stop)
+        log = trio.Path(bridge.log)
+        with trio.fail_after(20):
+            while "database_away" not in await log.read_text():  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        assert await bridge.terminate(within=10) == 0
+        assert "Traceback" not in await log.read_text()
+
+
 def _has(receiver: Receiver, count: int) -> Callable[[], bool]:
     return lambda: len(receiver.requests) >= count
