@@ -123,10 +123,15 @@ class Database:
         self._pool = pool
 
     async def fetch(self, name: str, *values: object) -> list[Row]:
-        """Run the named query of ``sql/queries`` on a pooled connection and return its rows."""
-        with _translated():
-            rows: list[Row] = await aio_as_trio(self._pool.fetch)(query(name), *values)
-            return rows
+        """Run the named query of ``sql/queries`` on a pooled connection and return its rows.
+
+        Cancelling waits for it to end: asyncpg may lose a pooled connection whose statement is
+        cancelled just as the server ends it. Statements are short, and bounded in any case.
+        """
+        rows: list[Row] = []
+        with _translated(), trio.CancelScope(shield=True):
+            rows = await aio_as_trio(self._pool.fetch)(query(name), *values)
+        return rows  # noqa: RET504 - mypy: the scope might swallow what it cancels
 
     async def fetch_one(self, name: str, *values: object) -> Row | None:
         """Like :meth:`fetch`, and return the first row or None."""
@@ -155,7 +160,8 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
     # What is raised inside the loop's context comes out in exception groups; a connection that
     # cannot be had should not.
     failure: DatabaseUnavailable | None = None
-    async with trio_asyncio.open_loop():
+    async with trio_asyncio.open_loop() as loop:
+        loop.set_exception_handler(_log_stray_error)
         try:
             with _translated():
                 pool = await aio_as_trio(asyncpg.create_pool)(
@@ -175,6 +181,16 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
                 pool.terminate()
     if failure is not None:
         raise failure
+
+
+def _log_stray_error(_loop: object, context: Mapping[str, Any]) -> None:
+    """Log what a task of asyncpg's own ended with.
+
+    A statement that is cancelled leaves one behind that cleans its connection up; when that fails,
+    because the connection has ended, nobody waits for it. By default it would end the process.
+    """
+    error = context.get("exception")
+    log.warning("connection_discarded", reason=str(error or context.get("message")))
 
 
 async def _connect(url: str) -> asyncpg.Connection:

@@ -1,0 +1,30 @@
+"""The daemon's connections survive what happens to their statements."""
+
+from typing import Any
+
+import psycopg
+import trio
+
+from bridge.db import open_database
+
+
+async def test_statements_that_are_cancelled_leave_their_connections_usable(
+    bridge_url: str, bot: psycopg.Connection[Any]
+) -> None:
+    with trio.fail_after(30):
+        async with open_database(bridge_url, pool_size=2) as database:
+            for _ in range(5):
+                async with trio.open_nursery() as nursery:
+                    with bot.transaction():
+                        bot.execute("lock table bridge.webhooks in access exclusive mode")
+                        for _ in range(2):
+                            nursery.start_soon(database.fetch, "get_webhook", 1)
+                        while bot.execute(
+                            "select count(*) from pg_locks where relation ="
+                            " 'bridge.webhooks'::regclass and not granted"
+                        ).fetchone() != (2,):
+                            await trio.lowlevel.checkpoint()
+                        nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(database.fetch, "get_webhook", 1)
