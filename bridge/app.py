@@ -78,7 +78,9 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 last_event_id=last_event_id,
                 publish=hub.publish,
                 enqueued=courier.deliveries_due,
+                mode=settings.doorbell,
                 poll_seconds=settings.poll_seconds,
+                quiet_poll_seconds=settings.quiet_poll_seconds,
                 batch=settings.drain_batch,
             )
             upkeep = Upkeep(

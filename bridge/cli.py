@@ -15,14 +15,12 @@ from rich.table import Table
 
 from bridge import tokens
 from bridge.capture import install
-from bridge.capture.rules import Rule, load_preset
-from bridge.settings import Settings, SettingsError, load_settings
+from bridge.capture.rules import Rule, RuleError, load_rules
+from bridge.settings import Settings, SettingsError, config_text, load_settings
 
 #: Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 FAILED = 1
 MISUSED = 2
-
-PRESET = "telegram-shop"
 
 app = typer.Typer(
     help="Real-time events and signed webhooks from a PostgreSQL application that must not change.",
@@ -31,6 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+capture_app = typer.Typer(
+    help="Pause and resume capturing, without touching the application's tables.",
+    no_args_is_help=True,
+)
+app.add_typer(capture_app, name="capture")
 token_app = typer.Typer(help="Tokens for REST and WebSocket.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
 
@@ -48,20 +51,23 @@ def init(
 ) -> None:
     """Install or update schema bridge and the triggers on the application's tables."""
     settings = _settings()
+    rules = _rules(settings)
+    quiet = settings.doorbell == "poll"
     with _installing(settings) as connection:
         if dry_run:
-            planned = install.plan(connection, _rules())
+            planned = install.plan(connection, rules, quiet_doorbell=quiet)
             typer.echo(planned.script() or "-- nothing to do")
-            _say(planned.summary())
-            return
-        with install.install_lock(connection):
-            planned = install.plan(connection, _rules())
-            install.apply(
-                connection,
-                planned.steps,
-                lock_timeout_seconds=settings.lock_timeout_seconds,
-                report=_say,
-            )
+        else:
+            with install.install_lock(connection):
+                planned = install.plan(connection, rules, quiet_doorbell=quiet)
+                install.apply(
+                    connection,
+                    planned.steps,
+                    lock_timeout_seconds=settings.lock_timeout_seconds,
+                    report=_say,
+                )
+    for remark in planned.remarks:
+        _say(f"note: {remark}")
     _say(planned.summary())
 
 
@@ -121,6 +127,26 @@ def demo(
     raise typer.Exit(run_demo(seconds))
 
 
+@capture_app.command("pause")
+def capture_pause(
+    rule: Annotated[str | None, typer.Argument(help="A rule's event; without one, all.")] = None,
+) -> None:
+    """Capture nothing from now on. What happens meanwhile is not captured later, either."""
+    with _installing(_settings()) as connection, install.install_lock(connection):
+        paused = install.pause(connection, rule)
+    _say(f"paused: {', '.join(paused) or 'nothing; it is paused already'}")
+
+
+@capture_app.command("resume")
+def capture_resume(
+    rule: Annotated[str | None, typer.Argument(help="A rule's event; without one, all.")] = None,
+) -> None:
+    """Capture again what was paused."""
+    with _installing(_settings()) as connection, install.install_lock(connection):
+        resumed = install.resume(connection, rule)
+    _say(f"resumed: {', '.join(resumed) or 'nothing; it is at work already'}")
+
+
 @token_app.command("create")
 def token_create(
     name: Annotated[str, typer.Option(help="What the token is for.")],
@@ -171,8 +197,11 @@ def _settings() -> Settings:
         _fail(str(error), MISUSED)
 
 
-def _rules() -> list[Rule]:
-    return load_preset(PRESET)
+def _rules(settings: Settings) -> list[Rule]:
+    try:
+        return load_rules(config_text(), settings.preset)
+    except (RuleError, SettingsError) as error:
+        _fail(str(error), MISUSED)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """What can be set, from ``BRIDGE_*`` variables and ``pgbridge.toml``; variables win."""
 
 import os
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
@@ -17,6 +18,10 @@ from pydantic_settings import (
 #: Waits before each attempt of a delivery, in seconds: the first at once, the tenth a day after
 #: the ninth. They add up to a little over three days.
 RETRY_SCHEDULE_SECONDS = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+
+
+#: The tables of ``pgbridge.toml`` that are rules of capture.
+RULE_TABLES = ("capture", "note")
 
 
 class SettingsError(Exception):
@@ -36,14 +41,19 @@ class Settings(BaseSettings):
         repr=False,  # it holds a password
     )
 
+    # Rules of capture that come with pgbridge. Rules of one's own stand in the file.
+    preset: str | None = None
+
     # Where to serve.
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
     token: SecretStr | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
-    # Relay. The poll is a net under LISTEN.
+    # Relay. The poll is a net under LISTEN; while the doorbell is quiet, the other replaces it.
+    doorbell: Literal["adaptive", "notify", "poll"] = "adaptive"
     poll_seconds: float = Field(1.0, gt=0, le=60)
+    quiet_poll_seconds: float = Field(0.005, ge=0.001, le=1)
     drain_batch: int = Field(1000, ge=1, le=10_000)
 
     # Live stream. A client that leaves more than the buffer unread is closed.
@@ -105,7 +115,15 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _config_path()))
+        return (init_settings, env_settings, _SettingsFile(settings_cls, _config_path()))
+
+
+class _SettingsFile(TomlConfigSettingsSource):
+    """The settings in ``pgbridge.toml``, without the rules that stand beside them."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
+        read = super()._read_file(file_path)
+        return {key: value for key, value in read.items() if key not in RULE_TABLES}
 
 
 def load_settings(**given: Any) -> Settings:
@@ -123,6 +141,19 @@ def load_settings(**given: Any) -> Settings:
         raise SettingsError(_first_line(error)) from None
     except (ValueError, OSError) as error:  # the file is not TOML, or cannot be read
         raise SettingsError(f"{_config_path()}: {error}") from None
+
+
+def config_text() -> str:
+    """Return the text of ``pgbridge.toml``, or nothing where there is no such file.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    path = _config_path()
+    try:
+        return path.read_text("utf-8") if path.is_file() else ""
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: {error}") from None
 
 
 def unknown_variables() -> list[str]:

@@ -20,6 +20,11 @@ BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
 def server() -> Iterator[EmbeddedPostgres]:
     """The server that all tests share; nobody stops it."""
     with embedded_postgres() as running:
+        with psycopg.connect(running.url(), autocommit=True) as connection:
+            # For applications that commit in two phases.
+            connection.execute("alter system set max_prepared_transactions = 8")
+        running.stop()
+        running.start()
         yield running
 
 

@@ -1,6 +1,5 @@
 """Plans, applies and removes everything pgbridge puts into a database."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +10,9 @@ import psycopg
 from psycopg.rows import class_row
 
 from bridge import assets
+from bridge.capture.check import MismatchError, check_rules
 from bridge.capture.migrate import MigrationError, Step, is_installed, plan_migrations
-from bridge.capture.render import RenderedRule, Table, identifier, literal, render
+from bridge.capture.render import RenderedRule, identifier, literal, render_paused
 from bridge.capture.rules import Rule
 
 #: A lock that an application's table does not give within the timeout is tried this many times.
@@ -32,6 +32,8 @@ class Plan:
     changed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    #: Lines on what is right and still may surprise.
+    remarks: list[str] = field(default_factory=list)
 
     def script(self) -> str:
         """Return the SQL of all steps, as ``init`` will run it."""
@@ -39,32 +41,44 @@ class Plan:
         return "\n".join(parts)
 
     def summary(self) -> str:
-        """Return one line on the rules: how many are new, changed, kept and removed."""
-        counts = {"new": self.new, "changed": self.changed, "kept": self.kept}
-        words = [f"{len(rules)} {name}" for name, rules in counts.items()]
-        return "rules: " + ", ".join([*words, f"{len(self.removed)} removed"])
+        """Return one line on the rules: how many are new, changed, kept and removed, and which."""
+        named = {"new": self.new, "changed": self.changed, "removed": self.removed}
+        new, changed, removed = (
+            f"{len(rules)} {name}" + (f" ({', '.join(rules)})" if rules else "")
+            for name, rules in named.items()
+        )
+        return f"rules: {new}, {changed}, {len(self.kept)} kept, {removed}"
 
 
 @dataclass(frozen=True, slots=True)
-class _AppliedRule:
-    """A rule as the database remembers it."""
+class AppliedRule:
+    """A rule as the database remembers it, and whether what was made of it stands."""
 
     name: str
     table_name: str
     trigger_name: str
     function_name: str
-    trigger_checksum: str
-    function_checksum: str
-    trigger_present: bool
+    trigger_sql: str
+    function_sql: str
+    is_paused: bool
     table_present: bool
+    trigger_present: bool
+    trigger_enabled: bool
+    trigger_unchanged: bool
+    function_unchanged: bool
 
     def has_trigger_of(self, rule: RenderedRule) -> bool:
         """Whether the rule's trigger is there as it should be, under its name."""
         return (
-            self.trigger_present
+            self.trigger_enabled
+            and self.trigger_unchanged
             and self.trigger_name == rule.trigger_name
-            and self.trigger_checksum == _checksum(rule.trigger_sql)
+            and self.trigger_sql == rule.trigger_sql
         )
+
+    def has_function_of(self, rule: RenderedRule) -> bool:
+        """Whether the rule's function is there as it should be: at work or paused."""
+        return self.function_unchanged and self.function_sql == rule.function_sql
 
 
 @contextmanager
@@ -94,39 +108,51 @@ def install_lock(connection: psycopg.Connection[tuple[Any, ...]]) -> Iterator[No
     connection.execute("select pg_advisory_unlock(hashtext('bridge.install'))")
 
 
-def plan(connection: psycopg.Connection[tuple[Any, ...]], rules: Sequence[Rule]) -> Plan:
+def plan(
+    connection: psycopg.Connection[tuple[Any, ...]],
+    rules: Sequence[Rule],
+    *,
+    quiet_doorbell: bool = False,
+) -> Plan:
     """Compare the database with what it should be, and return the steps between.
 
+    Args:
+        quiet_doorbell: end with the doorbell quiet, for a bridge that polls.
+
     Raises:
-        InstallError: a rule's table is missing, or the schema cannot be migrated.
+        InstallError: a rule does not fit the database, or the schema cannot be migrated.
     """
     try:
-        result = Plan(steps=plan_migrations(connection))
-        applied = _applied(connection)
-        wanted = {
-            rule.name: render(rule, _describe(connection, rule), position)
-            for position, rule in enumerate(rules, start=1)
-        }
-    except MigrationError as error:
+        migrations = plan_migrations(connection)
+        with _trial(connection, migrations):
+            checked = check_rules(connection, rules)
+        applied = {rule.name: rule for rule in applied_rules(connection)}
+        rings = _doorbell_rings(connection)
+    except (MigrationError, MismatchError) as error:
         raise InstallError(str(error)) from None
     except psycopg.Error as error:
         raise InstallError(one_line(error)) from None
 
+    result = Plan(steps=migrations, remarks=checked.remarks)
+    wanted = {rule.name: rule for rule in checked.rules}
     for name, old in applied.items():
         if name not in wanted:
             result.removed.append(name)
             result.steps.append(_removal(old))
     for name, rule in wanted.items():
         known = applied.get(name)
-        trigger_stays = known is not None and known.has_trigger_of(rule)
         if known is None:
             result.new.append(name)
-        elif trigger_stays and known.function_checksum == _checksum(rule.function_sql):
+        elif known.has_trigger_of(rule) and known.has_function_of(rule):
             result.kept.append(name)
             continue
         else:
             result.changed.append(name)
-        result.steps.append(_creation(rule, known, replace_trigger=not trigger_stays))
+        result.steps.append(_creation(rule, known))
+    if quiet_doorbell and rings:
+        result.steps.append(
+            Step("quiet the doorbell", "select pg_catalog.setval('bridge.doorbell', 1);")
+        )
     return result
 
 
@@ -156,12 +182,13 @@ def apply(
                     connection.execute(step.sql.encode())
                 break
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                blockers = _blockers(connection, step)
                 if attempt == LOCK_ATTEMPTS:
                     raise InstallError(
-                        f"{step.title}: another transaction keeps {step.locks} locked; "
+                        f"{step.title}: {blockers} keeps {step.locks} locked; "
                         "try again when it has ended"
                     ) from None
-                report(f"{step.title}: {step.locks} is locked by another transaction, waiting")
+                report(f"{step.title}: {step.locks} is locked by {blockers}, waiting")
                 time.sleep(min(0.1 * 2**attempt, 5.0))
             except psycopg.Error as error:
                 raise InstallError(f"{step.title}: {one_line(error)}") from None
@@ -176,7 +203,7 @@ def plan_removal(connection: psycopg.Connection[tuple[Any, ...]]) -> list[Step]:
     try:
         if not is_installed(connection):
             return []
-        removals = [_removal(rule) for rule in _applied(connection).values()]
+        removals = [_removal(rule) for rule in applied_rules(connection)]
     except MigrationError as error:
         raise InstallError(str(error)) from None
     except psycopg.Error as error:
@@ -184,61 +211,173 @@ def plan_removal(connection: psycopg.Connection[tuple[Any, ...]]) -> list[Step]:
     return [*removals, Step("drop schema bridge", "drop schema bridge cascade;")]
 
 
-def _describe(connection: psycopg.Connection[tuple[Any, ...]], rule: Rule) -> Table:
-    row = connection.execute(
-        assets.query("describe_table").encode(), {"table": rule.table}
+def pause(connection: psycopg.Connection[tuple[Any, ...]], name: str | None) -> list[str]:
+    """Have a rule, or every rule, capture nothing from now on. The application's tables and their
+    triggers are not touched, so nobody waits.
+
+    Returns the names of the rules that were at work.
+
+    Raises:
+        InstallError: there is no such rule.
+    """
+    with connection.transaction():
+        rules = [rule for rule in _named(connection, name) if not rule.is_paused]
+        for rule in rules:
+            _replace_function(connection, rule, render_paused(rule.function_name), paused=True)
+    return [rule.name for rule in rules]
+
+
+def resume(connection: psycopg.Connection[tuple[Any, ...]], name: str | None) -> list[str]:
+    """Have a paused rule, or all of them, capture again, as they were applied last.
+
+    Returns the names of the rules that were paused.
+
+    Raises:
+        InstallError: there is no such rule.
+    """
+    with connection.transaction():
+        rules = [rule for rule in _named(connection, name) if rule.is_paused]
+        for rule in rules:
+            _replace_function(connection, rule, rule.function_sql, paused=False)
+    return [rule.name for rule in rules]
+
+
+def applied_rules(connection: psycopg.Connection[tuple[Any, ...]]) -> list[AppliedRule]:
+    """Return the rules as they were applied last: none before there is a table of them."""
+    # Not as older versions had it: init migrates the table before it applies rules.
+    registered = connection.execute(
+        "select count(*) from pg_attribute where attrelid = to_regclass('bridge.capture_rules')"
+        " and attname = 'function_definition'"
+    )
+    if registered.fetchone() != (1,):
+        return []
+    with connection.cursor(row_factory=class_row(AppliedRule)) as cursor:
+        return cursor.execute(assets.query("applied_rules").encode()).fetchall()
+
+
+def _named(connection: psycopg.Connection[tuple[Any, ...]], name: str | None) -> list[AppliedRule]:
+    """Return the applied rule of this name, or all."""
+    rules = applied_rules(connection)
+    found = [rule for rule in rules if name in (None, rule.name)]
+    if not found:
+        there = ", ".join(rule.name for rule in rules) or "none; run: pgbridge init"
+        raise InstallError(f"there is no rule called {name!r}; there are {there}")
+    return found
+
+
+def _replace_function(
+    connection: psycopg.Connection[tuple[Any, ...]],
+    rule: AppliedRule,
+    function_sql: str,
+    *,
+    paused: bool,
+) -> None:
+    connection.execute(function_sql.encode())
+    connection.execute(
+        "update bridge.capture_rules"
+        " set paused_at = case when %(paused)s then clock_timestamp() end,"
+        "     function_definition = pg_get_functiondef(to_regproc(function_name))"
+        " where name = %(name)s",
+        {"paused": paused, "name": rule.name},
+    )
+
+
+@contextmanager
+def _trial(
+    connection: psycopg.Connection[tuple[Any, ...]], migrations: Sequence[Step]
+) -> Iterator[None]:
+    """Have schema bridge there for the time of the context, and gone after it as it was before.
+
+    Rules may call its functions, and are checked before anything is installed.
+    """
+    if is_installed(connection):
+        yield
+        return
+    with connection.transaction(force_rollback=True):
+        for step in migrations:
+            try:
+                connection.execute(step.sql.encode())
+            except psycopg.Error as error:
+                raise InstallError(f"{step.title}: {one_line(error)}") from None
+        yield
+
+
+def _doorbell_rings(connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+    """Return whether the doorbell is there and not quiet."""
+    found = connection.execute(
+        "select pg_sequence_last_value(to_regclass('bridge.doorbell')) = 0"
     ).fetchone()
-    if row is None:
-        raise InstallError(
-            f"rule {rule.name}: table {rule.table} is not in this database; "
-            "is BRIDGE_DATABASE_URL the application's database, with its tables created?"
+    return found == (True,)
+
+
+def _blockers(connection: psycopg.Connection[tuple[Any, ...]], step: Step) -> str:
+    """Return who holds a lock that a step waited for, for people."""
+    holders = connection.execute(
+        assets.query("lock_holders").encode(),
+        {"table": step.locks, "readers": step.locks_out_readers},
+    ).fetchall()
+    return (
+        " and ".join(
+            f"pid {pid} ({role}, {application or 'no application_name'}, {state},"
+            f" for {seconds:.0f} s)"
+            for pid, role, application, state, seconds in holders
         )
-    [columns] = row
-    return Table(frozenset(columns))
+        # It has ended, between our waiting and our asking.
+        or "another transaction"
+    )
 
 
-def _applied(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, _AppliedRule]:
-    """Return the rules as they were applied last, by name: none before there is a table of them."""
-    registered = connection.execute("select to_regclass('bridge.capture_rules') is not null")
-    if registered.fetchone() != (True,):
-        return {}
-    with connection.cursor(row_factory=class_row(_AppliedRule)) as cursor:
-        rows = cursor.execute(assets.query("applied_rules").encode()).fetchall()
-    return {rule.name: rule for rule in rows}
-
-
-def _creation(rule: RenderedRule, known: _AppliedRule | None, *, replace_trigger: bool) -> Step:
+def _creation(rule: RenderedRule, known: AppliedRule | None) -> Step:
+    replace_trigger = known is None or not known.has_trigger_of(rule)
+    paused = known is not None and known.is_paused
+    old = ""
+    # The old trigger goes in the transaction in which the new one comes: no row is missed. It goes
+    # only where it cannot be replaced in place, because dropping it locks out readers, too.
+    if (
+        replace_trigger
+        and known is not None
+        and known.trigger_present
+        and (
+            known.trigger_name != rule.trigger_name
+            or known.table_name != rule.table
+            or "constraint trigger" in known.trigger_sql + rule.trigger_sql
+            or not known.trigger_unchanged
+        )
+    ):
+        old = _drop_trigger(known.trigger_name, known.table_name)
     values = (
         rule.name,
         rule.table,
         rule.trigger_name,
         rule.function_name,
-        _checksum(rule.trigger_sql),
-        _checksum(rule.function_sql),
+        rule.trigger_sql,
+        rule.function_sql,
     )
-    trigger = f"{_drop_trigger(rule.trigger_name, rule.table)}{rule.trigger_sql}\n"
-    if known is not None and known.table_present:
-        # The old trigger goes in the transaction in which the new one comes: no row is missed.
-        old = _drop_trigger(known.trigger_name, known.table_name)
-        trigger = trigger if trigger.startswith(old) else old + trigger
+    columns = "name, table_name, trigger_name, function_name, trigger_sql, function_sql"
     return Step(
         f"capture {rule.name}",
-        f"{rule.function_sql}\n"
+        f"{render_paused(rule.function_name) if paused else rule.function_sql}\n"
         f"revoke all on function {rule.function_name}() from public;\n"
-        f"{trigger if replace_trigger else ''}"
+        f"{old}{rule.trigger_sql if replace_trigger else ''}\n"
         "insert into bridge.capture_rules\n"
-        "    (name, table_name, trigger_name, function_name, trigger_checksum, function_checksum)\n"
-        f"values ({', '.join(literal(value) for value in values)})\n"
+        f"    ({columns}, trigger_definition, function_definition)\n"
+        f"select {', '.join(literal(value) for value in values)},\n"
+        "       pg_catalog.pg_get_triggerdef(t.oid), pg_catalog.pg_get_functiondef(t.tgfoid)\n"
+        "from pg_catalog.pg_trigger t\n"
+        f"where t.tgrelid = {literal(rule.table)}::pg_catalog.regclass\n"
+        f"  and t.tgname = {literal(rule.trigger_name)}\n"
         "on conflict on constraint capture_rules_pkey do update\n"
-        "set table_name = excluded.table_name, trigger_name = excluded.trigger_name,\n"
-        "    function_name = excluded.function_name,\n"
-        "    trigger_checksum = excluded.trigger_checksum,\n"
-        "    function_checksum = excluded.function_checksum, applied_at = now();",
+        f"set ({columns}, trigger_definition, function_definition) =\n"
+        "    (excluded.name, excluded.table_name, excluded.trigger_name, excluded.function_name,\n"
+        "     excluded.trigger_sql, excluded.function_sql, excluded.trigger_definition,\n"
+        "     excluded.function_definition),\n"
+        "    failure_count = 0, last_failed_at = null, last_error = null, applied_at = now();",
         locks=rule.table if replace_trigger else None,
+        locks_out_readers=bool(old),
     )
 
 
-def _removal(rule: _AppliedRule) -> Step:
+def _removal(rule: AppliedRule) -> Step:
     trigger = _drop_trigger(rule.trigger_name, rule.table_name) if rule.table_present else ""
     # Cascade, for a trigger whose table was renamed since.
     return Step(
@@ -247,15 +386,12 @@ def _removal(rule: _AppliedRule) -> Step:
         f"drop function if exists {rule.function_name}() cascade;\n"
         f"delete from bridge.capture_rules where name = {literal(rule.name)};",
         locks=rule.table_name,
+        locks_out_readers=True,
     )
 
 
 def _drop_trigger(name: str, table: str) -> str:
     return f"drop trigger if exists {identifier(name)} on {table};\n"
-
-
-def _checksum(sql: str) -> str:
-    return hashlib.sha256(sql.encode()).hexdigest()
 
 
 def one_line(error: psycopg.Error) -> str:

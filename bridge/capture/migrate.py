@@ -21,6 +21,8 @@ class Step:
     sql: str
     #: The application's table it locks, if any.
     locks: str | None = None
+    #: Whether that lock waits for readers, too, and not for writers alone.
+    locks_out_readers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,30 @@
 import re
 import tomllib
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bridge import assets
 from bridge.events import PATTERN
 
-Operation = Literal["insert", "update", "delete"]
+Operation = Literal["insert", "update", "delete", "truncate"]
 
 _IDENTIFIER = r'(?:[A-Za-z_][A-Za-z0-9_$]*|"(?:[^"\x00]|"")+")'
 _TABLE = re.compile(rf"({_IDENTIFIER})\.({_IDENTIFIER})")
+#: PostgreSQL cuts longer names off, and would look for another table.
+_IDENTIFIER_BYTES = 63
+#: The key that says, in an event's payload, why there is no other.
+CAPTURE_ERROR = "_capture_error"
 
 
 class RuleError(Exception):
@@ -24,22 +37,48 @@ def _one_or_more(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+def _text(value: object) -> object:
+    if isinstance(value, str) and "\x00" in value:
+        raise ValueError("must not have a NUL character, which PostgreSQL cannot store")
+    return value
+
+
+def _column_or_sql(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError('must be a column or SQL in quotes, such as "id" or "new.a + new.b"')
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return _text(value)
+
+
+#: A column's name, or an SQL expression over NEW and OLD.
+ColumnOrSql = Annotated[str, BeforeValidator(_column_or_sql)]
+Text = Annotated[str, BeforeValidator(_text)]
+
+
 class _Rule(BaseModel):
     """What every rule has: a table, the operations on it and a condition."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     #: Schema and name, as SQL writes them: ``public.users`` or ``shop."Order"``.
-    table: str
+    table: Text
     on: Annotated[tuple[Operation, ...], BeforeValidator(_one_or_more)]
     #: SQL over NEW and OLD; what is not true is not captured.
-    when: str | None = None
+    when: ColumnOrSql | None = None
 
     @field_validator("table")
     @classmethod
     def _has_schema(cls, table: str) -> str:
-        if not _TABLE.fullmatch(table):
+        parts = _TABLE.fullmatch(table)
+        if not parts:
             raise ValueError('must be schema and table, such as public.users or shop."Order"')
+        for part in parts.groups():
+            name = part.strip('"').replace('""', '"')
+            if len(name.encode()) > _IDENTIFIER_BYTES:
+                raise ValueError(f"{part} is longer than PostgreSQL's names of 63 bytes")
+        if parts[1].strip('"') == "bridge" or parts[1].lower() == "bridge":
+            raise ValueError("schema bridge is pgbridge's own: capturing it would never end")
         return table
 
     @field_validator("on")
@@ -47,6 +86,8 @@ class _Rule(BaseModel):
     def _each_once(cls, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         if not operations or len(set(operations)) < len(operations):
             raise ValueError("must name one operation or more, each once")
+        if "truncate" in operations and len(operations) > 1:
+            raise ValueError("truncate has no rows and needs a rule of its own")
         return operations
 
     @property
@@ -64,8 +105,14 @@ class CaptureRule(_Rule):
     """Rows of a table become events of one type."""
 
     event: str
-    #: Name in the payload -> column or SQL expression.
-    payload: dict[str, str]
+    #: Name in the payload -> column or SQL expression; or a list of columns; or ``*``, all columns.
+    payload: dict[Text, ColumnOrSql] | tuple[Text, ...] | Literal["*"] = Field(
+        default_factory=dict, union_mode="left_to_right"
+    )
+    #: Columns that ``*`` leaves out.
+    leave_out: tuple[Text, ...] = Field(default=(), validation_alias="except")
+    #: An update counts only if one of these columns has another value after it.
+    columns: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)] = ()
     #: Wait until the commit: the payload then sees everything the transaction wrote.
     deferred: bool = False
 
@@ -76,6 +123,57 @@ class CaptureRule(_Rule):
             raise ValueError("must be letters, digits, _ and -, in parts joined by dots")
         return event
 
+    @field_validator("payload", mode="before")
+    @classmethod
+    def _payload_form(cls, payload: object) -> object:
+        """Say what a payload may be, and not what each of three forms lacks."""
+        if isinstance(payload, Mapping):
+            for name in payload:
+                _text(name)
+                if name == CAPTURE_ERROR:
+                    raise ValueError(f"{CAPTURE_ERROR} is the key of payloads that failed")
+            for name, value in payload.items():
+                try:
+                    _column_or_sql(value)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+            return payload
+        if isinstance(payload, list | tuple):
+            if not payload or not all(isinstance(each, str) for each in payload):
+                raise ValueError("must name one column or more, each in quotes")
+            if len(set(payload)) < len(payload):
+                raise ValueError("must name each column once")
+            return payload
+        if payload != "*":
+            raise ValueError(
+                'must be a list of columns, "*", or a table of names and columns or SQL'
+            )
+        return payload
+
+    @field_validator("columns", "leave_out")
+    @classmethod
+    def _columns_once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if not columns or len(set(columns)) < len(columns):
+            raise ValueError("must name one column or more, each once")
+        return columns
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> "CaptureRule":
+        if self.on == ("truncate",):
+            if not isinstance(self.payload, dict):
+                raise ValueError(
+                    "payload: truncate has no rows, so no columns; write SQL, or nothing"
+                )
+            if self.deferred:
+                raise ValueError("deferred: truncate cannot be deferred")
+        elif "payload" not in self.model_fields_set:
+            raise ValueError("payload: Field required")
+        if self.columns and "update" not in self.on:
+            raise ValueError("columns: only an update changes columns, and on has no update")
+        if self.leave_out and self.payload != "*":
+            raise ValueError('except: only payload = "*" leaves columns out')
+        return self
+
     @property
     def name(self) -> str:
         return self.event
@@ -84,9 +182,16 @@ class CaptureRule(_Rule):
 class NoteRule(_Rule):
     """A row leaves a note for the deferred rules of the same transaction."""
 
-    topic: str
-    key: str
-    value: dict[str, str] = {}
+    topic: Text
+    key: ColumnOrSql
+    value: dict[Text, ColumnOrSql] = {}
+
+    @field_validator("on")
+    @classmethod
+    def _of_rows(cls, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        if "truncate" in operations:
+            raise ValueError("truncate has no rows, so nothing to note")
+        return operations
 
     @property
     def name(self) -> str:
@@ -95,6 +200,34 @@ class NoteRule(_Rule):
 
 Rule = CaptureRule | NoteRule
 _Kind = TypeVar("_Kind", CaptureRule, NoteRule)
+
+
+#: The rules of a file that has none, and of no file at all.
+DEFAULT_PRESET = "telegram-shop"
+NO_PRESET = "none"
+PRESETS = (DEFAULT_PRESET, NO_PRESET)
+
+
+def load_rules(text: str, preset: str | None) -> list[Rule]:
+    """Return the rules of a configuration file and of the preset beside it.
+
+    A rule of the file takes the place of the preset's rule with the same name.
+
+    Args:
+        text: the TOML file; rules are its ``[[capture]]`` and ``[[note]]`` tables, all else is
+            left alone.
+        preset: the preset that was asked for by name; None: the default one, unless the file has
+            rules.
+
+    Raises:
+        RuleError: naming the first rule and key that is wrong.
+    """
+    own = parse_rules(text)
+    if preset is None:
+        preset = NO_PRESET if own else DEFAULT_PRESET
+    by_name = {rule.name: rule for rule in (load_preset(preset) if preset != NO_PRESET else [])}
+    by_name |= {rule.name: rule for rule in own}
+    return _in_order([*by_name.values()])
 
 
 def load_preset(name: str) -> list[Rule]:
@@ -106,7 +239,9 @@ def load_preset(name: str) -> list[Rule]:
     try:
         text = assets.template(f"presets/{name}.toml")
     except FileNotFoundError:
-        raise RuleError(f"there is no preset called {name!r}") from None
+        raise RuleError(
+            f"there is no preset called {name!r}; there are {' and '.join(PRESETS)}"
+        ) from None
     return parse_rules(text)
 
 
@@ -122,12 +257,16 @@ def parse_rules(text: str) -> list[Rule]:
         raise RuleError(f"not TOML: {error}") from None
     notes = [_parse(NoteRule, "note", raw) for raw in _tables(document, "note")]
     captures = [_parse(CaptureRule, "capture", raw) for raw in _tables(document, "capture")]
-    rules: list[Rule] = [*notes, *captures]
+    return _in_order([*notes, *captures])
+
+
+def _in_order(rules: list[Rule]) -> list[Rule]:
+    """Return the rules as their triggers are to fire: notes before those who read them."""
     slug, uses = next(iter(Counter(rule.slug for rule in rules).most_common(1)), ("", 0))
     if uses > 1:
         twins = " and ".join(repr(rule.name) for rule in rules if rule.slug == slug)
         raise RuleError(f"rules {twins} have the same name")
-    return rules
+    return sorted(rules, key=lambda rule: isinstance(rule, CaptureRule))
 
 
 def _tables(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -145,4 +284,10 @@ def _parse(kind: type[_Kind], table: str, raw: dict[str, Any]) -> _Kind:
         rule = raw.get("event") or raw.get("topic") or "without a name"
         key = ".".join(str(part) for part in first["loc"])
         mistake = first["msg"].removeprefix("Value error, ")
-        raise RuleError(f"[[{table}]] {rule}: {key}: {mistake}") from None
+        if first["type"] == "extra_forbidden":
+            keys = ", ".join(
+                str(field.validation_alias or name) for name, field in kind.model_fields.items()
+            )
+            mistake = f"unknown key; there are {keys}"
+        place = f"[[{table}]] {rule}: {key}" if key else f"[[{table}]] {rule}"
+        raise RuleError(f"{place}: {mistake}") from None

@@ -5,13 +5,20 @@ listens and drains, so that losing any of the three is losing all. The others fo
 serve their own clients from it; one of them takes over when the lock is free.
 """
 
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import structlog
 import trio
 
+from bridge import metrics
 from bridge.db import Connection, Database, MissingPartitionError, Row
 from bridge.events import Event
+from bridge.relay.doorbell import Doorbell, Look, Mode, State
 from bridge.relay.upkeep import create_partitions
 from bridge.relay.watermark import Watermark
 from bridge.wakeup import WakeUp
@@ -32,7 +39,9 @@ class Relay:
         last_event_id: the newest event of the log that need not be published.
         publish: gets every event of the log once, in order of ids.
         enqueued: called when deliveries may have been added to the queue.
+        mode: whether the application rings: by turns, always or never.
         poll_seconds: how long at most it waits for the doorbell.
+        quiet_poll_seconds: how often it looks while the doorbell is quiet.
         batch: events a drain takes at most.
     """
 
@@ -43,13 +52,17 @@ class Relay:
         last_event_id: int,
         publish: Callable[[Sequence[Event]], None],
         enqueued: Callable[[], None],
+        mode: Mode = "adaptive",
         poll_seconds: float,
+        quiet_poll_seconds: float = 0.005,
         batch: int,
     ) -> None:
         self._database = database
         self._publish = publish
         self._enqueued = enqueued
+        self._mode: Mode = mode
         self._poll_seconds = poll_seconds
+        self._quiet_poll_seconds = quiet_poll_seconds
         self._batch = batch
         self._last_event_id = last_event_id
         #: Whether this bridge is the drainer.
@@ -68,46 +81,72 @@ class Relay:
             DatabaseUnavailable: it is lost. Run again: nothing is forgotten in between.
         """
         async with self._database.connect() as connection:
-            doorbell = WakeUp()
-            connection.on_loss(doorbell.signal)
+            rung = WakeUp()
+            connection.on_loss(rung.signal)
             # First listen, then look: what commits in between rings.
-            await connection.listen("bridge_outbox", doorbell.signal)
-            await connection.listen("bridge_events", doorbell.signal)
+            await connection.listen("bridge_outbox", rung.signal)
+            await connection.listen("bridge_events", rung.signal)
             await connection.execute(FAST_PLANS)
             try:
-                await self._work(connection, doorbell)
+                await self._wait_to_lead(connection, rung)
+                self.leading = True
+                metrics.draining.set(1)
+                log.info("leading", doorbell=self._mode)
+                await connection.unlisten("bridge_events")
+                await self._lead(connection, rung)
             finally:
                 self.leading = False
+                metrics.draining.set(0)
 
-    async def _work(self, connection: Connection, doorbell: WakeUp) -> None:
+    async def _wait_to_lead(self, connection: Connection, rung: WakeUp) -> None:
+        """Follow the log until the lock of the one drainer is ours."""
         while True:
             [row] = await connection.fetch("lead")
             # Also before the first drain: what the last drainer logged is still to be published.
             await self._follow(connection)
             if row["leading"]:
-                break
+                return
             self._last_round = trio.current_time()
-            await doorbell.wait(self._poll_seconds)
+            await rung.wait(self._poll_seconds)
 
-        self.leading = True
-        log.info("leading")
-        await connection.unlisten("bridge_events")
+    async def _lead(self, connection: Connection, rung: WakeUp) -> None:
+        """Drain for ever: when rung, or, while the doorbell is quiet, every few milliseconds."""
+        doorbell = Doorbell(
+            self._mode,
+            poll_seconds=self._poll_seconds,
+            quiet_poll_seconds=self._quiet_poll_seconds,
+        )
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        quiet = doorbell.is_quiet
+        await connection.fetch("begin_to_drain", name, self._mode, quiet)
+        metrics.doorbell_mode.state(self._mode)
         [row] = await connection.fetch("outbox_last_id")
         drainer = Drainer(connection, Watermark(row["last_id"]), self._batch)
         while True:
-            try:
-                more = True
-                while more:
-                    rows, more = await drainer.drain()
-                    self._hand_over(rows)
-                    self._last_round = trio.current_time()
-            except MissingPartitionError:
-                # The statement did nothing. Upkeep makes partitions days ahead, so this is a clock
-                # that jumped or an upkeep that has failed for a week.
-                created = await create_partitions(self._database)
-                if not created:
-                    raise
-            await doorbell.wait(self._poll_seconds)
+            rows, look = await self._drain(drainer, everywhere=doorbell.state is State.REARMING)
+            self._hand_over(rows)
+            self._last_round = trio.current_time()
+            doorbell.looked(self._last_round, look)
+            metrics.doorbell_state.state(doorbell.state.value)
+            if doorbell.is_quiet != quiet:
+                quiet = doorbell.is_quiet
+                await connection.fetch("switch_doorbell", quiet)
+                metrics.doorbell_switches.labels("quiet" if quiet else "ring").inc()
+            elif len(rows) < self._batch:
+                if doorbell.hears_rings:
+                    await rung.wait(doorbell.pause_seconds)
+                else:
+                    await trio.sleep(doorbell.pause_seconds)
+
+    async def _drain(self, drainer: Drainer, *, everywhere: bool) -> tuple[Sequence[Row], Look]:
+        try:
+            return await drainer.drain(everywhere=everywhere)
+        except MissingPartitionError:
+            # The statement did nothing. Upkeep makes partitions days ahead, so this is a clock
+            # that jumped or an upkeep that has failed for a week.
+            if not await create_partitions(self._database):
+                raise
+            return await drainer.drain(everywhere=everywhere)
 
     async def _follow(self, connection: Connection) -> None:
         """Publish what another bridge, or this one before it lost its connection, has logged."""
@@ -131,9 +170,15 @@ class Relay:
         self._hand_on(events)
         if rows and rows[0]["deliveries"]:
             self._enqueued()
-        for event in events:
-            if '"_capture_error"' in event.payload:
-                log.warning("capture_failed", event_id=event.id, event_type=event.event_type)
+        metrics.events_drained.inc(len(events))
+        failed = Counter(
+            event.event_type for event in events if '"_capture_error"' in event.payload
+        )
+        for event_type, count in failed.items():
+            metrics.capture_errors.labels(event_type).inc(count)
+            log.warning(
+                "capture_failed", event_type=event_type, events=count, see="pgbridge doctor"
+            )
 
     def _hand_on(self, events: Sequence[Event]) -> None:
         if events:
@@ -152,12 +197,20 @@ class Drainer:
         self._gaps_scanned_at = -float("inf")
         self._full_scan_at = trio.current_time() + FULL_SCAN_SECONDS
 
-    async def drain(self) -> tuple[Sequence[Row], bool]:
-        """Return the drained rows, in order, and whether there may be more."""
+    async def drain(self, *, everywhere: bool = False) -> tuple[Sequence[Row], Look]:
+        """Return the drained rows, in order, and what the drain says of the outbox.
+
+        Args:
+            everywhere: look through the gaps, however wide.
+        """
         now = trio.current_time()
         watermark = self._watermark
         # With a backlog the gaps are looked through every time: what is oldest goes first.
-        scan_gaps = not (watermark.wide and self._complete) or now - self._gaps_scanned_at >= 1.0
+        scan_gaps = (
+            everywhere
+            or not (watermark.wide and self._complete)
+            or now - self._gaps_scanned_at >= 1.0
+        )
         gaps = [(gap.low, gap.high) for gap in watermark.gaps] if scan_gaps else []
         if now >= self._full_scan_at:
             # A net under the reasoning of the watermark: whatever is below the mark is taken.
@@ -170,17 +223,17 @@ class Drainer:
             [high for _, high in gaps],
             self._batch,
         )
-        statement = rows[0]
-        if statement["outbox_id"] is None:
+        xmin, next_xid = rows[0]["xmin"], rows[0]["next_xid"]
+        if rows[0]["outbox_id"] is None:
             rows = []
         self._complete = len(rows) < self._batch
         watermark.record(
             [row["outbox_id"] for row in rows],
-            xmin=statement["xmin"],
-            xmax=statement["xmax"],
+            xmin=xmin,
+            next_xid=next_xid,
             complete=self._complete,
             gaps_scanned=scan_gaps,
         )
         if scan_gaps:
             self._gaps_scanned_at = now
-        return rows, not self._complete
+        return rows, Look(len(rows), self._complete and scan_gaps, xmin, next_xid)

@@ -25,7 +25,7 @@ MOST_GAPS = 1000
 class Gap:
     """Ids ``low`` to ``high``, both included, that have not been seen.
 
-    ``horizon`` is the first transaction id that was not yet given out when they were first missed;
+    ``horizon`` is past every transaction id that had been given out when they were first missed;
     None until they have been looked for once.
     """
 
@@ -52,14 +52,15 @@ class Watermark:
         return list(self._gaps)
 
     def record(
-        self, taken: Sequence[int], *, xmin: int, xmax: int, complete: bool, gaps_scanned: bool
+        self, taken: Sequence[int], *, xmin: int, next_xid: int, complete: bool, gaps_scanned: bool
     ) -> None:
         """Note what one drain found.
 
         Args:
             taken: the ids it took, in order.
             xmin: oldest transaction that was in flight in the drain's snapshot.
-            xmax: first transaction id that had not been given out in that snapshot.
+            next_xid: a transaction id that nobody had when that snapshot was taken. Not its xmax:
+                an id past the last that has ended may have been given out long ago.
             complete: it found all there was; if not, it looked no further than the last id taken.
             gaps_scanned: it looked through the gaps, too.
         """
@@ -68,18 +69,18 @@ class Watermark:
             self._gaps = [
                 rest
                 for gap in self._gaps
-                for rest in _after_scan(gap, taken, xmin, xmax, scanned_to)
+                for rest in _after_scan(gap, taken, xmin, next_xid, scanned_to)
             ]
         for taken_id in taken[bisect_right(taken, self.mark) :]:
             if taken_id > self.mark + 1:
-                self._gaps.append(Gap(self.mark + 1, taken_id - 1, xmax))
+                self._gaps.append(Gap(self.mark + 1, taken_id - 1, next_xid))
             self.mark = taken_id
         if len(self._gaps) > MOST_GAPS:
-            self._gaps = [Gap(self._gaps[0].low, self._gaps[-1].high, xmax)]
+            self._gaps = [Gap(self._gaps[0].low, self._gaps[-1].high, next_xid)]
 
 
 def _after_scan(
-    gap: Gap, taken: Sequence[int], xmin: int, xmax: int, scanned_to: int | None
+    gap: Gap, taken: Sequence[int], xmin: int, next_xid: int, scanned_to: int | None
 ) -> list[Gap]:
     """Return what remains of a gap after a drain that looked through it up to ``scanned_to``."""
     if scanned_to is not None and scanned_to < gap.low:
@@ -88,10 +89,10 @@ def _after_scan(
         # The rest was not looked at: whether its rows are there is not known.
         seen = replace(gap, high=scanned_to)
         unseen = replace(gap, low=scanned_to + 1)
-        return [*_after_scan(seen, taken, xmin, xmax, None), unseen]
+        return [*_after_scan(seen, taken, xmin, next_xid, None), unseen]
     if gap.horizon is not None and gap.horizon <= xmin:
         return []
-    horizon = xmax if gap.horizon is None else gap.horizon
+    horizon = next_xid if gap.horizon is None else gap.horizon
     found = taken[bisect_left(taken, gap.low) : bisect_right(taken, gap.high)]
     edges = [gap.low - 1, *found, gap.high + 1]
     return [

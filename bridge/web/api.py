@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
+from bridge import metrics
 from bridge.db import Database, DatabaseUnavailable, DeadlockError, Row
 from bridge.tokens import WEBHOOKS_READ, WEBHOOKS_WRITE, TokenStore
 from bridge.web.auth import guarded_router
@@ -112,6 +113,12 @@ async def readyz(request: Request) -> JSONResponse:
     all_well = all(checks.values())
     answer = Readiness(status="ready" if all_well else "not ready", checks=checks)
     return JSONResponse(answer.model_dump(), 200 if all_well else 503)
+
+
+@open_to_all.get("/metrics", response_class=PlainTextResponse)
+async def prometheus_metrics() -> Response:
+    """What this bridge has counted since it was started, for Prometheus."""
+    return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
 
 @reading.get("/webhooks", tags=["webhooks"])

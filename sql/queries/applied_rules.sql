@@ -1,9 +1,12 @@
--- The rules as they were applied, and whether their triggers are still there.
-select r.name, r.table_name, r.trigger_name, r.function_name, r.trigger_checksum, r.function_checksum,
-       exists (
-           select from pg_catalog.pg_trigger t
-           where t.tgrelid = pg_catalog.to_regclass(r.table_name) and t.tgname = r.trigger_name
-       ) as trigger_present,
-       pg_catalog.to_regclass(r.table_name) is not null as table_present
+-- The rules as they were applied, and whether what was made of them still stands as it was made.
+select r.name, r.table_name, r.trigger_name, r.function_name, r.trigger_sql, r.function_sql,
+       r.paused_at is not null as is_paused,
+       to_regclass(r.table_name) is not null as table_present,
+       t.oid is not null as trigger_present,
+       coalesce(t.tgenabled in ('O', 'A'), false) as trigger_enabled,
+       coalesce(pg_get_triggerdef(t.oid) = r.trigger_definition, false) as trigger_unchanged,
+       coalesce(pg_get_functiondef(p.oid) = r.function_definition, false) as function_unchanged
 from bridge.capture_rules r
+left join pg_trigger t on t.tgrelid = to_regclass(r.table_name) and t.tgname = r.trigger_name
+left join pg_proc p on p.oid = to_regproc(r.function_name)
 order by r.name;

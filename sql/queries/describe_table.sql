@@ -1,9 +1,30 @@
--- The columns of a table. No row: there is no such table.
+-- What an application's table is: its kind, whether tables inherit from it, and its columns in order.
+-- No row: there is no such table.
 -- %(table)s schema and table, as SQL writes them
-select array(
-           select a.attname::text
-           from pg_catalog.pg_attribute a
-           where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-           order by a.attnum) as columns
+select pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) as name,
+       c.relkind::text as kind,
+       pg_catalog.has_table_privilege(c.oid, 'trigger') as may_create_trigger,
+       array(
+           select i.inhrelid::pg_catalog.regclass::text
+           from pg_catalog.pg_inherits i
+           where i.inhparent = c.oid and c.relkind = 'r'
+           order by 1) as heirs,
+       (select coalesce(
+            pg_catalog.jsonb_agg(
+                pg_catalog.jsonb_build_object(
+                    'name', a.attname,
+                    'type', case t.typtype
+                        when 'e' then 'enum'
+                        else pg_catalog.format_type(a.atttypid, null) end,
+                    -- Since PostgreSQL 18; a stored one is computed before triggers fire.
+                    'virtual_sql', case a.attgenerated
+                        when 'v' then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end)
+                order by a.attnum),
+            '[]')
+        from pg_catalog.pg_attribute a
+        join pg_catalog.pg_type t on t.oid = a.atttypid
+        left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns
 from pg_catalog.pg_class c
-where c.oid = pg_catalog.to_regclass(%(table)s) and c.relkind in ('r', 'p');
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where c.oid = pg_catalog.to_regclass(%(table)s);

@@ -1,6 +1,8 @@
 -- Moves captured events from the outbox to the log, and enqueues a delivery for every active
 -- webhook that takes them; one statement, so all of it happens or none.
--- Every row tells the snapshot that the statement saw. Without events there is one row, with nulls.
+-- Every row tells the snapshot that the statement saw: xmin, the oldest transaction in flight, and
+-- next_xid, which is past every transaction id that had been given out. (The snapshot's own xmax is
+-- not: it is past the last that has ended.) Without events there is one row, with nulls.
 -- $1 the mark: ids above it are wanted
 -- $2, $3 lowest and highest ids of the gaps below the mark that are wanted, too
 -- $4 how many events at most
@@ -42,14 +44,32 @@ with taken as (
     join takers t on t.event_type = n.event_type
     order by n.event_id, t.webhook_id
     returning webhook_id
+), failed as (
+    -- Which rules cannot compute their payloads, for doctor and for whoever asks.
+    update bridge.capture_rules r
+    set failure_count = r.failure_count + failures.count,
+        last_failed_at = failures.last_failed_at,
+        last_error = failures.last_error
+    from (
+        select event_type,
+               count(*) as count,
+               max(captured_at) as last_failed_at,
+               (array_agg(payload ->> '_capture_error' order by id desc))[1] as last_error
+        from numbered
+        where payload ? '_capture_error'
+        group by event_type
+    ) as failures
+    where r.name = failures.event_type
 ), statement as (
-    select pg_snapshot_xmin(pg_current_snapshot()) as xmin,
-           pg_snapshot_xmax(pg_current_snapshot()) as xmax,
+    select snapshot.xmin::text::bigint as xmin,
+           -- age() counts from the next id, or from our own, which is as new: no id is used up.
+           snapshot.xmin::text::bigint + age(snapshot.xmin::xid) as next_xid,
            (select count(*) from enqueued) as deliveries,
            -- Other bridges read the log.
            (select count(pg_notify('bridge_events', '')) from (select from numbered limit 1) as any_event)
+    from (select pg_snapshot_xmin(pg_current_snapshot()) as xmin) as snapshot
 )
-select s.xmin, s.xmax, s.deliveries,
+select s.xmin, s.next_xid, s.deliveries,
        n.id as outbox_id, n.event_id, n.event_type, n.payload, n.captured_at
 from statement s
 left join numbered n on true

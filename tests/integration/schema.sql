@@ -71,6 +71,19 @@ $$;
 
 COMMENT ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) IS 'Drops the oldest partition of a log whose whole day is older than the days to keep. Returns its name; null if there is none.';
 
+CREATE FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select jsonb_build_object('_capture_error', p_error) || (
+        select coalesce(jsonb_object_agg(a.attname, p_row -> a.attname::text), '{}')
+        from pg_index i
+        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+        where i.indrelid = p_table and i.indisprimary and p_row is not null)
+$$;
+
+COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'The payload of an event whose own payload cannot be computed: why not, and the row''s primary key.';
+
 CREATE FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -113,10 +126,21 @@ CREATE FUNCTION bridge.ring() RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select pg_notify('bridge_outbox', '')
+    select pg_notify('bridge_outbox', '') where pg_sequence_last_value('bridge.doorbell') = 0
 $$;
 
-COMMENT ON FUNCTION bridge.ring() IS 'The doorbell: tells the drainer, at commit, that the outbox has something. The only place that rings it.';
+COMMENT ON FUNCTION bridge.ring() IS 'The doorbell: unless it is quiet, tells the drainer, at commit, that the outbox has something. To be called after the row was written: a transaction that saw "quiet" then has an xid, and the drainer waits for it before it stops polling. Triggers have the same condition written out, which is faster.';
+
+CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    delete from bridge.transaction_notes
+    where xact = pg_current_xact_id_if_assigned() and topic = p_topic and key = p_key
+    returning value
+$$;
+
+COMMENT ON FUNCTION bridge.take_note(p_topic text, p_key text) IS 'The note that the current transaction left, which is then gone; null if it left none.';
 
 CREATE TABLE bridge.api_tokens (
     id bigint NOT NULL,
@@ -155,18 +179,34 @@ CREATE TABLE bridge.capture_rules (
     table_name text NOT NULL,
     trigger_name text NOT NULL,
     function_name text NOT NULL,
-    trigger_checksum text NOT NULL,
-    function_checksum text NOT NULL,
-    applied_at timestamp with time zone DEFAULT now() NOT NULL
+    applied_at timestamp with time zone DEFAULT now() NOT NULL,
+    trigger_sql text DEFAULT ''::text NOT NULL,
+    function_sql text DEFAULT ''::text NOT NULL,
+    trigger_definition text,
+    function_definition text,
+    paused_at timestamp with time zone,
+    failure_count bigint DEFAULT 0 NOT NULL,
+    last_failed_at timestamp with time zone,
+    last_error text
 );
 
 COMMENT ON TABLE bridge.capture_rules IS 'The capture rules as they were applied: what the next init compares with, and what uninstall removes.';
 
 COMMENT ON COLUMN bridge.capture_rules.table_name IS 'The application''s table, quoted and with its schema.';
 
-COMMENT ON COLUMN bridge.capture_rules.trigger_checksum IS 'SHA-256 of the CREATE TRIGGER statement that was run.';
+COMMENT ON COLUMN bridge.capture_rules.trigger_sql IS 'The CREATE TRIGGER statement that was run.';
 
-COMMENT ON COLUMN bridge.capture_rules.function_checksum IS 'SHA-256 of the CREATE FUNCTION statement that was run.';
+COMMENT ON COLUMN bridge.capture_rules.function_sql IS 'The CREATE FUNCTION statement of the rule at work.';
+
+COMMENT ON COLUMN bridge.capture_rules.trigger_definition IS 'pg_get_triggerdef() of what was made: another answer now means that somebody changed it.';
+
+COMMENT ON COLUMN bridge.capture_rules.function_definition IS 'pg_get_functiondef() of what was made, paused or at work.';
+
+COMMENT ON COLUMN bridge.capture_rules.paused_at IS 'Since when it captures nothing, because somebody said so; null while it is at work. What happens meanwhile is never captured.';
+
+COMMENT ON COLUMN bridge.capture_rules.failure_count IS 'Events of this rule, as it is applied now, whose payload could not be computed.';
+
+COMMENT ON COLUMN bridge.capture_rules.last_error IS 'Why the last of them could not.';
 
 CREATE TABLE bridge.delivery_attempts (
     delivery_id bigint NOT NULL,
@@ -291,6 +331,42 @@ ALTER TABLE bridge.delivery_queue ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTI
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE SEQUENCE bridge.doorbell
+    AS smallint
+    START WITH 0
+    INCREMENT BY 1
+    MINVALUE 0
+    MAXVALUE 1
+    CACHE 1;
+
+COMMENT ON SEQUENCE bridge.doorbell IS 'Whether triggers ring: last_value 0 ring, 1 quiet. A sequence because setting it waits for no commit and reading it (pg_sequence_last_value) costs one look at a buffer. Quiet until a bridge drains.';
+
+CREATE TABLE bridge.drainer (
+    is_only boolean DEFAULT true NOT NULL,
+    bridge text NOT NULL,
+    mode text NOT NULL,
+    is_quiet boolean NOT NULL,
+    switches bigint DEFAULT 0 NOT NULL,
+    switched_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    leading_since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT drainer_is_only CHECK (is_only),
+    CONSTRAINT drainer_mode_known CHECK ((mode = ANY (ARRAY['adaptive'::text, 'notify'::text, 'poll'::text])))
+);
+
+COMMENT ON TABLE bridge.drainer IS 'The bridge that drains, or drained last: one row. Whether it still does, its advisory lock tells.';
+
+COMMENT ON COLUMN bridge.drainer.is_only IS 'Always true: there is one row.';
+
+COMMENT ON COLUMN bridge.drainer.bridge IS 'Its machine and process, host:pid.';
+
+COMMENT ON COLUMN bridge.drainer.mode IS 'BRIDGE_DOORBELL. adaptive: rings when events are rare, polls when they are many. notify: always rings. poll: never rings.';
+
+COMMENT ON COLUMN bridge.drainer.is_quiet IS 'What it set the doorbell to.';
+
+COMMENT ON COLUMN bridge.drainer.switches IS 'How often it has switched the doorbell since leading_since.';
+
+COMMENT ON COLUMN bridge.drainer.switched_at IS 'When it set the doorbell last.';
 
 CREATE TABLE bridge.events (
     id bigint NOT NULL,
@@ -487,6 +563,9 @@ ALTER TABLE ONLY bridge.delivery_log_success
 
 ALTER TABLE ONLY bridge.delivery_queue
     ADD CONSTRAINT delivery_queue_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY bridge.drainer
+    ADD CONSTRAINT drainer_pkey PRIMARY KEY (is_only);
 
 ALTER TABLE ONLY bridge.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (id, recorded_at);

@@ -565,6 +565,7 @@ def test_a_description_of_four_thousand_characters_is_not_cut(shop: Shop) -> Non
 def test_a_commit_rings_the_bell_once_however_many_rows_it_wrote(shop: Shop) -> None:
     with psycopg.connect(shop.url, autocommit=True) as listener:
         listener.execute("listen bridge_outbox")
+        listener.execute("select setval('bridge.doorbell', 0)")
         with shop.transaction():
             for _ in range(5):
                 shop.user()
@@ -577,6 +578,7 @@ def test_a_commit_rings_the_bell_once_however_many_rows_it_wrote(shop: Shop) -> 
 def test_a_rollback_does_not_ring_the_bell(shop: Shop) -> None:
     with psycopg.connect(shop.url, autocommit=True) as listener:
         listener.execute("listen bridge_outbox")
+        listener.execute("select setval('bridge.doorbell', 0)")
         with shop.transaction():
             shop.user()
             raise psycopg.Rollback
@@ -586,9 +588,54 @@ def test_a_rollback_does_not_ring_the_bell(shop: Shop) -> None:
     assert heard == ["after"]
 
 
+def test_a_quiet_bell_is_not_rung_and_the_row_is_there(shop: Shop) -> None:
+    with psycopg.connect(shop.url, autocommit=True) as listener:
+        listener.execute("listen bridge_outbox")
+        listener.execute("select setval('bridge.doorbell', 1)")
+        shop.user()
+        opened(shop)
+        shop.execute("select bridge.ring()")
+        shop.execute("notify bridge_outbox, 'after'")
+        heard = [notify.payload for notify in listener.notifies(timeout=10, stop_after=1)]
+    assert heard == ["after"]
+    assert [kind for kind, _ in shop.events()] == ["user.created", "ticket.created"]
+
+
+def test_the_bell_can_become_quiet_within_a_transaction(shop: Shop) -> None:
+    with psycopg.connect(shop.url, autocommit=True) as listener:
+        listener.execute("select setval('bridge.doorbell', 1)")
+        listener.execute("listen bridge_outbox")
+        with shop.transaction():
+            shop.user()
+            # The flag is not transactional: what is set holds at once, for transactions in flight.
+            listener.execute("select setval('bridge.doorbell', 0)")
+            shop.user()
+        heard = [notify.payload for notify in listener.notifies(timeout=10, stop_after=1)]
+    assert heard == [""]
+
+
+@pytest.mark.parametrize(("flag", "refusal"), [(0, "LISTEN, UNLISTEN, or NOTIFY"), (1, None)])
+def test_only_a_quiet_bell_leaves_transactions_that_can_be_prepared(
+    shop: Shop, flag: int, refusal: str | None
+) -> None:
+    shop.execute("select setval('bridge.doorbell', %s)", flag)
+    with psycopg.connect(shop.url, autocommit=True) as application:
+        application.execute("begin")
+        application.execute("insert into public.users (auth_type) values ('telegram')")
+        if refusal is not None:
+            with pytest.raises(psycopg.errors.FeatureNotSupported, match=refusal):
+                application.execute("prepare transaction 'two-phase'")
+            return
+        application.execute("prepare transaction 'two-phase'")
+        assert shop.events() == []
+        application.execute("commit prepared 'two-phase'")
+    assert [kind for kind, _ in shop.events()] == ["user.created"]
+
+
 def test_who_hears_the_bell_finds_the_row(shop: Shop) -> None:
     with psycopg.connect(shop.url, autocommit=True) as listener:
         listener.execute("listen bridge_outbox")
+        listener.execute("select setval('bridge.doorbell', 0)")
         opened(shop)
         [_] = listener.notifies(timeout=10, stop_after=1)
         assert listener.execute("select event_type from bridge.outbox").fetchall() == [

@@ -11,6 +11,9 @@ import psycopg
 import pytest
 import trio
 
+from bridge.db import open_database
+from bridge.relay.drain import Drainer
+from bridge.relay.watermark import Watermark
 from tests.integration.relaying import Relayed, relaying
 
 Bot = psycopg.Connection[tuple[object, ...]]
@@ -70,6 +73,24 @@ async def test_commits_in_another_order_than_their_writes_lose_nothing(
             "wrote first, commits last", "end",
         ]  # fmt: skip
         assert [event.id for event in relayed.events] == sorted(e.id for e in relayed.events)
+
+
+async def test_a_newer_transaction_that_wrote_first_and_commits_last_is_not_forgotten(
+    bridge_url: str,
+) -> None:
+    async with open_database(bridge_url) as database, database.connect() as connection:
+        drainer = Drainer(connection, Watermark(0), 1000)
+        with psycopg.connect(bridge_url) as older, psycopg.connect(bridge_url) as newer:
+            older.execute("select pg_current_xact_id()")
+            sign_up(newer, "newer")
+            sign_up(older, "older")
+            # No transaction that began after the newer has ended: a snapshot's xmax is below it.
+            older.commit()
+            taken = [(await drainer.drain())[0] for _ in range(4)]
+            assert [len(rows) for rows in taken] == [1, 0, 0, 0]
+            newer.commit()
+        [row], _ = await drainer.drain()
+        assert json.loads(row["payload"])["username"] == "newer"
 
 
 async def test_rolled_back_transactions_announce_nothing(bridge_url: str, bot: Bot) -> None:

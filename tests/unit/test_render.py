@@ -1,13 +1,24 @@
 """Rules become SQL in which every name and text stands quoted."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.capture.render import Table, identifier, literal, render
+from bridge.capture.render import (
+    Column,
+    ColumnError,
+    Table,
+    identifier,
+    literal,
+    render,
+    render_paused,
+)
 from bridge.capture.rules import CaptureRule, NoteRule, load_preset
 
-TABLE = Table(frozenset({"id", "name", "select", 'we"ird', "new.id"}))
+NAMES = ["id", "name", "select", 'we"ird', "new.id"]
+TABLE = Table({name: Column("integer") for name in NAMES})
 
 
 def rule(**keys: object) -> CaptureRule:
@@ -27,7 +38,7 @@ def test_a_rule_becomes_a_function_and_a_trigger() -> None:
     assert rendered.function_name == "bridge.capture_thing_made"
     assert rendered.trigger_name == "bridge_007_thing_made"
     assert rendered.trigger_sql == (
-        "create trigger bridge_007_thing_made\n"
+        "create or replace trigger bridge_007_thing_made\n"
         "    after insert on public.things\n"
         "    for each row execute function bridge.capture_thing_made();"
     )
@@ -51,7 +62,7 @@ def test_a_value_that_is_a_column_is_that_column_and_any_other_is_sql() -> None:
         "'b', new.\"select\"",
         '\'c\', new."we""ird"',
         "'d', new.\"new.id\"",
-        "'e', old.name || 'x'",
+        "'e', (old.name || 'x')",
     ):
         assert line in sql
 
@@ -62,7 +73,7 @@ def test_what_is_deleted_is_the_old_row() -> None:
 
 def test_the_condition_stands_in_the_function_and_not_in_the_trigger() -> None:
     rendered = render(rule(when="new.name is not null"), TABLE, 1)
-    assert "if (new.name is not null) is not true then" in rendered.function_sql
+    assert "exit guarded when (new.name is not null) is not true;" in rendered.function_sql
     assert "new.name" not in rendered.trigger_sql
 
 
@@ -88,17 +99,17 @@ def test_a_dollar_quote_in_an_expression_does_not_end_the_function(place: str, t
 def test_no_call_has_more_arguments_than_postgresql_takes(fields: int, calls: int) -> None:
     payload = {f"field_{number}": "id" for number in range(fields)}
     sql = render(rule(payload=payload), TABLE, 1).function_sql
-    value = sql.split("v_value := ")[1].split("exception when")[0]
+    value = sql.split("v_payload := ")[1].split("exception when")[0]
     assert value.count("jsonb_build_object(") == calls
     assert value.count("new.") == fields
-    assert value.count(" || ") == max(0, calls - 1)
-    assert ("'{}'::jsonb" in value) == (fields == 0)
+    assert value.count(" operator(pg_catalog.||) ") == max(0, calls - 1)
+    assert ("'{}'::pg_catalog.jsonb" in value) == (fields == 0)
 
 
 def test_a_note_writes_no_event() -> None:
     note = NoteRule(topic="it's", table="public.things", on=("insert",), key="id", value={})
     sql = render(note, TABLE, 1).function_sql
-    assert "perform bridge.note('it''s', v_key, v_value);" in sql
+    assert "perform bridge.note('it''s', v_key, v_payload);" in sql
     assert "bridge.outbox" not in sql
 
 
@@ -140,3 +151,102 @@ def test_no_text_ends_its_literal_or_identifier(text: str) -> None:
     inner = literal(text).removeprefix("E")[1:-1]
     assert "'" not in inner.replace("''", "")
     assert '"' not in identifier(text)[1:-1].replace('""', "")
+
+
+# --- columns
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"payload": ["id", "nmae"]}, "payload: table public.things has no column 'nmae'"),
+        (
+            {"payload": "*", "except": ["secret"]},
+            "except: table public.things has no column 'secret'",
+        ),
+        (
+            {"on": "update", "columns": ["status"]},
+            "columns: table public.things has no column 'status'",
+        ),
+    ],
+)
+def test_a_column_that_there_is_not_is_named_with_its_key_and_those_there_are(
+    keys: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ColumnError) as raised:
+        render(rule(**keys), TABLE, 1)
+    assert str(raised.value) == f"{said}; there are {', '.join(NAMES)}"
+
+
+def test_all_columns_but_some_are_written_out() -> None:
+    everything = rule(payload="*", **{"except": ["select", "name"]})
+    sql = render(everything, TABLE, 1).function_sql
+    value = sql.split("v_payload := ")[1].split("exception when")[0]
+    assert [name for name in NAMES if identifier(name) in value] == ["id", 'we"ird', "new.id"]
+
+
+def test_an_update_of_columns_compares_them_as_they_are_stored() -> None:
+    sql = render(rule(on=["insert", "update"], columns=["name", "id"]), TABLE, 1).function_sql
+    assert (
+        "tg_op operator(pg_catalog.=) 'UPDATE'\n"
+        '            and row(old."name", old."id") operator(pg_catalog.*=)'
+        ' row(new."name", new."id");'
+    ) in sql
+
+
+def test_the_deleted_row_of_a_rule_with_other_operations_is_new_as_well() -> None:
+    assert "new := old;" in render(rule(on=["insert", "delete"]), TABLE, 1).function_sql
+    assert "new := old;" not in render(rule(on=["insert", "update"]), TABLE, 1).function_sql
+
+
+def test_a_virtual_column_is_computed_from_those_that_are_stored() -> None:
+    table = Table({"a": Column("integer"), "b": Column("integer", virtual_sql="(a * 2)")})
+    rendered = render(rule(payload=["a", "b"]), table, 1)
+    assert "'b', (select (a * 2) from (select (new).*) as stored)" in rendered.function_sql
+    assert [each.key for each in rendered.expressions] == ["payload: b"]
+
+
+@pytest.mark.parametrize(
+    ("types", "keys", "settings"),
+    [
+        (["integer", "text"], {"payload": ["a", "b"]}, []),
+        (["integer", "timestamp with time zone"], {"payload": ["a"]}, []),
+        (["integer", "timestamp with time zone"], {"payload": ["b"]}, ["timezone"]),
+        (["integer", "text"], {"payload": {"c": "new.a + 1"}}, ["search_path", "timezone"]),
+        (["integer", "text"], {"when": "new.a > 1"}, ["search_path", "timezone"]),
+        (
+            ["integer", "interval"],
+            {"payload": ["b"]},
+            ["timezone", "datestyle", "intervalstyle", "bytea_output", "extra_float_digits"],
+        ),
+    ],
+)
+def test_a_function_pins_the_settings_that_its_values_depend_on(
+    types: list[str], keys: dict[str, object], settings: list[str]
+) -> None:
+    table = Table({name: Column(kind) for name, kind in zip("ab", types, strict=True)})
+    sql = render(rule(**({"payload": ["a"]} | keys)), table, 1).function_sql
+    assert re.findall(r"^set (\w+) = ", sql, re.MULTILINE) == settings
+
+
+def test_a_truncate_is_one_event_for_the_whole_table() -> None:
+    rendered = render(rule(on="truncate", payload={"by": "current_user"}), TABLE, 1)
+    assert rendered.trigger_sql == (
+        "create or replace trigger bridge_001_thing_made\n"
+        "    after truncate on public.things\n"
+        "    for each statement execute function bridge.capture_thing_made();"
+    )
+
+
+def test_the_rules_of_a_partitioned_table_see_every_operation() -> None:
+    table = Table(TABLE.columns, is_partitioned=True)
+    rendered = render(rule(on="update"), table, 1)
+    assert "after insert or update or delete on public.things" in rendered.trigger_sql
+    assert "take_note" in rendered.function_sql
+    assert "take_note" not in render(rule(on="update"), TABLE, 1).function_sql
+
+
+def test_a_paused_function_captures_nothing() -> None:
+    sql = render_paused("bridge.capture_thing_made")
+    assert "return null;" in sql
+    assert "outbox" not in sql

@@ -2,7 +2,14 @@
 
 import pytest
 
-from bridge.capture.rules import CaptureRule, NoteRule, RuleError, load_preset, parse_rules
+from bridge.capture.rules import (
+    CaptureRule,
+    NoteRule,
+    RuleError,
+    load_preset,
+    load_rules,
+    parse_rules,
+)
 
 RIGHT = """
 [[capture]]
@@ -74,7 +81,11 @@ def test_a_table_is_named_as_sql_names_it(table: str) -> None:
         ("table = 'public.us ers'", "[[capture]] user.created: table: must be schema"),
         ("table = 'a.b.c'", "[[capture]] user.created: table: must be schema"),
         ('table = \'public."a"b"\'', "[[capture]] user.created: table: must be schema"),
-        ("on = 'truncate'", "[[capture]] user.created: on.0: Input should be 'insert', 'update'"),
+        ("on = 'select'", "[[capture]] user.created: on.0: Input should be 'insert', 'update'"),
+        (
+            "on = ['delete', 'truncate']",
+            "[[capture]] user.created: on: truncate has no rows and needs a rule of its own",
+        ),
         ("on = []", "[[capture]] user.created: on: must name one operation or more"),
         (
             "on = ['insert', 'insert']",
@@ -84,13 +95,45 @@ def test_a_table_is_named_as_sql_names_it(table: str) -> None:
         ("event = 'user created'", "[[capture]] user created: event: must be letters, digits"),
         ("event = '.user'", "[[capture]] .user: event: must be letters, digits"),
         ("event = 5", "[[capture]] 5: event: Input should be a valid string"),
-        ("payload = { id = 5 }", "[[capture]] user.created: payload.id: Input should be a valid"),
-        ("payload = 'id'", "[[capture]] user.created: payload: Input should be a valid dictionary"),
+        (
+            "payload = { id = 5 }",
+            "[[capture]] user.created: payload: id: must be a column or SQL in quotes",
+        ),
+        ("payload = { id = ' ' }", "[[capture]] user.created: payload: id: must not be empty"),
+        ("payload = 'id'", "[[capture]] user.created: payload: must be a list of columns"),
+        ("payload = []", "[[capture]] user.created: payload: must name one column or more"),
+        ("payload = [1]", "[[capture]] user.created: payload: must name one column or more"),
+        ("payload = ['id', 'id']", "[[capture]] user.created: payload: must name each column once"),
+        (
+            "payload = { _capture_error = 'id' }",
+            "[[capture]] user.created: payload: _capture_error is the key of payloads that failed",
+        ),
+        (
+            'payload = { id = "\\u0000" }',
+            "[[capture]] user.created: payload: id: must not have a NUL character",
+        ),
+        ("except = ['id']", '[[capture]] user.created: except: only payload = "*" leaves columns'),
+        ("when = ''", "[[capture]] user.created: when: must not be empty"),
+        ("when = 5", "[[capture]] user.created: when: must be a column or SQL in quotes"),
+        (
+            "table = 'bridge.outbox'",
+            "[[capture]] user.created: table: schema bridge is pgbridge's own",
+        ),
+        (
+            "table = '\"bridge\".outbox'",
+            "[[capture]] user.created: table: schema bridge is pgbridge's own",
+        ),
+        (
+            f"table = 'public.{'x' * 64}'",
+            f"[[capture]] user.created: table: {'x' * 64} is longer than PostgreSQL's names",
+        ),
+        ("colour = 'red'", "[[capture]] user.created: colour: unknown key; there are table, on"),
         (
             "deferred = 'when'",
             "[[capture]] user.created: deferred: Input should be a valid boolean",
         ),
-        ("columns = ['id']", "[[capture]] user.created: columns: Extra inputs are not permitted"),
+        ("columns = ['id']", "[[capture]] user.created: columns: only an update changes columns"),
+        ("columns = []", "[[capture]] user.created: columns: must name one column or more"),
     ],
 )
 def test_a_mistake_is_said_with_its_rule_and_key(line: str, said: str) -> None:
@@ -141,5 +184,71 @@ def test_what_is_no_toml_is_said_to_be_none() -> None:
 
 
 def test_a_preset_that_there_is_not_is_named() -> None:
-    with pytest.raises(RuleError, match=r"^there is no preset called 'online-school'$"):
+    with pytest.raises(RuleError, match=r"^there is no preset called 'online-school'; there are"):
         load_preset("online-school")
+
+
+# --- what a rule may say
+
+
+def test_the_payload_may_be_a_list_of_columns_or_all_but_some() -> None:
+    [listed] = parse_rules(with_line("payload = ['id', 'name']"))
+    assert isinstance(listed, CaptureRule)
+    assert listed.payload == ("id", "name")
+    [starred] = parse_rules(with_line("payload = '*'\nexcept = ['password_hash']"))
+    assert isinstance(starred, CaptureRule)
+    assert (starred.payload, starred.leave_out) == ("*", ("password_hash",))
+
+
+def test_an_update_may_be_of_certain_columns() -> None:
+    [rule] = parse_rules(with_line("on = ['insert', 'update']\ncolumns = 'status'"))
+    assert isinstance(rule, CaptureRule)
+    assert rule.columns == ("status",)
+
+
+def test_a_truncate_needs_no_payload_and_takes_no_columns() -> None:
+    text = "[[capture]]\nevent = 'emptied'\ntable = 'public.users'\non = 'truncate'\n"
+    [rule] = parse_rules(text)
+    assert isinstance(rule, CaptureRule)
+    assert rule.payload == {}
+    [rule] = parse_rules(text + "payload = { by = 'current_user::text' }")
+    for wrong, said in [
+        ("payload = ['id']", "payload: truncate has no rows"),
+        ("payload = '*'", "payload: truncate has no rows"),
+        ("deferred = true", "deferred: truncate cannot be deferred"),
+    ]:
+        with pytest.raises(RuleError, match=rf"^\[\[capture\]\] emptied: {said}"):
+            parse_rules(text + wrong)
+    with pytest.raises(RuleError, match=r"on: truncate has no rows, so nothing to note"):
+        parse_rules("[[note]]\ntopic = 'n'\ntable = 'a.b'\non = 'truncate'\nkey = 'id'")
+
+
+# --- presets and files
+
+
+def names(text: str, preset: str | None = None) -> list[str]:
+    return [rule.name for rule in load_rules(text, preset)]
+
+
+def test_a_file_without_rules_has_those_of_the_default_preset() -> None:
+    assert load_rules("port = 8090", None) == load_preset("telegram-shop")
+    assert load_rules("", "telegram-shop") == load_preset("telegram-shop")
+
+
+def test_a_file_with_rules_has_only_them_unless_it_names_a_preset() -> None:
+    own = RIGHT.replace("user.created", "customer.created")
+    assert names(own) == ["customer.created"]
+    assert names(own, "none") == ["customer.created"]
+    assert names(own, "telegram-shop") == [*names("", None), "customer.created"]
+
+
+def test_a_rule_of_the_file_takes_the_place_of_the_presets() -> None:
+    rules = load_rules(RIGHT, "telegram-shop")
+    assert [rule.name for rule in rules] == names("", None)
+    [replaced] = [rule for rule in rules if rule.name == "user.created"]
+    assert isinstance(replaced, CaptureRule)
+    assert replaced.payload == {"user_id": "id"}
+
+
+def test_no_preset_and_no_rules_is_no_rules() -> None:
+    assert load_rules("", "none") == []

@@ -1,0 +1,318 @@
+"""The doorbell rings when events are rare, is quiet when they are many, and misses none between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bridge.relay.doorbell import (
+    BUSY_EVENTS,
+    BUSY_SECONDS,
+    CALM_EVENTS,
+    CALM_SECONDS,
+    REARMING_POLL_SECONDS,
+    Doorbell,
+    Look,
+    Mode,
+    State,
+)
+from tests.unit.postgres_model import Postgres
+
+
+def doorbell(mode: Mode = "adaptive") -> Doorbell:
+    return Doorbell(mode, poll_seconds=1.0, quiet_poll_seconds=0.005)
+
+
+def look(events: int = 0, *, exhaustive: bool = True, xmin: int = 100, next_xid: int = 100) -> Look:
+    return Look(events, exhaustive, xmin, next_xid)
+
+
+def state(bell: Doorbell) -> State:
+    return bell.state
+
+
+def ringing() -> Doorbell:
+    bell = doorbell()
+    bell.looked(0.0, look())
+    assert state(bell) is State.RINGING
+    return bell
+
+
+def quiet() -> Doorbell:
+    bell = ringing()
+    bell.looked(1.0, look(BUSY_EVENTS + 1))
+    assert state(bell) is State.QUIET
+    return bell
+
+
+# --- from one state to the next
+
+
+def test_a_new_drainer_has_the_application_ring_and_polls_until_that_is_sure() -> None:
+    bell = doorbell()
+    assert (bell.state, bell.is_quiet, bell.hears_rings) == (State.REARMING, False, True)
+    bell.looked(0.0, look(xmin=100, next_xid=101))
+    assert state(bell) is State.REARMING
+    bell.looked(0.1, look(xmin=101, next_xid=105))
+    assert state(bell) is State.RINGING
+
+
+def test_rare_events_leave_it_ringing() -> None:
+    bell = ringing()
+    for number in range(200):
+        bell.looked(1 + number / 100, look(1))
+        assert state(bell) is State.RINGING
+    assert bell.pause_seconds == 1.0
+
+
+def test_many_events_at_once_make_it_quiet() -> None:
+    bell = ringing()
+    bell.looked(1.0, look(BUSY_EVENTS))
+    assert state(bell) is State.RINGING
+    bell.looked(1.0 + BUSY_SECONDS / 2, look(1))
+    assert state(bell) is State.QUIET
+    assert (bell.is_quiet, bell.hears_rings, bell.pause_seconds) == (True, False, 0.005)
+
+
+def test_many_events_one_by_one_make_it_quiet() -> None:
+    bell = ringing()
+    for number in range(BUSY_EVENTS + 1):
+        bell.looked(1 + number * BUSY_SECONDS / (2 * BUSY_EVENTS), look(1))
+    assert state(bell) is State.QUIET
+
+
+def test_whoever_rings_in_vain_is_soon_not_heard() -> None:
+    bell = ringing()
+    for number in range(BUSY_EVENTS + 1):
+        bell.looked(1 + number * 0.001, look(0))
+    assert state(bell) is State.QUIET
+
+
+def test_it_stays_quiet_while_events_are_many_and_polls_as_often_as_before() -> None:
+    bell = quiet()
+    for number in range(1, 1000):
+        bell.looked(1 + number * 0.005, look(number % 2))
+        assert (bell.state, bell.pause_seconds) == (State.QUIET, 0.005)
+
+
+def test_it_rings_again_when_events_have_become_few() -> None:
+    bell = quiet()
+    bell.looked(1 + CALM_SECONDS / 2, look(CALM_EVENTS - 1))
+    assert state(bell) is State.QUIET
+    bell.looked(1.001 + CALM_SECONDS, look(0))
+    assert (bell.state, bell.is_quiet) == (State.REARMING, False)
+
+
+@pytest.mark.parametrize("rate", [10, 60, 100, 120, 150, 190])
+def test_at_no_steady_rate_of_single_events_does_it_switch_to_and_fro(rate: int) -> None:
+    for bell in (ringing(), quiet()):
+        switches = 0
+        due, now = 1.0, 1.0
+        while now < 6.0:
+            before = bell.is_quiet
+            # Rung for each event at once, or whatever came in a polling pause.
+            now = due if bell.hears_rings else now + bell.pause_seconds
+            events = 0
+            while due <= now:
+                events += 1
+                due += 1 / rate
+            bell.looked(now, look(events))
+            switches += bell.is_quiet != before
+        assert switches <= 1
+
+
+def test_a_burst_while_it_rearms_makes_it_quiet_again() -> None:
+    bell = quiet()
+    bell.looked(2.0, look(0))
+    bell.looked(2.1, look(0, xmin=1))
+    assert state(bell) is State.REARMING
+    bell.looked(2.2, look(BUSY_EVENTS + 1, xmin=1))
+    assert state(bell) is State.QUIET
+
+
+def test_rearming_waits_for_what_was_in_flight_and_not_for_what_came_after() -> None:
+    bell = quiet()
+    bell.looked(2.0, look(0, xmin=50, next_xid=60))
+    bell.looked(2.1, look(0, xmin=50, next_xid=70))
+    for xmin in (51, 69):
+        bell.looked(2.2, look(0, xmin=xmin, next_xid=90))
+        assert state(bell) is State.REARMING
+    bell.looked(2.3, look(0, xmin=70, next_xid=95))
+    assert state(bell) is State.RINGING
+
+
+def test_rearming_does_not_end_with_a_look_that_was_cut_short_or_left_gaps_out() -> None:
+    bell = doorbell()
+    bell.looked(0.0, look(1, exhaustive=False))
+    assert state(bell) is State.REARMING
+    bell.looked(0.1, look())
+    assert state(bell) is State.RINGING
+
+
+def test_a_transaction_that_does_not_end_is_polled_for_ever_more_rarely_up_to_a_bound() -> None:
+    bell = doorbell()
+    pauses = []
+    for number in range(100):
+        bell.looked(number * 0.1, look(xmin=1))
+        pauses.append(bell.pause_seconds)
+    assert pauses == sorted(pauses)
+    assert pauses[0] == 0.01
+    assert pauses[-1] == REARMING_POLL_SECONDS
+    bell.looked(20.0, look(1, xmin=1))
+    assert bell.pause_seconds == 0.005
+
+
+# --- the other modes
+
+
+def test_in_mode_notify_it_never_becomes_quiet() -> None:
+    bell = doorbell("notify")
+    for number in range(100):
+        bell.looked(number * 0.001, look(1000))
+        assert not bell.is_quiet
+    assert state(bell) is State.RINGING
+
+
+def test_in_mode_poll_it_never_rings_and_polls_faster_while_there_is_something() -> None:
+    bell = doorbell("poll")
+    for number in range(100):
+        assert (bell.is_quiet, bell.hears_rings) == (True, False)
+        bell.looked(number, look(0))
+    assert bell.pause_seconds == 1.0
+    bell.looked(100.0, look(1))
+    assert bell.pause_seconds == 0.005
+
+
+# --- nothing is missed
+
+
+@dataclass
+class _Drainer:
+    """A drainer that waits for ever when the doorbell rings: it has no net."""
+
+    bell: Doorbell = field(default_factory=doorbell)
+    now: float = 0.0
+    rung: bool = False
+    #: What a drain has seen and not yet told the doorbell; None between two drains.
+    seen: Look | None = None
+    #: Whether the flag is still to be set to what the doorbell says.
+    flag_is_due: bool = True
+
+
+class _World:
+    """Writers whose triggers read a flag, and a drainer that may be replaced at any moment."""
+
+    def __init__(self) -> None:
+        self.database = Postgres()
+        self.flag_is_quiet = True
+        self.drainer = _Drainer()
+
+    def read_flag(self, which: int) -> None:
+        """A trigger reads the flag: at any time after it wrote its row."""
+        if transaction := self.database.pick(which):
+            transaction.rings |= not self.flag_is_quiet
+
+    def end(self, which: int, *, commit: bool) -> None:
+        ended = self.database.end(which, commit=commit)
+        if commit and ended is not None and ended.rings:
+            self.drainer.rung = True
+
+    def work(self, seconds: float) -> None:
+        """The drainer takes its next step; setting the flag, looking and thinking are three."""
+        drainer = self.drainer
+        drainer.now += seconds
+        if drainer.flag_is_due:
+            self.flag_is_quiet = drainer.bell.is_quiet
+            drainer.flag_is_due = False
+        elif drainer.seen is None:
+            drainer.rung = False
+            taken = len(self.database.visible)
+            self.database.visible.clear()
+            drainer.seen = Look(taken, True, self.database.snapshot_xmin, self.database.next_xid)
+        else:
+            drainer.bell.looked(drainer.now, drainer.seen)
+            drainer.seen = None
+            drainer.flag_is_due = drainer.bell.is_quiet != self.flag_is_quiet
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the drainer waits for a ring, and for nothing else."""
+        drainer = self.drainer
+        return (
+            drainer.bell.state is State.RINGING
+            and drainer.seen is None
+            and not drainer.flag_is_due
+            and not drainer.rung
+        )
+
+
+_WHICH = st.integers(0, 9)
+_SECONDS = st.sampled_from([0.001, 0.05, 0.3])
+_STEPS = st.lists(
+    st.one_of(
+        st.just(("begin",)),
+        # One row, or a burst that makes the doorbell quiet.
+        st.tuples(st.just("insert"), _WHICH, st.sampled_from([1, 1, 1, BUSY_EVENTS + 1])),
+        st.tuples(st.just("read_flag"), _WHICH),
+        st.tuples(st.just("commit"), _WHICH),
+        st.tuples(st.just("rollback"), _WHICH),
+        st.tuples(st.just("work"), _SECONDS),
+        st.tuples(st.just("work"), _SECONDS),
+        st.tuples(st.just("work"), _SECONDS),
+        st.just(("replace",)),
+    ),
+    max_size=150,
+)
+
+
+#: A drainer that has become quiet …
+_TO_QUIET = [
+    *[("work", 0.001)] * 3,
+    *[("begin",), ("insert", 0, BUSY_EVENTS + 1), ("read_flag", 0), ("commit", 0)],
+    *[("work", 0.001)] * 3,
+]
+
+
+@settings(max_examples=500)
+@given(_STEPS)
+# … and a writer that sees so and is slow. No transaction that began later has ended, so a
+# snapshot's xmax does not cover it.
+@example(
+    [
+        *_TO_QUIET,
+        *[("begin",), ("insert", 0, 1), ("read_flag", 0)],
+        *[("work", 0.3)] * 7,
+        ("commit", 0),
+    ]
+)
+def test_a_drainer_that_sleeps_until_it_is_rung_leaves_nothing_behind(
+    steps: list[tuple[str, float]],
+) -> None:
+    world = _World()
+    # A transaction may commit only when its triggers have read the flag.
+    unread: set[int] = set()
+    for name, *numbers in steps:
+        which = int(numbers[0]) if numbers else 0
+        picked = world.database.pick(which)
+        match name:
+            case "begin":
+                world.database.begin()
+            case "insert" if picked:
+                for _ in range(int(numbers[1])):
+                    world.database.insert(which)
+                unread.add(picked.xid)
+            case "read_flag" if picked:
+                world.read_flag(which)
+                unread.discard(picked.xid)
+            case "commit" if picked and picked.xid not in unread:
+                world.end(which, commit=True)
+            case "rollback":
+                world.end(which, commit=False)
+            case "work":
+                world.work(numbers[0])
+            case "replace":
+                world.drainer = _Drainer(now=world.drainer.now)
+        assert not (world.sleeps and world.database.visible), "nobody will ring for this"
