@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from bridge.capture import install
-from bridge.capture.rules import load_preset
+from bridge.capture.rules import Rule, load_preset
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 
 BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
@@ -47,10 +47,10 @@ def bridge_template(server: EmbeddedPostgres, bot_template: str) -> str:
     return "template_bridge"
 
 
-def init(url: str) -> install.Plan:
-    """Install the bot's preset, as ``pgbridge init`` does; return what was planned."""
+def init(url: str, rules: Sequence[Rule] | None = None) -> install.Plan:
+    """Install the bot's preset, or these rules, as ``pgbridge init`` does; return the plan."""
     with install.connect(url) as connection, install.install_lock(connection):
-        planned = install.plan(connection, load_preset("telegram-shop"))
+        planned = install.plan(connection, rules or load_preset("telegram-shop"))
         install.apply(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
         if planned.steps:
             connection.execute(

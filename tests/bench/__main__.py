@@ -1,4 +1,4 @@
-"""Runs the benchmarks: ``python -m tests.bench [drain] [latency] [delivery]``, all by default.
+"""Runs the benchmarks: ``python -m tests.bench [capture] [trigger] [drain] …``, all by default.
 
 Each prints its figure beside a reference that was measured in the same run. The last line is one
 JSON object.
@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from tests.bench import delivery, drain, latency
+from tests.bench import capture, delivery, drain, latency, trigger
 from tests.bench.result import Result
 
 BENCHES: dict[str, Callable[[EmbeddedPostgres], list[Result]]] = {
+    "capture": capture.run,
+    "trigger": trigger.run,
     "drain": drain.run,
     "latency": latency.run,
     "delivery": delivery.run,
