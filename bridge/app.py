@@ -50,7 +50,9 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with AsyncExitStack() as stack:
             try:
-                database = await stack.enter_async_context(open_database(settings.database_url))
+                database = await stack.enter_async_context(
+                    open_database(settings.database_url, listen_url=settings.listen_url)
+                )
             except DatabaseUnavailable as error:
                 raise StartError(f"cannot connect to the database: {error}") from None
             last_event_id = await _prepare(database)

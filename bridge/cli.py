@@ -179,7 +179,7 @@ def _rules() -> list[Rule]:
 def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """Open the installer's connection; what goes wrong within ends the command in one line."""
     try:
-        with install.connect(settings.database_url) as connection:
+        with install.connect(settings.session_url) as connection:
             yield connection
     except install.InstallError as error:
         _fail(str(error))

@@ -14,6 +14,12 @@ from bridge import assets
 from bridge.capture.migrate import MigrationError, Step, is_installed, plan_migrations
 from bridge.capture.render import RenderedRule, Table, identifier, literal, render
 from bridge.capture.rules import Rule
+from bridge.capture.sessions import (
+    TRANSACTION_POOLER,
+    USE_LISTEN_URL,
+    is_shared,
+    open_connection,
+)
 
 #: A lock that an application's table does not give within the timeout is tried this many times.
 LOCK_ATTEMPTS = 10
@@ -72,15 +78,19 @@ def connect(url: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """Open a connection for installing: autocommit, with a plain search_path.
 
     Raises:
-        InstallError: the database cannot be reached.
+        InstallError: the database cannot be reached, or not in a session of one's own.
     """
     try:
-        connection = psycopg.connect(
-            url, autocommit=True, connect_timeout=10, application_name="pgbridge-init"
-        )
+        connection = open_connection(url, "pgbridge-init")
     except psycopg.Error as error:
         raise InstallError(f"cannot connect to the database: {one_line(error)}") from None
     with connection:
+        # What is set below would stay behind in a session that the application gets next.
+        if is_shared(connection, url):
+            raise InstallError(
+                f"the connection goes through {TRANSACTION_POOLER}, where locks and settings of "
+                f"a session do not hold; {USE_LISTEN_URL}"
+            )
         connection.execute("set search_path = pg_catalog, pg_temp")
         connection.execute("set timezone = 'UTC'")
         yield connection
