@@ -12,7 +12,7 @@ import pytest
 from bridge.capture import install
 from bridge.capture.rules import load_preset
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from tests.pgbouncer import PGBOUNCER, pgbouncer
+from tests.pgbouncer import pgbouncer
 
 BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
 
@@ -97,8 +97,6 @@ def bridge_url(clone: Callable[[str], str], bridge_template: str) -> str:
 @pytest.fixture
 def pooled_url(bridge_url: str) -> Iterator[str]:
     """``bridge_url`` through a PgBouncer in transaction mode with few sessions of the server."""
-    if PGBOUNCER is None:
-        pytest.skip("there is no pgbouncer; on Debian: apt-get install pgbouncer")
     with pgbouncer(bridge_url) as url:
         yield url
 

@@ -43,7 +43,7 @@ async def test_statements_of_many_tasks_run_on_the_few_sessions_there_are(
 
 
 async def test_a_session_that_others_use_keeps_what_they_set_in_it(
-    bridge_url: str, pooled_url: str
+    bridge_url: str,
 ) -> None:
     with pgbouncer(bridge_url, pool_size=1) as narrow, psycopg.connect(narrow) as bot:
         bot.execute("set work_mem = '5MB'")
