@@ -1,8 +1,15 @@
-"""Whether a connection is a session of its own, or a pooler hands the server's sessions around."""
+"""Connections of the command line, and whether each is a session of its own.
+
+A pooler in transaction mode hands the server's sessions around: what is set, locked or listened for
+in one belongs to somebody else a moment later.
+"""
 
 from typing import Any
 
 import psycopg
+from psycopg.rows import dict_row
+
+from bridge.assets import query
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -22,6 +29,12 @@ def open_connection(url: str, application_name: str) -> Connection:
         application_name=application_name,
         prepare_threshold=None,
     )
+
+
+def fetch(connection: Connection, name: str, **values: object) -> list[dict[str, Any]]:
+    """Run the named query of ``sql/queries`` and return its rows."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query(name).encode(), values or None).fetchall()
 
 
 def is_pooled(connection: Connection) -> bool:
