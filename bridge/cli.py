@@ -232,7 +232,7 @@ def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ..
 def _print_findings(findings: Sequence[Finding]) -> None:
     """Print a line a finding; in a terminal, lines are broken to stand in one column."""
     console = Console(highlight=False, markup=False, emoji=False)
-    counts = Counter(finding.level for finding in findings)
+    counts: Counter[str] = Counter(finding.level for finding in findings)
     margin = " " * 7
     for finding in findings:
         text = f"{finding.check}: {finding.what}"
@@ -245,7 +245,7 @@ def _print_findings(findings: Sequence[Finding]) -> None:
             ).removeprefix(margin)
         mark = f"{finding.level:<{len(margin)}}"
         console.print(Text.assemble((mark, LEVEL_STYLES[finding.level]), text), soft_wrap=True)
-    console.print(f"{counts['wrong']} wrong, {counts['note']} notes, {counts['ok']} ok")
+    console.print(", ".join(f"{level}: {counts[level]}" for level in LEVEL_STYLES))
 
 
 def _say(line: str) -> None:

@@ -77,7 +77,7 @@ def test_what_is_wrong_fails_and_is_explained_in_lines_that_a_script_can_find(
         "       fix: start one: pgbridge run",
     ]
     assert "ok     standby: this server is a primary" in lines
-    assert lines[-1].startswith("1 wrong, ")
+    assert lines[-1].endswith(", wrong: 1")
     assert "\x1b" not in result.stdout
 
 
