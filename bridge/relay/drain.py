@@ -11,12 +11,20 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 import trio
 
 from bridge import metrics
-from bridge.db import Connection, Database, MissingPartitionError, Row
+from bridge.db import (
+    Connection,
+    Database,
+    DatabaseError,
+    DatabaseUnavailable,
+    MissingPartitionError,
+    Row,
+)
 from bridge.events import Event
 from bridge.relay.doorbell import Doorbell, Look, Mode, State
 from bridge.relay.upkeep import create_partitions
@@ -25,6 +33,8 @@ from bridge.wakeup import WakeUp
 
 log = structlog.get_logger()
 
+#: How long a bridge that stops may take to silence the doorbell.
+LEAVING_SECONDS = 1.0
 #: How often the whole outbox is looked through, whatever the watermark says.
 FULL_SCAN_SECONDS = 60.0
 #: Plans are kept, and made when the queue is empty; they must suit it when it is not.
@@ -94,6 +104,10 @@ class Relay:
                 log.info("leading", doorbell=self._mode)
                 await connection.unlisten("bridge_events")
                 await self._lead(connection, rung)
+            except trio.Cancelled:
+                if self.leading:
+                    await _leave_quiet(connection)
+                raise
             finally:
                 self.leading = False
                 metrics.draining.set(0)
@@ -184,6 +198,18 @@ class Relay:
         if events:
             self._last_event_id = events[-1].id
             self._publish(events)
+
+
+async def _leave_quiet(connection: Connection) -> None:
+    """Have the application ring for nobody, once a bridge has stopped in order.
+
+    The lock is still ours: whoever drains next sets the doorbell after this.
+    """
+    with (
+        trio.move_on_after(LEAVING_SECONDS, shield=True),
+        suppress(DatabaseUnavailable, DatabaseError),
+    ):
+        await connection.fetch("switch_doorbell", True)
 
 
 class Drainer:
