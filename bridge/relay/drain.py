@@ -78,6 +78,7 @@ class Relay:
         #: Whether this bridge is the drainer.
         self.leading = False
         self._last_round = -float("inf")
+        metrics.doorbell_mode.state(mode)
 
     @property
     def alive(self) -> bool:
@@ -133,7 +134,6 @@ class Relay:
         name = f"{socket.gethostname()}:{os.getpid()}"
         quiet = doorbell.is_quiet
         await connection.fetch("begin_to_drain", name, self._mode, quiet)
-        metrics.doorbell_mode.state(self._mode)
         [row] = await connection.fetch("outbox_last_id")
         drainer = Drainer(connection, Watermark(row["last_id"]), self._batch)
         while True:
@@ -185,9 +185,7 @@ class Relay:
         if rows and rows[0]["deliveries"]:
             self._enqueued()
         metrics.events_drained.inc(len(events))
-        failed = Counter(
-            event.event_type for event in events if '"_capture_error"' in event.payload
-        )
+        failed = Counter(row["event_type"] for row in rows if row["has_failed"])
         for event_type, count in failed.items():
             metrics.capture_errors.labels(event_type).inc(count)
             log.warning(
