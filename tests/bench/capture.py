@@ -172,7 +172,7 @@ def _rate(server: EmbeddedPostgres, url: str, clients: int) -> float:
         script.flush()
         done = subprocess.run(
             [
-                *[str(server.bin / "pgbench"), "--no-vacuum", "--protocol=prepared"],
+                *[str(server.bin / "pgbench"), "--no-vacuum", "--protocol=simple"],
                 *[f"--client={clients}", f"--jobs={min(clients, 2)}", f"--time={SECONDS}"],
                 *[f"--file={script.name}", url],
             ],
