@@ -67,6 +67,8 @@ class Relay:
         self._last_event_id = last_event_id
         #: Whether this bridge is the drainer.
         self.leading = False
+        #: The doorbell as it sees it; None unless it is the drainer.
+        self.doorbell: Doorbell | None = None
         self._last_round = -float("inf")
 
     @property
@@ -96,6 +98,7 @@ class Relay:
                 await self._lead(connection, rung)
             finally:
                 self.leading = False
+                self.doorbell = None
                 metrics.draining.set(0)
 
     async def _wait_to_lead(self, connection: Connection, rung: WakeUp) -> None:
@@ -119,6 +122,7 @@ class Relay:
         name = f"{socket.gethostname()}:{os.getpid()}"
         quiet = doorbell.is_quiet
         await connection.fetch("begin_to_drain", name, self._mode, quiet)
+        self.doorbell = doorbell
         metrics.doorbell_mode.state(self._mode)
         [row] = await connection.fetch("outbox_last_id")
         drainer = Drainer(connection, Watermark(row["last_id"]), self._batch)
