@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import psycopg
 import trio
 
 from bridge.db import Database, keep_running, open_database
 from bridge.events import Event
 from bridge.relay.doorbell import Mode, State
 from bridge.relay.drain import Relay
+
+Bot = psycopg.Connection[tuple[object, ...]]
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -87,3 +91,13 @@ async def relaying(
             nursery.start_soon(keep_running, "relay", relay.run)
             yield relayed
             nursery.cancel_scope.cancel()
+
+
+def sign_up(connection: Bot, name: str) -> None:
+    connection.execute(
+        "insert into public.users (auth_type, username) values ('telegram', %s)", (name,)
+    )
+
+
+def names(relayed: Relayed) -> list[str]:
+    return [json.loads(event.payload)["username"] for event in relayed.events]

@@ -19,8 +19,7 @@ import trio
 from bridge.db import Row
 from bridge.relay.doorbell import BUSY_EVENTS, Look, State
 from bridge.relay.drain import Drainer
-from tests.integration.relaying import Relayed, relaying, until
-from tests.integration.test_relay import Bot, names, sign_up
+from tests.integration.relaying import Bot, Relayed, names, relaying, sign_up, until
 
 NET_SECONDS = 60.0
 PATIENCE_SECONDS = 30.0
