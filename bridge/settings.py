@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     # Relay. The poll is a net under LISTEN; while the doorbell is quiet, the other replaces it.
     doorbell: Literal["adaptive", "notify", "poll"] = "adaptive"
     poll_seconds: float = Field(1.0, gt=0, le=60)
-    quiet_poll_seconds: float = Field(0.005, ge=0.001, le=1)
+    quiet_poll_seconds: float = Field(0.01, ge=0.001, le=1)
     drain_batch: int = Field(1000, ge=1, le=10_000)
 
     # Live stream. A client that leaves more than the buffer unread is closed.

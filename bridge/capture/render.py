@@ -18,15 +18,16 @@ _INDEPENDENT_TYPES = {
     "time without time zone", "timestamp without time zone", "uuid",
 }  # fmt: skip
 _TIMEZONE = {"timezone": "'UTC'"}
-#: What the rest depends on: intervals, ranges, bytea, floats, and whatever contains one.
+#: What the rest depends on: intervals, ranges, bytea, floats, names of tables, what contains them;
+#: and SQL, which may print anything as text.
 _OUTPUT_SETTINGS = {
+    "search_path": "pg_catalog, pg_temp",
     **_TIMEZONE,
     "datestyle": "'ISO, MDY'",
     "intervalstyle": "'postgres'",
     "bytea_output": "'hex'",
     "extra_float_digits": "1",
 }
-_SEARCH_PATH = {"search_path": "pg_catalog, pg_temp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,20 +220,14 @@ class _Rendering:
     def _settings(self) -> dict[str, str]:
         """Return the settings that the function needs to be the same in every session.
 
-        A setting costs half a microsecond for each statement, so only what its columns depend on.
-        SQL of the rule's own may use any column.
+        Each costs a fraction of a microsecond a row, so only what its columns depend on.
         """
-        types = {column.type_name for column in self._columns_used}
-        settings = {}
         if self._expressions:
-            types |= {column.type_name for column in self._table.columns.values()}
-            settings = _SEARCH_PATH | _TIMEZONE
-        types -= _INDEPENDENT_TYPES
+            return _OUTPUT_SETTINGS
+        types = {column.type_name for column in self._columns_used} - _INDEPENDENT_TYPES
         if types == {"timestamp with time zone"}:
-            settings = settings | _TIMEZONE
-        elif types:
-            settings = settings | _OUTPUT_SETTINGS
-        return settings
+            return _TIMEZONE
+        return _OUTPUT_SETTINGS if types else {}
 
 
 def literal(text: str) -> str:

@@ -64,7 +64,7 @@ class Relay:
         enqueued: Callable[[], None],
         mode: Mode = "adaptive",
         poll_seconds: float,
-        quiet_poll_seconds: float = 0.005,
+        quiet_poll_seconds: float = 0.01,
         batch: int,
     ) -> None:
         self._database = database
@@ -75,10 +75,15 @@ class Relay:
         self._quiet_poll_seconds = quiet_poll_seconds
         self._batch = batch
         self._last_event_id = last_event_id
-        #: Whether this bridge is the drainer.
-        self.leading = False
+        #: The doorbell as this bridge sees it; None unless it is the drainer.
+        self.doorbell: Doorbell | None = None
         self._last_round = -float("inf")
         metrics.doorbell_mode.state(mode)
+
+    @property
+    def leading(self) -> bool:
+        """Whether this bridge is the drainer."""
+        return self.doorbell is not None
 
     @property
     def alive(self) -> bool:
@@ -100,7 +105,6 @@ class Relay:
             await connection.execute(FAST_PLANS)
             try:
                 await self._wait_to_lead(connection, rung)
-                self.leading = True
                 metrics.draining.set(1)
                 log.info("leading", doorbell=self._mode)
                 await connection.unlisten("bridge_events")
@@ -110,7 +114,7 @@ class Relay:
                     await _leave_quiet(connection)
                 raise
             finally:
-                self.leading = False
+                self.doorbell = None
                 metrics.draining.set(0)
 
     async def _wait_to_lead(self, connection: Connection, rung: WakeUp) -> None:
@@ -134,6 +138,7 @@ class Relay:
         name = f"{socket.gethostname()}:{os.getpid()}"
         quiet = doorbell.is_quiet
         await connection.fetch("begin_to_drain", name, self._mode, quiet)
+        self.doorbell = doorbell
         [row] = await connection.fetch("outbox_last_id")
         drainer = Drainer(connection, Watermark(row["last_id"]), self._batch)
         while True:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import psycopg
 import trio
 
 from bridge.db import Database, keep_running, open_database
 from bridge.events import Event
+from bridge.relay.doorbell import Mode, State
 from bridge.relay.drain import Relay
+
+Bot = psycopg.Connection[tuple[object, ...]]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that nobody announces."""
+    while not holds():  # noqa: ASYNC110
+        await trio.sleep(0.001)
 
 
 @dataclass
@@ -41,13 +52,27 @@ class Relayed:
         while not holds():
             await self.changed.wait()
 
+    @property
+    def state(self) -> State | None:
+        """The state of the doorbell; None while this relay does not drain."""
+        return self.relay.doorbell.state if self.relay.doorbell else None
+
+    async def until_state(self, state: State) -> None:
+        """Wait until the doorbell is in a state; it stays in it until the caller awaits."""
+        await until(lambda: self.state is state)
+
     async def until_count(self, count: int) -> None:
         await self.until(lambda: len(self.events) >= count)
 
 
 @asynccontextmanager
 async def relaying(
-    url: str, *, batch: int = 1000, poll_seconds: float = 1.0
+    url: str,
+    *,
+    batch: int = 1000,
+    mode: Mode = "adaptive",
+    poll_seconds: float = 1.0,
+    quiet_poll_seconds: float = 0.005,
 ) -> AsyncIterator[Relayed]:
     """Run a relay for the time of the context."""
     with trio.fail_after(60):
@@ -57,10 +82,22 @@ async def relaying(
                 last_event_id=0,
                 publish=lambda events: relayed.publish(events),
                 enqueued=lambda: relayed.enqueued(),
+                mode=mode,
                 poll_seconds=poll_seconds,
+                quiet_poll_seconds=quiet_poll_seconds,
                 batch=batch,
             )
             relayed = Relayed(database, relay, nursery.cancel_scope)
             nursery.start_soon(keep_running, "relay", relay.run)
             yield relayed
             nursery.cancel_scope.cancel()
+
+
+def sign_up(connection: Bot, name: str) -> None:
+    connection.execute(
+        "insert into public.users (auth_type, username) values ('telegram', %s)", (name,)
+    )
+
+
+def names(relayed: Relayed) -> list[str]:
+    return [json.loads(event.payload)["username"] for event in relayed.events]

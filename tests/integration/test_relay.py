@@ -14,19 +14,7 @@ import trio
 from bridge.db import open_database
 from bridge.relay.drain import Drainer
 from bridge.relay.watermark import Watermark
-from tests.integration.relaying import Relayed, relaying
-
-Bot = psycopg.Connection[tuple[object, ...]]
-
-
-def sign_up(connection: Bot, name: str) -> None:
-    connection.execute(
-        "insert into public.users (auth_type, username) values ('telegram', %s)", (name,)
-    )
-
-
-def names(relayed: Relayed) -> list[str]:
-    return [json.loads(event.payload)["username"] for event in relayed.events]
+from tests.integration.relaying import Bot, names, relaying, sign_up
 
 
 async def test_a_commit_is_published_with_its_payload(bridge_url: str, bot: Bot) -> None:
