@@ -729,6 +729,20 @@ def test_rows_written_deleted_and_written_in_one_transaction_are_never_taken_for
     assert shape(shards.events()) == expected
 
 
+def test_a_change_in_vain_of_a_row_inserted_after_a_delete_makes_no_move_of_the_two(
+    shards: Application, deferred: bool
+) -> None:
+    shards.capture(shard_rules(deferred=deferred))
+    shards.run("insert into public.shards values (1, 'north', 5, 'a')")
+    shards.events()
+    with shards.connection.transaction():
+        shards.run("delete from public.shards")
+        shards.run("insert into public.shards values (2, 'south', 5, 'b')")
+        with shards.connection.transaction(force_rollback=True):
+            shards.run("update public.shards set label = 'never'")
+    assert shape(shards.events()) == [("delete", 1), ("insert", 2)]
+
+
 def test_a_row_replaced_by_one_statement_within_a_partition_is_no_move(
     shards: Application, deferred: bool
 ) -> None:
