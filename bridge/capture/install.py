@@ -160,10 +160,6 @@ def plan(
 
     result = Plan(steps=migrations, remarks=checked.remarks)
     wanted = {rule.name: rule for rule in checked.rules}
-    for name, old in applied.items():
-        if name not in wanted:
-            result.removed.append(name)
-            result.steps.append(_removal(old))
     for name, rule in wanted.items():
         known = applied.get(name)
         if known is None:
@@ -174,6 +170,11 @@ def plan(
         else:
             result.changed.append(name)
         result.steps.append(_creation(rule, known))
+    # Last: rows of an event that was renamed come under both names for a moment, not under none.
+    for name, old in applied.items():
+        if name not in wanted:
+            result.removed.append(name)
+            result.steps.append(_removal(old))
     if quiet_doorbell and rings:
         result.steps.append(
             Step("quiet the doorbell", "select pg_catalog.setval('bridge.doorbell', 1);")

@@ -20,13 +20,13 @@ import sys
 from importlib.resources import files
 from bridge import assets
 from bridge.capture.rules import load_preset
-from bridge.capture.render import Table, render
+from bridge.capture.render import Column, Table, render
 
 assert str(files("bridge")).startswith(sys.prefix), files("bridge")
 assert len(assets.migrations()) >= 4
 rules = load_preset("telegram-shop")
 for position, rule in enumerate(rules, start=1):
-    rendered = render(rule, Table(frozenset({"id"})), position)
+    rendered = render(rule, Table({"id": Column("integer")}), position)
     print(rendered.function_sql)
 """
 
