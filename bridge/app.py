@@ -50,7 +50,9 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with AsyncExitStack() as stack:
             try:
-                database = await stack.enter_async_context(open_database(settings.database_url))
+                database = await stack.enter_async_context(
+                    open_database(settings.database_url, listen_url=settings.listen_url)
+                )
             except DatabaseUnavailable as error:
                 raise StartError(f"cannot connect to the database: {error}") from None
             last_event_id = await _prepare(database)
@@ -152,19 +154,10 @@ async def _prepare(database: Database) -> int:
 
     Returns the id of the newest event.
     """
-    newest = int(assets.migrations()[-1][0].partition("_")[0])
     try:
         [row] = await database.fetch("schema_version")
-        if row["version"] < newest:
-            raise StartError(
-                f"the database is at schema version {row['version']}, this pgbridge needs "
-                f"{newest}; run: pgbridge init"
-            )
-        if row["version"] > newest:
-            raise StartError(
-                f"the database is newer than this pgbridge (schema version {row['version']}, "
-                f"this pgbridge knows {newest}); install the newer pgbridge"
-            )
+        if mismatch := assets.schema_mismatch(row["version"]):
+            raise StartError("; ".join(mismatch))
         await create_partitions(database)
     except DatabaseUnavailable as error:
         raise StartError(f"cannot use the database: {error}") from None

@@ -24,6 +24,23 @@ def migrations() -> list[tuple[str, str]]:
     return [(entry.name, entry.read_text("utf-8")) for entry in entries]
 
 
+def schema_mismatch(version: int) -> tuple[str, str] | None:
+    """Return what is wrong with a schema of this version, and what to do; None if nothing is."""
+    newest = int(migrations()[-1][0].partition("_")[0])
+    if version < newest:
+        return (
+            f"the database is at schema version {version}, this pgbridge needs {newest}",
+            "run: pgbridge init",
+        )
+    if version > newest:
+        return (
+            f"the database is newer than this pgbridge (schema version {version}, "
+            f"this pgbridge knows {newest})",
+            "install the newer pgbridge",
+        )
+    return None
+
+
 def template(path: str) -> str:
     """Return the text of ``templates/<path>``."""
     return _root("templates").joinpath(*path.split("/")).read_text("utf-8")

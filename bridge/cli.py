@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NoReturn
 
@@ -12,15 +16,20 @@ import psycopg
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bridge import tokens
 from bridge.capture import install
+from bridge.capture.doctor import Finding, examine
 from bridge.capture.rules import Rule, RuleError, load_rules
+from bridge.capture.status import StatusError, read_status
 from bridge.settings import Settings, SettingsError, config_text, load_settings
 
 #: Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 FAILED = 1
 MISUSED = 2
+
+LEVEL_STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 app = typer.Typer(
     help="Real-time events and signed webhooks from a PostgreSQL application that must not change.",
@@ -112,6 +121,38 @@ def run() -> None:
         refusal = _first(errors)
     if refusal is not None:
         _fail(str(refusal))
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look for what is wrong with the database and the way to it, and say what to do."""
+    settings = _settings()
+    findings = examine(settings, _rules(settings))
+    wrong = any(finding.level == "wrong" for finding in findings)
+    if as_json:
+        typer.echo(json.dumps({"ok": not wrong, "findings": [asdict(each) for each in findings]}))
+    else:
+        _print_findings(findings)
+    raise typer.Exit(FAILED if wrong else 0)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show how far the bridge on this database has got, running or not."""
+    with _installing(_settings()) as connection:
+        try:
+            current = read_status(connection)
+        except StatusError as error:
+            _fail(str(error))
+    if as_json:
+        typer.echo(json.dumps(current.to_json()))
+        return
+    for name, value in current.lines():
+        typer.echo(f"{name:<16}{value}")
 
 
 @app.command()
@@ -208,7 +249,7 @@ def _rules(settings: Settings) -> list[Rule]:
 def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """Open the installer's connection; what goes wrong within ends the command in one line."""
     try:
-        with install.connect(settings.database_url) as connection:
+        with install.connect(settings.session_url) as connection:
             yield connection
     except install.InstallError as error:
         _fail(str(error))
@@ -216,6 +257,25 @@ def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ..
         _fail("pgbridge is not installed in this database; run: pgbridge init")
     except psycopg.Error as error:
         _fail(install.one_line(error))
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    """Print a line a finding; in a terminal, lines are broken to stand in one column."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    counts: Counter[str] = Counter(finding.level for finding in findings)
+    margin = " " * 7
+    for finding in findings:
+        text = f"{finding.check}: {finding.what}"
+        if finding.why:
+            text += f"\n{margin}why: {finding.why}\n{margin}fix: {finding.fix}"
+        if console.is_terminal:
+            text = "\n".join(
+                textwrap.fill(line, console.width, subsequent_indent=margin + "  ")
+                for line in (margin + text).splitlines()
+            ).removeprefix(margin)
+        mark = f"{finding.level:<{len(margin)}}"
+        console.print(Text.assemble((mark, LEVEL_STYLES[finding.level]), text), soft_wrap=True)
+    console.print(", ".join(f"{level}: {counts[level]}" for level in LEVEL_STYLES))
 
 
 def _say(line: str) -> None:

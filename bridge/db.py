@@ -38,15 +38,16 @@ STATEMENT_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 5.0
 
+# What a pooler takes, too: PgBouncer follows these, and refuses a client that asks for others.
+_POOLED = {"application_name": "pgbridge", "timezone": "UTC"}
 # The server notices a bridge that vanished without a word within about half a minute, and gives
 # its advisory lock to another.
 _SESSION = {
-    "application_name": "pgbridge",
+    **_POOLED,
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
     "search_path": "pg_catalog, pg_temp",
-    "timezone": "UTC",
     "jit": "off",
 }
 
@@ -118,8 +119,8 @@ class Connection:
 class Database:
     """A pool of connections and the means to open one's own."""
 
-    def __init__(self, url: str, pool: asyncpg.Pool) -> None:
-        self._url = url
+    def __init__(self, session_url: str, pool: asyncpg.Pool) -> None:
+        self._session_url = session_url
         self._pool = pool
 
     async def fetch(self, name: str, *values: object) -> list[Row]:
@@ -142,7 +143,7 @@ class Database:
     async def connect(self) -> AsyncIterator[Connection]:
         """Open a connection outside the pool, for LISTEN and session locks."""
         with _translated():
-            raw = await _connect(self._url)
+            raw = await _connect(self._session_url)
         try:
             yield Connection(raw)
         finally:
@@ -151,12 +152,23 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Database]:
+async def open_database(
+    url: str, *, listen_url: str | None = None, pool_size: int = 8
+) -> AsyncIterator[Database]:
     """Open the pool, and the event loop that asyncpg needs, for the time of the context.
 
+    Args:
+        url: where the pool connects.
+        listen_url: where connections of one's own are opened, if elsewhere. With it, the pool is
+            taken to be behind a pooler such as PgBouncer: a statement then runs in whatever
+            session of the server is free, and nothing is expected of that session.
+
     Raises:
-        DatabaseUnavailable: the database cannot be reached with this URL.
+        DatabaseUnavailable: the database cannot be reached with one of the URLs.
     """
+    pooled: dict[str, Any] = {"server_settings": _SESSION}
+    if listen_url is not None:
+        pooled = {"server_settings": _POOLED, "statement_cache_size": 0, "reset": _leave_as_it_is}
     # What is raised inside the loop's context comes out in exception groups; a connection that
     # cannot be had should not.
     failure: DatabaseUnavailable | None = None
@@ -164,19 +176,27 @@ async def open_database(url: str, *, pool_size: int = 8) -> AsyncIterator[Databa
         loop.set_exception_handler(_log_stray_error)
         try:
             with _translated():
+                if listen_url is not None:
+                    # A wrong one is found now, and not by a relay that tries again for ever.
+                    (await _connect(listen_url)).terminate()
                 pool = await aio_as_trio(asyncpg.create_pool)(
                     url,
                     min_size=1,
                     max_size=pool_size,
                     timeout=CONNECT_SECONDS,
                     command_timeout=STATEMENT_SECONDS,
-                    server_settings=_SESSION,
+                    **pooled,
                 )
         except (DatabaseUnavailable, DatabaseError) as error:
             failure = DatabaseUnavailable(str(error))
+            if isinstance(error.__cause__, asyncpg.ProtocolViolationError):
+                failure = DatabaseUnavailable(
+                    f"{error}; if that is a pooler such as PgBouncer, set BRIDGE_LISTEN_URL to "
+                    "PostgreSQL's own address"
+                )
         else:
             try:
-                yield Database(url, pool)
+                yield Database(listen_url or url, pool)
             finally:
                 pool.terminate()
     if failure is not None:
@@ -191,6 +211,13 @@ def _log_stray_error(_loop: object, context: Mapping[str, Any]) -> None:
     """
     error = context.get("exception")
     log.warning("connection_discarded", reason=str(error or context.get("message")))
+
+
+async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
+    """Take a connection back into the pool: our statements leave nothing behind to reset.
+
+    What asyncpg would run, RESET ALL among it, would meet a session that the application uses.
+    """
 
 
 async def _connect(url: str) -> asyncpg.Connection:

@@ -1,6 +1,7 @@
 """What can be set, from ``BRIDGE_*`` variables and ``pgbridge.toml``; variables win."""
 
 import os
+import re
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,6 +41,8 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("BRIDGE_DATABASE_URL", "DATABASE_URL", "database_url"),
         repr=False,  # it holds a password
     )
+    # PostgreSQL's own address, where database_url is a pooler's: for all that needs a session.
+    listen_url: str | None = Field(None, repr=False)
 
     # Rules of capture that come with pgbridge. Rules of one's own stand in the file.
     preset: str | None = None
@@ -53,7 +56,7 @@ class Settings(BaseSettings):
     # Relay. The poll is a net under LISTEN; while the doorbell is quiet, the other replaces it.
     doorbell: Literal["adaptive", "notify", "poll"] = "adaptive"
     poll_seconds: float = Field(1.0, gt=0, le=60)
-    quiet_poll_seconds: float = Field(0.005, ge=0.001, le=1)
+    quiet_poll_seconds: float = Field(0.01, ge=0.001, le=1)
     drain_batch: int = Field(1000, ge=1, le=10_000)
 
     # Live stream. A client that leaves more than the buffer unread is closed.
@@ -74,10 +77,17 @@ class Settings(BaseSettings):
     # How long `init` waits for a lock on an application's table before it steps back and retries.
     lock_timeout_seconds: float = Field(2.0, gt=0)
 
-    @field_validator("database_url")
+    @property
+    def session_url(self) -> str:
+        """Where a connection is a session of its own, with its locks, settings and LISTEN."""
+        return self.listen_url or self.database_url
+
+    @field_validator("database_url", "listen_url")
     @classmethod
-    def _plain_url(cls, url: str) -> str:
+    def _plain_url(cls, url: str | None) -> str | None:
         """Accept what an SQLAlchemy application has in its environment, too."""
+        if url is None:
+            return None
         parts = urlsplit(url)
         scheme = parts.scheme.split("+", 1)[0]
         if scheme not in ("postgresql", "postgres"):
@@ -87,6 +97,11 @@ class Settings(BaseSettings):
                 _ = parts.port
             except ValueError:
                 raise ValueError("has a port that is not a number up to 65535") from None
+        # PostgreSQL's client would show the password in its complaint.
+        if parts.netloc.count("@") > 1:
+            raise ValueError("has a second @; write one in a password as %40")
+        if re.search("%(?!(?!00)[0-9A-Fa-f]{2})", url):
+            raise ValueError("has a % that begins no escape; write one in a password as %25")
         return "postgresql" + url[len(parts.scheme) :]
 
     @field_validator("cors_origins", mode="before")

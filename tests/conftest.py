@@ -12,6 +12,7 @@ import pytest
 from bridge.capture import install
 from bridge.capture.rules import Rule, load_preset
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from tests.pgbouncer import pgbouncer
 
 BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
 
@@ -96,6 +97,13 @@ def bot_url(clone: Callable[[str], str], bot_template: str) -> str:
 def bridge_url(clone: Callable[[str], str], bridge_template: str) -> str:
     """A database with the bot's tables and pgbridge installed."""
     return clone(bridge_template)
+
+
+@pytest.fixture
+def pooled_url(bridge_url: str) -> Iterator[str]:
+    """``bridge_url`` through a PgBouncer in transaction mode with few sessions of the server."""
+    with pgbouncer(bridge_url) as url:
+        yield url
 
 
 @pytest.fixture

@@ -14,6 +14,12 @@ from bridge.capture.check import MismatchError, check_rules
 from bridge.capture.migrate import MigrationError, Step, is_installed, plan_migrations
 from bridge.capture.render import RenderedRule, identifier, literal, render_paused
 from bridge.capture.rules import Rule
+from bridge.capture.sessions import (
+    TRANSACTION_POOLER,
+    USE_LISTEN_URL,
+    is_shared,
+    open_connection,
+)
 
 #: A lock that an application's table does not give within the timeout is tried this many times.
 LOCK_ATTEMPTS = 10
@@ -67,6 +73,21 @@ class AppliedRule:
     trigger_unchanged: bool
     function_unchanged: bool
 
+    @property
+    def damage(self) -> str | None:
+        """What somebody did to the trigger or its function since they were made, or None."""
+        if not self.table_present:
+            return f"table {self.table_name} is gone"
+        if not self.trigger_present:
+            return "its trigger is gone"
+        if not self.trigger_enabled:
+            return "its trigger is disabled"
+        if not self.trigger_unchanged:
+            return "its trigger is another one"
+        if not self.function_unchanged:
+            return "its function is another one"
+        return None
+
     def has_trigger_of(self, rule: RenderedRule) -> bool:
         """Whether the rule's trigger is there as it should be, under its name."""
         return (
@@ -86,15 +107,19 @@ def connect(url: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """Open a connection for installing: autocommit, with a plain search_path.
 
     Raises:
-        InstallError: the database cannot be reached.
+        InstallError: the database cannot be reached, or not in a session of one's own.
     """
     try:
-        connection = psycopg.connect(
-            url, autocommit=True, connect_timeout=10, application_name="pgbridge-init"
-        )
+        connection = open_connection(url, "pgbridge-init")
     except psycopg.Error as error:
         raise InstallError(f"cannot connect to the database: {one_line(error)}") from None
     with connection:
+        # What is set below would stay behind in a session that the application gets next.
+        if is_shared(connection, url):
+            raise InstallError(
+                f"the connection goes through {TRANSACTION_POOLER}, where locks and settings of "
+                f"a session do not hold; {USE_LISTEN_URL}"
+            )
         connection.execute("set search_path = pg_catalog, pg_temp")
         connection.execute("set timezone = 'UTC'")
         yield connection

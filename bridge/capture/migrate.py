@@ -48,12 +48,8 @@ def plan_migrations(connection: psycopg.Connection[tuple[object, ...]]) -> list[
     else:
         rows = connection.execute("select version, checksum from bridge.migrations").fetchall()
         applied = {int(str(version)): str(checksum) for version, checksum in rows}
-    newest = known[-1].version
-    if applied and max(applied) > newest:
-        raise MigrationError(
-            f"the database is newer than this pgbridge (schema version {max(applied)}, "
-            f"this pgbridge knows {newest}); install the newer pgbridge"
-        )
+    if applied and max(applied) > known[-1].version:
+        raise MigrationError("; ".join(assets.schema_mismatch(max(applied)) or ()))
     for migration in known:
         if migration.version not in applied:
             steps.append(_step(migration))

@@ -11,12 +11,20 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 import trio
 
 from bridge import metrics
-from bridge.db import Connection, Database, MissingPartitionError, Row
+from bridge.db import (
+    Connection,
+    Database,
+    DatabaseError,
+    DatabaseUnavailable,
+    MissingPartitionError,
+    Row,
+)
 from bridge.events import Event
 from bridge.relay.doorbell import Doorbell, Look, Mode, State
 from bridge.relay.upkeep import create_partitions
@@ -25,6 +33,8 @@ from bridge.wakeup import WakeUp
 
 log = structlog.get_logger()
 
+#: How long a bridge that stops may take to silence the doorbell.
+LEAVING_SECONDS = 1.0
 #: How often the whole outbox is looked through, whatever the watermark says.
 FULL_SCAN_SECONDS = 60.0
 #: Plans are kept, and made when the queue is empty; they must suit it when it is not.
@@ -54,7 +64,7 @@ class Relay:
         enqueued: Callable[[], None],
         mode: Mode = "adaptive",
         poll_seconds: float,
-        quiet_poll_seconds: float = 0.005,
+        quiet_poll_seconds: float = 0.01,
         batch: int,
     ) -> None:
         self._database = database
@@ -65,11 +75,15 @@ class Relay:
         self._quiet_poll_seconds = quiet_poll_seconds
         self._batch = batch
         self._last_event_id = last_event_id
-        #: Whether this bridge is the drainer.
-        self.leading = False
-        #: The doorbell as it sees it; None unless it is the drainer.
+        #: The doorbell as this bridge sees it; None unless it is the drainer.
         self.doorbell: Doorbell | None = None
         self._last_round = -float("inf")
+        metrics.doorbell_mode.state(mode)
+
+    @property
+    def leading(self) -> bool:
+        """Whether this bridge is the drainer."""
+        return self.doorbell is not None
 
     @property
     def alive(self) -> bool:
@@ -91,13 +105,15 @@ class Relay:
             await connection.execute(FAST_PLANS)
             try:
                 await self._wait_to_lead(connection, rung)
-                self.leading = True
                 metrics.draining.set(1)
                 log.info("leading", doorbell=self._mode)
                 await connection.unlisten("bridge_events")
                 await self._lead(connection, rung)
+            except trio.Cancelled:
+                if self.leading:
+                    await _leave_quiet(connection)
+                raise
             finally:
-                self.leading = False
                 self.doorbell = None
                 metrics.draining.set(0)
 
@@ -123,7 +139,6 @@ class Relay:
         quiet = doorbell.is_quiet
         await connection.fetch("begin_to_drain", name, self._mode, quiet)
         self.doorbell = doorbell
-        metrics.doorbell_mode.state(self._mode)
         [row] = await connection.fetch("outbox_last_id")
         drainer = Drainer(connection, Watermark(row["last_id"]), self._batch)
         while True:
@@ -175,9 +190,7 @@ class Relay:
         if rows and rows[0]["deliveries"]:
             self._enqueued()
         metrics.events_drained.inc(len(events))
-        failed = Counter(
-            event.event_type for event in events if '"_capture_error"' in event.payload
-        )
+        failed = Counter(row["event_type"] for row in rows if row["has_failed"])
         for event_type, count in failed.items():
             metrics.capture_errors.labels(event_type).inc(count)
             log.warning(
@@ -188,6 +201,18 @@ class Relay:
         if events:
             self._last_event_id = events[-1].id
             self._publish(events)
+
+
+async def _leave_quiet(connection: Connection) -> None:
+    """Have the application ring for nobody, once a bridge has stopped in order.
+
+    The lock is still ours: whoever drains next sets the doorbell after this.
+    """
+    with (
+        trio.move_on_after(LEAVING_SECONDS, shield=True),
+        suppress(DatabaseUnavailable, DatabaseError),
+    ):
+        await connection.fetch("switch_doorbell", True)
 
 
 class Drainer:

@@ -48,3 +48,14 @@ as $$
 $$;
 comment on function bridge.take_note(text, text) is
     'The note that the current transaction left, which is then gone; null if it left none.';
+
+create function bridge.is_ours(p_xid xid) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- age() counts from the current transaction; its savepoints are younger, and so are others'.
+    select age(p_xid) <= 0
+       and pg_xact_status((pg_current_xact_id()::text::bigint - age(p_xid))::text::xid8) = 'in progress'
+$$;
+comment on function bridge.is_ours(xid) is
+    'Whether a version of a row that can be seen was written by the current transaction or a savepoint of it: its xmin, or xmax, is then still in progress.';

@@ -27,7 +27,7 @@ with taken as (
         limit $4))
     returning id, event_type, payload, captured_at
 ), numbered as (
-    select nextval('bridge.event_id') as event_id, t.*
+    select nextval('bridge.event_id') as event_id, t.*, t.payload ? '_capture_error' as has_failed
     from (select * from taken order by id) as t
 ), logged as (
     insert into bridge.events (id, event_type, payload, occurred_at)
@@ -56,7 +56,7 @@ with taken as (
                max(captured_at) as last_failed_at,
                (array_agg(payload ->> '_capture_error' order by id desc))[1] as last_error
         from numbered
-        where payload ? '_capture_error'
+        where has_failed
         group by event_type
     ) as failures
     where r.name = failures.event_type
@@ -70,7 +70,7 @@ with taken as (
     from (select pg_snapshot_xmin(pg_current_snapshot()) as xmin) as snapshot
 )
 select s.xmin, s.next_xid, s.deliveries,
-       n.id as outbox_id, n.event_id, n.event_type, n.payload, n.captured_at
+       n.id as outbox_id, n.event_id, n.event_type, n.payload, n.captured_at, n.has_failed
 from statement s
 left join numbered n on true
 order by n.event_id;

@@ -84,6 +84,17 @@ $$;
 
 COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'The payload of an event whose own payload cannot be computed: why not, and the row''s primary key.';
 
+CREATE FUNCTION bridge.is_ours(p_xid xid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    -- age() counts from the current transaction; its savepoints are younger, and so are others'.
+    select age(p_xid) <= 0
+       and pg_xact_status((pg_current_xact_id()::text::bigint - age(p_xid))::text::xid8) = 'in progress'
+$$;
+
+COMMENT ON FUNCTION bridge.is_ours(p_xid xid) IS 'Whether a version of a row that can be seen was written by the current transaction or a savepoint of it: its xmin, or xmax, is then still in progress.';
+
 CREATE FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'

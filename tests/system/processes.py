@@ -55,6 +55,8 @@ class Bridge:
     process: trio.Process
     port: int
     log: Path
+    #: The line with which it says that it serves.
+    announcement: str
 
     @property
     def rest_url(self) -> str:
@@ -94,7 +96,7 @@ async def running(url: str, **settings: object) -> AsyncIterator[Bridge]:
                         f"it did not start: {await trio.Path(log.name).read_text()}"
                     )
                 address = line.split("http://", 1)[1].split(" ", 1)[0]
-                yield Bridge(process, int(address.rsplit(":", 1)[1]), Path(log.name))
+                yield Bridge(process, int(address.rsplit(":", 1)[1]), Path(log.name), line)
             finally:
                 if process.returncode is None:
                     process.kill()
@@ -115,12 +117,19 @@ async def _line(stream: trio.abc.ReceiveStream) -> str:
 @asynccontextmanager
 async def listening(bridge: Bridge) -> AsyncIterator[WebSocketConnection]:
     """Connect to the stream, and take the welcome."""
+    async with connected(bridge, TOKEN) as client:
+        assert '"connected"' in str(await client.get_message())
+        yield client
+
+
+@asynccontextmanager
+async def connected(bridge: Bridge, token: str) -> AsyncIterator[WebSocketConnection]:
+    """Connect to the stream; the welcome is the first message."""
     # On a stream of our own: trio-websocket's client leaves its socket open when it is cancelled.
     stream = await trio.open_tcp_stream("127.0.0.1", bridge.port)
     async with stream, trio.open_nursery() as nursery:
         client = await wrap_client_stream(
-            nursery, stream, "127.0.0.1", f"/ws?token={TOKEN}", message_queue_size=10_000
+            nursery, stream, "127.0.0.1", f"/ws?token={token}", message_queue_size=10_000
         )
-        assert '"connected"' in str(await client.get_message())
         yield client
         nursery.cancel_scope.cancel()

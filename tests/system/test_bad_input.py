@@ -18,6 +18,7 @@ DATABASE_COMMANDS = [
     ("init", "--dry-run"),
     ("uninstall", "--yes"),
     ("run",),
+    ("status",),
     ("token", "create", "--name", "x"),
     ("token", "list"),
     ("token", "revoke", "1"),
@@ -98,7 +99,7 @@ def test_the_applications_tables_are_missing(empty_url: str) -> None:
 
 
 def test_a_database_that_was_not_initialised(bot_url: str) -> None:
-    for command in (("run",), ("token", "list"), ("token", "create", "--name", "x")):
+    for command in (("run",), ("status",), ("token", "list"), ("token", "create", "--name", "x")):
         assert "pgbridge init" in complaint(pgbridge(*command, url=bot_url), 1)
     result = pgbridge("uninstall", "--yes", url=bot_url)
     assert (result.returncode, result.stderr) == (
@@ -114,6 +115,7 @@ def test_a_role_without_rights(bot_url: str, bridge_url: str) -> None:
     for command, url in [
         (("init",), bot_url),
         (("run",), bridge_url),
+        (("status",), bridge_url),
         (("token", "list"), bridge_url),
         (("uninstall", "--yes"), bridge_url),
     ]:
@@ -137,10 +139,11 @@ def test_a_host_that_is_not_ours(bridge_url: str) -> None:
 
 def test_a_database_of_a_newer_pgbridge(bridge_url: str, bot: psycopg.Connection[object]) -> None:
     bot.execute("insert into bridge.migrations (version, name, checksum) values (9999, 'x', 'y')")
-    for command in (("init",), ("run",)):
+    for command in (("init",), ("run",), ("status",)):
         assert "newer" in complaint(pgbridge(*command, url=bridge_url), 1)
 
 
 def test_a_database_of_an_older_pgbridge(bridge_url: str, bot: psycopg.Connection[object]) -> None:
     bot.execute("delete from bridge.migrations where version > 1")
-    assert "run: pgbridge init" in complaint(pgbridge("run", url=bridge_url), 1)
+    for command in ("run", "status"):
+        assert "run: pgbridge init" in complaint(pgbridge(command, url=bridge_url), 1)

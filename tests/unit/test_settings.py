@@ -144,6 +144,31 @@ def test_a_url_of_another_database_is_refused(url: str) -> None:
     assert refusal(database_url=url) == "BRIDGE_DATABASE_URL: must begin with postgresql://"
 
 
+def test_a_session_is_had_where_notifications_are_listened_for() -> None:
+    direct = "postgresql+asyncpg://u:p@postgres/d"
+    settings = load_settings(database_url=URL, listen_url=direct)
+    assert settings.session_url == settings.listen_url == "postgresql://u:p@postgres/d"
+    assert load_settings(database_url=URL).session_url == URL
+
+
+@pytest.mark.parametrize("setting", ["database_url", "listen_url"])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://u:hunter2@h/d", "must begin with postgresql://"),
+        ("postgresql://u:hunter2@h:port/d", "has a port that is not a number up to 65535"),
+        ("postgresql://u:hunter2@hunter2@h/d", "has a second @; write one in a password as %40"),
+        ("postgresql://u:hunter2%@h/d", "has a % that begins no escape; write one in a password"),
+        ("postgresql://u:hunter2%00@h/d", "has a % that begins no escape; write one in a password"),
+    ],
+)
+def test_a_url_that_is_wrong_is_refused_without_its_password(
+    setting: str, url: str, said: str
+) -> None:
+    given = {"database_url": URL} | {setting: url}
+    assert refusal(**given).startswith(f"BRIDGE_{setting.upper()}: {said}")
+
+
 # --- mistakes
 
 
@@ -185,7 +210,7 @@ def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_no_secret_shows_in_what_is_printed_of_the_settings() -> None:
-    settings = load_settings(database_url=URL, token="open sesame")
+    settings = load_settings(database_url=URL, listen_url=URL, token="open sesame")
     for shown in (repr(settings), str(settings)):
         assert "hunter2" not in shown
         assert "open sesame" not in shown

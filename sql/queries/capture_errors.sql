@@ -1,0 +1,8 @@
+-- The rules that could not compute payloads since they were applied, the latest first.
+select name,
+       failure_count,
+       greatest(extract(epoch from clock_timestamp() - last_failed_at), 0)::float8 as seconds,
+       last_error
+from bridge.capture_rules
+where failure_count > 0
+order by last_failed_at desc;

@@ -1,0 +1,106 @@
+"""The daemon's pool behind a PgBouncer that hands the server's sessions around."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+
+from bridge.capture import install
+from bridge.capture.sessions import is_pooled, is_shared, open_connection
+from bridge.db import DatabaseUnavailable, open_database
+from tests.pgbouncer import pgbouncer
+
+CREATE = ("create_webhook", "n", "http://127.0.0.1:1/", "*", None, None, True, 15, 4)
+
+
+async def test_statements_of_many_tasks_run_on_the_few_sessions_there_are(
+    bridge_url: str, pooled_url: str
+) -> None:
+    names: list[str] = []
+
+    async def work() -> None:
+        for _ in range(20):
+            created = await database.fetch_one(*CREATE)
+            assert created is not None
+            shown = await database.fetch_one("get_webhook", created["id"])
+            assert shown is not None
+            assert shown["id"] == created["id"]
+            await database.fetch("create_partitions", 3)
+            await database.fetch("claim", [shown["id"]], [1], 10)
+            names.append(shown["name"])
+
+    with trio.fail_after(60):
+        async with (
+            open_database(pooled_url, listen_url=bridge_url, pool_size=16) as database,
+            trio.open_nursery() as nursery,
+        ):
+            for _ in range(16):
+                nursery.start_soon(work)
+    assert len(names) == 16 * 20
+
+
+async def test_a_session_that_others_use_keeps_what_they_set_in_it(
+    bridge_url: str,
+) -> None:
+    with pgbouncer(bridge_url, pool_size=1) as narrow, psycopg.connect(narrow) as bot:
+        bot.execute("set work_mem = '5MB'")
+        bot.commit()
+        async with open_database(narrow, listen_url=bridge_url) as database:
+            await database.fetch_one(*CREATE)
+        assert bot.execute("show work_mem").fetchone() == ("5MB",)
+
+
+async def test_locks_and_notifications_are_had_on_connections_that_go_past_it(
+    bridge_url: str, pooled_url: str, bot: psycopg.Connection[Any]
+) -> None:
+    rung = trio.Event()
+    with trio.fail_after(10):
+        async with (
+            open_database(pooled_url, listen_url=bridge_url) as database,
+            database.connect() as connection,
+        ):
+            await connection.listen("bridge_outbox", rung.set)
+            [row] = await connection.fetch("lead")
+            assert row["leading"]
+            bot.execute("notify bridge_outbox")
+            await rung.wait()
+
+
+async def test_a_pooler_without_a_way_past_it_is_refused_with_what_to_set(pooled_url: str) -> None:
+    with pytest.raises(DatabaseUnavailable, match="set BRIDGE_LISTEN_URL to PostgreSQL's own"):
+        async with open_database(pooled_url):
+            pass
+
+
+async def test_a_way_past_it_that_leads_nowhere_is_found_at_the_start(bridge_url: str) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        async with open_database(bridge_url, listen_url="postgresql://u@127.0.0.1:1/d"):
+            pass
+
+
+# --- seen from outside
+
+
+def test_sessions_that_are_handed_around_are_told_from_those_that_are_kept(
+    bridge_url: str, pooled_url: str
+) -> None:
+    with pgbouncer(bridge_url, mode="session") as kept_url:
+        for url, pooled, shared in [
+            (bridge_url, False, False),
+            (kept_url, True, False),
+            (pooled_url, True, True),
+        ]:
+            with open_connection(url, "pgbridge-test") as connection:
+                assert is_pooled(connection) == pooled
+                assert is_shared(connection, url) == shared
+
+
+def test_nothing_is_installed_through_sessions_that_are_handed_around(pooled_url: str) -> None:
+    with (
+        pytest.raises(install.InstallError, match="BRIDGE_LISTEN_URL"),
+        install.connect(pooled_url),
+    ):
+        pass

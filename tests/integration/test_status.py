@@ -1,0 +1,108 @@
+"""The status is what the database holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psycopg
+import pytest
+
+from bridge import assets
+from bridge.capture import install
+from bridge.capture.status import Status, StatusError, read_status, spell_seconds
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+
+
+def status_of(url: str) -> Status:
+    with install.connect(url) as connection:
+        return read_status(connection)
+
+
+def test_a_database_that_has_just_been_initialised(bridge_url: str) -> None:
+    status = status_of(bridge_url)
+    assert dict(status.lines()) == {
+        "schema version": str(len(assets.migrations())),
+        "draining": "no bridge; run: pgbridge run",
+        "doorbell": "quiet",
+        "outbox": "0",
+        "delivery queue": "0",
+        "last event": "none",
+    }
+    assert json.loads(json.dumps(status.to_json())) == {
+        "schema_version": len(assets.migrations()),
+        "drainer": {"alive": False, "pid": None, "bridge": None, "leading_seconds": None},
+        "doorbell": {"mode": None, "rings": False, "switches": None, "switched_seconds": None},
+        "outbox": {"count": 0, "more": False, "oldest_seconds": None},
+        "delivery_queue": {"count": 0, "more": False},
+        "last_event": None,
+    }
+
+
+def test_a_database_on_which_a_bridge_is_busy(bridge_url: str, bot: Bot) -> None:
+    bot.execute(assets.query("lead").encode())
+    bot.execute("select setval('bridge.doorbell', 0)")
+    bot.execute(
+        "insert into bridge.drainer"
+        " (bridge, mode, is_quiet, switches, switched_at, leading_since)"
+        " values ('shop:42', 'adaptive', false, 3, now() - interval '5 minutes',"
+        " now() - interval '3 days')"
+    )
+    bot.execute(
+        "insert into bridge.outbox (event_type, payload, captured_at)"
+        " select 'a.b', '{}', now() - interval '90 seconds' from generate_series(1, 3)"
+    )
+    bot.execute(
+        "insert into bridge.events (event_type, payload, occurred_at)"
+        " values ('a.b', '{}', '2026-01-15 10:30:00+03')"
+    )
+    bot.execute("insert into bridge.webhooks (name, url, event_type) values ('n', 'u', '*')")
+    bot.execute(
+        "insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)"
+        " select 1, 1, now(), 'a.b' from generate_series(1, 10001)"
+    )
+    status = status_of(bridge_url)
+    pid = bot.info.backend_pid
+    assert dict(status.lines()) == {
+        "schema version": str(len(assets.migrations())),
+        "draining": f"shop:42 (session with PID {pid}), for 3 days",
+        "doorbell": "ringing, mode adaptive, switched 3 times, set 5 min ago",
+        "outbox": "3, the oldest captured 90 s ago",
+        "delivery queue": "more than 10000",
+        "last event": "1, of 2026-01-15 07:30:00 UTC",
+    }
+    told = status.to_json()
+    assert (told["drainer"]["alive"], told["drainer"]["pid"]) == (True, pid)
+    assert told["outbox"]["oldest_seconds"] >= 90
+    assert told["delivery_queue"] == {"count": 10000, "more": True}
+    assert told["last_event"] == {"id": 1, "occurred_at": "2026-01-15T07:30:00+00:00"}
+
+
+def test_the_bridge_that_drained_last_is_named(bridge_url: str, bot: Bot) -> None:
+    bot.execute(
+        "insert into bridge.drainer (bridge, mode, is_quiet) values ('shop:42', 'poll', true)"
+    )
+    assert dict(status_of(bridge_url).lines())["draining"] == "no bridge; the last was shop:42"
+
+
+def test_the_drainer_of_another_database_is_not_ours(bridge_url: str, bot_url: str) -> None:
+    with psycopg.connect(bot_url) as elsewhere:
+        elsewhere.execute(assets.query("lead").encode())
+        assert status_of(bridge_url).drainer.pid is None
+
+
+def test_a_schema_of_another_version_has_no_status(bridge_url: str, bot: Bot) -> None:
+    bot.execute("delete from bridge.migrations where version > 1")
+    with pytest.raises(StatusError, match="run: pgbridge init"):
+        status_of(bridge_url)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spelt"),
+    [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172800, "2 days")],
+)
+def test_times_are_given_in_the_unit_in_which_people_think_of_them(
+    seconds: float, spelt: str
+) -> None:
+    assert spell_seconds(seconds) == spelt

@@ -1,0 +1,43 @@
+"""The application's database is behind a PgBouncer, and the bridge uses it, too."""
+
+from __future__ import annotations
+
+import json
+
+import psycopg
+import trio
+
+from tests.receiver import receiving
+from tests.system.processes import listening, pgbridge, running
+from tests.system.test_main_job import create_webhook
+
+
+async def test_a_commit_arrives_at_a_dashboard_and_at_a_receiver(
+    bridge_url: str, pooled_url: str
+) -> None:
+    with trio.fail_after(60):
+        async with (
+            receiving() as receiver,
+            running(pooled_url, listen_url=bridge_url) as bridge,
+            listening(bridge) as dashboard,
+        ):
+            await create_webhook(bridge, receiver.url("/hook"))
+            with psycopg.connect(pooled_url) as bot:
+                bot.execute("insert into users (auth_type, username) values ('telegram', 'ivan')")
+                bot.commit()
+            event = json.loads(await dashboard.get_message())
+            assert (event["type"], event["payload"]["username"]) == ("user.created", "ivan")
+            await receiver.until(lambda: len(receiver.at("/hook")) == 1)
+            assert await bridge.terminate() == 0
+            assert "database_away" not in await trio.Path(bridge.log).read_text()
+
+
+def test_commands_go_past_it_or_say_that_they_cannot(bridge_url: str, pooled_url: str) -> None:
+    made = pgbridge("token", "create", "--name", "x", url=pooled_url, listen_url=bridge_url)
+    assert made.returncode == 0, made.stderr
+    for command in (("init",), ("run",)):
+        refused = pgbridge(*command, url=pooled_url)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith("pgbridge: ")
+        assert "set BRIDGE_LISTEN_URL to PostgreSQL's own address\n" in refused.stderr
+        assert refused.stderr.count("\n") == 1
