@@ -285,6 +285,8 @@ def _named(connection: psycopg.Connection[tuple[Any, ...]], name: str | None) ->
     """Return the applied rule of this name, or all."""
     rules = applied_rules(connection)
     found = [rule for rule in rules if name in (None, rule.name)]
+    if name is None and not found:
+        raise InstallError("there are no rules; run: pgbridge init")
     if not found:
         there = ", ".join(rule.name for rule in rules) or "none; run: pgbridge init"
         raise InstallError(f"there is no rule called {name!r}; there are {there}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -372,6 +374,245 @@ def with_payload(event: str, payload: dict[str, str]) -> list[Rule]:
     ]
 
 
+def with_operations(event: str, *operations: str) -> list[Rule]:
+    return [
+        rule.model_copy(update={"on": operations}) if rule.name == event else rule
+        for rule in load_preset("telegram-shop")
+    ]
+
+
+# --- what other hands have changed
+
+
+#: What an administrator may do to the trigger or function of a rule, and how its rule is called.
+BY_HAND = {
+    "disabled": (
+        "user.created",
+        "alter table public.users disable trigger bridge_001_user_created",
+    ),
+    "disabled, deferred": (
+        "ticket.created",
+        "alter table public.tickets disable trigger bridge_002_ticket_created",
+    ),
+    "for replicas only": (
+        "user.created",
+        "alter table public.users enable replica trigger bridge_001_user_created",
+    ),
+    "function replaced": (
+        "user.created",
+        "create or replace function bridge.capture_user_created() returns trigger"
+        " language plpgsql as 'begin return null; end'",
+    ),
+    "function's settings": (
+        "transaction.created",
+        "alter function bridge.capture_transaction_created() reset search_path",
+    ),
+    "function's rights": (
+        "user.created",
+        "alter function bridge.capture_user_created() security invoker",
+    ),
+    "trigger replaced": (
+        "user.created",
+        "create or replace trigger bridge_001_user_created after update on public.users"
+        " for each row execute function bridge.capture_user_created()",
+    ),
+    "trigger with a condition": (
+        "user.created",
+        "create or replace trigger bridge_001_user_created after insert on public.users"
+        " for each row when (new.id > 100) execute function bridge.capture_user_created()",
+    ),
+    "trigger made anew": (
+        "ticket.message_added",
+        "drop trigger bridge_002_ticket_message_added on public.ticket_messages;"
+        "create trigger bridge_002_ticket_message_added after insert on public.ticket_messages"
+        " for each row execute function bridge.capture_ticket_message_added()",
+    ),
+    "trigger of another function": (
+        "transaction.created",
+        "create or replace trigger bridge_001_transaction_created after insert"
+        " on public.transactions for each row execute function bridge.capture_user_created()",
+    ),
+}
+
+
+def functions(url: str) -> dict[str, str]:
+    """The functions of rules by name, each as it is and the version of its row."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "select proname, xmin::text from pg_proc where pronamespace = 'bridge'::regnamespace"
+            " and prorettype = 'trigger'::regtype"
+        ).fetchall()
+    return {str(name): str(version) for name, version in rows}
+
+
+@pytest.mark.parametrize(("rule", "change"), BY_HAND.values(), ids=BY_HAND.keys())
+def test_what_another_hand_changed_is_put_right_and_nothing_else_is_touched(
+    bridge_url: str, dump_schema: Dump, rule: str, change: str
+) -> None:
+    before = dump_schema(bridge_url)
+    old_triggers, old_functions = triggers(bridge_url), functions(bridge_url)
+    with psycopg.connect(bridge_url, autocommit=True) as connection:
+        connection.execute(change.encode())
+    assert dump_schema(bridge_url) != before
+    planned = init(bridge_url)
+    assert planned.changed == [rule]
+    assert [step.title for step in planned.steps] == [f"capture {rule}"]
+    assert dump_schema(bridge_url) == before
+    slug = rule.replace(".", "_")
+    new_triggers, new_functions = triggers(bridge_url), functions(bridge_url)
+    assert new_triggers.keys() == old_triggers.keys()
+    assert all(
+        name.endswith(slug) or new_triggers[name] == oid for name, oid in old_triggers.items()
+    )
+    assert all(
+        name.endswith(slug) or new_functions[name] == version
+        for name, version in old_functions.items()
+    )
+    assert init(bridge_url).steps == []
+
+
+# --- pause and resume
+
+
+def test_a_paused_rule_captures_nothing_and_the_others_go_on(bridge_url: str) -> None:
+    shop = Shop(bridge_url)
+    with install.connect(bridge_url) as connection:
+        assert install.pause(connection, "user.created") == ["user.created"]
+        shop.user()
+        shop.payment()
+        assert [kind for kind, _ in shop.events()] == ["transaction.created", "payment.completed"]
+        assert install.pause(connection, "user.created") == []
+        assert install.resume(connection, "user.created") == ["user.created"]
+        assert install.resume(connection, "user.created") == []
+    # What happened meanwhile is never captured.
+    assert shop.events() == []
+    user = shop.user()
+    assert [(kind, payload["user_id"]) for kind, payload in shop.events()] == [
+        ("user.created", user)
+    ]
+    shop.close()
+    assert init(bridge_url).steps == []
+
+
+def test_all_rules_are_paused_and_resumed_at_once(bridge_url: str) -> None:
+    shop = Shop(bridge_url)
+    with install.connect(bridge_url) as connection:
+        assert sorted(install.pause(connection, None)) == sorted(RULES)
+        shop.user()
+        shop.payment()
+        with shop.transaction():
+            shop.message(shop.ticket())
+        shop.set_status(1, "closed")
+        assert shop.events() == []
+        install.resume(connection, "user.created")
+        resumed = install.resume(connection, None)
+        assert sorted([*resumed, "user.created"]) == sorted(RULES)
+    with shop.transaction():
+        shop.message(shop.ticket(), has_media=True)
+    [(kind, payload)] = shop.events()
+    assert (kind, payload["has_media"]) == ("ticket.created", True)
+    shop.close()
+
+
+def test_pausing_and_resuming_need_no_lock_on_the_applications_table(bridge_url: str) -> None:
+    with (
+        psycopg.connect(bridge_url) as busy,
+        install.connect(impatient(bridge_url)) as connection,
+    ):
+        busy.execute("lock table public.users in access exclusive mode")
+        assert install.pause(connection, "user.created") == ["user.created"]
+        busy.execute("insert into public.users (auth_type) values ('telegram')")
+        assert install.resume(connection, "user.created") == ["user.created"]
+        busy.execute("insert into public.users (auth_type) values ('telegram')")
+        busy.commit()
+        rows = connection.execute("select payload ->> 'user_id' from bridge.outbox").fetchall()
+    assert rows == [("2",)]
+
+
+def test_a_paused_rule_stays_paused_through_init_and_is_resumed_as_it_then_is(
+    bridge_url: str,
+) -> None:
+    shop = Shop(bridge_url)
+    before = triggers(bridge_url)
+    with install.connect(bridge_url) as connection:
+        install.pause(connection, "user.created")
+        assert init(bridge_url).steps == []
+        planned = plan(bridge_url, with_payload("user.created", {"who": "id"}))
+        assert planned.changed == ["user.created"]
+        apply(bridge_url, planned.steps)
+        shop.user()
+        assert shop.events() == []
+        assert plan(bridge_url, with_payload("user.created", {"who": "id"})).steps == []
+        assert install.resume(connection, "user.created") == ["user.created"]
+    user = shop.user()
+    assert shop.events() == [("user.created", {"who": user})]
+    shop.close()
+    assert plan(bridge_url, with_payload("user.created", {"who": "id"})).steps == []
+    assert triggers(bridge_url) == before
+
+
+def test_a_paused_rule_whose_trigger_goes_or_changes_stays_paused(bridge_url: str) -> None:
+    shop = Shop(bridge_url)
+    with install.connect(bridge_url) as connection:
+        install.pause(connection, "user.created")
+        shop.execute("drop trigger bridge_001_user_created on public.users")
+        assert init(bridge_url).changed == ["user.created"]
+        apply(
+            bridge_url, plan(bridge_url, with_operations("user.created", "insert", "update")).steps
+        )
+        shop.user()
+        shop.execute("update public.users set language = 'ru'")
+        assert shop.events() == []
+        install.resume(connection, None)
+    shop.execute("update public.users set language = 'de'")
+    assert [kind for kind, _ in shop.events()] == ["user.created"]
+    shop.close()
+
+
+def test_a_rule_that_there_is_not_cannot_be_paused_and_those_there_are_are_named(
+    bridge_url: str,
+) -> None:
+    there = ", ".join(sorted(RULES))
+    with install.connect(bridge_url) as connection:
+        for act in (install.pause, install.resume):
+            with pytest.raises(install.InstallError) as raised:
+                act(connection, "user.crated")
+            assert str(raised.value) == f"there is no rule called 'user.crated'; there are {there}"
+
+
+def test_before_init_there_is_no_rule_to_pause(bot_url: str) -> None:
+    with install.connect(bot_url) as connection:
+        for act in (install.pause, install.resume):
+            with pytest.raises(install.InstallError, match="there are none; run: pgbridge init"):
+                act(connection, "user.created")
+            with pytest.raises(install.InstallError, match=r"^there are no rules; run: pgbridge"):
+                act(connection, None)
+
+
+# --- the doorbell
+
+
+def test_an_init_that_is_to_leave_the_doorbell_quiet_does(bridge_url: str) -> None:
+    rules = load_preset("telegram-shop")
+    with install.connect(bridge_url) as connection:
+        # As init left it: nobody drains, so nobody is rung.
+        assert install.plan(connection, rules, quiet_doorbell=True).steps == []
+        connection.execute("select setval('bridge.doorbell', 0)")
+        assert install.plan(connection, rules).steps == []
+        planned = install.plan(connection, rules, quiet_doorbell=True)
+        assert [step.title for step in planned.steps] == ["quiet the doorbell"]
+        apply(bridge_url, planned.steps)
+        assert connection.execute("select last_value from bridge.doorbell").fetchone() == (1,)
+        assert install.plan(connection, rules, quiet_doorbell=True).steps == []
+
+
+def test_a_first_init_leaves_the_doorbell_quiet(bot_url: str) -> None:
+    with install.connect(bot_url) as connection:
+        planned = install.plan(connection, load_preset("telegram-shop"), quiet_doorbell=True)
+        apply(bot_url, planned.steps)
+        assert connection.execute("select last_value from bridge.doorbell").fetchone() == (1,)
+
+
 # --- locks
 
 
@@ -441,3 +682,89 @@ def test_init_gives_up_on_a_table_that_stays_locked_and_says_which(
     again = init(bot_url)
     assert "user.created" in again.new
     assert "note ticket.opened" in again.kept
+
+
+@contextmanager
+def at_work(url: str, statement: str) -> Iterator[int]:
+    """Have a session of the application in the midst of a transaction; its pid."""
+    with psycopg.connect(url, application_name="nightly import") as busy:
+        busy.execute(statement.encode())
+        yield busy.info.backend_pid
+        busy.rollback()
+
+
+def refuse_to_wait(message: str) -> None:
+    assert "is locked by" not in message
+
+
+def test_who_only_reads_does_not_hold_up_a_first_init(bot_url: str) -> None:
+    with (
+        at_work(bot_url, "select count(*) from public.users, public.tickets"),
+        install.connect(impatient(bot_url)) as connection,
+    ):
+        steps = install.plan(connection, load_preset("telegram-shop")).steps
+        install.apply(connection, steps, lock_timeout_seconds=0.1, report=refuse_to_wait)
+    assert len(triggers(bot_url)) == len(RULES)
+
+
+def test_who_only_reads_does_not_hold_up_a_trigger_that_is_replaced_in_its_place(
+    bridge_url: str,
+) -> None:
+    before = triggers(bridge_url)
+    with (
+        at_work(bridge_url, "select count(*) from public.users"),
+        install.connect(impatient(bridge_url)) as connection,
+    ):
+        changed = with_operations("user.created", "insert", "update")
+        planned = install.plan(connection, changed)
+        assert planned.changed == ["user.created"]
+        install.apply(connection, planned.steps, lock_timeout_seconds=0.1, report=refuse_to_wait)
+    assert triggers(bridge_url) == before
+    shop = Shop(bridge_url)
+    shop.user()
+    shop.execute("update public.users set language = 'ru'")
+    assert [kind for kind, _ in shop.events()] == ["user.created"] * 2
+    shop.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update public.users set language = 'ru'",
+        "insert into public.users (auth_type) values ('telegram')",
+        "lock table public.users in share mode",
+        "lock table public.users in access exclusive mode",
+    ],
+)
+def test_who_writes_holds_up_init_and_is_named(
+    bot_url: str, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    monkeypatch.setattr(install, "LOCK_ATTEMPTS", 2)
+    said: list[str] = []
+    with (
+        at_work(bot_url, statement) as pid,
+        install.connect(impatient(bot_url)) as connection,
+    ):
+        steps = install.plan(connection, load_preset("telegram-shop")).steps
+        with pytest.raises(install.InstallError) as raised:
+            install.apply(connection, steps, lock_timeout_seconds=0.05, report=said.append)
+    who = rf"pid {pid} \(postgres, nightly import, idle in transaction, for \d+ s\)"
+    assert re.fullmatch(
+        rf"capture user\.created: {who} keeps public\.users locked; try again when it has ended",
+        str(raised.value),
+    )
+    waiting = [message for message in said if "locked" in message]
+    assert len(waiting) == 1
+    assert re.fullmatch(
+        rf"capture user\.created: public\.users is locked by {who}, waiting", waiting[0]
+    )
+
+
+def test_a_reader_is_named_where_a_trigger_has_to_go(
+    bridge_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "LOCK_ATTEMPTS", 1)
+    with at_work(bridge_url, "select count(*) from public.users") as pid:
+        wanted = [rule for rule in load_preset("telegram-shop") if rule.name != "user.created"]
+        with pytest.raises(install.InstallError, match=f"^remove user.created: pid {pid} "):
+            apply(impatient(bridge_url), plan(bridge_url, wanted).steps, lock_timeout_seconds=0.05)
