@@ -967,6 +967,7 @@ async def test_the_openapi_document_says_what_is_answered(bridge_url: str) -> No
     assert answers == {
         ("GET", "/healthz"): {"200"},
         ("GET", "/readyz"): {"200", "503"},
+        ("GET", "/metrics"): {"200"},
         ("GET", "/webhooks"): {"200", "422"} | common,
         ("POST", "/webhooks"): {"201", "413", "422"} | common,
         ("GET", "/webhooks/stats"): {"200"} | common,
