@@ -592,6 +592,33 @@ def test_moves_are_held_to_columns_and_when_as_other_updates_are(shards: Applica
     assert shards.events() == [("grew", {"id": 1}), ("label", {"id": 2})]
 
 
+@pytest.mark.parametrize("value", ['{"a":  1, "a": 2}', "1.0", r'"\ud83c\udf89"'])
+def test_a_json_column_of_a_row_that_moves_is_no_change(
+    shards: Application, value: str, deferred: bool
+) -> None:
+    shards.run("alter table public.shards add details json")
+    more = f"deferred = {str(deferred).lower()}\n"
+    shards.capture(
+        rule("details", "public.shards", '"update"', f'{more}columns = "details"\npayload = ["id"]')
+        + rule("label", "public.shards", '"update"', f'{more}payload = {{ was = "old.label" }}')
+    )
+    shards.run(f"insert into public.shards values (1, 'north', 5, 'a', '{value}')")
+    shards.run("update public.shards set region = 'south'")
+    assert shards.events() == [("label", {"was": "a"})]
+
+
+def test_a_move_of_a_row_that_has_no_json_of_its_own_is_told_as_an_error(
+    shards: Application, deferred: bool
+) -> None:
+    shards.run("alter table public.shards add details json")
+    shards.capture(shard_rules(deferred=deferred, only="update"))
+    shards.run(r"""insert into public.shards values (1, 'north', 5, 'a', '"\u0000"')""")
+    shards.run("update public.shards set region = 'south'")
+    assert shards.events() == [
+        ("shard.update", {"_capture_error": "unsupported Unicode escape sequence"})
+    ]
+
+
 def test_a_move_in_a_savepoint_that_is_rolled_back_is_nothing(
     shards: Application, deferred: bool
 ) -> None:
