@@ -30,6 +30,7 @@ class Relayed:
 
     database: Database
     relay: Relay
+    #: Of the relay alone: cancelled, it ends, and the test goes on.
     scope: trio.CancelScope
     events: list[Event] = field(default_factory=list)
     announcements: int = 0
@@ -87,8 +88,13 @@ async def relaying(
                 quiet_poll_seconds=quiet_poll_seconds,
                 batch=batch,
             )
-            relayed = Relayed(database, relay, nursery.cancel_scope)
-            nursery.start_soon(keep_running, "relay", relay.run)
+            relayed = Relayed(database, relay, trio.CancelScope())
+
+            async def run() -> None:
+                with relayed.scope:
+                    await keep_running("relay", relay.run)
+
+            nursery.start_soon(run)
             yield relayed
             nursery.cancel_scope.cancel()
 

@@ -166,22 +166,22 @@ async def test_one_of_two_drains_and_both_publish_everything_in_the_same_order(
 async def test_when_the_drainer_goes_another_takes_over_and_misses_nothing(
     bridge_url: str, bot: Bot
 ) -> None:
-    async with relaying(bridge_url, poll_seconds=0.2) as second:
-        async with relaying(bridge_url) as first:
-            sign_up(bot, "0")
-            await first.until_count(1)
-            await second.until_count(1)
-            leader, follower = (first, second) if first.relay.leading else (second, first)
-            for number in range(1, 10):
-                sign_up(bot, str(number))
-            leader.scope.cancel()
-            for number in range(10, 20):
-                sign_up(bot, str(number))
-            if follower is second:
-                await second.until_count(20)
-        if follower is first:
-            await first.until_count(20)
+    async with (
+        relaying(bridge_url, poll_seconds=0.2) as first,
+        relaying(bridge_url, poll_seconds=0.2) as second,
+    ):
+        sign_up(bot, "0")
+        await first.until_count(1)
+        await second.until_count(1)
+        leader, follower = (first, second) if first.relay.leading else (second, first)
+        for number in range(1, 10):
+            sign_up(bot, str(number))
+        leader.scope.cancel()
+        for number in range(10, 20):
+            sign_up(bot, str(number))
+        await follower.until_count(20)
         assert sorted(names(follower), key=int) == [str(number) for number in range(20)]
+        assert (leader.relay.leading, follower.relay.leading) == (False, True)
 
 
 def write_all_over(url: str, writers: int, commits: int) -> Callable[[], list[str]]:
