@@ -661,6 +661,27 @@ def test_a_partition_that_is_attached_later_is_captured_from_then_on(
     assert shards.events() == []
 
 
+def test_a_delete_and_an_insert_elsewhere_in_one_statement_count_as_a_move(
+    shards: Application, deferred: bool
+) -> None:
+    shards.capture(shard_rules(deferred=deferred))
+    shards.run("insert into public.shards values (1, 'north', 5, 'a')")
+    shards.events()
+    shards.run(
+        "with gone as (delete from public.shards where id = 1 returning *)"
+        " insert into public.shards select 2, 'south', 5, 'b' from gone"
+    )
+    # Nothing in SQL tells this from an update that moves the row. In two statements it is told.
+    assert shape(shards.events()) == [("update", 2)]
+    shards.run(
+        "begin",
+        "delete from public.shards where id = 2",
+        "insert into public.shards values (3, 'north', 5, 'c')",
+        "commit",
+    )
+    assert shape(shards.events()) == [("delete", 2), ("insert", 3)]
+
+
 def test_a_row_inserted_and_moved_in_one_transaction_counts_as_deleted_and_inserted(
     shards: Application, deferred: bool
 ) -> None:
