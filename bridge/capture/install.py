@@ -270,12 +270,8 @@ def resume(connection: psycopg.Connection[tuple[Any, ...]], name: str | None) ->
 
 def applied_rules(connection: psycopg.Connection[tuple[Any, ...]]) -> list[AppliedRule]:
     """Return the rules as they were applied last: none before there is a table of them."""
-    # Not as older versions had it: init migrates the table before it applies rules.
-    registered = connection.execute(
-        "select count(*) from pg_attribute where attrelid = to_regclass('bridge.capture_rules')"
-        " and attname = 'function_definition'"
-    )
-    if registered.fetchone() != (1,):
+    registered = connection.execute("select to_regclass('bridge.capture_rules') is not null")
+    if registered.fetchone() != (True,):
         return []
     with connection.cursor(row_factory=class_row(AppliedRule)) as cursor:
         return cursor.execute(assets.query("applied_rules").encode()).fetchall()
@@ -285,10 +281,10 @@ def _named(connection: psycopg.Connection[tuple[Any, ...]], name: str | None) ->
     """Return the applied rule of this name, or all."""
     rules = applied_rules(connection)
     found = [rule for rule in rules if name in (None, rule.name)]
-    if name is None and not found:
+    if not rules:
         raise InstallError("there are no rules; run: pgbridge init")
     if not found:
-        there = ", ".join(rule.name for rule in rules) or "none; run: pgbridge init"
+        there = ", ".join(rule.name for rule in rules)
         raise InstallError(f"there is no rule called {name!r}; there are {there}")
     return found
 

@@ -14,7 +14,7 @@ import pytest
 
 from bridge import assets
 from bridge.capture import install
-from bridge.capture.migrate import Step
+from bridge.capture.migrate import Step, plan_migrations
 from bridge.capture.rules import CaptureRule, Rule, load_preset
 from tests.conftest import init
 from tests.integration.conftest import Shop
@@ -170,6 +170,40 @@ def test_an_upgrade_runs_only_the_new_migrations_in_their_order(
     ]
     with psycopg.connect(bridge_url) as connection:
         assert connection.execute("table bridge.second").fetchall() == []
+
+
+def test_an_upgrade_takes_over_the_triggers_of_the_version_before(
+    bot_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = assets.migrations()
+    with monkeypatch.context() as before:
+        # Rules had checksums then, and the number in a trigger's name counted over all tables.
+        before.setattr(assets, "migrations", lambda: released[:4])
+        with install.connect(bot_url) as connection:
+            steps = plan_migrations(connection)
+        apply(bot_url, steps)
+    with psycopg.connect(bot_url, autocommit=True) as connection:
+        connection.execute(
+            "create function bridge.capture_user_created() returns trigger language plpgsql"
+            " security definer as $$ begin insert into bridge.outbox (event_type, payload)"
+            " values ('user.created', '{}'); return null; end $$"
+        )
+        connection.execute(
+            "create trigger bridge_003_user_created after insert on public.users"
+            " for each row execute function bridge.capture_user_created()"
+        )
+        connection.execute(
+            "insert into bridge.capture_rules values ('user.created', 'public.users',"
+            " 'bridge_003_user_created', 'bridge.capture_user_created', 'x', 'y')"
+        )
+    planned = init(bot_url)
+    assert planned.changed == ["user.created"]
+    assert "bridge_003_user_created" not in triggers(bot_url)
+    shop = Shop(bot_url)
+    user = shop.user()
+    assert [payload["user_id"] for payload in shop.payloads("user.created")] == [user]
+    shop.close()
+    assert init(bot_url).steps == []
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(
@@ -583,7 +617,7 @@ def test_a_rule_that_there_is_not_cannot_be_paused_and_those_there_are_are_named
 def test_before_init_there_is_no_rule_to_pause(bot_url: str) -> None:
     with install.connect(bot_url) as connection:
         for act in (install.pause, install.resume):
-            with pytest.raises(install.InstallError, match="there are none; run: pgbridge init"):
+            with pytest.raises(install.InstallError, match="there are no rules; run: pgbridge init"):
                 act(connection, "user.created")
             with pytest.raises(install.InstallError, match=r"^there are no rules; run: pgbridge"):
                 act(connection, None)
