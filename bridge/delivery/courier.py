@@ -27,7 +27,7 @@ from bridge.db import (
     keep_running,
     values_by_column,
 )
-from bridge.delivery.retry import Answer, Outcome, Verdict, judge
+from bridge.delivery.retry import Answer, Failure, Outcome, Verdict, judge
 from bridge.delivery.signing import canonical_body, headers, message_id
 from bridge.delivery.transport import Transport
 from bridge.wakeup import WakeUp
@@ -138,7 +138,9 @@ class Courier:
             free = self._concurrency - len(self._held)
             if free > 0:
                 busy = Counter(delivery.webhook_id for delivery in self._held.values())
-                rows = await self._database.fetch("claim", list(busy), list(busy.values()), free)
+                rows = await self._database.fetch(
+                    "claim", list(busy), list(busy.values()), [None] * len(busy), free, free
+                )
                 for row in rows:
                     delivery = _delivery(row)
                     self._held[delivery.id] = delivery
@@ -152,7 +154,7 @@ class Courier:
         except Exception as error:
             # A payload that cannot be serialised, or a bug: one delivery's trouble, nobody else's.
             log.exception("attempt_crashed", delivery_id=delivery.id)
-            answer = Answer(error=f"cannot be sent: {error!r}"[:500])
+            answer = Answer(failure=Failure.INTERNAL, error=f"cannot be sent: {error!r}"[:500])
         verdict = judge(
             answer,
             attempt_number=delivery.attempt_number,
@@ -175,7 +177,7 @@ class Courier:
 
     async def _send(self, delivery: _Delivery) -> Answer:
         if delivery.payload is None:
-            return Answer(error="the event is no longer in the log")
+            return Answer(failure=Failure.NO_EVENT, error="the event is no longer in the log")
         body = canonical_body(delivery.payload)
         return await self._transport.post(
             delivery.url,
@@ -239,12 +241,14 @@ class Courier:
                 attempt.verdict.retry_seconds,
                 attempt.answer.status,
                 attempt.answer.body,
+                attempt.verdict.failure,
                 attempt.verdict.error,
                 attempt.verdict.disable,
+                attempt.verdict.pause_seconds,
             )
             for attempt in batch
         ]
-        settled = await self._database.fetch("settle", *values_by_column(rows))
+        settled = await self._database.fetch("settle", *values_by_column(rows), 5 * 86_400.0)
         if len(settled) < len(batch):
             kept = {row["id"] for row in settled}
             for attempt in batch:

@@ -11,7 +11,7 @@ import httpx
 import structlog
 import trio
 
-from bridge.delivery.retry import Answer
+from bridge.delivery.retry import Answer, Failure
 
 log = structlog.get_logger()
 
@@ -38,6 +38,7 @@ class Transport:
         retry_after: str | None = None
         received = bytearray()
         error: str | None = None
+        kind: Failure | None = None
         with trio.move_on_after(deadline_seconds) as attempt:
             try:
                 async with self._client.stream(
@@ -50,12 +51,14 @@ class Transport:
                         if len(received) >= ANSWER_BYTES:
                             break
             except Exception as failure:
-                error = _describe(failure)
+                error, kind = _describe(failure), Failure.PROTOCOL
                 if not isinstance(failure, (httpx.HTTPError, httpx.InvalidURL)):
                     log.exception("attempt_failed_unexpectedly")
         if attempt.cancelled_caught:
             error = f"no complete answer within {deadline_seconds:g} s"
-        return Answer(status, _text(received) if status is not None else None, error, retry_after)
+            kind = Failure.TIMEOUT_ANSWER
+        text = _text(received) if status is not None else None
+        return Answer(status, text, kind, error, retry_after)
 
 
 @asynccontextmanager

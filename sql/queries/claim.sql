@@ -1,37 +1,116 @@
--- Leases deliveries that are due: for each active webhook as many as it may have in flight, oldest
--- first. A lease outlives the longest attempt by 30 s; past it, the delivery is anybody's again.
--- $1, $2 webhooks that have attempts in flight here, and how many
--- $3 how many deliveries at most
-with due as materialized (
-    select candidate.id
+-- Leases deliveries that are due: for each webhook as many as it may have in flight, what is new
+-- before redeliveries, the oldest first. A lease outlives the longest attempt by 30 s; past it, the
+-- delivery is anybody's again.
+-- One array element is one webhook that this courier knows something about:
+-- $1 webhook, $2 its attempts in flight here, $3 deliveries that were due before then have been
+--    looked through: while vacuum is held back, it would be walking over all that were settled since
+-- $4 how many deliveries at most, $5 how many of them at most to webhooks that mostly fail
+with reserved as materialized (
+    -- What is spent by claiming, the rate and the breaker's one probe, is spent once over all
+    -- bridges: whoever has locked the row may. (A row that is locked for a moment has its turn next.)
+    select id, paced_until, probe_at
+    from bridge.webhooks
+    where is_active and paused_at is null
+      and (rate_per_second is not null or probe_at <= now())
+    for no key update skip locked
+), room as materialized (
+    select w.id,
+           w.ordered,
+           w.failure_share > 0.5 as is_failing,
+           known.due_since,
+           least(
+               case
+                   when w.probe_at is not null or w.ordered then 1
+                   -- The larger the share that fails, the fewer at once; so they come back step by step.
+                   else ceil(w.max_concurrency * (1 - w.failure_share))
+               end - coalesce(known.in_flight, 0),
+               case when w.rate_per_second is not null then floor(
+                   extract(epoch from now() - pace.used_until)::double precision * w.rate_per_second + 1e-6)
+               end,
+               $4
+           )::integer as slots
     from bridge.webhooks w
-    left join unnest($1::bigint[], $2::integer[]) as busy(webhook_id, in_flight)
-        on busy.webhook_id = w.id
+    left join reserved r on r.id = w.id
+    left join unnest($1::bigint[], $2::integer[], $3::timestamptz[]) as known(webhook_id, in_flight, due_since)
+        on known.webhook_id = w.id
+    cross join lateral (
+        -- A second's worth may go at once, and one attempt always.
+        select greatest(r.paced_until, now() - make_interval(secs => greatest(1, 1 / w.rate_per_second))) as used_until
+    ) as pace
+    where w.is_active and w.paused_at is null
+      and (w.rate_per_second is null or r.id is not null)
+      and (w.probe_at is null or r.id is not null and r.probe_at <= now())
+), free as materialized (
+    select room.id as webhook_id, room.is_failing, candidate.id, candidate.next_attempt_at,
+           row_number() over (
+               partition by room.id
+               order by candidate.is_redelivery, candidate.next_attempt_at, candidate.id) as place,
+           room.slots
+    from room
+    cross join (values (false), (true)) as kind(is_redelivery)
+    cross join lateral (
+        select q.id, q.next_attempt_at, q.is_redelivery
+        from bridge.delivery_queue q
+        where not room.ordered
+          and q.webhook_id = room.id
+          and q.is_redelivery = kind.is_redelivery
+          and q.next_attempt_at <= now()
+          and q.next_attempt_at >= coalesce(room.due_since, '-infinity')
+          and (q.leased_until is null or q.leased_until <= now())
+        order by q.next_attempt_at, q.id
+        limit greatest(room.slots, 0)
+        for update of q skip locked
+    ) as candidate
+    union all
+    select room.id, room.is_failing, head.id, head.next_attempt_at, 1, room.slots
+    from room
     cross join lateral (
         select q.id, q.next_attempt_at
         from bridge.delivery_queue q
-        where q.webhook_id = w.id
+        where room.ordered
+          and q.id = (select min(first.id) from bridge.delivery_queue first where first.webhook_id = room.id)
           and q.next_attempt_at <= now()
           and (q.leased_until is null or q.leased_until <= now())
-        order by q.next_attempt_at, q.id
-        limit greatest(w.max_concurrency - coalesce(busy.in_flight, 0), 0)
+        limit greatest(room.slots, 0)
         for update of q skip locked
-    ) as candidate
-    where w.is_active
-    order by candidate.next_attempt_at, candidate.id
-    limit $3
+    ) as head
+), due as materialized (
+    -- With less room than candidates, every webhook gets one before any gets two.
+    select id
+    from (
+        select *, row_number() over (partition by is_failing order by place, next_attempt_at, id) as turn
+        from free
+        where place <= slots
+    ) as queued
+    where not is_failing or turn <= $5
+    order by is_failing, place, next_attempt_at, id
+    limit $4
 ), leased as (
     update bridge.delivery_queue q
-    set leased_until = now() + make_interval(secs => w.timeout_seconds + 30),
-        lease_token = gen_random_uuid()
-    from bridge.webhooks w
+    set claimed_at = now(),
+        leased_until = now() + make_interval(secs => w.timeout_seconds + 30),
+        lease_token = lease.token
+    from bridge.webhooks w,
+         (select gen_random_uuid() as token) as lease
     where q.id = any (array(select id from due))
       and w.id = q.webhook_id
-    returning q.id, q.webhook_id, q.event_id, q.event_recorded_at, q.event_type,
-              q.attempt_number, q.lease_token, w.url, w.secret, w.timeout_seconds
+    returning q.id, q.webhook_id, q.event_id, q.event_recorded_at, q.event_type, q.attempt_number,
+              q.attempts_before, q.next_attempt_at, q.lease_token, q.claimed_at,
+              w.url, w.secret, w.timeout_seconds, w.retry_schedule, w.failure_share > 0.5 as is_failing,
+              case when w.previous_secret_expires_at > now() then w.previous_secret end as previous_secret
+), spent as (
+    update bridge.webhooks w
+    set paced_until = case when w.rate_per_second is not null then
+            greatest(w.paced_until, now() - make_interval(secs => greatest(1, 1 / w.rate_per_second)))
+            + make_interval(secs => taken.count / w.rate_per_second)
+            else w.paced_until end,
+        -- If the probe is never settled, the next one has its turn when the lease has run out.
+        probe_at = case when w.probe_at is not null then now() + make_interval(secs => w.timeout_seconds + 30) end
+    from (select webhook_id, count(*) as count from leased group by webhook_id) as taken
+    join reserved on reserved.id = taken.webhook_id
+    where w.id = taken.webhook_id
 )
-select l.id, l.webhook_id, l.event_id, l.event_type, l.attempt_number, l.lease_token,
-       l.url, l.secret, l.timeout_seconds,
+select l.*,
        (select e.payload from bridge.events e
         where e.id = l.event_id and e.recorded_at = l.event_recorded_at) as payload
 from leased l

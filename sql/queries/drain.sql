@@ -25,23 +25,27 @@ with taken as (
         ) as wanted
         order by wanted.id
         limit $4))
-    returning id, event_type, payload, captured_at
+    returning id, event_type, payload, captured_at, xmin as xact
 ), numbered as (
-    select nextval('bridge.event_id') as event_id, t.*, t.payload ? '_capture_error' as has_failed
+    select nextval('bridge.event_id') as event_id, t.*, t.payload ? '_capture_error' as has_failed,
+           case when current_setting('track_commit_timestamp')::boolean
+               then pg_xact_commit_timestamp(t.xact) end as committed_at
     from (select * from taken order by id) as t
 ), logged as (
-    insert into bridge.events (id, event_type, payload, occurred_at)
-    select event_id, event_type, payload, captured_at from numbered
+    insert into bridge.events (id, event_type, payload, occurred_at, committed_at)
+    select event_id, event_type, payload, captured_at, committed_at from numbered
 ), takers as (
-    select distinct types.event_type, w.id as webhook_id
+    select types.event_type, w.id as webhook_id, w.filter
     from (select distinct event_type from numbered) as types
     cross join lateral unnest(bridge.patterns_matching(types.event_type)) as pattern
     join bridge.webhooks w on w.event_type = pattern and w.is_active
 ), enqueued as (
-    insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)
-    select t.webhook_id, n.event_id, now(), n.event_type
+    insert into bridge.delivery_queue
+        (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+    select t.webhook_id, n.event_id, now(), n.event_type, n.captured_at,
+           coalesce(n.committed_at, n.captured_at)
     from numbered n
-    join takers t on t.event_type = n.event_type
+    join takers t on t.event_type = n.event_type and (t.filter is null or n.payload @@ t.filter)
     order by n.event_id, t.webhook_id
     returning webhook_id
 ), failed as (

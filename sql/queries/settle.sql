@@ -1,18 +1,21 @@
 -- Writes down what became of attempts, in one batch: the attempt itself always; the delivery only
--- where the lease is still ours, so that a courier that slept past its lease changes nothing.
+-- where the lease is still ours, so that a courier that slept past its lease changes nothing; and
+-- what the webhook's answers say of the webhook.
 -- One array element is one attempt:
 -- $1 delivery, $2 lease token, $3 webhook, $4 number of the attempt, $5 and $6 start and end,
 -- $7 outcome (success, retry, failed), $8 seconds until the next attempt, $9 response status,
--- $10 response body, $11 error, $12 reason to disable the webhook
+-- $10 response body, $11 kind of failure, $12 error, $13 reason to disable the webhook,
+-- $14 seconds that the receiver asks for before anything else is sent
+-- For all: $15 seconds of failing after which a webhook is disabled
 with settled as materialized (
     select *
     from unnest(
         $1::bigint[], $2::uuid[], $3::bigint[], $4::integer[], $5::timestamptz[],
         $6::timestamptz[], $7::text[], $8::double precision[], $9::integer[], $10::text[],
-        $11::text[], $12::text[]
+        $11::text[], $12::text[], $13::text[], $14::double precision[]
     ) as s(delivery_id, lease_token, webhook_id, attempt_number, started_at,
            finished_at, outcome, retry_seconds, response_status, response_body,
-           error_message, disable)
+           failure, error_message, disable, pause_seconds)
 ), webhooks as materialized (
     -- Always in the same order: two couriers that settle at once do not deadlock.
     select id
@@ -23,24 +26,28 @@ with settled as materialized (
 ), attempted as (
     insert into bridge.delivery_attempts
         (delivery_id, webhook_id, attempt_number, started_at, finished_at,
-         response_status, response_body, error_message)
+         response_status, response_body, failure, error_message)
     select delivery_id, webhook_id, attempt_number, started_at, finished_at,
-           response_status, response_body, error_message
+           response_status, response_body, failure, error_message
     from settled
 ), finished as (
     delete from bridge.delivery_queue q
     using settled s
     where q.id = s.delivery_id and q.lease_token = s.lease_token and s.outcome <> 'retry'
     returning q.id, q.webhook_id, q.event_id, q.event_recorded_at, q.event_type, q.created_at,
+              q.captured_at, q.committed_at, q.claimed_at, s.started_at, s.finished_at,
               s.outcome, s.attempt_number, s.response_status, s.response_body, s.error_message
 ), logged as (
     insert into bridge.delivery_log
         (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
-         response_status, response_body, error_message, created_at)
+         response_status, response_body, error_message, created_at,
+         captured_at, committed_at, claimed_at, sent_at, acknowledged_at)
     select id, webhook_id, event_id, event_recorded_at, event_type, outcome, attempt_number,
-           response_status, response_body, error_message, created_at
+           response_status, response_body, error_message, created_at,
+           captured_at, committed_at, claimed_at, started_at,
+           case when outcome = 'success' then finished_at end
     from finished
-    returning id
+    returning id, webhook_id, status
 ), retried as (
     update bridge.delivery_queue q
     set attempt_number = s.attempt_number,
@@ -53,25 +60,93 @@ with settled as materialized (
     from settled s
     where q.id = s.delivery_id and q.lease_token = s.lease_token and s.outcome = 'retry'
     returning q.id
+), totals as (
+    select s.webhook_id,
+           max(s.finished_at) as finished_at,
+           min(s.started_at) as started_at,
+           count(*) filter (where s.outcome = 'success') as successes,
+           count(*) filter (where s.outcome <> 'success') as failures,
+           max(s.disable) as disable,
+           max(s.pause_seconds) as pause_seconds,
+           coalesce(max(l.delivered), 0) as delivered,
+           coalesce(max(l.failed), 0) as failed
+    from settled s
+    left join (
+        select webhook_id,
+               count(*) filter (where status = 'success') as delivered,
+               count(*) filter (where status = 'failed') as failed
+        from logged
+        group by webhook_id
+    ) as l on l.webhook_id = s.webhook_id
+    group by s.webhook_id
+), judged as (
+    select w.id, w.name, w.event_type, t.*,
+           w.is_active as was_active,
+           w.probe_at is not null and w.failure_share >= 0.8 as was_failing,
+           w.failing_since as had_been_failing_since,
+           share.failure_share,
+           since.failing_since,
+           case
+               when not w.is_active then null
+               when t.disable is not null then t.disable
+               when share.failure_share >= 0.8 and since.failing_since < now() - make_interval(secs => $15)
+                   then format('nothing but failures since %s',
+                               to_char(since.failing_since at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'))
+           end as disabled_reason
+    from bridge.webhooks w
+    join webhooks locked on locked.id = w.id
+    join totals t on t.webhook_id = w.id
+    cross join lateral (
+        select (w.failure_share * power(0.9, t.successes + t.failures)
+            + (1 - power(0.9, t.successes + t.failures))
+              * t.failures / (t.successes + t.failures))::real as failure_share
+    ) as share
+    cross join lateral (
+        select case when t.successes = 0 then coalesce(w.failing_since, t.started_at) end as failing_since
+    ) as since
 ), counted as (
     update bridge.webhooks w
-    set last_triggered_at = totals.finished_at,
-        success_count = w.success_count + totals.successes,
-        failure_count = w.failure_count + totals.failures,
-        is_active = w.is_active and totals.disable is null,
-        disabled_reason = coalesce(totals.disable, w.disabled_reason)
-    from webhooks locked
-    join (
-        select webhook_id,
-               max(finished_at) as finished_at,
-               count(*) filter (where outcome = 'success') as successes,
-               count(*) filter (where outcome <> 'success') as failures,
-               max(disable) as disable
-        from settled
-        group by webhook_id
-    ) as totals on totals.webhook_id = locked.id
-    where w.id = locked.id
+    set last_triggered_at = j.finished_at,
+        success_count = w.success_count + j.successes,
+        failure_count = w.failure_count + j.failures,
+        delivered_count = w.delivered_count + j.delivered,
+        failed_count = w.failed_count + j.failed,
+        failure_share = j.failure_share,
+        failing_since = j.failing_since,
+        probe_at = case
+            when j.disabled_reason is not null then null
+            when j.successes > 0 then null
+            -- The longer it has been failing, the rarer it is tried: between ten seconds and ten
+            -- minutes; jittered, so that many webhooks of one receiver do not return at once.
+            when j.failure_share >= 0.8 or j.pause_seconds > 0 then now() + make_interval(secs =>
+                (0.8 + 0.4 * random()) * least(greatest(
+                    extract(epoch from now() - j.failing_since)::double precision / 4, 10), 600)
+                + least(coalesce(j.pause_seconds, 0), 600))
+            else w.probe_at
+        end,
+        is_active = w.is_active and j.disabled_reason is null,
+        disabled_reason = coalesce(j.disabled_reason, w.disabled_reason)
+    from judged j
+    where w.id = j.id
+), announced as (
+    insert into bridge.outbox (event_type, payload)
+    select 'webhook.disabled',
+           jsonb_build_object('webhook_id', id, 'name', name, 'event_type', event_type, 'reason', disabled_reason)
+    from judged
+    where disabled_reason is not null
+    union all
+    select 'webhook.recovered',
+           jsonb_build_object('webhook_id', id, 'name', name, 'event_type', event_type,
+                              'failing_since', had_been_failing_since)
+    from judged
+    where was_failing and successes > 0 and was_active and disabled_reason is null
+    returning id
+), rung as (
+    -- Asked for its count, or the planner would leave it out.
+    select count(bridge.ring()::text) as count from announced
 )
 select id from logged
 union all
-select id from retried;
+select id from retried
+union all
+select null from rung where count < 0;

@@ -42,10 +42,11 @@ COMMENT ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) I
 CREATE FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET lock_timeout TO '500ms'
+    SET lock_timeout TO '300ms'
     AS $$
 declare
     v_expired record;
+    v_counts  jsonb;
 begin
     perform pg_advisory_xact_lock(hashtext('bridge.partitions'));
     for v_expired in
@@ -62,7 +63,27 @@ begin
             select from bridge.delivery_queue q
             where q.event_recorded_at >= v_expired.starts_at
               and q.event_recorded_at < v_expired.starts_at + interval '24 hours');
-        execute format('drop table bridge.%I', v_expired.relname);
+        if p_parent in ('delivery_log_success', 'delivery_log_failed') then
+            -- Redelivery must not take rows away between counting and dropping. Only this
+            -- partition is locked while it is counted; nobody writes to it otherwise.
+            execute format('lock table bridge.%I in share mode', v_expired.relname);
+            execute format(
+                'select coalesce(jsonb_object_agg(webhook_id, count), ''{}'')'
+                ' from (select webhook_id, count(*) as count from bridge.%I group by webhook_id) as counted',
+                v_expired.relname) into v_counts;
+            -- First the webhooks, then the log: the order in which settle takes them.
+            perform from bridge.webhooks where v_counts ? id::text order by id for no key update;
+            execute format('drop table bridge.%I', v_expired.relname);
+            update bridge.webhooks w
+            set delivered_count = w.delivered_count
+                    - case when p_parent = 'delivery_log_success' then dropped.count else 0 end,
+                failed_count = w.failed_count
+                    - case when p_parent = 'delivery_log_failed' then dropped.count else 0 end
+            from (select key::bigint as webhook_id, value::bigint as count from jsonb_each_text(v_counts)) as dropped
+            where w.id = dropped.webhook_id;
+        else
+            execute format('drop table bridge.%I', v_expired.relname);
+        end if;
         return v_expired.relname;
     end loop;
     return null;
@@ -70,6 +91,25 @@ end
 $$;
 
 COMMENT ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) IS 'Drops the oldest partition of a log whose whole day is older than the days to keep. Returns its name; null if there is none.';
+
+CREATE FUNCTION bridge.emit(p_event_type text, p_payload jsonb DEFAULT '{}'::jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    if p_event_type is null or p_event_type !~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$' or length(p_event_type) > 255 then
+        raise 'not an event type: %', coalesce(p_event_type, 'null')
+            using hint = 'letters, digits, _ and -, in parts joined by dots, such as order.paid';
+    end if;
+    if p_payload is null then
+        raise 'the payload of an event is JSON, not null';
+    end if;
+    insert into bridge.outbox (event_type, payload) values (p_event_type, p_payload);
+    perform bridge.ring();
+end
+$_$;
+
+COMMENT ON FUNCTION bridge.emit(p_event_type text, p_payload jsonb) IS 'Makes an event by hand: it goes to the live stream and to the webhooks like a captured one, once the transaction is committed.';
 
 CREATE FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -133,6 +173,142 @@ $$;
 
 COMMENT ON FUNCTION bridge.patterns_matching(p_event_type text) IS 'Every webhooks.event_type that chooses this event type, the most exact first.';
 
+CREATE FUNCTION bridge.pause_webhook(p_webhook_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    update bridge.webhooks
+    set paused_at = coalesce(paused_at, now()), updated_at = now()
+    where id = p_webhook_id;
+    if not found then
+        raise 'there is no webhook %', p_webhook_id;
+    end if;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.pause_webhook(p_webhook_id bigint) IS 'Has a webhook''s deliveries wait, new ones included, until resume_webhook. What is in flight ends.';
+
+CREATE FUNCTION bridge.redeliver(p_delivery_id bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_webhook_id bigint;
+begin
+    update bridge.delivery_queue
+    set next_attempt_at = least(next_attempt_at, now())
+    where id = p_delivery_id;
+    if not found then
+        select webhook_id into v_webhook_id from bridge.delivery_log where id = p_delivery_id;
+        if not found then
+            raise 'there is no delivery %', p_delivery_id;
+        end if;
+        if not exists (select from bridge.webhooks where id = v_webhook_id) then
+            raise 'the webhook of delivery % is deleted', p_delivery_id;
+        end if;
+        if bridge.requeue(v_webhook_id, array[p_delivery_id], 1) = 0 then
+            raise 'the event of delivery % is no longer in the log', p_delivery_id;
+        end if;
+    end if;
+    perform bridge.wake_couriers();
+    return true;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.redeliver(p_delivery_id bigint) IS 'Sends a delivery again, whatever became of it, with the same webhook-id; one that is still pending is sent at once. Its attempts go on counting, and the retry schedule begins anew.';
+
+CREATE FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_dry_run boolean DEFAULT false, p_per_second double precision DEFAULT 20) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_delivery_ids bigint[];
+    v_requeued     bigint;
+begin
+    if not exists (select from bridge.webhooks where id = p_webhook_id) then
+        raise 'there is no webhook %', p_webhook_id;
+    end if;
+    if p_per_second is null or not p_per_second between 0.001 and 100000 then
+        raise 'p_per_second must be between 0.001 and 100000';
+    end if;
+    select array_agg(l.id) into v_delivery_ids
+    from bridge.delivery_log_failed l
+    where l.webhook_id = p_webhook_id
+      and l.finished_at >= p_since
+      and (p_until is null or l.finished_at < p_until)
+      and exists (select from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at);
+    if p_dry_run then
+        return coalesce(cardinality(v_delivery_ids), 0);
+    end if;
+    v_requeued := bridge.requeue(p_webhook_id, coalesce(v_delivery_ids, '{}'), p_per_second);
+    perform bridge.wake_couriers();
+    return v_requeued;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) IS 'Sends again what a webhook failed to take in a range of time (by finished_at), so many a second, new deliveries first. With p_dry_run only counts. Returns how many.';
+
+CREATE FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_requeued bigint;
+begin
+    -- First the webhook, then the log: the order in which settle takes them.
+    perform from bridge.webhooks where id = p_webhook_id for no key update;
+    with chosen as (
+        delete from bridge.delivery_log l
+        where l.webhook_id = p_webhook_id
+          and l.id = any (p_delivery_ids)
+          and exists (select from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at)
+        returning l.*
+    ), queued as (
+        insert into bridge.delivery_queue
+            (id, webhook_id, event_id, event_recorded_at, event_type, attempt_number, attempts_before,
+             is_redelivery, created_at, next_attempt_at, captured_at, committed_at,
+             response_status, response_body, error_message)
+        overriding system value
+        select id, webhook_id, event_id, event_recorded_at, event_type, attempt_number, attempt_number,
+               true, created_at,
+               clock_timestamp() + make_interval(secs => (row_number() over (order by id) - 1) / p_per_second),
+               captured_at, committed_at, response_status, response_body, error_message
+        from chosen
+    ), counted as (
+        update bridge.webhooks w
+        set delivered_count = w.delivered_count - moved.delivered,
+            failed_count = w.failed_count - moved.failed
+        from (select count(*) filter (where status = 'success') as delivered,
+                     count(*) filter (where status = 'failed') as failed
+              from chosen) as moved
+        where w.id = p_webhook_id
+    )
+    select count(*) into v_requeued from chosen;
+    return v_requeued;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) IS 'Moves finished deliveries of a webhook from the log back to the queue, due one after the other at a rate, and returns how many. For redeliver and redeliver_failed.';
+
+CREATE FUNCTION bridge.resume_webhook(p_webhook_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    update bridge.webhooks
+    set is_active = true, disabled_reason = null, paused_at = null,
+        probe_at = null, failing_since = null, failure_share = 0, updated_at = now()
+    where id = p_webhook_id;
+    if not found then
+        raise 'there is no webhook %', p_webhook_id;
+    end if;
+    perform bridge.wake_couriers();
+end
+$$;
+
+COMMENT ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) IS 'Has a webhook deliver again at once, whatever it was that kept it: a pause, the breaker, or being switched off.';
+
 CREATE FUNCTION bridge.ring() RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -152,6 +328,15 @@ CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
 $$;
 
 COMMENT ON FUNCTION bridge.take_note(p_topic text, p_key text) IS 'The note that the current transaction left, which is then gone; null if it left none.';
+
+CREATE FUNCTION bridge.wake_couriers() RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select pg_notify('bridge_deliveries', '')
+$$;
+
+COMMENT ON FUNCTION bridge.wake_couriers() IS 'Has the bridges look for due deliveries at once, and not only at the next poll.';
 
 CREATE TABLE bridge.api_tokens (
     id bigint NOT NULL,
@@ -184,6 +369,27 @@ ALTER TABLE bridge.api_tokens ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE VIEW bridge.backlog AS
+SELECT
+    NULL::bigint AS webhook_id,
+    NULL::text AS name,
+    NULL::bigint AS pending,
+    NULL::bigint AS in_flight,
+    NULL::bigint AS due,
+    NULL::bigint AS waiting_for_retry,
+    NULL::bigint AS redeliveries,
+    NULL::timestamp with time zone AS oldest_created_at,
+    NULL::double precision AS oldest_seconds,
+    NULL::timestamp with time zone AS next_attempt_at;
+
+COMMENT ON VIEW bridge.backlog IS 'What is still to be delivered, for each webhook.';
+
+COMMENT ON COLUMN bridge.backlog.pending IS 'Deliveries that are not finished: in flight, due, waiting for a retry or for their turn.';
+
+COMMENT ON COLUMN bridge.backlog.due IS 'Deliveries that could be sent now, if the webhook''s limits, pause and breaker allow.';
+
+COMMENT ON COLUMN bridge.backlog.oldest_seconds IS 'Age of the oldest of them, since it was enqueued.';
 
 CREATE TABLE bridge.capture_rules (
     name text NOT NULL,
@@ -227,15 +433,22 @@ CREATE TABLE bridge.delivery_attempts (
     finished_at timestamp with time zone NOT NULL,
     response_status integer,
     response_body text,
-    error_message text
+    error_message text,
+    failure text
 )
 PARTITION BY RANGE (finished_at);
 
 COMMENT ON TABLE bridge.delivery_attempts IS 'Every HTTP attempt, one row each.';
 
+COMMENT ON COLUMN bridge.delivery_attempts.started_at IS 'When it began to connect or to send, by the database''s clock.';
+
+COMMENT ON COLUMN bridge.delivery_attempts.finished_at IS 'When the answer, or the failure, was complete.';
+
 COMMENT ON COLUMN bridge.delivery_attempts.response_body IS 'First 16 KiB of the answer.';
 
 COMMENT ON COLUMN bridge.delivery_attempts.error_message IS 'Why the attempt failed; null if it did not.';
+
+COMMENT ON COLUMN bridge.delivery_attempts.failure IS 'What kind of failure: http_4xx, http_5xx, timeout_connect, dns, … (bridge/delivery/retry.py has the table); null if it succeeded.';
 
 CREATE TABLE bridge.delivery_log (
     id bigint NOT NULL,
@@ -250,6 +463,11 @@ CREATE TABLE bridge.delivery_log (
     error_message text,
     created_at timestamp with time zone NOT NULL,
     finished_at timestamp with time zone DEFAULT now() NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
     CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
 )
 PARTITION BY LIST (status);
@@ -264,6 +482,16 @@ COMMENT ON COLUMN bridge.delivery_log.attempt_number IS 'Attempts made in all.';
 
 COMMENT ON COLUMN bridge.delivery_log.response_body IS 'First 16 KiB of the last answer.';
 
+COMMENT ON COLUMN bridge.delivery_log.captured_at IS 'events.occurred_at.';
+
+COMMENT ON COLUMN bridge.delivery_log.committed_at IS 'When the event was committed: events.committed_at or, where that is not known, captured_at, which is a little earlier.';
+
+COMMENT ON COLUMN bridge.delivery_log.claimed_at IS 'When a courier took it for its last attempt.';
+
+COMMENT ON COLUMN bridge.delivery_log.sent_at IS 'When the last attempt began, by the database''s clock.';
+
+COMMENT ON COLUMN bridge.delivery_log.acknowledged_at IS 'When the receiver''s 2xx had arrived, by the database''s clock; null if it never did.';
+
 CREATE TABLE bridge.delivery_log_failed (
     id bigint CONSTRAINT delivery_log_id_not_null NOT NULL,
     webhook_id bigint CONSTRAINT delivery_log_webhook_id_not_null NOT NULL,
@@ -277,6 +505,11 @@ CREATE TABLE bridge.delivery_log_failed (
     error_message text,
     created_at timestamp with time zone CONSTRAINT delivery_log_created_at_not_null NOT NULL,
     finished_at timestamp with time zone DEFAULT now() CONSTRAINT delivery_log_finished_at_not_null NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
     CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
 )
 PARTITION BY RANGE (finished_at);
@@ -296,6 +529,11 @@ CREATE TABLE bridge.delivery_log_success (
     error_message text,
     created_at timestamp with time zone CONSTRAINT delivery_log_created_at_not_null NOT NULL,
     finished_at timestamp with time zone DEFAULT now() CONSTRAINT delivery_log_finished_at_not_null NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
     CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
 )
 PARTITION BY RANGE (finished_at);
@@ -316,6 +554,11 @@ CREATE TABLE bridge.delivery_queue (
     response_status integer,
     response_body text,
     error_message text,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    claimed_at timestamp with time zone,
+    attempts_before integer DEFAULT 0 NOT NULL,
+    is_redelivery boolean DEFAULT false NOT NULL,
     CONSTRAINT delivery_queue_lease_whole CHECK (((leased_until IS NULL) = (lease_token IS NULL)))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000');
@@ -333,6 +576,16 @@ COMMENT ON COLUMN bridge.delivery_queue.leased_until IS 'A courier is working on
 COMMENT ON COLUMN bridge.delivery_queue.lease_token IS 'Names the lease: a result is accepted only from the courier whose token is still here.';
 
 COMMENT ON COLUMN bridge.delivery_queue.response_status IS 'Of the last attempt.';
+
+COMMENT ON COLUMN bridge.delivery_queue.captured_at IS 'events.occurred_at.';
+
+COMMENT ON COLUMN bridge.delivery_queue.committed_at IS 'When the event was committed: events.committed_at or, where that is not known, captured_at, which is a little earlier.';
+
+COMMENT ON COLUMN bridge.delivery_queue.claimed_at IS 'When a courier took it for its last attempt.';
+
+COMMENT ON COLUMN bridge.delivery_queue.attempts_before IS 'Attempts made before it was redelivered: the retry schedule begins anew after them.';
+
+COMMENT ON COLUMN bridge.delivery_queue.is_redelivery IS 'Put back by redeliver: what is new goes first.';
 
 ALTER TABLE bridge.delivery_queue ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.delivery_queue_id_seq
@@ -384,15 +637,18 @@ CREATE TABLE bridge.events (
     event_type text NOT NULL,
     payload jsonb NOT NULL,
     occurred_at timestamp with time zone NOT NULL,
-    recorded_at timestamp with time zone DEFAULT now() NOT NULL
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
+    committed_at timestamp with time zone
 )
 PARTITION BY RANGE (recorded_at);
 
 COMMENT ON TABLE bridge.events IS 'The log of events, in commit order by id. Never updated; retired by dropping whole days.';
 
-COMMENT ON COLUMN bridge.events.occurred_at IS 'When the application''s statement fired the trigger.';
+COMMENT ON COLUMN bridge.events.occurred_at IS 'When the trigger fired: at the application''s statement or, for a deferred rule, at its commit.';
 
 COMMENT ON COLUMN bridge.events.recorded_at IS 'When the drain moved the event from the outbox to this log.';
+
+COMMENT ON COLUMN bridge.events.committed_at IS 'When the application''s transaction was committed, if the server has track_commit_timestamp on; else null.';
 
 CREATE SEQUENCE bridge.event_id
     START WITH 1
@@ -473,7 +729,13 @@ CREATE VIEW bridge.webhook_deliveries AS
         CASE
             WHEN (q.attempt_number > 0) THEN q.next_attempt_at
             ELSE NULL::timestamp with time zone
-        END AS next_retry_at
+        END AS next_retry_at,
+    q.event_id,
+    q.committed_at,
+    q.captured_at,
+    q.claimed_at,
+    NULL::timestamp with time zone AS sent_at,
+    NULL::timestamp with time zone AS acknowledged_at
    FROM (bridge.delivery_queue q
      LEFT JOIN bridge.events e ON (((e.id = q.event_id) AND (e.recorded_at = q.event_recorded_at))))
 UNION ALL
@@ -491,11 +753,27 @@ UNION ALL
             WHEN (l.status = 'success'::text) THEN l.finished_at
             ELSE NULL::timestamp with time zone
         END AS delivered_at,
-    NULL::timestamp with time zone AS next_retry_at
+    NULL::timestamp with time zone AS next_retry_at,
+    l.event_id,
+    l.committed_at,
+    l.captured_at,
+    l.claimed_at,
+    l.sent_at,
+    l.acknowledged_at
    FROM (bridge.delivery_log l
      LEFT JOIN bridge.events e ON (((e.id = l.event_id) AND (e.recorded_at = l.event_recorded_at))));
 
 COMMENT ON VIEW bridge.webhook_deliveries IS 'Every delivery, pending or finished. status: pending (queued, in flight or waiting for a retry), success, failed.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.committed_at IS 'When the event was committed, or captured where the server does not track commit timestamps.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.captured_at IS 'When the trigger fired.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.claimed_at IS 'When a courier took it for its last attempt.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.sent_at IS 'When the last attempt began; null while pending.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.acknowledged_at IS 'When the receiver''s 2xx had arrived.';
 
 CREATE TABLE bridge.webhooks (
     id bigint NOT NULL,
@@ -513,7 +791,24 @@ CREATE TABLE bridge.webhooks (
     last_triggered_at timestamp with time zone,
     success_count bigint DEFAULT 0 NOT NULL,
     failure_count bigint DEFAULT 0 NOT NULL,
+    filter jsonpath,
+    rate_per_second double precision,
+    ordered boolean DEFAULT false NOT NULL,
+    retry_schedule double precision[],
+    previous_secret text,
+    previous_secret_expires_at timestamp with time zone,
+    paused_at timestamp with time zone,
+    failure_share real DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    probe_at timestamp with time zone,
+    paced_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    delivered_count bigint DEFAULT 0 NOT NULL,
+    failed_count bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT webhooks_failure_share_range CHECK (((failure_share >= (0)::double precision) AND (failure_share <= (1)::double precision))),
     CONSTRAINT webhooks_max_concurrency_range CHECK (((max_concurrency >= 1) AND (max_concurrency <= 1000))),
+    CONSTRAINT webhooks_previous_secret_whole CHECK ((((previous_secret IS NULL) = (previous_secret_expires_at IS NULL)) AND (previous_secret <> ''::text))),
+    CONSTRAINT webhooks_rate_per_second_range CHECK (((rate_per_second >= (0.001)::double precision) AND (rate_per_second <= (100000)::double precision))),
+    CONSTRAINT webhooks_retry_schedule_range CHECK ((((cardinality(retry_schedule) >= 1) AND (cardinality(retry_schedule) <= 100)) AND ((0)::double precision <= ALL (retry_schedule)) AND ((2592000)::double precision >= ALL (retry_schedule)))),
     CONSTRAINT webhooks_secret_not_empty CHECK ((secret <> ''::text)),
     CONSTRAINT webhooks_timeout_seconds_range CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 120)))
 )
@@ -523,9 +818,9 @@ COMMENT ON TABLE bridge.webhooks IS 'Where events go: one row is one receiver of
 
 COMMENT ON COLUMN bridge.webhooks.event_type IS 'An exact type (ticket.created) or a pattern (ticket.*, *).';
 
-COMMENT ON COLUMN bridge.webhooks.secret IS 'Key of the signatures; without one, requests are not signed.';
+COMMENT ON COLUMN bridge.webhooks.secret IS 'Key of the signatures; without one, requests are not signed. Encrypted if it begins with fernet:.';
 
-COMMENT ON COLUMN bridge.webhooks.is_active IS 'Only active webhooks get new deliveries; the queue of a paused one is kept.';
+COMMENT ON COLUMN bridge.webhooks.is_active IS 'Only active webhooks get new deliveries. What is queued for one that is switched off is kept, and sent once it is switched on.';
 
 COMMENT ON COLUMN bridge.webhooks.disabled_reason IS 'Why the bridge itself set is_active to false; null if it did not.';
 
@@ -538,6 +833,98 @@ COMMENT ON COLUMN bridge.webhooks.last_triggered_at IS 'When the last attempt en
 COMMENT ON COLUMN bridge.webhooks.success_count IS 'Attempts that were answered with 2xx, ever.';
 
 COMMENT ON COLUMN bridge.webhooks.failure_count IS 'Attempts that were not, ever.';
+
+COMMENT ON COLUMN bridge.webhooks.filter IS 'jsonpath predicate on the payload, such as $.amount_kopeks >= 100000: only events for which it is true are delivered. An error in it means no.';
+
+COMMENT ON COLUMN bridge.webhooks.rate_per_second IS 'Most attempts a second, over all bridges; a second''s worth may go at once. Null: no limit.';
+
+COMMENT ON COLUMN bridge.webhooks.ordered IS 'One attempt at a time, in the order of events: each waits until the one before has succeeded or was given up.';
+
+COMMENT ON COLUMN bridge.webhooks.retry_schedule IS 'Seconds to wait before each attempt, the first included; as many attempts are made as there are. Null: BRIDGE_RETRY_SCHEDULE.';
+
+COMMENT ON COLUMN bridge.webhooks.previous_secret IS 'The key before the last rotation: requests are signed with both until previous_secret_expires_at.';
+
+COMMENT ON COLUMN bridge.webhooks.paused_at IS 'Since when its deliveries wait; null: they do not. Unlike one that is switched off, a paused webhook gets new deliveries, which wait, too.';
+
+COMMENT ON COLUMN bridge.webhooks.failure_share IS 'Which share of the last attempts failed, about ten of them: each attempt weighs a tenth, what was before nine tenths. The larger, the fewer attempts are in flight at once.';
+
+COMMENT ON COLUMN bridge.webhooks.failing_since IS 'Start of the first failed attempt since the last success; null: the last attempt succeeded, or there was none.';
+
+COMMENT ON COLUMN bridge.webhooks.probe_at IS 'The breaker. Null: closed. Otherwise it is open: deliveries wait, and from then on one is tried, to see whether the receiver is back.';
+
+COMMENT ON COLUMN bridge.webhooks.paced_until IS 'With rate_per_second: until when the rate is used up by what was claimed.';
+
+COMMENT ON COLUMN bridge.webhooks.delivered_count IS 'Deliveries in the log that succeeded.';
+
+COMMENT ON COLUMN bridge.webhooks.failed_count IS 'Deliveries in the log that were given up.';
+
+CREATE VIEW bridge.webhook_health AS
+ SELECT w.id AS webhook_id,
+    w.name,
+        CASE
+            WHEN ((NOT w.is_active) AND (w.disabled_reason IS NOT NULL)) THEN 'disabled'::text
+            WHEN (NOT w.is_active) THEN 'off'::text
+            WHEN (w.paused_at IS NOT NULL) THEN 'paused'::text
+            WHEN (w.probe_at IS NOT NULL) THEN 'failing'::text
+            ELSE 'delivering'::text
+        END AS state,
+    w.disabled_reason,
+    w.failing_since,
+    w.probe_at,
+    w.failure_share,
+    b.pending,
+    b.due,
+    b.oldest_created_at AS oldest_pending_at,
+    b.oldest_seconds AS oldest_pending_seconds,
+    a.attempts_hour,
+    a.attempts_day,
+    a.success_rate_hour,
+    a.success_rate_day,
+    d.commit_to_acknowledged_p50_hour,
+    d.commit_to_acknowledged_p95_hour,
+    d.commit_to_acknowledged_p50_day,
+    d.commit_to_acknowledged_p95_day,
+    a.answer_p50_hour,
+    a.answer_p95_hour,
+    a.answer_p50_day,
+    a.answer_p95_day
+   FROM (((bridge.webhooks w
+     JOIN bridge.backlog b ON ((b.webhook_id = w.id)))
+     LEFT JOIN ( SELECT attempt.webhook_id,
+            count(*) FILTER (WHERE attempt.is_recent) AS attempts_hour,
+            count(*) AS attempts_day,
+            round(((100.0 * (count(*) FILTER (WHERE (attempt.is_recent AND attempt.succeeded)))::numeric) / (NULLIF(count(*) FILTER (WHERE attempt.is_recent), 0))::numeric), 2) AS success_rate_hour,
+            round(((100.0 * (count(*) FILTER (WHERE attempt.succeeded))::numeric) / (count(*))::numeric), 2) AS success_rate_day,
+            percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY attempt.seconds) FILTER (WHERE attempt.is_recent) AS answer_p50_hour,
+            percentile_cont((0.95)::double precision) WITHIN GROUP (ORDER BY attempt.seconds) FILTER (WHERE attempt.is_recent) AS answer_p95_hour,
+            percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY attempt.seconds) AS answer_p50_day,
+            percentile_cont((0.95)::double precision) WITHIN GROUP (ORDER BY attempt.seconds) AS answer_p95_day
+           FROM ( SELECT delivery_attempts.webhook_id,
+                    (delivery_attempts.finished_at > (now() - '01:00:00'::interval)) AS is_recent,
+                    (delivery_attempts.error_message IS NULL) AS succeeded,
+                    (EXTRACT(epoch FROM (delivery_attempts.finished_at - delivery_attempts.started_at)))::double precision AS seconds
+                   FROM bridge.delivery_attempts
+                  WHERE (delivery_attempts.finished_at > (now() - '1 day'::interval))) attempt
+          GROUP BY attempt.webhook_id) a ON ((a.webhook_id = w.id)))
+     LEFT JOIN ( SELECT delivery.webhook_id,
+            percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY delivery.seconds) FILTER (WHERE delivery.is_recent) AS commit_to_acknowledged_p50_hour,
+            percentile_cont((0.95)::double precision) WITHIN GROUP (ORDER BY delivery.seconds) FILTER (WHERE delivery.is_recent) AS commit_to_acknowledged_p95_hour,
+            percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY delivery.seconds) AS commit_to_acknowledged_p50_day,
+            percentile_cont((0.95)::double precision) WITHIN GROUP (ORDER BY delivery.seconds) AS commit_to_acknowledged_p95_day
+           FROM ( SELECT delivery_log.webhook_id,
+                    (delivery_log.finished_at > (now() - '01:00:00'::interval)) AS is_recent,
+                    (EXTRACT(epoch FROM (delivery_log.acknowledged_at - delivery_log.committed_at)))::double precision AS seconds
+                   FROM bridge.delivery_log
+                  WHERE ((delivery_log.status = 'success'::text) AND (delivery_log.finished_at > (now() - '1 day'::interval)))) delivery
+          GROUP BY delivery.webhook_id) d ON ((d.webhook_id = w.id)));
+
+COMMENT ON VIEW bridge.webhook_health IS 'How each webhook does: its state, what waits for it, and its last hour and day. Rates are percent of attempts; times are seconds.';
+
+COMMENT ON COLUMN bridge.webhook_health.state IS 'delivering; failing: the breaker is open and one delivery is tried at probe_at; paused: by pause_webhook; disabled: switched off by the bridge, see disabled_reason; off: switched off by somebody.';
+
+COMMENT ON COLUMN bridge.webhook_health.commit_to_acknowledged_p95_hour IS 'Seconds from the application''s commit to the receiver''s 2xx, retries and waiting included.';
+
+COMMENT ON COLUMN bridge.webhook_health.answer_p95_hour IS 'Seconds an attempt takes, failed ones included: what the receiver and the way to it are like.';
 
 ALTER TABLE bridge.webhooks ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.webhooks_id_seq
@@ -602,6 +989,16 @@ CREATE INDEX delivery_attempts_delivery ON ONLY bridge.delivery_attempts USING b
 
 COMMENT ON INDEX bridge.delivery_attempts_delivery IS 'The attempts of one delivery, in order.';
 
+CREATE INDEX delivery_attempts_time ON ONLY bridge.delivery_attempts USING brin (finished_at) WITH (pages_per_range='32');
+
+COMMENT ON INDEX bridge.delivery_attempts_time IS 'webhook_health: the attempts of the last hour.';
+
+CREATE INDEX delivery_log_time ON ONLY bridge.delivery_log USING brin (finished_at) WITH (pages_per_range='32');
+
+COMMENT ON INDEX bridge.delivery_log_time IS 'webhook_health: what was finished in the last hour.';
+
+CREATE INDEX delivery_log_failed_finished_at_idx ON ONLY bridge.delivery_log_failed USING brin (finished_at) WITH (pages_per_range='32');
+
 COMMENT ON INDEX bridge.delivery_log_pkey IS 'webhook_deliveries: one delivery by id.';
 
 CREATE INDEX delivery_log_webhook ON ONLY bridge.delivery_log USING btree (webhook_id, id);
@@ -610,11 +1007,17 @@ COMMENT ON INDEX bridge.delivery_log_webhook IS 'list_deliveries: a webhook''s d
 
 CREATE INDEX delivery_log_failed_webhook_id_id_idx ON ONLY bridge.delivery_log_failed USING btree (webhook_id, id);
 
+CREATE INDEX delivery_log_success_finished_at_idx ON ONLY bridge.delivery_log_success USING brin (finished_at) WITH (pages_per_range='32');
+
 CREATE INDEX delivery_log_success_webhook_id_id_idx ON ONLY bridge.delivery_log_success USING btree (webhook_id, id);
 
-CREATE INDEX delivery_queue_due ON bridge.delivery_queue USING btree (webhook_id, next_attempt_at, id);
+CREATE INDEX delivery_queue_due ON bridge.delivery_queue USING btree (webhook_id, is_redelivery, next_attempt_at, id);
 
-COMMENT ON INDEX bridge.delivery_queue_due IS 'claim: a webhook''s deliveries that are due, oldest first.';
+COMMENT ON INDEX bridge.delivery_queue_due IS 'claim: a webhook''s deliveries that are due, oldest first, what is new before redeliveries.';
+
+CREATE INDEX delivery_queue_order ON bridge.delivery_queue USING btree (webhook_id, id);
+
+COMMENT ON INDEX bridge.delivery_queue_order IS 'claim: the first delivery of an ordered webhook. list_deliveries: a webhook''s deliveries, newest first.';
 
 COMMENT ON INDEX bridge.events_pkey IS 'events_since: everything after an id. Deliveries find their payload by id and recorded_at, in one partition.';
 
@@ -626,13 +1029,32 @@ CREATE INDEX webhooks_active_event_type ON bridge.webhooks USING btree (event_ty
 
 COMMENT ON INDEX bridge.webhooks_active_event_type IS 'drain: who takes an event of this type.';
 
+ALTER INDEX bridge.delivery_log_time ATTACH PARTITION bridge.delivery_log_failed_finished_at_idx;
+
 ALTER INDEX bridge.delivery_log_pkey ATTACH PARTITION bridge.delivery_log_failed_pkey;
 
 ALTER INDEX bridge.delivery_log_webhook ATTACH PARTITION bridge.delivery_log_failed_webhook_id_id_idx;
 
+ALTER INDEX bridge.delivery_log_time ATTACH PARTITION bridge.delivery_log_success_finished_at_idx;
+
 ALTER INDEX bridge.delivery_log_pkey ATTACH PARTITION bridge.delivery_log_success_pkey;
 
 ALTER INDEX bridge.delivery_log_webhook ATTACH PARTITION bridge.delivery_log_success_webhook_id_id_idx;
+
+CREATE OR REPLACE VIEW bridge.backlog AS
+ SELECT w.id AS webhook_id,
+    w.name,
+    count(q.id) AS pending,
+    count(q.id) FILTER (WHERE (q.leased_until > now())) AS in_flight,
+    count(q.id) FILTER (WHERE ((q.next_attempt_at <= now()) AND ((q.leased_until IS NULL) OR (q.leased_until <= now())))) AS due,
+    count(q.id) FILTER (WHERE ((q.next_attempt_at > now()) AND (q.attempt_number > 0))) AS waiting_for_retry,
+    count(q.id) FILTER (WHERE q.is_redelivery) AS redeliveries,
+    min(q.created_at) AS oldest_created_at,
+    (EXTRACT(epoch FROM (now() - min(q.created_at))))::double precision AS oldest_seconds,
+    min(q.next_attempt_at) AS next_attempt_at
+   FROM (bridge.webhooks w
+     LEFT JOIN bridge.delivery_queue q ON ((q.webhook_id = w.id)))
+  GROUP BY w.id;
 
 ALTER TABLE ONLY bridge.delivery_queue
     ADD CONSTRAINT delivery_queue_webhook_fkey FOREIGN KEY (webhook_id) REFERENCES bridge.webhooks(id) ON DELETE CASCADE;

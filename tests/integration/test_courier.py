@@ -130,6 +130,7 @@ async def test_a_delivery_is_sent_as_the_contract_says_and_logged(
         "status": "success",
         "error_message": None,
         "attempt_number": 1,
+        "event_id": 1,
     }
     assert bot.execute(
         "select success_count, failure_count, last_triggered_at is not null from bridge.webhooks"

@@ -4,7 +4,14 @@ from email.utils import formatdate
 
 import pytest
 
-from bridge.delivery.retry import LONGEST_RETRY_AFTER_SECONDS, Answer, Outcome, Verdict, judge
+from bridge.delivery.retry import (
+    LONGEST_RETRY_AFTER_SECONDS,
+    Answer,
+    Failure,
+    Outcome,
+    Verdict,
+    judge,
+)
 from bridge.settings import RETRY_SCHEDULE_SECONDS
 
 NOW = 1_700_000_000.0
@@ -36,7 +43,9 @@ def test_any_other_status_is_tried_again(status: int) -> None:
 
 
 def test_an_error_is_tried_again_even_after_a_2xx_status_line() -> None:
-    broken = verdict(Answer(200, error="no complete answer within 15 s"))
+    broken = verdict(
+        Answer(200, failure=Failure.TIMEOUT_BODY, error="no complete answer within 15 s")
+    )
     assert (broken.outcome, broken.error) == (Outcome.RETRY, "no complete answer within 15 s")
     assert verdict(Answer(error="cannot connect")).outcome is Outcome.RETRY
 
