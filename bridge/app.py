@@ -14,8 +14,10 @@ import trio
 
 from bridge import assets
 from bridge.db import Database, DatabaseError, DatabaseUnavailable, keep_running, open_database
+from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
-from bridge.delivery.transport import open_transport
+from bridge.delivery.resolve import resolve
+from bridge.delivery.transport import Transport
 from bridge.live.hub import Hub
 from bridge.live.session import Limits, LiveStream
 from bridge.relay.drain import Relay
@@ -56,8 +58,9 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             except DatabaseUnavailable as error:
                 raise StartError(f"cannot connect to the database: {error}") from None
             last_event_id = await _prepare(database)
-            transport = await stack.enter_async_context(
-                open_transport(connections=settings.delivery_concurrency)
+            policy = AddressPolicy(settings.allowed_networks)
+            transport = Transport(
+                partial(resolve, policy=policy), max_idle=settings.delivery_concurrency
             )
             try:
                 listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
@@ -71,6 +74,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 transport,
                 concurrency=settings.delivery_concurrency,
                 schedule=settings.retry_schedule,
+                disable_seconds=settings.disable_after_days * 86_400.0,
                 create_partitions=partial(create_partitions, database),
                 poll_seconds=settings.poll_seconds,
             )
@@ -80,6 +84,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 last_event_id=last_event_id,
                 publish=hub.publish,
                 enqueued=courier.deliveries_due,
+                woken=courier.look_everywhere,
                 mode=settings.doorbell,
                 poll_seconds=settings.poll_seconds,
                 quiet_poll_seconds=settings.quiet_poll_seconds,

@@ -51,6 +51,12 @@ doorbell_switches = Counter(
     ["to"],
     registry=_registry,
 )
+delivery_attempts = Counter(
+    "pgbridge_delivery_attempts",
+    "Attempts at deliveries that have ended, by kind of failure; none: the receiver took it.",
+    ["failure"],
+    registry=_registry,
+)
 
 
 def exposition() -> bytes:

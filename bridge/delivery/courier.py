@@ -1,22 +1,24 @@
 """Claims deliveries, sends them, and settles what became of them.
 
-A delivery is leased in a short transaction, sent outside any, and settled in a batch. Slots are
-held from the claim to the end of settling, so the memory that answers can take is bounded:
-``concurrency`` times 16 KiB. A full courier claims nothing more, and what it does not claim waits
-in the queue.
+A delivery is leased in a short transaction, sent outside any, and settled in a batch. Attempts in
+flight are at most ``concurrency``, attempts that wait for being settled at most as many again and
+what was in flight; with both full nothing is claimed, and what is not claimed waits in the queue.
 """
+
+from __future__ import annotations
 
 import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
 import trio
 
+from bridge import metrics
 from bridge.db import (
     Database,
     DatabaseError,
@@ -34,28 +36,58 @@ from bridge.wakeup import WakeUp
 
 log = structlog.get_logger()
 
+#: Deliveries that are claimed by one statement at most: few enough that the attempts before them
+#: are still under way when they come.
+CLAIM_BATCH = 64
 #: Attempts that are settled by one statement at most.
-SETTLE_BATCH = 200
+SETTLE_BATCH = 500
+#: How often everything that is due is looked for, whatever has been looked through already.
+SWEEP_SECONDS = 1.0
+#: How late at most a delivery appears whose time has come: the longest drain.
+LATE = timedelta(seconds=5)
 #: How long attempts in flight may go on when the courier is told to stop.
 STOP_SECONDS = 6.0
 #: How long a last claim may take before that, and settling and giving back leases after it.
 LAST_WORDS_SECONDS = 1.0
 
 
+class _Event:
+    """An event that is being delivered, to one webhook or to many."""
+
+    __slots__ = ("_body", "event_type", "id", "payload")
+
+    def __init__(self, event_id: int, event_type: str, payload: str | None) -> None:
+        self.id = event_id
+        self.event_type = event_type
+        #: None if it is no longer in the log.
+        self.payload = payload
+        self._body: bytes | None = None
+
+    def body(self) -> bytes:
+        """Return the payload as it is sent; the same bytes for all webhooks."""
+        if self._body is None:
+            assert self.payload is not None  # noqa: S101 - whoever sends has looked
+            self._body = canonical_body(self.payload)
+        return self._body
+
+
 @dataclass(frozen=True, slots=True)
 class _Delivery:
-    """A claimed delivery. ``payload`` is None if its event is no longer in the log."""
+    """A claimed delivery."""
 
     id: int
     lease_token: UUID
+    event: _Event
+    attempt_number: int
+    #: The same, counted from the last redelivery on.
+    attempt_of_schedule: int
     webhook_id: int
+    is_failing: bool
     url: str
     secret: str | None
+    previous_secret: str | None
     timeout_seconds: int
-    event_id: int
-    event_type: str
-    payload: str | None
-    attempt_number: int
+    schedule: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +107,7 @@ class Courier:
     Args:
         concurrency: attempts in flight at most, over all webhooks.
         schedule: seconds to wait before each attempt of a delivery.
+        disable_seconds: how long a webhook may do nothing but fail before it is switched off.
         create_partitions: makes the partitions that the logs miss.
         poll_seconds: how often it looks for what is due without being told.
     """
@@ -86,6 +119,7 @@ class Courier:
         *,
         concurrency: int,
         schedule: Sequence[float],
+        disable_seconds: float,
         create_partitions: Callable[[], Awaitable[int]],
         poll_seconds: float,
     ) -> None:
@@ -93,8 +127,9 @@ class Courier:
         self._transport = transport
         self._concurrency = concurrency
         self._schedule = schedule
+        self._disable_seconds = disable_seconds
         self._create_partitions = create_partitions
-        self._poll_seconds = poll_seconds
+        self._poll_seconds = min(poll_seconds, SWEEP_SECONDS)
         self._due = WakeUp()
         self._ended = WakeUp()
         self._stopping = False
@@ -102,13 +137,26 @@ class Courier:
         self._over = False
         #: Set when ``run`` has let go of everything.
         self.stopped = trio.Event()
-        # Every claimed delivery until it is settled: at most `concurrency`.
+        # Every claimed delivery until it is settled.
         self._held: dict[int, _Delivery] = {}
         # Attempts that wait for being settled: a part of those held.
         self._attempts: list[_Attempt] = []
+        # Attempts in flight by webhook, and how many of them to webhooks that mostly fail.
+        self._in_flight: Counter[int] = Counter()
+        self._in_flight_failing = 0
+        # What has been looked through: by webhook, and everywhere.
+        self._due_since: dict[int, datetime] = {}
+        self._swept: datetime | None = None
+        self._swept_at = -float("inf")
+        self._clock = _ServerClock()
 
     def deliveries_due(self) -> None:
         """Tell the courier that there may be something to claim."""
+        self._due.signal()
+
+    def look_everywhere(self) -> None:
+        """Tell the courier that deliveries may be due that it had passed over."""
+        self._swept_at = -float("inf")
         self._due.signal()
 
     def stop(self) -> None:
@@ -131,61 +179,130 @@ class Courier:
             settling.cancel_scope.deadline = trio.current_time() + LAST_WORDS_SECONDS
         with trio.move_on_after(LAST_WORDS_SECONDS):
             await self._release()
+        self._transport.close_idle(older_than_seconds=0)
         self.stopped.set()
 
     async def _claim_until_stopped(self, attempts: trio.Nursery) -> None:
         while not self._stopping:
-            free = self._concurrency - len(self._held)
+            started = trio.current_time()
+            free = min(
+                CLAIM_BATCH,
+                self._concurrency - self._in_flight.total(),
+                2 * self._concurrency - len(self._attempts),
+            )
             if free > 0:
-                busy = Counter(delivery.webhook_id for delivery in self._held.values())
-                rows = await self._database.fetch(
-                    "claim", list(busy), list(busy.values()), [None] * len(busy), free, free
-                )
-                for row in rows:
-                    delivery = _delivery(row)
+                deliveries = await self._claim(free)
+                for delivery in deliveries:
                     self._held[delivery.id] = delivery
+                    self._in_flight[delivery.webhook_id] += 1
+                    self._in_flight_failing += delivery.is_failing
                     attempts.start_soon(self._attempt, delivery)
+                if len(deliveries) == free:
+                    continue  # there is more
+            self._transport.close_idle()
+            await _linger(started)
             await self._due.wait(self._poll_seconds)
 
+    async def _claim(self, limit: int) -> list[_Delivery]:
+        """Lease what is due; everything, or what has become due since it was looked for."""
+        is_sweep = trio.current_time() - self._swept_at >= SWEEP_SECONDS
+        since = None if is_sweep else self._swept
+        known = list(self._in_flight.keys() | self._due_since.keys())
+        self._clock.ask()
+        rows = await self._database.fetch(
+            "claim",
+            known,
+            [self._in_flight[webhook_id] for webhook_id in known],
+            [since and self._due_since.get(webhook_id) for webhook_id in known],
+            since,
+            limit,
+            self._concurrency // 2 - self._in_flight_failing,
+        )
+        now = self._clock.answer(rows[0]["now"])
+        if is_sweep:
+            self._swept_at, self._swept = trio.current_time(), now - LATE
+            self._due_since = {
+                webhook_id: since
+                for webhook_id, since in self._due_since.items()
+                if webhook_id in self._in_flight
+            }
+        if rows[0]["id"] is None:
+            return []
+        for row in rows:
+            if not row["is_redelivery"]:
+                self._due_since[row["webhook_id"]] = row["next_attempt_at"] - LATE
+        events: dict[int, _Event] = {}
+        return [self._delivery(row, events) for row in rows]
+
+    def _delivery(self, row: Row, events: dict[int, _Event]) -> _Delivery:
+        event = events.get(row["event_id"])
+        if event is None:
+            event = events[row["event_id"]] = _Event(
+                row["event_id"], row["event_type"], row["payload"]
+            )
+        return _Delivery(
+            id=row["id"],
+            lease_token=row["lease_token"],
+            event=event,
+            attempt_number=row["attempt_number"] + 1,
+            attempt_of_schedule=row["attempt_number"] - row["attempts_before"] + 1,
+            webhook_id=row["webhook_id"],
+            is_failing=row["is_failing"],
+            url=row["url"],
+            secret=row["secret"],
+            previous_secret=row["previous_secret"],
+            timeout_seconds=row["timeout_seconds"],
+            schedule=row["retry_schedule"] or self._schedule,
+        )
+
     async def _attempt(self, delivery: _Delivery) -> None:
-        started_at = datetime.now(UTC)
+        started_at = self._clock.now()
         try:
             answer = await self._send(delivery)
         except Exception as error:
             # A payload that cannot be serialised, or a bug: one delivery's trouble, nobody else's.
             log.exception("attempt_crashed", delivery_id=delivery.id)
             answer = Answer(failure=Failure.INTERNAL, error=f"cannot be sent: {error!r}"[:500])
+        finally:
+            self._in_flight_failing -= delivery.is_failing
+            self._in_flight[delivery.webhook_id] -= 1
+            if not self._in_flight[delivery.webhook_id]:
+                del self._in_flight[delivery.webhook_id]
+            self._due.signal()
         verdict = judge(
             answer,
-            attempt_number=delivery.attempt_number,
-            schedule=self._schedule,
+            attempt_number=delivery.attempt_of_schedule,
+            schedule=delivery.schedule,
             now=time.time(),
             random=random.random,
         )
-        attempt = _Attempt(delivery, started_at, datetime.now(UTC), answer, verdict)
+        attempt = _Attempt(delivery, started_at, self._clock.now(), answer, verdict)
         self._attempts.append(attempt)
         self._ended.signal()
+        metrics.delivery_attempts.labels(verdict.failure or "none").inc()
         if verdict.outcome is not Outcome.SUCCESS:
             log.info(
                 f"delivery_{'retried' if verdict.outcome is Outcome.RETRY else 'failed'}",
                 delivery_id=delivery.id,
                 webhook_id=delivery.webhook_id,
-                event_id=delivery.event_id,
+                event_id=delivery.event.id,
                 attempt=delivery.attempt_number,
+                failure=verdict.failure,
                 error=verdict.error,
             )
 
     async def _send(self, delivery: _Delivery) -> Answer:
-        if delivery.payload is None:
+        event = delivery.event
+        if event.payload is None:
             return Answer(failure=Failure.NO_EVENT, error="the event is no longer in the log")
-        body = canonical_body(delivery.payload)
+        body = event.body()
         return await self._transport.post(
             delivery.url,
             headers=headers(
                 body=body,
-                event_type=delivery.event_type,
+                event_type=event.event_type,
                 webhook_id=delivery.webhook_id,
-                message=message_id(delivery.event_id, delivery.webhook_id),
+                message=message_id(event.id, delivery.webhook_id),
                 timestamp=int(time.time()),
                 secret=delivery.secret,
             ),
@@ -195,7 +312,10 @@ class Courier:
 
     async def _settle_until_over(self) -> None:
         while not self._over or self._attempts:
+            started = trio.current_time()
             await keep_running("settle", self._settle_all)
+            if not self._over:
+                await _linger(started)
             await self._ended.wait(self._poll_seconds)
 
     async def _settle_all(self) -> None:
@@ -237,7 +357,7 @@ class Courier:
                 attempt.delivery.attempt_number,
                 attempt.started_at,
                 attempt.finished_at,
-                str(attempt.verdict.outcome),
+                attempt.verdict.outcome.value,
                 attempt.verdict.retry_seconds,
                 attempt.answer.status,
                 attempt.answer.body,
@@ -248,7 +368,9 @@ class Courier:
             )
             for attempt in batch
         ]
-        settled = await self._database.fetch("settle", *values_by_column(rows), 5 * 86_400.0)
+        settled = await self._database.fetch(
+            "settle", *values_by_column(rows), self._disable_seconds
+        )
         if len(settled) < len(batch):
             kept = {row["id"] for row in settled}
             for attempt in batch:
@@ -269,16 +391,32 @@ class Courier:
             log.warning("leases_left_to_run_out", count=len(held), reason=str(error))
 
 
-def _delivery(row: Row) -> _Delivery:
-    return _Delivery(
-        id=row["id"],
-        lease_token=row["lease_token"],
-        webhook_id=row["webhook_id"],
-        url=row["url"],
-        secret=row["secret"],
-        timeout_seconds=row["timeout_seconds"],
-        event_id=row["event_id"],
-        event_type=row["event_type"],
-        payload=row["payload"],
-        attempt_number=row["attempt_number"] + 1,
-    )
+class _ServerClock:
+    """The database's clock, as far as it is known here: times in the log are all by that one."""
+
+    def __init__(self) -> None:
+        self._asked = time.monotonic()
+        self._told: tuple[datetime, float] | None = None
+
+    def ask(self) -> None:
+        """Note that the database is about to look at its clock."""
+        self._asked = time.monotonic()
+
+    def answer(self, now: datetime) -> datetime:
+        """Take what it says, and return it."""
+        self._told = now, self._asked
+        return now
+
+    def now(self) -> datetime:
+        assert self._told is not None  # noqa: S101 - nothing is sent before it was claimed
+        told, asked = self._told
+        return told + timedelta(seconds=time.monotonic() - asked)
+
+
+async def _linger(started: float) -> None:
+    """Wait twice as long as what began then has taken.
+
+    Under load, statements are made for many rows at once, and take a third of the time at most;
+    without load, nothing is to be waited for that long.
+    """
+    await trio.sleep(2 * (trio.current_time() - started))

@@ -5,14 +5,16 @@ Two schemes stand beside each other: the contract's ``X-Webhook-Signature``, and
 """
 
 import base64
-import hashlib
 import hmac
 import json
+import re
 
 from bridge.events import parse_payload
 
 #: Prefix of a secret whose rest is the key in base64, by Standard Webhooks.
 SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
+
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 def canonical_body(payload: str) -> bytes:
@@ -38,36 +40,43 @@ def headers(
     message: str,
     timestamp: int,
     secret: str | None,
-) -> dict[str, str]:
-    """Return the headers of one attempt.
+) -> bytes:
+    """Return the headers of one attempt, as they are sent: lines that end in CRLF.
 
     Args:
         message: the ``webhook-id``.
         timestamp: of the attempt, in seconds since the epoch.
         secret: of the webhook; without one the request is not signed.
+
+    Raises:
+        ValueError: the event's type cannot stand in a header.
     """
-    result = {
-        "Content-Type": "application/json",
-        "X-Webhook-Event": event_type,
-        "X-Webhook-Id": str(webhook_id),
-        "webhook-id": message,
-        "webhook-timestamp": str(timestamp),
-    }
+    if not _HEADER_VALUE.fullmatch(event_type):
+        raise ValueError(f"the event type {event_type!r} cannot stand in a header")
+    lines = (
+        "Content-Type: application/json\r\n"
+        f"X-Webhook-Event: {event_type}\r\n"
+        f"X-Webhook-Id: {webhook_id}\r\n"
+        f"webhook-id: {message}\r\n"
+        f"webhook-timestamp: {timestamp}\r\n"
+    )
     if secret:
-        result["X-Webhook-Signature"] = f"sha256={contract_signature(body, secret)}"
-        result["webhook-signature"] = standard_signature(body, secret, message, timestamp)
-    return result
+        lines += (
+            f"X-Webhook-Signature: sha256={contract_signature(body, secret)}\r\n"
+            f"webhook-signature: {standard_signature(body, secret, message, timestamp)}\r\n"
+        )
+    return lines.encode("ascii")
 
 
 def contract_signature(body: bytes, secret: str) -> str:
     """Return the contract's signature: hex HMAC-SHA256 of the body under the secret's text."""
-    return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return hmac.digest(secret.encode(), body, "sha256").hex()
 
 
 def standard_signature(body: bytes, secret: str, message: str, timestamp: int) -> str:
     """Return the Standard Webhooks signature over ``id.timestamp.body``."""
     signed = f"{message}.{timestamp}.".encode() + body
-    digest = hmac.new(_standard_key(secret), signed, hashlib.sha256).digest()
+    digest = hmac.digest(_standard_key(secret), signed, "sha256")
     return f"v1,{base64.b64encode(digest).decode()}"
 
 

@@ -49,6 +49,7 @@ class Relay:
         last_event_id: the newest event of the log that need not be published.
         publish: gets every event of the log once, in order of ids.
         enqueued: called when deliveries may have been added to the queue.
+        woken: called when somebody says, by ``bridge.wake_couriers()``, that others may be due.
         mode: whether the application rings: by turns, always or never.
         poll_seconds: how long at most it waits for the doorbell.
         quiet_poll_seconds: how often it looks while the doorbell is quiet.
@@ -62,6 +63,7 @@ class Relay:
         last_event_id: int,
         publish: Callable[[Sequence[Event]], None],
         enqueued: Callable[[], None],
+        woken: Callable[[], None],
         mode: Mode = "adaptive",
         poll_seconds: float,
         quiet_poll_seconds: float = 0.01,
@@ -70,6 +72,7 @@ class Relay:
         self._database = database
         self._publish = publish
         self._enqueued = enqueued
+        self._woken = woken
         self._mode: Mode = mode
         self._poll_seconds = poll_seconds
         self._quiet_poll_seconds = quiet_poll_seconds
@@ -102,6 +105,7 @@ class Relay:
             # First listen, then look: what commits in between rings.
             await connection.listen("bridge_outbox", rung.signal)
             await connection.listen("bridge_events", rung.signal)
+            await connection.listen("bridge_deliveries", self._woken)
             await connection.execute(FAST_PLANS)
             try:
                 await self._wait_to_lead(connection, rung)

@@ -1,10 +1,12 @@
 -- Leases deliveries that are due: for each webhook as many as it may have in flight, what is new
 -- before redeliveries, the oldest first. A lease outlives the longest attempt by 30 s; past it, the
--- delivery is anybody's again.
+-- delivery is anybody's again. Every row tells the time; without a delivery there is one, with nulls.
 -- One array element is one webhook that this courier knows something about:
--- $1 webhook, $2 its attempts in flight here, $3 deliveries that were due before then have been
---    looked through: while vacuum is held back, it would be walking over all that were settled since
--- $4 how many deliveries at most, $5 how many of them at most to webhooks that mostly fail
+-- $1 webhook, $2 its attempts in flight here, $3 since when its deliveries that are wanted were due
+-- For all: $4 since when deliveries to other webhooks that are wanted were due. What was due before
+--    has been looked through: while vacuum is held back, that would be a walk over all that has been
+--    settled. Null: everything is wanted.
+-- $5 how many deliveries at most, $6 how many of them at most to webhooks that mostly fail
 with reserved as materialized (
     -- What is spent by claiming, the rate and the breaker's one probe, is spent once over all
     -- bridges: whoever has locked the row may. (A row that is locked for a moment has its turn next.)
@@ -17,7 +19,7 @@ with reserved as materialized (
     select w.id,
            w.ordered,
            w.failure_share > 0.5 as is_failing,
-           known.due_since,
+           coalesce(case when known.webhook_id is null then $4 else known.due_since end, '-infinity') as due_since,
            least(
                case
                    when w.probe_at is not null or w.ordered then 1
@@ -27,7 +29,7 @@ with reserved as materialized (
                case when w.rate_per_second is not null then floor(
                    extract(epoch from now() - pace.used_until)::double precision * w.rate_per_second + 1e-6)
                end,
-               $4
+               $5
            )::integer as slots
     from bridge.webhooks w
     left join reserved r on r.id = w.id
@@ -55,7 +57,7 @@ with reserved as materialized (
           and q.webhook_id = room.id
           and q.is_redelivery = kind.is_redelivery
           and q.next_attempt_at <= now()
-          and q.next_attempt_at >= coalesce(room.due_since, '-infinity')
+          and q.next_attempt_at >= case when kind.is_redelivery then '-infinity' else room.due_since end
           and (q.leased_until is null or q.leased_until <= now())
         order by q.next_attempt_at, q.id
         limit greatest(room.slots, 0)
@@ -82,9 +84,9 @@ with reserved as materialized (
         from free
         where place <= slots
     ) as queued
-    where not is_failing or turn <= $5
+    where not is_failing or turn <= $6
     order by is_failing, place, next_attempt_at, id
-    limit $4
+    limit $5
 ), leased as (
     update bridge.delivery_queue q
     set claimed_at = now(),
@@ -95,7 +97,7 @@ with reserved as materialized (
     where q.id = any (array(select id from due))
       and w.id = q.webhook_id
     returning q.id, q.webhook_id, q.event_id, q.event_recorded_at, q.event_type, q.attempt_number,
-              q.attempts_before, q.next_attempt_at, q.lease_token, q.claimed_at,
+              q.attempts_before, q.is_redelivery, q.next_attempt_at, q.lease_token, q.claimed_at,
               w.url, w.secret, w.timeout_seconds, w.retry_schedule, w.failure_share > 0.5 as is_failing,
               case when w.previous_secret_expires_at > now() then w.previous_secret end as previous_secret
 ), spent as (
@@ -110,8 +112,10 @@ with reserved as materialized (
     join reserved on reserved.id = taken.webhook_id
     where w.id = taken.webhook_id
 )
-select l.*,
+select now() as now, l.*,
        (select e.payload from bridge.events e
         where e.id = l.event_id and e.recorded_at = l.event_recorded_at) as payload
-from leased l
+-- A lease that a crash of the server forgets does no harm: nobody need wait until it is on disk.
+from (select set_config('synchronous_commit', 'off', true) as is_durable) as commit
+left join leased l on commit.is_durable = 'off'
 order by l.id;

@@ -83,6 +83,7 @@ async def relaying(
                 last_event_id=0,
                 publish=lambda events: relayed.publish(events),
                 enqueued=lambda: relayed.enqueued(),
+                woken=lambda: None,
                 mode=mode,
                 poll_seconds=poll_seconds,
                 quiet_poll_seconds=quiet_poll_seconds,

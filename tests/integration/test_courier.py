@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from ipaddress import ip_network
 from typing import Any
 
 import psycopg
@@ -18,11 +19,16 @@ from standardwebhooks import Webhook
 
 from bridge.db import open_database
 from bridge.delivery import courier as courier_module
+from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
+from bridge.delivery.resolve import resolve
 from bridge.delivery.signing import canonical_body
-from bridge.delivery.transport import ANSWER_BYTES, open_transport
+from bridge.delivery.transport import ANSWER_BYTES, Transport
 from bridge.relay.upkeep import create_partitions
 from tests.receiver import Behaviour, Request, answer, receiving
+
+#: Receivers of tests are on this machine.
+LOCAL = AddressPolicy([ip_network("127.0.0.0/8")])
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
@@ -83,14 +89,14 @@ async def delivering(
     with trio.fail_after(30):
         async with (
             open_database(url) as database,
-            open_transport(connections=concurrency) as transport,
             trio.open_nursery() as nursery,
         ):
             courier = Courier(
                 database,
-                transport,
+                Transport(partial(resolve, policy=LOCAL), max_idle=concurrency),
                 concurrency=concurrency,
                 schedule=schedule,
+                disable_seconds=5 * 86_400,
                 create_partitions=partial(create_partitions, database),
                 poll_seconds=0.05,
             )
@@ -176,12 +182,12 @@ async def _broken_off(_request: Request, stream: trio.SocketStream) -> None:
             302,
             "HTTP 302: redirects are not followed",
         ),
-        (_hang_up, None, "not HTTP: "),
+        (_hang_up, None, "connection lost: closed without an answer"),
         (_garbage, None, "not HTTP: "),
-        (_hang, None, "no complete answer within 1 s"),
+        (_hang, None, "no answer within 1 s"),
         (_drip, 200, "no complete answer within 1 s"),
-        (_endless_headers, None, "not HTTP: "),
-        (_broken_off, 200, "not HTTP: "),
+        (_endless_headers, None, "the answer's head is longer than 65536 bytes"),
+        (_broken_off, 200, "connection lost: "),
     ],
 )
 async def test_a_receiver_that_fails_is_recorded_as_such_and_retried(
@@ -216,7 +222,7 @@ async def test_a_receiver_that_fails_is_recorded_as_such_and_retried(
     ("url", "error"),
     [
         ("http://127.0.0.1:1/", "cannot connect: "),
-        ("http://does-not-exist.invalid/", "cannot connect: "),
+        ("http://does-not-exist.invalid/", "cannot resolve the name: "),
         ("http://[::1", "not a usable URL: "),
         ("ftp://127.0.0.1/", "not a usable URL: "),
         ("http://127.0.0.1:99999/", "cannot connect: "),

@@ -1,0 +1,525 @@
+"""One request to a receiver, whatever the receiver does."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from socket import AddressFamily
+
+import pytest
+import trio
+import trustme
+
+from bridge.delivery import transport as transport_module
+from bridge.delivery.resolve import BlockedAddressError, UnresolvableError
+from bridge.delivery.retry import Answer, Failure
+from bridge.delivery.transport import ANSWER_BYTES, Transport, parse_url
+
+#: Gets the stream of a connection, and what number it has; returning hangs up.
+Serve = Callable[[trio.abc.Stream, int], Awaitable[None]]
+
+Addresses = Sequence[tuple[AddressFamily, str]]
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@dataclass
+class Server:
+    """A receiver that is told what to do with each connection."""
+
+    port: int
+    connections: int = 0
+    requests: list[bytes] = field(default_factory=list)
+
+    async def request(self, stream: trio.abc.Stream) -> bytes:
+        """Read one request to its end; every test sends the body ``{}``."""
+        received = b""
+        while not received.endswith(b"\r\n\r\n{}"):
+            more = await stream.receive_some()
+            if not more:
+                raise trio.BrokenResourceError
+            received += more
+        self.requests.append(received)
+        return received
+
+
+@asynccontextmanager
+async def serving(
+    serve: Callable[[Server, trio.abc.Stream, int], Awaitable[None]],
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[Server]:
+    """Run a receiver for the time of the context."""
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    server = Server(listener.socket.getsockname()[1])
+
+    async def handle(stream: trio.SocketStream) -> None:
+        server.connections += 1
+        number = server.connections
+        end = trio.SSLStream(stream, tls, server_side=True) if tls else stream
+        try:
+            await serve(server, end, number)
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            await trio.aclose_forcefully(end)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handle, [listener])
+        yield server
+        nursery.cancel_scope.cancel()
+
+
+async def answering(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    """Answer every request, on as few connections as the sender likes."""
+    while True:
+        await server.request(stream)
+        await stream.send_all(OK)
+
+
+def addresses_of(*addresses: str) -> Addresses:
+    return [(AddressFamily.AF_INET, address) for address in addresses]
+
+
+async def local(_host: str, _port: int) -> Addresses:
+    return addresses_of("127.0.0.1")
+
+
+_made: list[Transport] = []
+
+
+def made(**options: object) -> Transport:
+    """Return a transport, to be closed when the test is over."""
+    transport = Transport(**{"resolve": local, "max_idle": 10} | options)  # type: ignore[arg-type]
+    _made.append(transport)
+    return transport
+
+
+@pytest.fixture(autouse=True)
+async def _close_transports() -> AsyncIterator[None]:
+    yield
+    while _made:
+        _made.pop().close_idle(older_than_seconds=0)
+
+
+async def post(
+    transport: Transport, server: Server, deadline: float = 5.0, scheme: str = "http"
+) -> Answer:
+    with trio.fail_after(10):
+        return await transport.post(
+            f"{scheme}://receiver.test:{server.port}/hook?a=1",
+            headers=b"webhook-id: evt_1\r\n",
+            body=b"{}",
+            deadline_seconds=deadline,
+        )
+
+
+async def test_a_request_is_one_that_any_server_understands() -> None:
+    async with serving(answering) as server:
+        answer = await post(made(), server)
+    assert answer == Answer(200, "ok")
+    assert server.requests == [
+        b"POST /hook?a=1 HTTP/1.1\r\n"
+        b"Host: receiver.test:%d\r\n"
+        b"User-Agent: pgbridge\r\n"
+        b"Accept: */*\r\n"
+        b"Accept-Encoding: identity\r\n"
+        b"Content-Length: 2\r\n"
+        b"webhook-id: evt_1\r\n"
+        b"\r\n{}" % server.port
+    ]
+
+
+async def test_requests_to_one_receiver_share_a_connection_and_one_look_at_its_name() -> None:
+    looked_up = []
+
+    async def resolve(host: str, port: int) -> Addresses:
+        looked_up.append((host, port))
+        return addresses_of("127.0.0.1")
+
+    async with serving(answering) as server:
+        transport = made(resolve=resolve)
+        for _ in range(5):
+            assert (await post(transport, server)).status == 200
+        assert (server.connections, looked_up) == (1, [("receiver.test", server.port)])
+
+
+async def test_every_connection_asks_for_the_name_again_and_goes_where_it_leads_now() -> None:
+    async def close_after_one(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+        await server.request(stream)
+        await stream.send_all(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+
+    answers = iter(
+        [addresses_of("127.0.0.1"), BlockedAddressError("169.254.169.254 is link-local")]
+    )
+
+    async def resolve(_host: str, _port: int) -> Addresses:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with serving(close_after_one) as server:
+        transport = made(resolve=resolve)
+        assert (await post(transport, server)).status == 200
+        answer = await post(transport, server)
+    assert answer.failure is Failure.BLOCKED
+    assert answer.error == "blocked: 169.254.169.254 is link-local"
+    assert server.connections == 1
+
+
+async def test_a_connection_that_was_closed_while_idle_is_not_used() -> None:
+    async def close_unasked(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+        await server.request(stream)
+        await stream.send_all(OK)
+
+    async with serving(close_unasked) as server:
+        transport = made()
+        for number in range(1, 4):
+            assert (await post(transport, server)).status == 200
+            assert server.connections == number
+
+
+async def test_a_connection_that_is_closed_as_the_request_is_written_is_replaced_once() -> None:
+    async def serve(server: Server, stream: trio.abc.Stream, number: int) -> None:
+        await server.request(stream)
+        if number in (1, 2):
+            await stream.send_all(OK)
+            await server.request(stream)  # and hang up
+
+    async with serving(serve) as server:
+        transport = made()
+        assert (await post(transport, server)).status == 200
+        # Closed without an answer, but it had been idle: asked again on the second connection.
+        assert (await post(transport, server)).status == 200
+        assert (server.connections, len(server.requests)) == (2, 3)
+        # The second one as well, and the third is new: its silence is the receiver's answer.
+        answer = await post(transport, server)
+        assert (answer.failure, server.connections) == (Failure.LOST, 3)
+
+
+async def test_what_a_receiver_sends_ahead_is_not_taken_for_the_next_answer() -> None:
+    async def serve(server: Server, stream: trio.abc.Stream, number: int) -> None:
+        await server.request(stream)
+        if number == 1:
+            await stream.send_all(OK + OK.replace(b"200", b"299"))
+        else:
+            await stream.send_all(OK.replace(b"200", b"201"))
+        await trio.sleep_forever()
+
+    async with serving(serve) as server:
+        transport = made()
+        assert (await post(transport, server)).status == 200
+        assert (await post(transport, server)).status == 201
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1000000000\r\n\r\n",
+    ],
+)
+async def test_a_long_answer_is_cut_and_its_status_counts(head: bytes) -> None:
+    async def serve(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+        await server.request(stream)
+        await stream.send_all(head)
+        while True:
+            await stream.send_all(b"x" * 4096)
+
+    async with serving(serve) as server:
+        transport = made()
+        for number in (1, 2):
+            assert await post(transport, server) == Answer(200, "x" * ANSWER_BYTES)
+            assert server.connections == number
+
+
+async def test_an_answer_in_chunks_of_any_size_is_put_together() -> None:
+    whole = (
+        b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: x\r\n\r\n"
+    )
+
+    async def serve(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+        while True:
+            await server.request(stream)
+            for byte in whole:
+                await stream.send_all(bytes([byte]))
+
+    async with serving(serve) as server:
+        transport = made()
+        for _ in range(2):
+            assert await post(transport, server) == Answer(200, "abcde")
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("status", [b"429 Slow", b"503 Busy"])
+async def test_a_receiver_that_asks_to_wait_is_heard(status: bytes) -> None:
+    async def serve(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+        await server.request(stream)
+        await stream.send_all(
+            b"HTTP/1.1 %b\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n" % status
+        )
+
+    async with serving(serve) as server:
+        assert (await post(made(), server)).retry_after == "120"
+
+
+async def hang(_server: Server, _stream: trio.abc.Stream, _number: int) -> None:
+    await trio.sleep_forever()
+
+
+async def drip_head(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    await server.request(stream)
+    while True:
+        await stream.send_all(b"H" if not server.requests[1:] else b"")
+        await trio.sleep(0.05)
+
+
+async def drip_body(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    await server.request(stream)
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    while True:
+        await stream.send_all(b".")
+        await trio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("serve", "failure", "said"),
+    [
+        (hang, Failure.TIMEOUT_ANSWER, "no answer within 0.3 s"),
+        (drip_head, Failure.TIMEOUT_ANSWER, "no answer within 0.3 s"),
+        (drip_body, Failure.TIMEOUT_BODY, "no complete answer within 0.3 s"),
+    ],
+)
+async def test_the_deadline_is_for_all_of_an_attempt(
+    serve: Callable[[Server, trio.abc.Stream, int], Awaitable[None]], failure: Failure, said: str
+) -> None:
+    async with serving(serve) as server:
+        answer = await post(made(), server, deadline=0.3)
+    assert (answer.failure, answer.error) == (failure, said)
+
+
+async def test_a_receiver_that_does_not_take_the_request_runs_into_the_deadline() -> None:
+    async with serving(hang) as server:
+        answer = await made().post(
+            f"http://receiver.test:{server.port}/",
+            headers=b"",
+            body=b"x" * 50_000_000,
+            deadline_seconds=0.3,
+        )
+    assert answer.failure is Failure.TIMEOUT_SEND
+    assert answer.error == "the receiver did not take the request within 0.3 s"
+
+
+async def test_a_name_server_that_is_silent_runs_into_the_deadline() -> None:
+    async def resolve(_host: str, _port: int) -> Addresses:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    answer = await made(resolve=resolve).post(
+        "http://receiver.test/", headers=b"", body=b"{}", deadline_seconds=0.1
+    )
+    assert answer.failure is Failure.TIMEOUT_DNS
+    assert answer.error == "the name was not resolved within 0.1 s"
+
+
+async def test_an_unknown_name_is_told_as_such() -> None:
+    async def resolve(_host: str, _port: int) -> Addresses:
+        raise UnresolvableError("receiver.test does not resolve: no such name")
+
+    answer = await made(resolve=resolve).post(
+        "http://receiver.test/", headers=b"", body=b"{}", deadline_seconds=1
+    )
+    assert answer.failure is Failure.DNS
+
+
+async def test_where_nobody_listens_the_next_address_is_tried() -> None:
+    async def resolve(_host: str, _port: int) -> Addresses:
+        return addresses_of("127.0.0.2", "127.0.0.1")  # the receivers listen on the second only
+
+    async with serving(answering) as server:
+        assert (await post(made(resolve=resolve), server)).status == 200
+    answer = await post(made(resolve=resolve), server)
+    assert answer.failure is Failure.CONNECT
+    assert answer.error is not None
+    assert answer.error.startswith("cannot connect: ")
+
+
+async def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connect = trio.open_tcp_stream
+
+    async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
+        if host == "127.0.0.2":
+            await trio.sleep_forever()
+        return await connect(host, port)
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    monkeypatch.setattr(transport_module, "CONNECT_SECONDS", 0.2)
+
+    async def resolve(_host: str, _port: int) -> Addresses:
+        return addresses
+
+    async with serving(answering) as server:
+        addresses = addresses_of("127.0.0.2", "127.0.0.1")
+        assert (await post(made(resolve=resolve), server)).status == 200
+        addresses = addresses_of("127.0.0.2")
+        answer = await post(made(resolve=resolve), server)
+    assert answer.failure is Failure.TIMEOUT_CONNECT
+    assert answer.error == "cannot connect: no answer within 0.2 s"
+
+
+async def huge_head(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    await server.request(stream)
+    await stream.send_all(b"HTTP/1.1 200 OK\r\n" + b"X-Long: %b\r\n" % (b"x" * 2_000_000))
+
+
+async def many_headers(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    await server.request(stream)
+    await stream.send_all(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        await stream.send_all(b"X-Header: value\r\n" * 100)
+
+
+async def garbage(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    await server.request(stream)
+    await stream.send_all(b"SSH-2.0-OpenSSH_9.2\r\n" * 10)
+
+
+async def break_off(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    await server.request(stream)
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npartial")
+
+
+async def break_off_head(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    await server.request(stream)
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-")
+
+
+async def hang_up(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    await server.request(stream)
+
+
+@pytest.mark.parametrize(
+    ("serve", "status", "failure"),
+    [
+        (huge_head, None, Failure.OVERSIZE),
+        (many_headers, None, Failure.OVERSIZE),
+        (garbage, None, Failure.PROTOCOL),
+        (break_off, 200, Failure.LOST),
+        (break_off_head, None, Failure.PROTOCOL),
+        (hang_up, None, Failure.LOST),
+    ],
+)
+async def test_what_is_no_whole_answer_is_a_failure_of_its_kind(
+    serve: Callable[[Server, trio.abc.Stream, int], Awaitable[None]],
+    status: int | None,
+    failure: Failure,
+) -> None:
+    async with serving(serve) as server:
+        answer = await post(made(), server)
+    assert (answer.status, answer.failure) == (status, failure)
+    assert answer.error
+
+
+async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
+    async def serve(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+        await server.request(stream)
+        await stream.send_all(
+            b"HTTP/1.1 307 Over there\r\nLocation: http://169.254.169.254/latest/meta-data/\r\n"
+            b"Content-Length: 0\r\n\r\n"
+        )
+
+    async with serving(serve) as server:
+        assert await post(made(), server) == Answer(307, "")
+        assert len(server.requests) == 1
+
+
+async def test_idle_connections_are_bounded_and_grow_old() -> None:
+    open_connections = 0
+
+    async def serve(server: Server, stream: trio.abc.Stream, number: int) -> None:
+        nonlocal open_connections
+        open_connections += 1
+        try:
+            await answering(server, stream, number)
+        finally:
+            open_connections -= 1
+
+    async def until(count: int) -> None:
+        with trio.fail_after(5):
+            while open_connections != count:  # noqa: ASYNC110 - the kernel tells in its own time
+                await trio.sleep(0.001)
+
+    async with serving(serve) as server:
+        transport = made(max_idle=3)
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(post, transport, server)
+        await until(3)
+        transport.close_idle(older_than_seconds=60)
+        await until(3)
+        transport.close_idle(older_than_seconds=0)
+        await until(0)
+        assert (await post(transport, server)).status == 200
+
+
+async def test_over_tls_the_name_is_checked_though_the_connection_goes_to_an_address() -> None:
+    authority = trustme.CA()
+    names: list[str | None] = []
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("receiver.test").configure_cert(server_side)
+    server_side.sni_callback = lambda _socket, name, _context: names.append(name)
+    client_side = ssl.create_default_context()
+    authority.configure_trust(client_side)
+    async with serving(answering, server_side) as server:
+        transport = made(tls=client_side)
+        for _ in range(2):
+            assert await post(transport, server, scheme="https") == Answer(200, "ok")
+        assert (server.connections, names) == (1, ["receiver.test"])
+        other = await transport.post(
+            f"https://other.test:{server.port}/", headers=b"", body=b"{}", deadline_seconds=5
+        )
+        assert other.failure is Failure.TLS
+        assert "other.test" in (other.error or "")
+        stranger = await post(made(), server, scheme="https")
+        assert stranger.failure is Failure.TLS
+        assert "certificate verify failed" in (stranger.error or "")
+
+
+async def test_a_server_that_does_not_speak_tls_is_told_as_such() -> None:
+    async def plain(_server: Server, stream: trio.abc.Stream, _number: int) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+    async with serving(plain) as server:
+        answer = await post(made(), server, scheme="https")
+        assert (answer.status, answer.failure) == (None, Failure.TLS)
+    async with serving(hang) as server:
+        answer = await post(made(), server, scheme="https", deadline=0.3)
+        assert answer.failure is Failure.TIMEOUT_TLS
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a/", "http://", "http://u:p@a/", "http://[::1", "", "http://a:b/", "http:///x"]
+)
+async def test_a_url_that_leads_nowhere_is_told_as_such(url: str) -> None:
+    answer = await made().post(url, headers=b"", body=b"{}", deadline_seconds=1)
+    assert answer.failure is Failure.URL
+
+
+async def test_a_url_cannot_smuggle_anything_into_the_request() -> None:
+    for url in ("http://a.test/x\r\nEvil: 1", "http://a.test/x y", "http://a.test/\u2028\x00é"):
+        try:
+            target = parse_url(url)
+        except ValueError:
+            continue
+        line, *others = target.head.split(b"\r\n")
+        assert line.count(b" ") == 2
+        assert not any(other.startswith(b"Evil") for other in others)
+        target.head.decode("ascii")
