@@ -5,14 +5,11 @@ Two schemes stand beside each other: the contract's ``X-Webhook-Signature``, and
 """
 
 import base64
-import hashlib
 import hmac
 import json
 
+from bridge import secrets
 from bridge.events import parse_payload
-
-#: Prefix of a secret whose rest is the key in base64, by Standard Webhooks.
-SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
 
 
 def canonical_body(payload: str) -> bytes:
@@ -38,6 +35,7 @@ def headers(
     message: str,
     timestamp: int,
     secret: str | None,
+    previous_secret: str | None = None,
 ) -> dict[str, str]:
     """Return the headers of one attempt.
 
@@ -45,6 +43,8 @@ def headers(
         message: the ``webhook-id``.
         timestamp: of the attempt, in seconds since the epoch.
         secret: of the webhook; without one the request is not signed.
+        previous_secret: the one before, while receivers may still verify by it: the request is
+            then signed with both.
     """
     result = {
         "Content-Type": "application/json",
@@ -56,24 +56,29 @@ def headers(
     if secret:
         result["X-Webhook-Signature"] = f"sha256={contract_signature(body, secret)}"
         result["webhook-signature"] = standard_signature(body, secret, message, timestamp)
+        if previous_secret:
+            previous = contract_signature(body, previous_secret)
+            result["X-Webhook-Signature-Previous"] = f"sha256={previous}"
+            previous = standard_signature(body, previous_secret, message, timestamp)
+            result["webhook-signature"] += f" {previous}"
     return result
 
 
 def contract_signature(body: bytes, secret: str) -> str:
     """Return the contract's signature: hex HMAC-SHA256 of the body under the secret's text."""
-    return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return hmac.digest(secret.encode(), body, "sha256").hex()
 
 
 def standard_signature(body: bytes, secret: str, message: str, timestamp: int) -> str:
-    """Return the Standard Webhooks signature over ``id.timestamp.body``."""
+    """Return one Standard Webhooks signature over ``id.timestamp.body``."""
     signed = f"{message}.{timestamp}.".encode() + body
-    digest = hmac.new(_standard_key(secret), signed, hashlib.sha256).digest()
+    digest = hmac.digest(_standard_key(secret), signed, "sha256")
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
 def _standard_key(secret: str) -> bytes:
-    if secret.startswith(SECRET_PREFIX):
-        encoded = secret.removeprefix(SECRET_PREFIX)
+    if secret.startswith(secrets.PREFIX):
+        encoded = secret.removeprefix(secrets.PREFIX)
         try:
             key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
         except ValueError:

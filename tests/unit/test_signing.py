@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from bridge.delivery import signing
 
@@ -29,7 +29,9 @@ def verify_webhook_signature(payload: object, signature_header: str, secret: str
     return hmac.compare_digest(expected_signature, received_signature)
 
 
-def signed(payload: str, secret: str | None) -> tuple[bytes, dict[str, str]]:
+def signed(
+    payload: str, secret: str | None, previous_secret: str | None = None
+) -> tuple[bytes, dict[str, str]]:
     body = signing.canonical_body(payload)
     return body, signing.headers(
         body=body,
@@ -38,7 +40,13 @@ def signed(payload: str, secret: str | None) -> tuple[bytes, dict[str, str]]:
         message=signing.message_id(12, 7),
         timestamp=int(datetime.now(UTC).timestamp()),
         secret=secret,
+        previous_secret=previous_secret,
     )
+
+
+def standard_verifier(secret: str) -> Webhook:
+    """A receiver by Standard Webhooks; a text that is no ``whsec_`` is the key itself."""
+    return Webhook(secret if secret.startswith("whsec_") else secret.encode())
 
 
 json_values = st.recursive(
@@ -81,6 +89,35 @@ def test_a_changed_body_does_not_verify() -> None:
     body, headers = signed(json.dumps(HARD), "secret")
     changed = json.loads(body) | {"n": 100.6}
     assert not verify_webhook_signature(changed, headers["X-Webhook-Signature"], "secret")
+
+
+@pytest.mark.parametrize("old", ["your-secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+@pytest.mark.parametrize("new", ["новый", "whsec_" + "QUJD" * 11])
+def test_while_a_rotation_lasts_a_receiver_verifies_with_either_secret(old: str, new: str) -> None:
+    body, headers = signed(json.dumps(HARD), new, old)
+    for secret, header in (
+        (new, "X-Webhook-Signature"),
+        (old, "X-Webhook-Signature-Previous"),
+    ):
+        assert standard_verifier(secret).verify(body, headers) == HARD
+        assert verify_webhook_signature(json.loads(body), headers[header], secret)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(b"another").verify(body, headers)
+
+
+def test_while_a_rotation_lasts_the_new_signature_is_where_the_only_one_would_be() -> None:
+    _, alone = signed("{}", "new")
+    _, both = signed("{}", "new", "old")
+    assert both["X-Webhook-Signature"] == alone["X-Webhook-Signature"]
+    first, second = both["webhook-signature"].split(" ")
+    assert first == alone["webhook-signature"]
+    assert second.startswith("v1,")
+    assert "X-Webhook-Signature-Previous" not in alone
+
+
+def test_a_secret_that_was_removed_does_not_sign_by_the_one_before() -> None:
+    _, headers = signed("{}", None, "old")
+    assert not [name for name in headers if "signature" in name.lower()]
 
 
 def test_without_a_secret_nothing_is_signed_but_the_message_still_has_its_id() -> None:
