@@ -20,6 +20,7 @@ from bridge.live.hub import Hub
 from bridge.live.session import Limits, LiveStream
 from bridge.relay.drain import Relay
 from bridge.relay.upkeep import Upkeep, create_partitions
+from bridge.secrets import Vault
 from bridge.settings import Settings, unknown_variables
 from bridge.tokens import EVENTS_READ, TokenStore
 from bridge.web.api import build_api
@@ -66,6 +67,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
                 ) from None
 
+            vault = Vault(settings.secret_keys)
             courier = Courier(
                 database,
                 transport,
@@ -115,6 +117,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             api = build_api(
                 database,
                 tokens,
+                vault=vault,
                 cors_origins=settings.cors_origins,
                 ready=lambda: {"relay": relay.alive},
             )
