@@ -95,6 +95,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     "delivery_log_failed": settings.keep_failures_days,
                     "delivery_attempts": settings.keep_failures_days,
                 },
+                vault,
             )
             tokens = TokenStore(
                 database, settings.token.get_secret_value() if settings.token else None
