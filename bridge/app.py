@@ -22,6 +22,7 @@ from bridge.live.hub import Hub
 from bridge.live.session import Limits, LiveStream
 from bridge.relay.drain import Relay
 from bridge.relay.upkeep import Upkeep, create_partitions
+from bridge.secrets import Vault
 from bridge.settings import Settings, unknown_variables
 from bridge.tokens import EVENTS_READ, TokenStore
 from bridge.web.api import build_api
@@ -69,9 +70,11 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
                 ) from None
 
+            vault = Vault(settings.secret_keys)
             courier = Courier(
                 database,
                 transport,
+                vault,
                 concurrency=settings.delivery_concurrency,
                 schedule=settings.retry_schedule,
                 disable_seconds=settings.disable_after_days * 86_400.0,
@@ -98,6 +101,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                     "delivery_log_failed": settings.keep_failures_days,
                     "delivery_attempts": settings.keep_failures_days,
                 },
+                vault,
             )
             tokens = TokenStore(
                 database, settings.token.get_secret_value() if settings.token else None
@@ -120,6 +124,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             api = build_api(
                 database,
                 tokens,
+                vault=vault,
                 cors_origins=settings.cors_origins,
                 ready=lambda: {"relay": relay.alive},
             )

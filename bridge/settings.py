@@ -1,5 +1,6 @@
 """What can be set, from ``BRIDGE_*`` variables and ``pgbridge.toml``; variables win."""
 
+import base64
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from pydantic_settings import (
 #: the ninth. They add up to a little over three days.
 RETRY_SCHEDULE_SECONDS = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
+
+#: Bytes of a key in ``secret_key``.
+SECRET_KEY_BYTES = 32
 
 #: The tables of ``pgbridge.toml`` that are rules of capture.
 RULE_TABLES = ("capture", "note")
@@ -79,6 +83,9 @@ class Settings(BaseSettings):
     retry_schedule: Annotated[tuple[float, ...], NoDecode] = RETRY_SCHEDULE_SECONDS
     disable_after_days: float = Field(5.0, gt=0)
 
+    # Secrets of webhooks in the database: the first key encrypts, all of them decrypt.
+    secret_key: Annotated[tuple[SecretStr, ...] | None, NoDecode] = None
+
     # Days that the logs are kept. Events outlive the failures that refer to them.
     keep_events_days: int = Field(35, ge=1)
     keep_successes_days: int = Field(7, ge=1)
@@ -91,6 +98,11 @@ class Settings(BaseSettings):
     def session_url(self) -> str:
         """Where a connection is a session of its own, with its locks, settings and LISTEN."""
         return self.listen_url or self.database_url
+
+    @property
+    def secret_keys(self) -> list[str]:
+        """The keys of ``secret_key`` as a vault takes them, in URL-safe base64."""
+        return [key.get_secret_value() for key in self.secret_key or ()]
 
     @field_validator("database_url", "listen_url")
     @classmethod
@@ -131,6 +143,23 @@ class Settings(BaseSettings):
     @classmethod
     def _schedule(cls, value: object) -> object:
         return _split(value)
+
+    @field_validator("secret_key", mode="before")
+    @classmethod
+    def _key_list(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("secret_key")
+    @classmethod
+    def _keys_usable(cls, keys: tuple[SecretStr, ...] | None) -> tuple[SecretStr, ...] | None:
+        """Accept either alphabet of base64, with its padding or without."""
+        if keys is None:
+            return None
+        if not keys:  # such as ",": nobody who writes that wants secrets in the clear
+            raise ValueError("must be one or more keys, separated by commas")
+        return tuple(
+            _secret_key(key.get_secret_value(), place) for place, key in enumerate(keys, 1)
+        )
 
     @field_validator("retry_schedule")
     @classmethod
@@ -235,6 +264,21 @@ def _split(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def _secret_key(text: str, place: int) -> SecretStr:
+    """Return a key in URL-safe base64; the message about a wrong one only says which it is."""
+    encoded = text.rstrip("=").translate(str.maketrans("-_", "+/"))
+    try:
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != SECRET_KEY_BYTES:
+        raise ValueError(
+            f"key {place} must be {SECRET_KEY_BYTES} bytes in base64, "
+            f"as this prints them: openssl rand -base64 {SECRET_KEY_BYTES}"
+        )
+    return SecretStr(base64.urlsafe_b64encode(key).decode())
 
 
 def _first_line(error: ValidationError) -> str:

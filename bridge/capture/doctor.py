@@ -38,6 +38,7 @@ from bridge.capture.status import (
     spell_doorbell,
     spell_seconds,
 )
+from bridge.secrets import SecretError, Vault, is_sealed
 from bridge.settings import Settings
 
 APPLICATION_NAME = "pgbridge-doctor"
@@ -570,6 +571,61 @@ def capture_errors(context: Context) -> Iterator[Verdict]:
     )
 
 
+def webhook_secrets(context: Context) -> Iterator[Verdict]:
+    """Secrets of webhooks are encrypted, and can be opened."""
+    vault = Vault(context.settings.secret_keys)
+    # Webhooks with a secret like that.
+    unopened, clear, outdated = set(), set(), set()
+    rows = context.fetch("stored_secrets")
+    for row in rows:
+        for stored in filter(None, (row["secret"], row["previous_secret"])):
+            try:
+                vault.open(stored)
+            except SecretError:
+                unopened.add(row["webhook_id"])
+                continue
+            if not is_sealed(stored):
+                clear.add(row["webhook_id"])
+            elif not vault.is_current(stored):
+                outdated.add(row["webhook_id"])
+    if unopened:
+        whose = f"secrets of {len(unopened)} webhooks: {_names(sorted(unopened))}"
+        yield _wrong(
+            f"no key in BRIDGE_SECRET_KEY opens the {whose}"
+            if vault.encrypts
+            else f"BRIDGE_SECRET_KEY is not set, and encrypted are the {whose}",
+            "a bridge with these settings cannot sign what it has to deliver to them",
+            "add the key that they were encrypted with, behind the others, separated by a comma; "
+            "if it is lost, give these webhooks new secrets",
+        )
+    elif clear and not vault.encrypts:
+        yield _note(
+            f"webhooks whose secrets are stored in the clear: {len(clear)}",
+            "whoever reads bridge.webhooks, or a backup of it, can sign like the bridge",
+            "set BRIDGE_SECRET_KEY for every bridge; a key is what this prints: "
+            "openssl rand -base64 32",
+        )
+    elif clear:
+        yield _note(
+            f"BRIDGE_SECRET_KEY is set, and secrets are stored in the clear: "
+            f"of webhooks {_names(sorted(clear))}",
+            "a bridge that has the key encrypts them when it starts, and every 10 minutes",
+            "start every bridge anew with the key; if one runs with it, look into its log",
+        )
+    elif outdated:
+        yield _note(
+            f"secrets are encrypted with a key that is not the first: "
+            f"of webhooks {_names(sorted(outdated))}",
+            "a bridge with these keys encrypts them anew when it starts, and every 10 minutes; "
+            "until then the older key is needed",
+            "start every bridge anew with these keys; if one runs with them, look into its log",
+        )
+    elif rows:
+        yield _ok(f"the secrets of {len(rows)} webhooks are encrypted, and can be opened")
+    else:
+        yield _ok("no webhook has a secret")
+
+
 CHECKS: tuple[Check, ...] = (
     server_version,
     standby,
@@ -590,6 +646,7 @@ CHECKS: tuple[Check, ...] = (
     triggers,
     paused_rules,
     capture_errors,
+    webhook_secrets,
 )
 #: When one of these finds something wrong, those after it would only say so again.
 DECISIVE: tuple[Check, ...] = (server_version, standby, schema_version)

@@ -32,6 +32,7 @@ from bridge.db import (
 from bridge.delivery.retry import Answer, Failure, Outcome, Verdict, judge
 from bridge.delivery.signing import canonical_body, headers, message_id
 from bridge.delivery.transport import Transport
+from bridge.secrets import SecretError, Vault
 from bridge.wakeup import WakeUp
 
 log = structlog.get_logger()
@@ -105,6 +106,7 @@ class Courier:
     """Delivers what is due.
 
     Args:
+        vault: opens the webhooks' secrets.
         concurrency: attempts in flight at most, over all webhooks.
         schedule: seconds to wait before each attempt of a delivery.
         disable_seconds: how long a webhook may do nothing but fail before it is switched off.
@@ -116,6 +118,7 @@ class Courier:
         self,
         database: Database,
         transport: Transport,
+        vault: Vault,
         *,
         concurrency: int,
         schedule: Sequence[float],
@@ -125,6 +128,7 @@ class Courier:
     ) -> None:
         self._database = database
         self._transport = transport
+        self._vault = vault
         self._concurrency = concurrency
         self._schedule = schedule
         self._disable_seconds = disable_seconds
@@ -296,6 +300,11 @@ class Courier:
         if event.payload is None:
             return Answer(failure=Failure.NO_EVENT, error="the event is no longer in the log")
         body = event.body()
+        try:
+            secret = self._open(delivery.secret)
+            previous_secret = self._open(delivery.previous_secret)
+        except SecretError as error:
+            return Answer(failure=Failure.SECRET, error=f"cannot be signed: {error}")
         return await self._transport.post(
             delivery.url,
             headers=headers(
@@ -304,11 +313,15 @@ class Courier:
                 webhook_id=delivery.webhook_id,
                 message=message_id(event.id, delivery.webhook_id),
                 timestamp=int(time.time()),
-                secret=delivery.secret,
+                secret=secret,
+                previous_secret=previous_secret,
             ),
             body=body,
             deadline_seconds=delivery.timeout_seconds,
         )
+
+    def _open(self, stored: str | None) -> str | None:
+        return None if stored is None else self._vault.open(stored)
 
     async def _settle_until_over(self) -> None:
         while not self._over or self._attempts:

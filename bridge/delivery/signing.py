@@ -9,11 +9,10 @@ import hmac
 import json
 import re
 
+from bridge import secrets
 from bridge.events import parse_payload
 
-#: Prefix of a secret whose rest is the key in base64, by Standard Webhooks.
-SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
-
+# What is printed, without the ends of lines that would begin another header.
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
@@ -40,6 +39,7 @@ def headers(
     message: str,
     timestamp: int,
     secret: str | None,
+    previous_secret: str | None = None,
 ) -> bytes:
     """Return the headers of one attempt, as they are sent: lines that end in CRLF.
 
@@ -47,6 +47,8 @@ def headers(
         message: the ``webhook-id``.
         timestamp: of the attempt, in seconds since the epoch.
         secret: of the webhook; without one the request is not signed.
+        previous_secret: the one before, while receivers may still verify by it: the request is
+            then signed with both.
 
     Raises:
         ValueError: the event's type cannot stand in a header.
@@ -61,10 +63,13 @@ def headers(
         f"webhook-timestamp: {timestamp}\r\n"
     )
     if secret:
-        lines += (
-            f"X-Webhook-Signature: sha256={contract_signature(body, secret)}\r\n"
-            f"webhook-signature: {standard_signature(body, secret, message, timestamp)}\r\n"
-        )
+        lines += f"X-Webhook-Signature: sha256={contract_signature(body, secret)}\r\n"
+        signature = standard_signature(body, secret, message, timestamp)
+        if previous_secret:
+            previous = contract_signature(body, previous_secret)
+            lines += f"X-Webhook-Signature-Previous: sha256={previous}\r\n"
+            signature += f" {standard_signature(body, previous_secret, message, timestamp)}"
+        lines += f"webhook-signature: {signature}\r\n"
     return lines.encode("ascii")
 
 
@@ -74,15 +79,15 @@ def contract_signature(body: bytes, secret: str) -> str:
 
 
 def standard_signature(body: bytes, secret: str, message: str, timestamp: int) -> str:
-    """Return the Standard Webhooks signature over ``id.timestamp.body``."""
+    """Return one Standard Webhooks signature over ``id.timestamp.body``."""
     signed = f"{message}.{timestamp}.".encode() + body
     digest = hmac.digest(_standard_key(secret), signed, "sha256")
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
 def _standard_key(secret: str) -> bytes:
-    if secret.startswith(SECRET_PREFIX):
-        encoded = secret.removeprefix(SECRET_PREFIX)
+    if secret.startswith(secrets.PREFIX):
+        encoded = secret.removeprefix(secrets.PREFIX)
         try:
             key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Keeps the logs in shape: partitions made ahead, expired ones dropped, old notes deleted."""
+"""Keeps things in shape: partitions made ahead, what has expired dropped, secrets sealed."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ import structlog
 import trio
 
 from bridge.db import Database, DatabaseError
+from bridge.secrets import SecretError, Vault
 
 log = structlog.get_logger()
 
@@ -24,15 +25,19 @@ async def create_partitions(database: Database) -> int:
 
 
 class Upkeep:
-    """Does the upkeep now and then.
+    """Does the upkeep now and then. Any number of bridges may do it at once.
 
     Args:
         keep_days: for each partitioned log, how many days of it are kept.
+        vault: seals secrets of webhooks that are stored otherwise.
     """
 
-    def __init__(self, database: Database, keep_days: Mapping[str, int]) -> None:
+    def __init__(self, database: Database, keep_days: Mapping[str, int], vault: Vault) -> None:
         self._database = database
         self._keep_days = keep_days
+        self._vault = vault
+        # Webhooks and secrets that could not be opened last time, which has been logged.
+        self._unopened: set[tuple[int, str]] = set()
 
     async def run(self) -> None:
         """Keep up for ever.
@@ -45,7 +50,40 @@ class Upkeep:
             for parent, days in self._keep_days.items():
                 await self._drop_expired(parent, days)
             await self._database.fetch("delete_old_notes")
+            await self.forget_expired_secrets()
+            await self.seal_secrets()
             await trio.sleep(UPKEEP_SECONDS)
+
+    async def forget_expired_secrets(self) -> None:
+        """Forget the old secrets of rotations whose overlap is over."""
+        rows = await self._database.fetch("forget_expired_secrets")
+        if rows:
+            log.info("expired_secrets_forgotten", webhook_ids=[row["id"] for row in rows])
+
+    async def seal_secrets(self) -> None:
+        """Seal with the vault's first key what is stored in the clear, or sealed with another key.
+
+        What cannot be opened is left alone, and logged when it is met first.
+        """
+        sealed, unopened = 0, set()
+        for row in await self._database.fetch("stored_secrets"):
+            webhook_id = row["webhook_id"]
+            for stored in filter(None, (row["secret"], row["previous_secret"])):
+                await trio.lowlevel.checkpoint()  # each takes some CPU, and there may be many
+                try:
+                    wanted = self._vault.reseal(stored)
+                except SecretError as error:
+                    unopened.add((webhook_id, stored))
+                    if (webhook_id, stored) not in self._unopened:
+                        log.error("secret_unopened", webhook_id=webhook_id, reason=str(error))
+                    continue
+                if wanted != stored:
+                    sealed += len(
+                        await self._database.fetch("seal_secret", webhook_id, stored, wanted)
+                    )
+        self._unopened = unopened
+        if sealed:
+            log.info("secrets_sealed", count=sealed)
 
     async def _drop_expired(self, parent: str, days: int) -> None:
         while True:

@@ -13,10 +13,12 @@ from starlette.middleware.cors import CORSMiddleware
 
 from bridge import metrics
 from bridge.db import Database, DatabaseUnavailable, DeadlockError, Row
+from bridge.secrets import Vault, new_secret
 from bridge.tokens import WEBHOOKS_READ, WEBHOOKS_WRITE, TokenStore
 from bridge.web.auth import guarded_router
 from bridge.web.schemas import (
     MAX_BIGINT,
+    CreatedWebhook,
     Delivery,
     DeliveryList,
     Health,
@@ -28,6 +30,8 @@ from bridge.web.schemas import (
     OptionalText,
     Problem,
     Readiness,
+    RotatedSecret,
+    SecretRotation,
     Webhook,
     WebhookChanges,
     WebhookId,
@@ -54,6 +58,7 @@ def build_api(
     database: Database,
     tokens: TokenStore,
     *,
+    vault: Vault,
     cors_origins: Sequence[str] = (),
     ready: Callable[[], Mapping[str, bool]],
 ) -> FastAPI:
@@ -62,6 +67,7 @@ def build_api(
     Args:
         database: where the webhooks are.
         tokens: who may call.
+        vault: seals the webhooks' secrets.
         cors_origins: origins of the dashboards that may call from a browser.
         ready: the parts of the bridge by name, and whether each does its work.
     """
@@ -73,6 +79,7 @@ def build_api(
     )
     api.state.database = database
     api.state.tokens = tokens
+    api.state.vault = vault
     api.state.ready = ready
     for router in (open_to_all, reading, writing):
         api.include_router(router)
@@ -93,7 +100,13 @@ async def _database(request: Request) -> Database:
     return database
 
 
+async def _vault(request: Request) -> Vault:
+    vault: Vault = request.app.state.vault
+    return vault
+
+
 InDatabase = Annotated[Database, Depends(_database)]
+InVault = Annotated[Vault, Depends(_vault)]
 
 
 @open_to_all.get("/healthz", response_model=Health)
@@ -139,21 +152,32 @@ async def list_webhooks(
     )
 
 
-@writing.post("/webhooks", status_code=201, responses=_TOO_LARGE, tags=["webhooks"])
-async def create_webhook(database: InDatabase, webhook: NewWebhook) -> Webhook:
+@writing.post(
+    "/webhooks",
+    status_code=201,
+    responses=_TOO_LARGE,
+    tags=["webhooks"],
+    # Only who has asked for a secret finds the field.
+    response_model_exclude_unset=True,
+)
+async def create_webhook(
+    database: InDatabase, vault: InVault, webhook: NewWebhook
+) -> CreatedWebhook:
     """Create a webhook."""
+    secret = new_secret() if webhook.generate_secret else webhook.secret
     rows = await database.fetch(
         "create_webhook",
         webhook.name,
         webhook.url,
         webhook.event_type,
-        webhook.secret,
+        None if secret is None else vault.seal(secret),
         webhook.description,
         webhook.is_active,
         webhook.timeout_seconds,
         webhook.max_concurrency,
     )
-    return _webhook(rows[0])
+    shown = {"secret": secret} if webhook.generate_secret else {}
+    return CreatedWebhook.model_validate({**rows[0], **shown})
 
 
 # Before the route of one webhook, which would take "stats" for an id.
@@ -174,11 +198,38 @@ async def get_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Pat
 
 @writing.patch("/webhooks/{webhook_id}", responses={**_NOT_FOUND, **_TOO_LARGE}, tags=["webhooks"])
 async def update_webhook(
-    database: InDatabase, webhook_id: Annotated[WebhookId, Path()], changes: WebhookChanges
+    database: InDatabase,
+    vault: InVault,
+    webhook_id: Annotated[WebhookId, Path()],
+    changes: WebhookChanges,
 ) -> Webhook:
     """Change a webhook. Switching it on clears the reason for which the bridge switched it off."""
-    columns = json.dumps(changes.columns())
-    return _webhook(_found(await database.fetch("update_webhook", _stored(webhook_id), columns)))
+    columns = changes.columns()
+    if changes.secret:
+        columns["secret"] = vault.seal(changes.secret)
+    rows = await database.fetch("update_webhook", _stored(webhook_id), json.dumps(columns))
+    return _webhook(_found(rows))
+
+
+@writing.post(
+    "/webhooks/{webhook_id}/rotate-secret",
+    responses={**_NOT_FOUND, **_TOO_LARGE},
+    tags=["webhooks"],
+)
+async def rotate_secret(
+    database: InDatabase,
+    vault: InVault,
+    webhook_id: Annotated[WebhookId, Path()],
+    rotation: SecretRotation | None = None,
+) -> RotatedSecret:
+    """Replace the secret. For a day, requests are signed with the old one as well."""
+    given = rotation.secret if rotation else None
+    secret = given or new_secret()
+    row = _found(await database.fetch("rotate_secret", _stored(webhook_id), vault.seal(secret)))
+    return RotatedSecret(
+        secret=None if given else secret,
+        previous_secret_expires_at=row["previous_secret_expires_at"],
+    )
 
 
 @writing.delete(

@@ -5,9 +5,17 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import httpx
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from bridge.events import PATTERN, parse_payload
+from bridge.secrets import secret_problem
 
 #: Largest id that PostgreSQL can hold.
 MAX_BIGINT = 2**63 - 1
@@ -39,6 +47,13 @@ def _deliverable(url: str) -> str:
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise ValueError("must have a port between 1 and 65535")
     return url
+
+
+def _usable_secret(secret: str) -> str:
+    """Refuse a secret that would be taken for something else."""
+    if problem := secret_problem(secret):
+        raise ValueError(problem)
+    return secret
 
 
 def _empty_is_none(value: Any) -> Any:
@@ -76,6 +91,8 @@ EventType = Annotated[
     ),
 ]
 OptionalText = Annotated[Text | None, BeforeValidator(_empty_is_none)]
+Secret = Annotated[Text, AfterValidator(_usable_secret)]
+OptionalSecret = Annotated[Secret | None, BeforeValidator(_empty_is_none)]
 TimeoutSeconds = Annotated[
     int, Field(ge=1, le=120, description="Deadline of one whole delivery attempt.")
 ]
@@ -98,13 +115,23 @@ class NewWebhook(BaseModel):
     name: Name
     url: Url
     event_type: EventType
-    secret: OptionalText = Field(
+    secret: OptionalSecret = Field(
         default=None, description="Key of the signatures, never shown again. Empty: none."
+    )
+    generate_secret: bool = Field(
+        default=False, description="Make a secret, and show it in the answer to this request alone."
     )
     description: OptionalText = None
     is_active: bool = True
     timeout_seconds: TimeoutSeconds = 15
     max_concurrency: MaxConcurrency = 4
+
+    @field_validator("generate_secret")
+    @classmethod
+    def _one_secret(cls, generate_secret: bool, info: ValidationInfo) -> bool:
+        if generate_secret and info.data.get("secret") is not None:
+            raise ValueError("cannot be asked for beside a secret")
+        return generate_secret
 
 
 class WebhookChanges(BaseModel):
@@ -116,8 +143,10 @@ class WebhookChanges(BaseModel):
     name: Name | None = None
     url: Url | None = None
     event_type: EventType | None = None
-    secret: Text | None = Field(
-        default=None, description="Null removes it; empty or missing leaves it as it is."
+    secret: Secret | None = Field(
+        default=None,
+        description="Replaces it at once, and the one before a rotation, too. Null removes it; "
+        "empty or missing leaves it as it is.",
     )
     description: OptionalText = Field(default=None, description="Null or empty removes it.")
     is_active: bool | None = None
@@ -155,6 +184,32 @@ class Webhook(BaseModel):
     last_triggered_at: datetime | None
     failure_count: int
     success_count: int
+
+
+class CreatedWebhook(Webhook):
+    """A webhook as it is answered once, when it is created."""
+
+    secret: str | None = Field(
+        default=None, description="The secret that was made, if one was asked for; else missing."
+    )
+
+
+class SecretRotation(BaseModel):
+    """A webhook's next secret."""
+
+    secret: OptionalSecret = Field(default=None, description="Missing, null or empty: one is made.")
+
+
+class RotatedSecret(BaseModel):
+    """What became of a webhook's secrets."""
+
+    secret: str | None = Field(
+        description="The secret that was made, never shown again; null if it was given."
+    )
+    previous_secret_expires_at: datetime | None = Field(
+        description="Until when requests are signed with the old secret as well; null: there was "
+        "none."
+    )
 
 
 class WebhookList(BaseModel):

@@ -1,6 +1,6 @@
 -- Adds a webhook and returns it as the API shows it.
--- $1 name, $2 url, $3 event_type, $4 secret, $5 description, $6 is_active, $7 timeout_seconds,
--- $8 max_concurrency
+-- $1 name, $2 url, $3 event_type, $4 secret as it is to be stored, $5 description, $6 is_active,
+-- $7 timeout_seconds, $8 max_concurrency
 insert into bridge.webhooks
     (name, url, event_type, secret, description, is_active, timeout_seconds, max_concurrency)
 values ($1, $2, $3, $4, $5, $6, $7, $8)

@@ -1,11 +1,14 @@
 -- Changes the columns that the object names, and returns the webhook as the API shows it.
 -- No row: there is none with this id. Whoever switches a webhook on has dealt with the reason for
--- which the bridge switched it off.
+-- which the bridge switched it off. Whoever sets a secret, or removes it, has the one before forgotten.
 -- $1 its id, $2 JSON object of columns and their new values
 update bridge.webhooks w
-set (name, url, event_type, secret, description, is_active, disabled_reason, timeout_seconds,
-     max_concurrency, updated_at) = (
-        select n.name, n.url, n.event_type, n.secret, n.description, n.is_active,
+set (name, url, event_type, secret, previous_secret, previous_secret_expires_at, description,
+     is_active, disabled_reason, timeout_seconds, max_concurrency, updated_at) = (
+        select n.name, n.url, n.event_type, n.secret,
+               case when not $2::jsonb ? 'secret' then n.previous_secret end,
+               case when not $2::jsonb ? 'secret' then n.previous_secret_expires_at end,
+               n.description, n.is_active,
                case when $2::jsonb @> '{"is_active": true}' then null else n.disabled_reason end,
                n.timeout_seconds, n.max_concurrency, now()
         from jsonb_populate_record(w, $2) as n

@@ -12,8 +12,11 @@ import psycopg
 import pytest
 import trio
 import trio.testing
+from cryptography.fernet import Fernet
+from standardwebhooks import Webhook
 
 from bridge.db import open_database
+from bridge.secrets import Vault
 from bridge.tokens import TokenStore, hash_token
 from bridge.web.api import build_api
 from bridge.web.body import MAX_BODY_BYTES
@@ -48,6 +51,7 @@ async def calling(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Build the API on this database; give a client that brings the token."""
     options.setdefault("ready", dict)
+    options.setdefault("vault", Vault())
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with open_database(url) as database:
         api = build_api(database, TokenStore(database, TOKEN), **options)
@@ -128,6 +132,20 @@ def secret_of(bot: Bot, webhook_id: int) -> object:
     row = bot.execute("select secret from bridge.webhooks where id = %s", [webhook_id]).fetchone()
     assert row is not None
     return row[0]
+
+
+def secrets_of(bot: Bot, webhook_id: int, vault: Vault | None = None) -> list[str | None]:
+    """Return secret and previous secret, opened."""
+    row = bot.execute(
+        "select secret, previous_secret from bridge.webhooks where id = %s", [webhook_id]
+    ).fetchone()
+    assert row is not None
+    return [stored and (vault or Vault()).open(stored) for stored in row]
+
+
+def everything_stored(bot: Bot) -> str:
+    """Return all columns of all webhooks, as text."""
+    return str(bot.execute("select w::text from bridge.webhooks w").fetchall())
 
 
 def moment(text: str) -> datetime:
@@ -215,6 +233,9 @@ async def test_a_whole_webhook_can_be_sent_back_as_a_new_one(bridge_url: str) ->
         ("event_type", "user created"),
         ("event_type", "a" * 256),
         ("secret", "\udc00"),
+        ("secret", "whsec_tooshort"),
+        ("secret", "fernet:abc"),
+        ("generate_secret", "perhaps"),
         ("description", "\0"),
         ("timeout_seconds", 0),
         ("timeout_seconds", float("nan")),
@@ -394,11 +415,19 @@ async def test_text_that_is_not_utf8_finds_nothing(bridge_url: str) -> None:
 # One webhook
 
 
-@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE", "deliveries"])
-async def test_an_id_that_no_webhook_has_is_not_found(bridge_url: str, method: str) -> None:
-    suffix = ""
-    if method == "deliveries":
-        method, suffix = "GET", "/deliveries"
+@pytest.mark.parametrize(
+    ("method", "suffix"),
+    [
+        ("GET", ""),
+        ("PATCH", ""),
+        ("DELETE", ""),
+        ("GET", "/deliveries"),
+        ("POST", "/rotate-secret"),
+    ],
+)
+async def test_an_id_that_no_webhook_has_is_not_found(
+    bridge_url: str, method: str, suffix: str
+) -> None:
     body: dict[str, Any] | None = {} if method == "PATCH" else None
     async with calling(bridge_url) as client:
         for unknown in 1, 0, -1, MAX_BIGINT, 2**63, -(2**64), 10**30, "9" * 5000:
@@ -505,6 +534,8 @@ async def test_only_switching_on_clears_the_reason_for_being_off(bridge_url: str
         ("event_type", ""),
         ("event_type", "*.*"),
         ("secret", "\0"),
+        ("secret", "whsec_tooshort"),
+        ("secret", "fernet:abc"),
         ("description", "\ud800"),
         ("is_active", "perhaps"),
         ("timeout_seconds", 121),
@@ -559,6 +590,141 @@ async def test_a_deletion_that_gives_way_to_a_courier_is_tried_again(
             await trio.to_thread.run_sync(settling.join)
         assert answer.status_code == 204
         assert bot.execute("select from bridge.webhooks").fetchall() == []
+
+
+# Secrets
+
+
+async def test_a_secret_that_is_asked_for_is_made_and_shown_once(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, generate_secret=True)
+        assert set(webhook) == SHAPE | {"secret"}
+        secret = webhook.pop("secret")
+        Webhook(secret)
+        assert secret_of(bot, webhook["id"]) == secret
+        answer = await client.get(f"/webhooks/{webhook['id']}")
+        assert answer.json() == webhook
+        other = await create(client, generate_secret=True, secret="")
+        assert other["secret"] != secret
+        assert "secret" not in await create(client, generate_secret=False)
+
+
+async def test_a_secret_is_given_or_asked_for_and_not_both(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        answer = await client.post(
+            "/webhooks", json={**FORM, "generate_secret": True, "secret": "s3cret"}
+        )
+        assert_refused(answer, "generate_secret")
+        assert "s3cret" not in answer.text
+
+
+@pytest.mark.parametrize("body", [None, {}, {"secret": None}, {"secret": ""}, {"unknown": 1}])
+async def test_a_rotation_without_a_secret_makes_one(
+    bridge_url: str, bot: Bot, body: dict[str, Any] | None
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="old")
+        path = f"/webhooks/{webhook['id']}"
+        answer = await client.post(f"{path}/rotate-secret", json=body)
+        assert answer.status_code == 200
+        rotated = answer.json()
+        assert set(rotated) == {"secret", "previous_secret_expires_at"}
+        Webhook(rotated["secret"])
+        assert secrets_of(bot, webhook["id"]) == [rotated["secret"], "old"]
+        changed = (await client.get(path)).json()
+        assert set(changed) == SHAPE
+        overlap = moment(rotated["previous_secret_expires_at"]) - moment(changed["updated_at"])
+        assert overlap == timedelta(hours=24)
+        assert moment(changed["updated_at"]) > moment(webhook["updated_at"])
+
+
+async def test_a_rotation_to_a_secret_that_is_given_does_not_show_it(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="old")
+        path = f"/webhooks/{webhook['id']}/rotate-secret"
+        answer = await client.post(path, json={"secret": "новый"})
+        assert answer.json()["secret"] is None
+        assert moment(answer.json()["previous_secret_expires_at"]) > datetime.now(UTC)
+        assert secrets_of(bot, webhook["id"]) == ["новый", "old"]
+
+
+async def test_of_two_rotations_within_a_day_the_second_ends_the_overlap_of_the_first(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="first")
+        path = f"/webhooks/{webhook['id']}/rotate-secret"
+        first = (await client.post(path, json={"secret": "second"})).json()
+        second = (await client.post(path, json={"secret": "third"})).json()
+        end = "previous_secret_expires_at"
+        assert moment(first[end]) < moment(second[end])
+        assert secrets_of(bot, webhook["id"]) == ["third", "second"]
+
+
+async def test_where_there_was_no_secret_a_rotation_sets_one_and_nothing_overlaps(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        answer = await client.post(f"/webhooks/{webhook['id']}/rotate-secret")
+        assert answer.json()["previous_secret_expires_at"] is None
+        assert secrets_of(bot, webhook["id"]) == [answer.json()["secret"], None]
+
+
+@pytest.mark.parametrize("secret", ["whsec_tooshort", "fernet:abc", "\0", 5])
+async def test_a_rotation_to_what_can_be_no_secret_changes_nothing(
+    bridge_url: str, bot: Bot, secret: object
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="old")
+        path = f"/webhooks/{webhook['id']}/rotate-secret"
+        assert_refused(await client.post(path, json={"secret": secret}), "secret")
+        assert secrets_of(bot, webhook["id"]) == ["old", None]
+
+
+@pytest.mark.parametrize("secret", ["next", None])
+async def test_a_secret_that_is_set_or_removed_takes_effect_at_once(
+    bridge_url: str, bot: Bot, secret: str | None
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="first")
+        path = f"/webhooks/{webhook['id']}"
+        await client.post(f"{path}/rotate-secret", json={"secret": "second"})
+        for no_change in {"secret": ""}, {"name": "n"}:
+            await client.patch(path, json=no_change)
+            assert secrets_of(bot, webhook["id"]) == ["second", "first"]
+        assert (await client.patch(path, json={"secret": secret})).status_code == 200
+        assert secrets_of(bot, webhook["id"]) == [secret, None]
+
+
+async def test_with_a_key_the_database_never_has_a_secret_in_the_clear(
+    bridge_url: str, bot: Bot
+) -> None:
+    vault = Vault([Fernet.generate_key().decode()])
+    async with calling(bridge_url, vault=vault) as client:
+        webhook = await create(client, secret="s3cret-1", description="seen")
+        path = f"/webhooks/{webhook['id']}"
+
+        def assert_stored(*secrets: str | None) -> None:
+            assert secrets_of(bot, webhook["id"], vault) == list(secrets)
+            stored = everything_stored(bot)
+            assert "seen" in stored
+            assert not any(secret in stored for secret in secrets if secret)
+
+        assert_stored("s3cret-1", None)
+        await client.post(f"{path}/rotate-secret", json={"secret": "s3cret-2"})
+        assert_stored("s3cret-2", "s3cret-1")
+        made = (await client.post(f"{path}/rotate-secret")).json()["secret"]
+        assert_stored(made, "s3cret-2")
+        await client.patch(path, json={"secret": "s3cret-3"})
+        assert_stored("s3cret-3", None)
+        await client.patch(path, json={"secret": None})
+        assert_stored(None, None)
+        made = await create(client, generate_secret=True)
+        assert secrets_of(bot, made["id"], vault) == [made["secret"], None]
+        assert made["secret"] not in everything_stored(bot)
 
 
 # Deliveries
@@ -743,6 +909,7 @@ PROTECTED = [
     ("GET", "/webhooks/1"),
     ("PATCH", "/webhooks/1"),
     ("DELETE", "/webhooks/1"),
+    ("POST", "/webhooks/1/rotate-secret"),
     ("GET", "/webhooks/1/deliveries"),
 ]
 
@@ -775,7 +942,7 @@ async def test_without_a_token_a_body_is_not_even_read(bridge_url: str) -> None:
 
     headers = {"Content-Type": "application/json"}
     async with calling(bridge_url, token=None) as client:
-        for method, path in ("POST", "/webhooks"), ("PATCH", "/webhooks/1"):
+        for method, path in PROTECTED:
             answer = await client.request(method, path, content=unread(), headers=headers)
             assert answer.status_code == 401
 
@@ -975,6 +1142,7 @@ async def test_the_openapi_document_says_what_is_answered(bridge_url: str) -> No
         ("PATCH", "/webhooks/{webhook_id}"): {"200", "404", "413", "422"} | common,
         ("DELETE", "/webhooks/{webhook_id}"): {"204", "404", "422"} | common,
         ("GET", "/webhooks/{webhook_id}/deliveries"): {"200", "404", "422"} | common,
+        ("POST", "/webhooks/{webhook_id}/rotate-secret"): {"200", "404", "413", "422"} | common,
     }
     for method, path in PROTECTED:
         path = path.replace("1", "{webhook_id}")

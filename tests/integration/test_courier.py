@@ -25,8 +25,11 @@ from bridge.delivery.resolve import resolve
 from bridge.delivery.signing import canonical_body
 from bridge.delivery.transport import ANSWER_BYTES, Transport
 from bridge.relay.upkeep import create_partitions
+from bridge.secrets import Vault
 from tests.receiver import Behaviour, Request, answer, receiving
 
+#: Secrets are stored as they are.
+PLAIN = Vault()
 #: Receivers of tests are on this machine.
 LOCAL = AddressPolicy([ip_network("127.0.0.0/8")])
 
@@ -83,7 +86,11 @@ SETTLED = "not exists (select from bridge.delivery_queue where attempt_number = 
 
 @asynccontextmanager
 async def delivering(
-    url: str, *, schedule: Sequence[float] = (0, 3600), concurrency: int = 16
+    url: str,
+    *,
+    schedule: Sequence[float] = (0, 3600),
+    concurrency: int = 16,
+    vault: Vault = PLAIN,
 ) -> AsyncIterator[Courier]:
     """Run a courier for the time of the context; it stops as it does in a bridge."""
     with trio.fail_after(30):
@@ -94,6 +101,7 @@ async def delivering(
             courier = Courier(
                 database,
                 Transport(partial(resolve, policy=LOCAL), max_idle=concurrency),
+                vault,
                 concurrency=concurrency,
                 schedule=schedule,
                 disable_seconds=5 * 86_400,

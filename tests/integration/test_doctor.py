@@ -10,12 +10,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
+from cryptography.fernet import Fernet
 
 from bridge import assets
 from bridge.capture import doctor, install
 from bridge.capture.doctor import Finding, examine
 from bridge.capture.rules import Rule, load_preset, parse_rules
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from bridge.secrets import Vault
 from bridge.settings import load_settings
 from tests.conftest import BOT_TABLES, init
 from tests.pgbouncer import pgbouncer
@@ -31,9 +33,12 @@ def diagnose(
     *,
     rules: Sequence[Rule] | None = None,
     doorbell: str = "poll",
+    keys: str | None = None,
 ) -> dict[str, Finding]:
     """Return the findings by the names of their checks."""
-    settings = load_settings(database_url=url, listen_url=listen_url, doorbell=doorbell)
+    settings = load_settings(
+        database_url=url, listen_url=listen_url, doorbell=doorbell, secret_key=keys
+    )
     rules = load_preset("telegram-shop") if rules is None else rules
     found = examine(settings, rules) if clock is None else examine(settings, rules, clock=clock)
     assert len({finding.check for finding in found}) == len(found)
@@ -548,6 +553,102 @@ def test_a_bridge_with_another_doorbell_than_ours_is_noted(healthy: str, bot: Bo
     )
     assert diagnose(healthy)["doorbell"].level == "ok"
     assert diagnose(healthy, doorbell="adaptive")["doorbell"].level == "note"
+
+
+# --- secrets
+
+
+OLD_KEY, NEW_KEY = (Fernet.generate_key().decode() for _ in range(2))
+
+
+def add_webhooks(connection: Bot, *secrets: str | None) -> list[int]:
+    """Add a webhook for each secret as it is stored; return their ids."""
+    rows = [
+        connection.execute(
+            "insert into bridge.webhooks (name, url, event_type, secret)"
+            " values ('w', 'http://localhost/', 'a.b', %s) returning id",
+            [secret],
+        ).fetchone()
+        for secret in secrets
+    ]
+    return [int(row[0]) for row in rows if row]
+
+
+def test_secrets_in_the_clear_are_noted_where_there_is_no_key(healthy: str, bot: Bot) -> None:
+    add_webhooks(bot, None)
+    assert diagnose(healthy)["webhook_secrets"].what == "no webhook has a secret"
+    add_webhooks(bot, "s3cret", "s3cret")
+    found = diagnose(healthy)["webhook_secrets"]
+    assert found.level == "note"
+    assert found.what == "webhooks whose secrets are stored in the clear: 2"
+    assert "BRIDGE_SECRET_KEY" in found.fix
+
+
+def test_secrets_that_no_bridge_has_encrypted_with_the_key_yet_are_noted(
+    healthy: str, bot: Bot
+) -> None:
+    by_old = Vault([OLD_KEY]).seal("s3cret")
+    old, clear, rotated = add_webhooks(bot, by_old, "s3cret", Vault([NEW_KEY]).seal("s3cret"))
+    found = diagnose(healthy, keys=f"{NEW_KEY},{OLD_KEY}")["webhook_secrets"]
+    assert (found.level, found.what) == (
+        "note",
+        f"BRIDGE_SECRET_KEY is set, and secrets are stored in the clear: of webhooks {clear}",
+    )
+    bot.execute("update bridge.webhooks set secret = %s where id = %s", [by_old, clear])
+    bot.execute(
+        "update bridge.webhooks set previous_secret = %s,"
+        " previous_secret_expires_at = now() + interval '1 hour' where id = %s",
+        [by_old, rotated],
+    )
+    found = diagnose(healthy, keys=f"{NEW_KEY},{OLD_KEY}")["webhook_secrets"]
+    assert (found.level, found.what) == (
+        "note",
+        "secrets are encrypted with a key that is not the first: "
+        f"of webhooks {old}, {clear}, {rotated}",
+    )
+    found = diagnose(healthy, keys=OLD_KEY)["webhook_secrets"]
+    assert (found.level, found.what) == (
+        "wrong",
+        f"no key in BRIDGE_SECRET_KEY opens the secrets of 1 webhooks: {rotated}",
+    )
+
+
+def test_secrets_that_the_keys_do_not_open_are_found_with_their_webhooks(
+    healthy: str, bot: Bot
+) -> None:
+    by_old = Vault([OLD_KEY]).seal("s3cret")
+    _, first, second = add_webhooks(bot, "s3cret", by_old, "fernet:garbage")
+    found = diagnose(healthy, keys=NEW_KEY)["webhook_secrets"]
+    assert found.level == "wrong"
+    assert found.what == (
+        f"no key in BRIDGE_SECRET_KEY opens the secrets of 2 webhooks: {first}, {second}"
+    )
+    found = diagnose(healthy)["webhook_secrets"]
+    assert found.level == "wrong"
+    assert found.what == (
+        "BRIDGE_SECRET_KEY is not set, and encrypted are the secrets of 2 webhooks: "
+        f"{first}, {second}"
+    )
+    for text in (found.what, found.why, found.fix):
+        assert "s3cret" not in text
+        assert by_old not in text
+
+
+def test_encrypted_secrets_that_can_be_opened_are_well(healthy: str, bot: Bot) -> None:
+    add_webhooks(bot, Vault([NEW_KEY]).seal("s3cret"), None)
+    found = diagnose(healthy, keys=f"{NEW_KEY},{OLD_KEY}")["webhook_secrets"]
+    assert (found.level, found.what) == (
+        "ok",
+        "the secrets of 1 webhooks are encrypted, and can be opened",
+    )
+
+
+def test_an_old_secret_whose_time_is_over_is_not_looked_at(healthy: str, bot: Bot) -> None:
+    add_webhooks(bot, Vault([NEW_KEY]).seal("s3cret"))
+    bot.execute(
+        "update bridge.webhooks set previous_secret = 'clear', previous_secret_expires_at = now()"
+    )
+    assert diagnose(healthy, keys=NEW_KEY)["webhook_secrets"].level == "ok"
 
 
 def drain(connection: Bot) -> None:

@@ -1,13 +1,19 @@
 """Settings come from variables and pgbridge.toml; a wrong one is named in one line."""
 
+import base64
 import os
 from pathlib import Path
 
 import pytest
 
+from bridge.secrets import Vault
 from bridge.settings import RETRY_SCHEDULE_SECONDS, Settings, SettingsError, load_settings
 
 URL = "postgresql://bot:hunter2@db.example:5432/bot"
+# Of each byte that differs between the alphabets of base64.
+KEY = base64.b64encode(b"\xfb\xff" * 16).decode()
+URL_SAFE_KEY = base64.urlsafe_b64encode(b"\xfb\xff" * 16).decode()
+OTHER_KEY = base64.b64encode(b"k" * 32).decode()
 
 
 @pytest.fixture(autouse=True)
@@ -214,6 +220,75 @@ def test_no_secret_shows_in_what_is_printed_of_the_settings() -> None:
     for shown in (repr(settings), str(settings)):
         assert "hunter2" not in shown
         assert "open sesame" not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "keys"),
+    [
+        (KEY, [URL_SAFE_KEY]),
+        (URL_SAFE_KEY, [URL_SAFE_KEY]),
+        (KEY.rstrip("="), [URL_SAFE_KEY]),
+        (f"{KEY},{OTHER_KEY}", [URL_SAFE_KEY, OTHER_KEY]),
+        (f" {OTHER_KEY} , {KEY},\n", [OTHER_KEY, URL_SAFE_KEY]),
+    ],
+)
+def test_keys_of_secrets_are_read_in_either_alphabet_and_make_a_vault(
+    monkeypatch: pytest.MonkeyPatch, given: str, keys: list[str]
+) -> None:
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", URL)
+    monkeypatch.setenv("BRIDGE_SECRET_KEY", given)
+    settings = load_settings()
+    assert settings.secret_keys == keys
+    assert Vault(settings.secret_keys).encrypts
+
+
+def test_without_a_key_secrets_are_not_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_SECRET_KEY", "")
+    assert load_settings(database_url=URL).secret_keys == []
+
+
+def test_keys_of_secrets_can_stand_in_the_file(home: Path) -> None:
+    (home / "pgbridge.toml").write_text(f'secret_key = ["{KEY}", "{OTHER_KEY}"]\n')
+    assert load_settings(database_url=URL).secret_keys == [URL_SAFE_KEY, OTHER_KEY]
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ("hunter2", 1),
+        (f"{KEY},hunter2", 2),
+        (f"hunter2{KEY}", 1),
+        (f"{KEY[:20]} hunter2 {KEY[20:]}", 1),
+        (base64.b64encode(b"k" * 31).decode(), 1),
+        (base64.b64encode(b"k" * 33).decode(), 1),
+        ("hunter2" + "ю" * 36, 1),
+    ],
+)
+def test_a_key_that_is_none_is_told_by_its_place_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, given: str, place: int
+) -> None:
+    monkeypatch.setenv("BRIDGE_SECRET_KEY", given)
+    assert refusal(database_url=URL) == (
+        f"BRIDGE_SECRET_KEY: key {place} must be 32 bytes in base64, "
+        "as this prints them: openssl rand -base64 32"
+    )
+
+
+def test_a_list_of_keys_without_a_key_is_refused() -> None:
+    assert refusal(database_url=URL, secret_key=" , ") == (
+        "BRIDGE_SECRET_KEY: must be one or more keys, separated by commas"
+    )
+
+
+def test_a_file_with_a_key_that_is_no_text_is_refused(home: Path) -> None:
+    (home / "pgbridge.toml").write_text("secret_key = [1]\n")
+    assert refusal(database_url=URL) == "BRIDGE_SECRET_KEY: Input should be a valid string"
+
+
+def test_no_key_of_secrets_shows_in_what_is_printed_of_the_settings() -> None:
+    settings = load_settings(database_url=URL, secret_key=f"{KEY},{OTHER_KEY}")
+    for key in (KEY, URL_SAFE_KEY, OTHER_KEY):
+        assert key not in f"{settings!r} {settings} {settings.model_dump_json()}"
 
 
 def test_settings_cannot_change_while_the_bridge_runs() -> None:

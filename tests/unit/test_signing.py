@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from bridge.delivery import signing
 
@@ -29,16 +29,26 @@ def verify_webhook_signature(payload: object, signature_header: str, secret: str
     return hmac.compare_digest(expected_signature, received_signature)
 
 
-def signed(payload: str, secret: str | None) -> tuple[bytes, dict[str, str]]:
+def signed(
+    payload: str, secret: str | None, previous_secret: str | None = None
+) -> tuple[bytes, dict[str, str]]:
     body = signing.canonical_body(payload)
-    return body, signing.headers(
+    lines = signing.headers(
         body=body,
         event_type="ticket.created",
         webhook_id=7,
         message=signing.message_id(12, 7),
         timestamp=int(datetime.now(UTC).timestamp()),
         secret=secret,
-    )
+        previous_secret=previous_secret,
+    ).decode("ascii")
+    assert lines.endswith("\r\n")
+    return body, dict(line.split(": ", 1) for line in lines[:-2].split("\r\n"))
+
+
+def standard_verifier(secret: str) -> Webhook:
+    """A receiver by Standard Webhooks; a text that is no ``whsec_`` is the key itself."""
+    return Webhook(secret if secret.startswith("whsec_") else secret.encode())
 
 
 json_values = st.recursive(
@@ -83,6 +93,35 @@ def test_a_changed_body_does_not_verify() -> None:
     assert not verify_webhook_signature(changed, headers["X-Webhook-Signature"], "secret")
 
 
+@pytest.mark.parametrize("old", ["your-secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+@pytest.mark.parametrize("new", ["новый", "whsec_" + "QUJD" * 11])
+def test_while_a_rotation_lasts_a_receiver_verifies_with_either_secret(old: str, new: str) -> None:
+    body, headers = signed(json.dumps(HARD), new, old)
+    for secret, header in (
+        (new, "X-Webhook-Signature"),
+        (old, "X-Webhook-Signature-Previous"),
+    ):
+        assert standard_verifier(secret).verify(body, headers) == HARD
+        assert verify_webhook_signature(json.loads(body), headers[header], secret)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(b"another").verify(body, headers)
+
+
+def test_while_a_rotation_lasts_the_new_signature_is_where_the_only_one_would_be() -> None:
+    _, alone = signed("{}", "new")
+    _, both = signed("{}", "new", "old")
+    assert both["X-Webhook-Signature"] == alone["X-Webhook-Signature"]
+    first, second = both["webhook-signature"].split(" ")
+    assert first == alone["webhook-signature"]
+    assert second.startswith("v1,")
+    assert "X-Webhook-Signature-Previous" not in alone
+
+
+def test_a_secret_that_was_removed_does_not_sign_by_the_one_before() -> None:
+    _, headers = signed("{}", None, "old")
+    assert not [name for name in headers if "signature" in name.lower()]
+
+
 def test_without_a_secret_nothing_is_signed_but_the_message_still_has_its_id() -> None:
     _, headers = signed("{}", None)
     assert headers["webhook-id"] == "evt_12_wh_7"
@@ -106,3 +145,11 @@ def test_without_a_secret_nothing_is_signed_but_the_message_still_has_its_id() -
 def test_the_body_is_what_parsing_and_serialising_again_gives(payload: str, body: bytes) -> None:
     assert signing.canonical_body(payload) == body
     assert json.dumps(json.loads(body), sort_keys=True).encode() == body
+
+
+@pytest.mark.parametrize("event_type", ["a\r\nEvil: 1", "a\n", "a\0", "a ", "тикет", ""])
+def test_a_type_that_would_make_another_header_is_refused(event_type: str) -> None:
+    with pytest.raises(ValueError, match="cannot stand in a header"):
+        signing.headers(
+            body=b"{}", event_type=event_type, webhook_id=1, message="m", timestamp=1, secret=None
+        )

@@ -1,0 +1,210 @@
+"""Upkeep seals secrets that are stored otherwise, whatever happens to them meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import trio
+from cryptography.fernet import Fernet
+from structlog.testing import capture_logs
+
+from bridge.db import open_database
+from bridge.relay.upkeep import Upkeep
+from bridge.secrets import Vault
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+OLD, NEW, LOST = (Fernet.generate_key().decode() for _ in range(3))
+
+
+class Interrupted(Vault):
+    """A vault beside which something happens whenever it has sealed a secret anew."""
+
+    def __init__(self, key: str, happens: Callable[[], None]) -> None:
+        super().__init__([key])
+        self._happens = happens
+
+    def reseal(self, stored: str) -> str:
+        resealed = super().reseal(stored)
+        self._happens()
+        return resealed
+
+
+def add_webhook(
+    bot: Bot, secret: str | None, previous: str | None = None, *, hours: int = 1
+) -> int:
+    """Add a webhook with secrets as they are stored; the previous one expires in so many hours."""
+    row = bot.execute(
+        """insert into bridge.webhooks
+               (name, url, event_type, secret, previous_secret, previous_secret_expires_at)
+           values ('w', 'http://localhost/', 'a.b', %s, %s,
+                   case when %s::text is not null then now() + make_interval(hours => %s) end)
+           returning id""",
+        [secret, previous, previous, hours],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def stored(bot: Bot, webhook_id: int) -> tuple[Any, ...]:
+    row = bot.execute(
+        "select secret, previous_secret from bridge.webhooks where id = %s", [webhook_id]
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+def opened(bot: Bot, webhook_id: int, *keys: str) -> list[str | None]:
+    return [text and Vault(keys).open(text) for text in stored(bot, webhook_id)]
+
+
+async def seal_secrets(url: str, vault: Vault) -> None:
+    async with open_database(url) as database:
+        await Upkeep(database, {}, vault).seal_secrets()
+
+
+async def test_secrets_in_the_clear_are_sealed_and_nothing_else_of_the_webhook_changes(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot, "s3cret-1", "s3cret-2")
+    unsigned = add_webhook(bot, None)
+    rest = "select to_jsonb(w) - 'secret' - 'previous_secret' from bridge.webhooks w order by id"
+    before = bot.execute(rest.encode()).fetchall()
+    with capture_logs() as logged:
+        await seal_secrets(bridge_url, Vault([NEW]))
+    assert [(line["event"], line["count"]) for line in logged] == [("secrets_sealed", 2)]
+    assert opened(bot, webhook, NEW) == ["s3cret-1", "s3cret-2"]
+    assert stored(bot, unsigned) == (None, None)
+    assert "s3cret" not in str(bot.execute("select w::text from bridge.webhooks w").fetchall())
+    assert bot.execute(rest.encode()).fetchall() == before
+
+
+async def test_what_an_older_key_sealed_is_sealed_with_the_first(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, Vault([OLD]).seal("s3cret-1"), Vault([OLD]).seal("s3cret-2"))
+    await seal_secrets(bridge_url, Vault([NEW, OLD]))
+    assert opened(bot, webhook, NEW) == ["s3cret-1", "s3cret-2"]
+
+
+async def test_what_is_sealed_with_the_first_key_is_left_alone(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, Vault([NEW]).seal("s3cret"))
+    version = "select xmin::text, secret from bridge.webhooks where id = %s"
+    before = bot.execute(version.encode(), [webhook]).fetchone()
+    await seal_secrets(bridge_url, Vault([NEW, OLD]))
+    assert bot.execute(version.encode(), [webhook]).fetchone() == before
+
+
+async def test_without_a_key_secrets_stay_as_they_are(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, "s3cret", "s3cret-2")
+    with capture_logs() as logged:
+        await seal_secrets(bridge_url, Vault())
+    assert logged == []
+    assert stored(bot, webhook) == ("s3cret", "s3cret-2")
+
+
+async def test_a_secret_that_is_changed_meanwhile_is_not_overwritten(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot, "s3cret", "s3cret-2")
+
+    def change() -> None:
+        bot.execute("update bridge.webhooks set secret = 'changed', previous_secret = 'changed'")
+
+    await seal_secrets(bridge_url, Interrupted(NEW, change))
+    assert stored(bot, webhook) == ("changed", "changed")
+    await seal_secrets(bridge_url, Vault([NEW]))
+    assert opened(bot, webhook, NEW) == ["changed", "changed"]
+    assert "changed" not in stored(bot, webhook)
+
+
+async def test_a_secret_that_is_rotated_meanwhile_is_sealed_where_it_is_now(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot, "s3cret")
+
+    def rotate() -> None:
+        bot.execute(
+            "update bridge.webhooks set secret = 'rotated', previous_secret = secret,"
+            " previous_secret_expires_at = now() + interval '1 hour' where secret = 's3cret'"
+        )
+
+    await seal_secrets(bridge_url, Interrupted(NEW, rotate))
+    assert opened(bot, webhook, NEW) == ["rotated", "s3cret"]
+    assert stored(bot, webhook)[1] != "s3cret"
+
+
+async def test_a_webhook_that_is_deleted_meanwhile_stays_deleted(bridge_url: str, bot: Bot) -> None:
+    add_webhook(bot, "s3cret")
+    await seal_secrets(
+        bridge_url, Interrupted(NEW, lambda: bot.execute("delete from bridge.webhooks").close())
+    )
+    assert bot.execute("select from bridge.webhooks").fetchall() == []
+
+
+async def test_two_bridges_that_seal_at_once_spoil_nothing(bridge_url: str, bot: Bot) -> None:
+    webhooks = [add_webhook(bot, f"s3cret-{number}", f"old-{number}") for number in range(50)]
+    with capture_logs() as logged:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(seal_secrets, bridge_url, Vault([NEW]))
+    assert sum(line["count"] for line in logged if line["event"] == "secrets_sealed") == 100
+    for number, webhook in enumerate(webhooks):
+        assert opened(bot, webhook, NEW) == [f"s3cret-{number}", f"old-{number}"]
+        assert not set(stored(bot, webhook)) & {f"s3cret-{number}", f"old-{number}"}
+
+
+async def test_what_cannot_be_opened_is_left_alone_and_logged_once(
+    bridge_url: str, bot: Bot
+) -> None:
+    sealed = Vault([LOST]).seal("s3cret")
+    lost, other = add_webhook(bot, sealed), add_webhook(bot, "s3cret")
+    async with open_database(bridge_url) as database:
+        upkeep = Upkeep(database, {}, Vault([NEW, OLD]))
+        with capture_logs() as logged:
+            await upkeep.seal_secrets()
+            await upkeep.seal_secrets()
+        assert [line for line in logged if line["event"] == "secret_unopened"] == [
+            {
+                "event": "secret_unopened",
+                "log_level": "error",
+                "webhook_id": lost,
+                "reason": "no key in BRIDGE_SECRET_KEY opens the secret",
+            }
+        ]
+        assert stored(bot, lost) == (sealed, None)
+        assert opened(bot, other, NEW) == ["s3cret", None]
+        bot.execute("update bridge.webhooks set secret = 'fernet:garbage' where id = %s", [lost])
+        with capture_logs() as logged:
+            await upkeep.seal_secrets()
+        assert [line["event"] for line in logged] == ["secret_unopened"]
+
+
+async def test_sealed_secrets_without_a_key_are_logged(bridge_url: str, bot: Bot) -> None:
+    add_webhook(bot, Vault([LOST]).seal("s3cret"))
+    with capture_logs() as logged:
+        await seal_secrets(bridge_url, Vault())
+    assert [line["reason"] for line in logged] == [
+        "the secret is encrypted, and BRIDGE_SECRET_KEY is not set"
+    ]
+
+
+async def test_old_secrets_are_forgotten_when_their_time_is_over(bridge_url: str, bot: Bot) -> None:
+    expired = add_webhook(bot, "new", "old", hours=0)
+    lasting = add_webhook(bot, "new", "old", hours=1)
+    async with open_database(bridge_url) as database:
+        with capture_logs() as logged:
+            await Upkeep(database, {}, Vault()).forget_expired_secrets()
+    assert [line["webhook_ids"] for line in logged] == [[expired]]
+    assert stored(bot, expired) == ("new", None)
+    assert stored(bot, lasting) == ("new", "old")
+
+
+async def test_a_bridge_does_both_when_it_starts(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, "s3cret", "old", hours=0)
+    async with open_database(bridge_url) as database, trio.open_nursery() as nursery:
+        nursery.start_soon(Upkeep(database, {}, Vault([NEW])).run)
+        with trio.fail_after(10):
+            while stored(bot, webhook)[0] == "s3cret":
+                await trio.lowlevel.checkpoint()
+        assert opened(bot, webhook, NEW) == ["s3cret", None]
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,59 @@
+"""A running bridge with a key leaves no secret in the database that can be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import trio
+
+from bridge.secrets import Vault
+from bridge.settings import load_settings
+from tests.system.processes import TOKEN, pgbridge, running
+
+KEY = "+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/8="  # as openssl prints them
+
+
+async def test_secrets_of_rest_and_those_that_were_there_are_encrypted(
+    bridge_url: str, bot: psycopg.Connection[Any]
+) -> None:
+    def stored() -> list[str]:
+        rows = bot.execute("select secret from bridge.webhooks order by id").fetchall()
+        return [secret for (secret,) in rows]
+
+    bot.execute(
+        "insert into bridge.webhooks (name, url, event_type, secret)"
+        " values ('w', 'http://localhost/', 'a.b', 's3cret-1')"
+    )
+    with trio.fail_after(60):
+        async with running(bridge_url, secret_key=KEY) as bridge:
+            async with httpx.AsyncClient(headers={"X-API-Key": TOKEN}) as client:
+                answer = await client.post(
+                    f"http://127.0.0.1:{bridge.port}/webhooks",
+                    json={
+                        "name": "w",
+                        "url": "http://localhost/",
+                        "event_type": "a.b",
+                        "secret": "s3cret-2",
+                    },
+                )
+            assert answer.status_code == 201, answer.text
+            while "s3cret-1" in stored():
+                await trio.lowlevel.checkpoint()
+    vault = Vault(load_settings(database_url=bridge_url, secret_key=KEY).secret_keys)
+    assert all(secret.startswith("fernet:") for secret in stored())
+    assert [vault.open(secret) for secret in stored()] == ["s3cret-1", "s3cret-2"]
+
+
+@pytest.mark.parametrize("command", ["run", "doctor"])
+def test_a_key_that_is_none_is_told_in_one_line_that_does_not_show_it(
+    bridge_url: str, command: str
+) -> None:
+    result = pgbridge(command, url=bridge_url, secret_key=f"{KEY},hunter2")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "BRIDGE_SECRET_KEY: key 2 must be 32 bytes in base64" in result.stderr
+    assert "hunter2" not in result.stderr

@@ -1,0 +1,199 @@
+"""Secrets are made, accepted and stored as they should be, and nothing shows them."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from cryptography.fernet import Fernet, MultiFernet
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+
+from bridge import secrets
+from bridge.secrets import SecretError, Vault, new_secret, secret_problem
+
+OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
+
+
+def whsec(size: int) -> str:
+    return "whsec_" + base64.b64encode(b"k" * size).decode()
+
+
+def complaint(vault: Vault, stored: str) -> str:
+    with pytest.raises(SecretError) as raised:
+        vault.open(stored)
+    assert raised.value.__cause__ is raised.value.__context__ is None
+    return str(raised.value)
+
+
+# --- what is stored
+
+
+@given(secret=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_what_is_sealed_is_opened_again_and_cannot_be_read(secret: str) -> None:
+    vault = Vault([NEW])
+    stored = vault.seal(secret)
+    assert stored.startswith("fernet:")
+    assert stored.isascii()
+    assert len(secret) < 4 or secret not in stored
+    assert vault.open(stored) == secret
+
+
+def test_the_same_secret_is_stored_as_another_text_each_time() -> None:
+    vault = Vault([NEW])
+    assert vault.seal("s3cret") != vault.seal("s3cret")
+
+
+def test_without_a_key_a_secret_is_stored_as_it_is() -> None:
+    vault = Vault()
+    assert not vault.encrypts
+    assert vault.seal("s3cret") == vault.open("s3cret") == vault.reseal("s3cret") == "s3cret"
+    assert vault.is_current("s3cret")
+
+
+def test_a_secret_in_the_clear_is_opened_where_there_is_a_key_too() -> None:
+    vault = Vault([NEW])
+    assert vault.encrypts
+    assert vault.open("s3cret") == "s3cret"
+    assert not vault.is_current("s3cret")
+
+
+# --- keys that change
+
+
+def test_a_vault_opens_what_any_of_its_keys_sealed_and_seals_with_the_first() -> None:
+    by_old = Vault([OLD]).seal("s3cret")
+    vault = Vault([NEW, OLD])
+    assert vault.open(by_old) == "s3cret"
+    assert Vault([NEW]).open(vault.seal("s3cret")) == "s3cret"
+
+
+@pytest.mark.parametrize("stored", ["s3cret", Vault([OLD]).seal("s3cret")], ids=["clear", "old"])
+def test_what_is_sealed_anew_needs_the_first_key_alone(stored: str) -> None:
+    vault = Vault([NEW, OLD])
+    assert not vault.is_current(stored)
+    resealed = vault.reseal(stored)
+    assert vault.is_current(resealed)
+    assert Vault([NEW]).open(resealed) == "s3cret"
+    assert vault.reseal(resealed) == resealed
+
+
+def test_what_no_key_opens_is_told_in_one_line() -> None:
+    stored = Vault([OTHER]).seal("s3cret")
+    vault = Vault([NEW, OLD])
+    assert complaint(vault, stored) == "no key in BRIDGE_SECRET_KEY opens the secret"
+    assert not vault.is_current(stored)
+    with pytest.raises(SecretError):
+        vault.reseal(stored)
+
+
+def test_without_any_key_it_is_told_that_none_is_set() -> None:
+    stored = Vault([NEW]).seal("s3cret")
+    assert complaint(Vault(), stored) == (
+        "the secret is encrypted, and BRIDGE_SECRET_KEY is not set"
+    )
+    assert not Vault().is_current(stored)
+    with pytest.raises(SecretError):
+        Vault().reseal(stored)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "fernet:",
+        "fernet:garbage",
+        "fernet:мусор",
+        "fernet:" + "A" * 100,
+        Vault([NEW]).seal("s3cret")[:-4],
+        Vault([NEW]).seal("s3cret").replace("fernet:", "fernet:fernet:"),
+        "fernet:" + Fernet(NEW).encrypt(b"\xffs3cret").decode(),
+    ],
+)
+def test_garbage_is_refused_like_a_wrong_key_and_not_shown(stored: str) -> None:
+    assert complaint(Vault([NEW]), stored) == "no key in BRIDGE_SECRET_KEY opens the secret"
+
+
+@pytest.mark.parametrize("key", ["", "short", NEW[:-4], "ключ"])
+def test_a_vault_is_not_made_of_what_is_no_key(key: str) -> None:
+    with pytest.raises(ValueError, match=r"^(?!.*short)"):
+        Vault([key])
+
+
+# --- opening is cheap, and nothing is shown
+
+
+def test_a_secret_that_is_opened_again_is_not_decrypted_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vault = Vault([NEW])
+    stored = vault.seal("s3cret")
+    assert vault.open(stored) == "s3cret"
+    monkeypatch.setattr(MultiFernet, "decrypt", None)
+    assert vault.open(stored) == "s3cret"
+
+
+def test_what_one_vault_keeps_open_another_without_its_key_does_not_open() -> None:
+    vault = Vault([NEW])
+    stored = vault.seal("s3cret")
+    vault.open(stored)
+    complaint(Vault([OTHER]), stored)
+
+
+def test_a_vault_keeps_only_so_many_secrets_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "KEPT_OPEN", 2)
+    vault = Vault([NEW])
+    for number in range(5):
+        assert vault.open(vault.seal(str(number))) == str(number)
+    assert vault._open_sealed.cache_info().currsize == 2
+
+
+def test_a_vault_shows_no_key() -> None:
+    vault = Vault([NEW, OLD])
+    assert repr(vault) == str(vault) == "<Vault with 2 keys>"
+
+
+# --- what may be a secret
+
+
+def test_a_new_secret_is_a_key_of_standard_webhooks_and_each_is_another() -> None:
+    secret = new_secret()
+    assert len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) == 32
+    Webhook(secret)
+    assert secret_problem(secret) is None
+    assert new_secret() != secret
+
+
+@pytest.mark.parametrize(
+    "secret", ["s", "your-secret", "секрет", "WHSEC_a", "whsec", whsec(24), whsec(25), whsec(64)]
+)
+def test_any_text_and_every_key_of_standard_webhooks_may_be_a_secret(secret: str) -> None:
+    assert secret_problem(secret) is None
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "whsec_",
+        "whsec_a",
+        "whsec_это не base64",
+        whsec(23),
+        whsec(65),
+        whsec(25).rstrip("="),
+        whsec(24) + "\n",
+        whsec(24) + "====",
+        "whsec_" + base64.urlsafe_b64encode(b"\xff" * 24).decode(),
+        "whsec_" + "A" * 42 + "B=",  # the last character says more bits than there are
+    ],
+)
+def test_what_only_begins_as_a_key_of_standard_webhooks_is_refused(secret: str) -> None:
+    problem = secret_problem(secret)
+    assert problem is not None
+    assert problem.startswith("begins with whsec_, so the rest must be 24 to 64 bytes in base64")
+    assert secret == "whsec_" or secret not in problem
+
+
+def test_what_would_be_taken_for_encrypted_is_refused() -> None:
+    assert secret_problem("fernet:abc") == (
+        "must not begin with fernet:, which marks what is stored encrypted"
+    )
