@@ -60,8 +60,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 raise StartError(f"cannot connect to the database: {error}") from None
             last_event_id = await _prepare(database)
             policy = AddressPolicy(settings.allowed_networks)
-            transport = Transport(
-                partial(resolve, policy=policy), max_idle=settings.delivery_concurrency
+            transport = stack.enter_context(
+                Transport(partial(resolve, policy=policy), max_idle=settings.delivery_concurrency)
             )
             try:
                 listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)

@@ -183,7 +183,6 @@ class Courier:
             settling.cancel_scope.deadline = trio.current_time() + LAST_WORDS_SECONDS
         with trio.move_on_after(LAST_WORDS_SECONDS):
             await self._release()
-        self._transport.close_idle(older_than_seconds=0)
         self.stopped.set()
 
     async def _claim_until_stopped(self, attempts: trio.Nursery) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from socket import AddressFamily
+from typing import Self
 
 import h11
 import httpx
@@ -178,7 +179,7 @@ class _Progress:
 
 
 class Transport:
-    """Posts to receivers.
+    """Posts to receivers, for the time of a ``with``; then the connections are closed.
 
     Args:
         resolve: finds, and checks, the addresses of a host. Connections are made to nothing else.
@@ -194,6 +195,12 @@ class Transport:
         # The one that was used last is used next; the others grow old and go.
         self._idle: dict[Origin, deque[_Connection]] = {}
         self._idle_count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_idle(older_than_seconds=0)
 
     async def post(
         self, url: str, *, headers: bytes, body: bytes, deadline_seconds: float

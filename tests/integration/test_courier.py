@@ -93,14 +93,17 @@ async def delivering(
     vault: Vault = PLAIN,
 ) -> AsyncIterator[Courier]:
     """Run a courier for the time of the context; it stops as it does in a bridge."""
-    with trio.fail_after(30):
+    with (
+        trio.fail_after(30),
+        Transport(partial(resolve, policy=LOCAL), max_idle=concurrency) as transport,
+    ):
         async with (
             open_database(url) as database,
             trio.open_nursery() as nursery,
         ):
             courier = Courier(
                 database,
-                Transport(partial(resolve, policy=LOCAL), max_idle=concurrency),
+                transport,
                 vault,
                 concurrency=concurrency,
                 schedule=schedule,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from socket import AddressFamily
@@ -100,7 +100,8 @@ def made(**options: object) -> Transport:
 async def _close_transports() -> AsyncIterator[None]:
     yield
     while _made:
-        _made.pop().close_idle(older_than_seconds=0)
+        with _made.pop():
+            pass
 
 
 async def post(
@@ -150,7 +151,7 @@ async def test_every_connection_asks_for_the_name_again_and_goes_where_it_leads_
         await server.request(stream)
         await stream.send_all(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
 
-    answers = iter(
+    answers: Iterator[Addresses | Exception] = iter(
         [addresses_of("127.0.0.1"), BlockedAddressError("169.254.169.254 is link-local")]
     )
 
