@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections.abc import Sequence
 from importlib.resources.abc import Traversable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -23,6 +25,11 @@ RETRY_SCHEDULE_SECONDS = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 864
 
 #: The tables of ``pgbridge.toml`` that are rules of capture.
 RULE_TABLES = ("capture", "note")
+
+# What an operator gets to see as an example.
+_NETWORKS = "10.0.0.0/8,192.168.1.7"
+# IPv6's form of IPv4 addresses.
+_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 class SettingsError(Exception):
@@ -67,6 +74,8 @@ class Settings(BaseSettings):
 
     # Delivery.
     delivery_concurrency: int = Field(64, ge=1, le=1000)
+    # Networks that webhooks may be sent to although they are not public.
+    allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     retry_schedule: Annotated[tuple[float, ...], NoDecode] = RETRY_SCHEDULE_SECONDS
 
     # Days that the logs are kept. Events outlive the failures that refer to them.
@@ -108,6 +117,14 @@ class Settings(BaseSettings):
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return _split(value)
+
+    @field_validator("allowed_networks", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        items = _split(value)
+        if not isinstance(items, list | tuple):
+            raise ValueError(f"must be a list of networks, such as {_NETWORKS}")
+        return parse_networks(items)
 
     @field_validator("retry_schedule", mode="before")
     @classmethod
@@ -156,6 +173,37 @@ def load_settings(**given: Any) -> Settings:
         raise SettingsError(_first_line(error)) from None
     except (ValueError, OSError) as error:  # the file is not TOML, or cannot be read
         raise SettingsError(f"{_config_path()}: {error}") from None
+
+
+def parse_networks(items: Sequence[object]) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Return networks written as CIDR; an address without a prefix is the network of it alone.
+
+    They open what is closed for safety, so nothing is guessed: each must be written as exactly what
+    it means.
+
+    Raises:
+        ValueError: one line that names the first wrong item and says how to write it.
+    """
+    return tuple(_network(item) for item in items)
+
+
+def _network(item: object) -> IPv4Network | IPv6Network:
+    if isinstance(item, IPv4Network | IPv6Network):
+        return item
+    # Python's ipaddress also takes numbers, masks and zones.
+    if not isinstance(item, str) or not re.fullmatch(r"[0-9A-Fa-f.:]+(/[0-9]+)?", item):
+        raise ValueError(f"{item!r} is not a network; write them like {_NETWORKS}")
+    try:
+        around = ip_network(item, strict=False)
+    except ValueError:
+        raise ValueError(f"{item!r} is not a network; write them like {_NETWORKS}") from None
+    address = ip_address(item.partition("/")[0])
+    if address != around.network_address:
+        raise ValueError(f"{item} is not exact; write {around}, or {address} for this one address")
+    if isinstance(around, IPv6Network) and around.subnet_of(_MAPPED):
+        plain = IPv4Network((int(address) & 0xFFFFFFFF, around.prefixlen - _MAPPED.prefixlen))
+        raise ValueError(f"{item} is IPv4 in the form of IPv6; write {plain}")
+    return around
 
 
 def config_text() -> str:
