@@ -14,7 +14,9 @@ import trio
 
 from bridge import assets
 from bridge.db import Database, DatabaseError, DatabaseUnavailable, keep_running, open_database
+from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
+from bridge.delivery.resolve import url_refusal
 from bridge.delivery.transport import open_transport
 from bridge.live.hub import Hub
 from bridge.live.session import Limits, LiveStream
@@ -56,6 +58,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             except DatabaseUnavailable as error:
                 raise StartError(f"cannot connect to the database: {error}") from None
             last_event_id = await _prepare(database)
+            policy = AddressPolicy(settings.allowed_networks)
             transport = await stack.enter_async_context(
                 open_transport(connections=settings.delivery_concurrency)
             )
@@ -117,6 +120,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 tokens,
                 cors_origins=settings.cors_origins,
                 ready=lambda: {"relay": relay.alive},
+                url_refusal=partial(url_refusal, policy=policy),
             )
             front = Front(api, live.serve, handshake_seconds=settings.ws_handshake_seconds)
 

@@ -1,7 +1,7 @@
 """The REST API: webhooks, their deliveries and statistics, and how the bridge is."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -56,6 +56,7 @@ def build_api(
     *,
     cors_origins: Sequence[str] = (),
     ready: Callable[[], Mapping[str, bool]],
+    url_refusal: Callable[[str], Awaitable[str | None]],
 ) -> FastAPI:
     """Build the API as an ASGI application. It has no lifespan: whoever serves it owns the parts.
 
@@ -64,6 +65,7 @@ def build_api(
         tokens: who may call.
         cors_origins: origins of the dashboards that may call from a browser.
         ready: the parts of the bridge by name, and whether each does its work.
+        url_refusal: says why no delivery may go to a webhook's URL, or None if one may.
     """
     api = FastAPI(
         title="pgbridge",
@@ -74,6 +76,7 @@ def build_api(
     api.state.database = database
     api.state.tokens = tokens
     api.state.ready = ready
+    api.state.url_refusal = url_refusal
     for router in (open_to_all, reading, writing):
         api.include_router(router)
     api.add_exception_handler(RequestValidationError, _invalid)
@@ -93,7 +96,23 @@ async def _database(request: Request) -> Database:
     return database
 
 
+UrlCheck = Callable[[str], Awaitable[None]]
+
+
+async def _url_check(request: Request) -> UrlCheck:
+    """Give what answers 422, as for any wrong field, to a URL that no delivery may go to."""
+
+    async def check(url: str) -> None:
+        if refusal := await request.app.state.url_refusal(url):
+            raise RequestValidationError(
+                [{"type": "url_refused", "loc": ("body", "url"), "msg": refusal}]
+            )
+
+    return check
+
+
 InDatabase = Annotated[Database, Depends(_database)]
+ChecksUrl = Annotated[UrlCheck, Depends(_url_check)]
 
 
 @open_to_all.get("/healthz", response_model=Health)
@@ -140,8 +159,11 @@ async def list_webhooks(
 
 
 @writing.post("/webhooks", status_code=201, responses=_TOO_LARGE, tags=["webhooks"])
-async def create_webhook(database: InDatabase, webhook: NewWebhook) -> Webhook:
-    """Create a webhook."""
+async def create_webhook(
+    database: InDatabase, check_url: ChecksUrl, webhook: NewWebhook
+) -> Webhook:
+    """Create a webhook. Its URL must lead to a public address, or to one that is allowed here."""
+    await check_url(webhook.url)
     rows = await database.fetch(
         "create_webhook",
         webhook.name,
@@ -174,11 +196,18 @@ async def get_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Pat
 
 @writing.patch("/webhooks/{webhook_id}", responses={**_NOT_FOUND, **_TOO_LARGE}, tags=["webhooks"])
 async def update_webhook(
-    database: InDatabase, webhook_id: Annotated[WebhookId, Path()], changes: WebhookChanges
+    database: InDatabase,
+    check_url: ChecksUrl,
+    webhook_id: Annotated[WebhookId, Path()],
+    changes: WebhookChanges,
 ) -> Webhook:
     """Change a webhook. Switching it on clears the reason for which the bridge switched it off."""
-    columns = json.dumps(changes.columns())
-    return _webhook(_found(await database.fetch("update_webhook", _stored(webhook_id), columns)))
+    stored_id, columns = _stored(webhook_id), changes.columns()
+    if changes.url is not None:
+        # Also where it is the same as before: nothing could be delivered to it.
+        await check_url(changes.url)
+    rows = await database.fetch("update_webhook", stored_id, json.dumps(columns))
+    return _webhook(_found(rows))
 
 
 @writing.delete(
