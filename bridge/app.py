@@ -16,7 +16,7 @@ from bridge import assets
 from bridge.db import Database, DatabaseError, DatabaseUnavailable, keep_running, open_database
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
-from bridge.delivery.resolve import resolve
+from bridge.delivery.resolve import resolve, url_refusal
 from bridge.delivery.transport import Transport
 from bridge.live.hub import Hub
 from bridge.live.session import Limits, LiveStream
@@ -127,6 +127,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 vault=vault,
                 cors_origins=settings.cors_origins,
                 ready=lambda: {"relay": relay.alive},
+                url_refusal=partial(url_refusal, policy=policy),
             )
             front = Front(api, live.serve, handshake_seconds=settings.ws_handshake_seconds)
 

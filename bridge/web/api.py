@@ -1,7 +1,7 @@
 """The REST API: webhooks, their deliveries and statistics, and how the bridge is."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -61,6 +61,7 @@ def build_api(
     vault: Vault,
     cors_origins: Sequence[str] = (),
     ready: Callable[[], Mapping[str, bool]],
+    url_refusal: Callable[[str], Awaitable[str | None]],
 ) -> FastAPI:
     """Build the API as an ASGI application. It has no lifespan: whoever serves it owns the parts.
 
@@ -70,6 +71,7 @@ def build_api(
         vault: seals the webhooks' secrets.
         cors_origins: origins of the dashboards that may call from a browser.
         ready: the parts of the bridge by name, and whether each does its work.
+        url_refusal: says why no delivery may go to a webhook's URL, or None if one may.
     """
     api = FastAPI(
         title="pgbridge",
@@ -81,6 +83,7 @@ def build_api(
     api.state.tokens = tokens
     api.state.vault = vault
     api.state.ready = ready
+    api.state.url_refusal = url_refusal
     for router in (open_to_all, reading, writing):
         api.include_router(router)
     api.add_exception_handler(RequestValidationError, _invalid)
@@ -100,6 +103,21 @@ async def _database(request: Request) -> Database:
     return database
 
 
+UrlCheck = Callable[[str], Awaitable[None]]
+
+
+async def _url_check(request: Request) -> UrlCheck:
+    """Give what answers 422, as for any wrong field, to a URL that no delivery may go to."""
+
+    async def check(url: str) -> None:
+        if refusal := await request.app.state.url_refusal(url):
+            raise RequestValidationError(
+                [{"type": "url_refused", "loc": ("body", "url"), "msg": refusal}]
+            )
+
+    return check
+
+
 async def _vault(request: Request) -> Vault:
     vault: Vault = request.app.state.vault
     return vault
@@ -107,6 +125,7 @@ async def _vault(request: Request) -> Vault:
 
 InDatabase = Annotated[Database, Depends(_database)]
 InVault = Annotated[Vault, Depends(_vault)]
+ChecksUrl = Annotated[UrlCheck, Depends(_url_check)]
 
 
 @open_to_all.get("/healthz", response_model=Health)
@@ -161,9 +180,10 @@ async def list_webhooks(
     response_model_exclude_unset=True,
 )
 async def create_webhook(
-    database: InDatabase, vault: InVault, webhook: NewWebhook
+    database: InDatabase, vault: InVault, check_url: ChecksUrl, webhook: NewWebhook
 ) -> CreatedWebhook:
-    """Create a webhook."""
+    """Create a webhook. Its URL must lead to a public address, or to one that is allowed here."""
+    await check_url(webhook.url)
     secret = new_secret() if webhook.generate_secret else webhook.secret
     rows = await database.fetch(
         "create_webhook",
@@ -200,14 +220,18 @@ async def get_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Pat
 async def update_webhook(
     database: InDatabase,
     vault: InVault,
+    check_url: ChecksUrl,
     webhook_id: Annotated[WebhookId, Path()],
     changes: WebhookChanges,
 ) -> Webhook:
     """Change a webhook. Switching it on clears the reason for which the bridge switched it off."""
-    columns = changes.columns()
+    stored_id, columns = _stored(webhook_id), changes.columns()
+    if changes.url is not None:
+        # Also where it is the same as before: nothing could be delivered to it.
+        await check_url(changes.url)
     if changes.secret:
         columns["secret"] = vault.seal(changes.secret)
-    rows = await database.fetch("update_webhook", _stored(webhook_id), json.dumps(columns))
+    rows = await database.fetch("update_webhook", stored_id, json.dumps(columns))
     return _webhook(_found(rows))
 
 

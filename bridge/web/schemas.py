@@ -25,6 +25,7 @@ MAX_BIGINT = 2**63 - 1
 _HTTP_URL = re.compile(r"https?://[^\s/?#@\\]+([/?#]\S*)?", re.IGNORECASE)
 # What may stand in a request for a name resolver: letters, digits, hyphens, dots, underscores.
 _HOST_NAME = re.compile(rb"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+_IPV6 = re.compile(rb"[0-9a-f:.]*:[0-9a-f:.]*", re.IGNORECASE)
 
 
 def _storable(text: str) -> str:
@@ -42,7 +43,8 @@ def _deliverable(url: str) -> str:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
         raise ValueError("must be a URL") from None
-    if not (b":" in parsed.raw_host or _HOST_NAME.fullmatch(parsed.raw_host)):
+    # An IPv6 address has its colons, but no zone: that names an interface of the bridge's machine.
+    if not (_IPV6.fullmatch(parsed.raw_host) or _HOST_NAME.fullmatch(parsed.raw_host)):
         raise ValueError("must have a valid host")
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise ValueError("must have a port between 1 and 65535")

@@ -5,6 +5,8 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from ipaddress import ip_network
 from typing import Any
 
 import httpx
@@ -16,10 +18,13 @@ from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
 
 from bridge.db import open_database
+from bridge.delivery.addresses import AddressPolicy
+from bridge.delivery.resolve import url_refusal
 from bridge.secrets import Vault
 from bridge.tokens import TokenStore, hash_token
 from bridge.web.api import build_api
 from bridge.web.body import MAX_BODY_BYTES
+from tests.resolver import Resolver, resolving
 
 TOKEN = "static-token"
 FORM = {"name": "Shop", "url": "https://example.com/webhook", "event_type": "user.created"}
@@ -45,6 +50,10 @@ MAX_BIGINT = 2**63 - 1
 Bot = psycopg.Connection[tuple[Any, ...]]
 
 
+async def no_url_is_refused(_url: str) -> None:
+    return None
+
+
 @asynccontextmanager
 async def calling(
     url: str, *, token: str | None = TOKEN, **options: Any
@@ -52,6 +61,7 @@ async def calling(
     """Build the API on this database; give a client that brings the token."""
     options.setdefault("ready", dict)
     options.setdefault("vault", Vault())
+    options.setdefault("url_refusal", no_url_is_refused)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with open_database(url) as database:
         api = build_api(database, TokenStore(database, TOKEN), **options)
@@ -725,6 +735,102 @@ async def test_with_a_key_the_database_never_has_a_secret_in_the_clear(
         made = await create(client, generate_secret=True)
         assert secrets_of(bot, made["id"], vault) == [made["secret"], None]
         assert made["secret"] not in everything_stored(bot)
+
+
+# Where a webhook leads
+
+
+PRIVATE = (
+    "intra.example: 10.0.0.7 is a private address; "
+    "10.0.0.7/32 in BRIDGE_ALLOWED_NETWORKS would allow it"
+)
+
+
+#: The names that resolve while URLs are checked.
+NAMES = {"example.com": ["198.41.0.4"], "intra.example": ["10.0.0.7"]}
+
+
+@asynccontextmanager
+async def checking_urls(
+    url: str, *allowed: str
+) -> AsyncIterator[tuple[httpx.AsyncClient, Resolver]]:
+    """Build an API that checks URLs as a bridge does with these networks allowed."""
+    policy = AddressPolicy([ip_network(network) for network in allowed])
+    check = partial(url_refusal, policy=policy)
+    with resolving(NAMES) as resolver:
+        async with calling(url, url_refusal=check) as client:
+            yield client, resolver
+
+
+def assert_url_refused(answer: httpx.Response, msg: str) -> None:
+    assert answer.status_code == 422
+    assert answer.json() == {
+        "detail": [{"type": "url_refused", "loc": ["body", "url"], "msg": msg}]
+    }
+
+
+async def test_a_new_webhook_must_not_lead_to_a_private_address(bridge_url: str, bot: Bot) -> None:
+    async with checking_urls(bridge_url) as (client, _):
+        await create(client)
+        for url, msg in (
+            ("https://intra.example/hook", PRIVATE),
+            (
+                "http://127.0.0.1:9000/hook",
+                "127.0.0.1 is a loopback address; "
+                "127.0.0.1/32 in BRIDGE_ALLOWED_NETWORKS would allow it",
+            ),
+            (
+                "http://[::1]/",
+                "::1 is a loopback address; ::1/128 in BRIDGE_ALLOWED_NETWORKS would allow it",
+            ),
+        ):
+            assert_url_refused(await client.post("/webhooks", json={**FORM, "url": url}), msg)
+    assert bot.execute("select url from bridge.webhooks").fetchall() == [(FORM["url"],)]
+
+
+async def test_a_webhook_may_lead_to_a_private_address_that_is_allowed(bridge_url: str) -> None:
+    async with checking_urls(bridge_url, "10.0.0.0/8", "::1") as (client, _):
+        webhook = await create(client, url="https://intra.example/hook")
+        answer = await client.patch(f"/webhooks/{webhook['id']}", json={"url": "http://[::1]/"})
+        assert (answer.status_code, answer.json()["url"]) == (200, "http://[::1]/")
+
+
+async def test_a_webhook_may_lead_to_a_name_that_does_not_resolve_yet(bridge_url: str) -> None:
+    async with checking_urls(bridge_url) as (client, _):
+        await create(client, url="https://not-yet.example/hook")
+
+
+async def test_a_change_must_not_lead_to_a_private_address(bridge_url: str) -> None:
+    async with checking_urls(bridge_url) as (client, _):
+        webhook = await create(client)
+        path = f"/webhooks/{webhook['id']}"
+        changes = {"name": "Other", "url": "https://intra.example/hook"}
+        assert_url_refused(await client.patch(path, json=changes), PRIVATE)
+        assert (await client.get(path)).json() == webhook
+
+
+async def test_a_form_with_the_url_as_it_was_is_refused_if_nothing_could_go_there(
+    bridge_url: str,
+) -> None:
+    async with calling(bridge_url) as lenient:
+        webhook = await create(lenient, url="https://intra.example/hook")
+    path = f"/webhooks/{webhook['id']}"
+    async with checking_urls(bridge_url) as (client, _):
+        assert_url_refused(await client.patch(path, json={**webhook, "name": "Other"}), PRIVATE)
+        answer = await client.patch(path, json={"name": "Other", "url": None})
+        assert (answer.status_code, answer.json()["name"]) == (200, "Other")
+
+
+async def test_no_name_is_resolved_for_a_request_that_is_refused_anyway(bridge_url: str) -> None:
+    url = {"url": "https://intra.example/hook"}
+    async with checking_urls(bridge_url) as (client, resolver):
+        for answer in (
+            await client.post("/webhooks", json={**FORM, **url, "event_type": "a..b"}),
+            await client.post("/webhooks", json={**FORM, **url}, headers={"Authorization": ""}),
+            await client.patch("/webhooks/0", json=url),
+        ):
+            assert answer.status_code in (401, 404, 422)
+        assert resolver.asked == []
 
 
 # Deliveries

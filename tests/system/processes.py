@@ -19,12 +19,14 @@ TOKEN = "the-test-token"
 
 
 def environment(url: str | None, **settings: object) -> dict[str, str]:
-    """Return an environment with these settings and no others: BRIDGE_<NAME>."""
+    """Return an environment with these settings: BRIDGE_<NAME>. Receivers may be on loopback."""
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("BRIDGE_", "PG")) and name != "DATABASE_URL"
     }
+    # The tests' receivers are on this machine.
+    settings = {"allowed_networks": "127.0.0.0/8", **settings}
     given = {f"BRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
     if url is not None:
         given["BRIDGE_DATABASE_URL"] = url

@@ -64,6 +64,8 @@ class Reader:
         self._output = ""
         self._token = ""
         self._script = ""
+        # Only what the guide says: a reader's bridge is allowed nothing else.
+        self._allowed_networks = ""
         self._bridge: Bridge | None = None
         self._client: WebSocketConnection | None = None
         self._receiver: trio.Process | None = None
@@ -105,10 +107,18 @@ class Reader:
         """Do what the command does; return what it prints."""
         match shlex.split(command.replace("\\\n", "")):
             case ["export", assignment]:
-                assert assignment.startswith("BRIDGE_DATABASE_URL=postgresql://")
+                name, value = assignment.split("=", 1)
+                if name == "BRIDGE_ALLOWED_NETWORKS":
+                    self._allowed_networks = value
+                else:
+                    assert assignment.startswith("BRIDGE_DATABASE_URL=postgresql://")
             case ["pgbridge", "run"]:
                 self._bridge = await self._stack.enter_async_context(
-                    running(self._url, config=self._config)
+                    running(
+                        self._url,
+                        config=self._config,
+                        allowed_networks=self._allowed_networks,
+                    )
                 )
                 return self._bridge.announcement
             case ["pgbridge", *arguments]:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_only_the_database_must_be_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
     assert settings.token is None
     assert settings.retry_schedule == RETRY_SCHEDULE_SECONDS
+    assert settings.allowed_networks == ()
 
 
 def test_without_a_database_the_message_says_what_to_set() -> None:
@@ -92,6 +94,7 @@ def test_the_file_alone_is_enough(home: Path) -> None:
     (home / "pgbridge.toml").write_text(
         f'database_url = "{URL}"\ntoken = "secret"\nretry_schedule = [0, 1.5]\n'
         'cors_origins = ["https://a.example", "https://b.example"]\n'
+        'allowed_networks = ["10.0.0.0/8", "::1"]\n'
     )
     settings = load_settings()
     assert settings.database_url == URL
@@ -99,6 +102,7 @@ def test_the_file_alone_is_enough(home: Path) -> None:
     assert settings.token.get_secret_value() == "secret"
     assert settings.retry_schedule == (0, 1.5)
     assert settings.cors_origins == ("https://a.example", "https://b.example")
+    assert settings.allowed_networks == (ip_network("10.0.0.0/8"), ip_network("::1/128"))
 
 
 def test_the_file_can_be_anywhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,9 +115,13 @@ def test_lists_in_variables_are_separated_by_commas(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("BRIDGE_DATABASE_URL", URL)
     monkeypatch.setenv("BRIDGE_RETRY_SCHEDULE", "0, 5,300 ")
     monkeypatch.setenv("BRIDGE_CORS_ORIGINS", "https://a.example,https://b.example")
+    monkeypatch.setenv("BRIDGE_ALLOWED_NETWORKS", "10.0.0.0/8, 192.168.1.7,fd00::/8,::/0")
     settings = load_settings()
     assert settings.retry_schedule == (0, 5, 300)
     assert settings.cors_origins == ("https://a.example", "https://b.example")
+    assert settings.allowed_networks == tuple(
+        map(ip_network, ["10.0.0.0/8", "192.168.1.7/32", "fd00::/8", "::/0"])
+    )
 
 
 def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +181,34 @@ def test_a_url_that_is_wrong_is_refused_without_its_password(
 ) -> None:
     given = {"database_url": URL} | {setting: url}
     assert refusal(**given).startswith(f"BRIDGE_{setting.upper()}: {said}")
+
+
+# --- the networks
+
+
+@pytest.mark.parametrize(
+    ("networks", "said"),
+    [
+        ("10.0.0.0/8,intranet", "'intranet' is not a network; write them like 10.0.0.0/8,192.168"),
+        ("10.0.0.0/8 10.1.0.0/16", "'10.0.0.0/8 10.1.0.0/16' is not a network; write them like"),
+        ("10.0.0.0/33", "'10.0.0.0/33' is not a network; "),
+        ("10/8", "'10/8' is not a network; "),
+        ("10.0.0.0/255.0.0.0", "'10.0.0.0/255.0.0.0' is not a network; "),
+        ("fe80::%eth0/64", "'fe80::%eth0/64' is not a network; "),
+        ("[::1]", "'[::1]' is not a network; "),
+        ("http://10.0.0.1", "'http://10.0.0.1' is not a network; "),
+        ("10.0.0.5/8", "10.0.0.5/8 is not exact; write 10.0.0.0/8, or 10.0.0.5 for this one"),
+        ("fd00::1/8", "fd00::1/8 is not exact; write fd00::/8, or fd00::1 for this one address"),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1 is IPv4 in the form of IPv6; write 127.0.0.1/32"),
+        ("::ffff:7f00:0/104", "::ffff:7f00:0/104 is IPv4 in the form of IPv6; write 127.0.0.0/8"),
+        ([10], "10 is not a network; "),
+        ([True], "True is not a network; "),
+        (10, "must be a list of networks, such as 10.0.0.0/8,192.168.1.7"),
+    ],
+)
+def test_a_network_that_is_not_exactly_one_is_named(networks: object, said: str) -> None:
+    message = refusal(database_url=URL, allowed_networks=networks)
+    assert message.startswith(f"BRIDGE_ALLOWED_NETWORKS: {said}")
 
 
 # --- mistakes
