@@ -1,8 +1,9 @@
 """Claims deliveries, sends them, and settles what became of them.
 
-A delivery is leased in a short transaction, sent outside any, and settled in a batch. Attempts in
-flight are at most ``concurrency``, attempts that wait for being settled at most as many again and
-what was in flight; with both full nothing is claimed, and what is not claimed waits in the queue.
+A delivery is leased in a short transaction, sent outside any, and settled in a batch. It is held
+from the claim until it is settled, and so are its slots: at most ``concurrency`` in all and
+``max_concurrency`` to one webhook. So the memory that answers can take is bounded, and so is what a
+crash can repeat. A full courier claims nothing more, and what it does not claim waits in the queue.
 """
 
 from __future__ import annotations
@@ -145,9 +146,9 @@ class Courier:
         self._held: dict[int, _Delivery] = {}
         # Attempts that wait for being settled: a part of those held.
         self._attempts: list[_Attempt] = []
-        # Attempts in flight by webhook, and how many of them to webhooks that mostly fail.
-        self._in_flight: Counter[int] = Counter()
-        self._in_flight_failing = 0
+        # Those held by webhook, and how many of them to webhooks that mostly fail.
+        self._held_by_webhook: Counter[int] = Counter()
+        self._held_failing = 0
         # What has been looked through: by webhook, and everywhere.
         self._due_since: dict[int, datetime] = {}
         self._swept: datetime | None = None
@@ -188,17 +189,11 @@ class Courier:
     async def _claim_until_stopped(self, attempts: trio.Nursery) -> None:
         while not self._stopping:
             started = trio.current_time()
-            free = min(
-                CLAIM_BATCH,
-                self._concurrency - self._in_flight.total(),
-                2 * self._concurrency - len(self._attempts),
-            )
+            free = min(CLAIM_BATCH, self._concurrency - len(self._held))
             if free > 0:
                 deliveries = await self._claim(free)
                 for delivery in deliveries:
-                    self._held[delivery.id] = delivery
-                    self._in_flight[delivery.webhook_id] += 1
-                    self._in_flight_failing += delivery.is_failing
+                    self._hold(delivery)
                     attempts.start_soon(self._attempt, delivery)
                 if len(deliveries) == free:
                     continue  # there is more
@@ -206,20 +201,32 @@ class Courier:
             await _linger(started)
             await self._due.wait(self._poll_seconds)
 
+    def _hold(self, delivery: _Delivery) -> None:
+        self._held[delivery.id] = delivery
+        self._held_by_webhook[delivery.webhook_id] += 1
+        self._held_failing += delivery.is_failing
+
+    def _let_go(self, delivery: _Delivery) -> None:
+        del self._held[delivery.id]
+        self._held_failing -= delivery.is_failing
+        self._held_by_webhook[delivery.webhook_id] -= 1
+        if not self._held_by_webhook[delivery.webhook_id]:
+            del self._held_by_webhook[delivery.webhook_id]
+
     async def _claim(self, limit: int) -> list[_Delivery]:
         """Lease what is due; everything, or what has become due since it was looked for."""
         is_sweep = trio.current_time() - self._swept_at >= SWEEP_SECONDS
         since = None if is_sweep else self._swept
-        known = list(self._in_flight.keys() | self._due_since.keys())
+        known = list(self._held_by_webhook.keys() | self._due_since.keys())
         self._clock.ask()
         rows = await self._database.fetch(
             "claim",
             known,
-            [self._in_flight[webhook_id] for webhook_id in known],
+            [self._held_by_webhook[webhook_id] for webhook_id in known],
             [since and self._due_since.get(webhook_id) for webhook_id in known],
             since,
             limit,
-            self._concurrency // 2 - self._in_flight_failing,
+            self._concurrency // 2 - self._held_failing,
         )
         now = self._clock.answer(rows[0]["now"])
         if is_sweep:
@@ -227,7 +234,7 @@ class Courier:
             self._due_since = {
                 webhook_id: since
                 for webhook_id, since in self._due_since.items()
-                if webhook_id in self._in_flight
+                if webhook_id in self._held_by_webhook
             }
         if rows[0]["id"] is None:
             return []
@@ -266,12 +273,6 @@ class Courier:
             # A payload that cannot be serialised, or a bug: one delivery's trouble, nobody else's.
             log.exception("attempt_crashed", delivery_id=delivery.id)
             answer = Answer(failure=Failure.INTERNAL, error=f"cannot be sent: {error!r}"[:500])
-        finally:
-            self._in_flight_failing -= delivery.is_failing
-            self._in_flight[delivery.webhook_id] -= 1
-            if not self._in_flight[delivery.webhook_id]:
-                del self._in_flight[delivery.webhook_id]
-            self._due.signal()
         verdict = judge(
             answer,
             attempt_number=delivery.attempt_of_schedule,
@@ -326,7 +327,7 @@ class Courier:
         while not self._over or self._attempts:
             started = trio.current_time()
             await keep_running("settle", self._settle_all)
-            if not self._over:
+            if not self._over and len(self._held) > CLAIM_BATCH:
                 await _linger(started)
             await self._ended.wait(self._poll_seconds)
 
@@ -348,7 +349,7 @@ class Courier:
                     await self._settle_alone(attempt)
             del self._attempts[: len(batch)]
             for attempt in batch:
-                self._held.pop(attempt.delivery.id, None)
+                self._let_go(attempt.delivery)
             self._due.signal()
 
     async def _settle_alone(self, attempt: _Attempt) -> None:
@@ -426,9 +427,8 @@ class _ServerClock:
 
 
 async def _linger(started: float) -> None:
-    """Wait twice as long as what began then has taken.
+    """Wait as long again as what began then has taken, while more comes together.
 
-    Under load, statements are made for many rows at once, and take a third of the time at most;
-    without load, nothing is to be waited for that long.
+    So under load a statement is for many rows, and statements take half of the time at most.
     """
-    await trio.sleep(2 * (trio.current_time() - started))
+    await trio.sleep(trio.current_time() - started)
