@@ -11,7 +11,7 @@ alter table bridge.webhooks
     add column failure_share              real        not null default 0,
     add column failing_since              timestamptz,
     add column probe_at                   timestamptz,
-    add column paced_until                timestamptz not null default '-infinity',
+    add column paced_until                timestamptz,
     add column delivered_count            bigint      not null default 0,
     add column failed_count               bigint      not null default 0,
     -- A variable, such as $amount for $.amount, is nowhere given a value.
@@ -49,7 +49,7 @@ comment on column bridge.webhooks.failing_since is
 comment on column bridge.webhooks.probe_at is
     'The breaker. Null: closed. Otherwise it is open: deliveries wait, and from then on one is tried, to see whether the receiver is back.';
 comment on column bridge.webhooks.paced_until is
-    'With rate_per_second: until when the rate is used up by what was claimed.';
+    'With rate_per_second: until when the rate is used up by what was claimed; null: nothing was yet.';
 comment on column bridge.webhooks.delivered_count is 'Deliveries in the log that succeeded. Kept by settle, requeue and drop_expired_partition, so that nobody has to count the log.';
 comment on column bridge.webhooks.failed_count is 'Deliveries in the log that were given up.';
 

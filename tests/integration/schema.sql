@@ -911,7 +911,7 @@ CREATE TABLE bridge.webhooks (
     failure_share real DEFAULT 0 NOT NULL,
     failing_since timestamp with time zone,
     probe_at timestamp with time zone,
-    paced_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    paced_until timestamp with time zone,
     delivered_count bigint DEFAULT 0 NOT NULL,
     failed_count bigint DEFAULT 0 NOT NULL,
     CONSTRAINT webhooks_failure_share_range CHECK (((failure_share >= (0)::double precision) AND (failure_share <= (1)::double precision))),
@@ -963,7 +963,7 @@ COMMENT ON COLUMN bridge.webhooks.failing_since IS 'Start of the first failed at
 
 COMMENT ON COLUMN bridge.webhooks.probe_at IS 'The breaker. Null: closed. Otherwise it is open: deliveries wait, and from then on one is tried, to see whether the receiver is back.';
 
-COMMENT ON COLUMN bridge.webhooks.paced_until IS 'With rate_per_second: until when the rate is used up by what was claimed.';
+COMMENT ON COLUMN bridge.webhooks.paced_until IS 'With rate_per_second: until when the rate is used up by what was claimed; null: nothing was yet.';
 
 COMMENT ON COLUMN bridge.webhooks.delivered_count IS 'Deliveries in the log that succeeded. Kept by settle, requeue and drop_expired_partition, so that nobody has to count the log.';
 
