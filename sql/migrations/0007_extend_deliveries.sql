@@ -202,12 +202,15 @@ begin
     -- event would be pending again after it was looked for. (requeue has the other half.)
     perform pg_advisory_xact_lock(hashtext('bridge.redelivery'));
     for v_expired in
-        select c.relname,
-               to_date(right(c.relname, 8), 'YYYYMMDD')::timestamp at time zone 'UTC' as starts_at
+        select c.relname, day.date::timestamp at time zone 'UTC' as starts_at
         from pg_inherits i
         join pg_class c on c.oid = i.inhrelid
+        cross join lateral (
+            -- A case, since a plan may come to this before it has joined: for other tables, too.
+            select case when c.relname ~ '_p[0-9]{8}$' then to_date(right(c.relname, 8), 'YYYYMMDD') end as date
+        ) as day
         where i.inhparent = to_regclass(format('bridge.%I', p_parent))
-          and to_date(right(c.relname, 8), 'YYYYMMDD') < (now() at time zone 'UTC')::date - p_keep_days
+          and day.date < (now() at time zone 'UTC')::date - p_keep_days
         order by c.relname
     loop
         -- What is still to be delivered keeps its payload.

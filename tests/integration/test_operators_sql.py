@@ -620,6 +620,21 @@ def test_a_day_whose_events_are_still_pending_is_kept(psql: Psql) -> None:
     assert drop(psql.session, "events") == name("events", days[1])
 
 
+def test_a_plan_that_begins_with_other_tables_than_the_days_of_the_log_finds_them(
+    psql: Psql, connect: Callable[[], Session]
+) -> None:
+    drop_all(psql)
+    day = LONG_AGO + timedelta(days=350)
+    psql.make_day(day)
+    upkeep = connect()
+    upkeep.execute("set enable_nestloop = off")
+    upkeep.execute("set enable_indexscan = off")
+    upkeep.execute("set enable_bitmapscan = off")
+    for parent in "events", "delivery_attempts", "delivery_log_success", "delivery_log_failed":
+        assert drop(upkeep, parent) == name(parent, day)
+    upkeep.commit()
+
+
 def test_a_drop_and_a_redelivery_take_turns(psql: Psql, connect: Callable[[], Session]) -> None:
     drop_all(psql)
     day = LONG_AGO + timedelta(days=400)
