@@ -18,6 +18,7 @@ from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import resolve, url_refusal
 from bridge.delivery.transport import Transport
+from bridge.delivery.trial import send_trial
 from bridge.live.hub import Hub
 from bridge.live.session import Limits, LiveStream
 from bridge.relay.drain import Relay
@@ -128,6 +129,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 cors_origins=settings.cors_origins,
                 ready=lambda: {"relay": relay.alive},
                 url_refusal=partial(url_refusal, policy=policy),
+                send_trial=partial(send_trial, transport, vault),
             )
             front = Front(api, live.serve, handshake_seconds=settings.ws_handshake_seconds)
 

@@ -18,11 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bridge import tokens
+from bridge import tokens, webhooks
 from bridge.capture import install
 from bridge.capture.doctor import Finding, examine
 from bridge.capture.rules import Rule, RuleError, load_rules
 from bridge.capture.status import StatusError, read_status
+from bridge.delivery.addresses import AddressPolicy
+from bridge.secrets import Vault, new_secret
 from bridge.settings import Settings, SettingsError, config_text, load_settings
 
 #: Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
@@ -45,6 +47,12 @@ capture_app = typer.Typer(
 app.add_typer(capture_app, name="capture")
 token_app = typer.Typer(help="Tokens for REST and WebSocket.", no_args_is_help=True)
 app.add_typer(token_app, name="token")
+webhooks_app = typer.Typer(help="Webhooks: where events are sent.", no_args_is_help=True)
+app.add_typer(webhooks_app, name="webhooks")
+
+WebhookId = Annotated[
+    int, typer.Argument(min=1, max=2**63 - 1, help="The id that `pgbridge webhooks list` shows.")
+]
 
 
 def main() -> None:
@@ -231,6 +239,179 @@ def token_revoke(
     _say(f"token {token_id} is revoked")
 
 
+@webhooks_app.command("list")
+def webhooks_list(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+) -> None:
+    """List the webhooks: what they are, how they do, and what waits for them."""
+    with _installing(_settings()) as connection:
+        rows = webhooks.webhook_overview(connection)
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    table = Table("id", "name", "url", "event type", "state", "pending", "succeeded, last hour")
+    for row in rows:
+        rate = row.pop("success_rate_hour")
+        share = "" if rate is None else f"{rate:g} %"
+        table.add_row(*(Text(str(value)) for value in row.values()), share)
+    Console().print(table)
+
+
+@webhooks_app.command("create")
+def webhooks_create(
+    name: Annotated[str, typer.Option(help="What it is for.")],
+    url: Annotated[str, typer.Option(help="Where to send: http or https.")],
+    event_type: Annotated[str, typer.Option(help="ticket.created, ticket.* or *.")],
+    secret_stdin: Annotated[
+        bool, typer.Option("--secret-stdin", help="Read the key of the signatures from stdin.")
+    ] = False,
+    generate_secret: Annotated[
+        bool, typer.Option("--generate-secret", help="Make a key, and print it, too.")
+    ] = False,
+    rate_per_second: Annotated[
+        float | None, typer.Option(help="Most attempts a second; else there is no limit.")
+    ] = None,
+    max_concurrency: Annotated[int, typer.Option(help="Most attempts in flight.")] = 4,
+    timeout_seconds: Annotated[int, typer.Option(help="Deadline of one attempt.")] = 15,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="One at a time, in the order of events.")
+    ] = False,
+    filter_: Annotated[
+        str | None,
+        typer.Option("--filter", help="jsonpath predicate, such as '$.amount_kopeks >= 1000'."),
+    ] = None,
+) -> None:
+    """Create a webhook. Prints its id and, with --generate-secret, the secret on a second line.
+
+    A secret is never an argument: every user of the machine could see it in the list of processes.
+    """
+    if secret_stdin and generate_secret:
+        _fail("--secret-stdin and --generate-secret exclude each other", MISUSED)
+    secret = new_secret() if generate_secret else None
+    if secret_stdin:
+        secret = _secret_of_stdin()
+    settings = _settings()
+    with _installing(settings) as connection:
+        webhook = webhooks.checked(
+            name=name,
+            url=url,
+            event_type=event_type,
+            secret=secret,
+            rate_per_second=rate_per_second,
+            max_concurrency=max_concurrency,
+            timeout_seconds=timeout_seconds,
+            ordered=ordered,
+            filter=filter_,
+        )
+        webhook_id = webhooks.create_webhook(connection, Vault(settings.secret_keys), webhook)
+    typer.echo(webhook_id)
+    if generate_secret:
+        typer.echo(secret)
+
+
+@webhooks_app.command("test")
+def webhooks_test(webhook_id: WebhookId) -> None:
+    """Send a webhook a signed test from this machine, and print what its receiver answers."""
+    settings = _settings()
+    vault, policy = Vault(settings.secret_keys), AddressPolicy(settings.allowed_networks)
+    with _installing(settings) as connection:
+        trial = webhooks.try_webhook(connection, vault, policy, webhook_id)
+    if trial.response_body:
+        typer.echo(trial.response_body)
+    if trial.error_message is not None:
+        _fail(trial.error_message)
+    _say(f"HTTP {trial.response_status} after {1000 * trial.seconds:.0f} ms")
+
+
+@webhooks_app.command("disable")
+def webhooks_disable(webhook_id: WebhookId) -> None:
+    """Switch a webhook off: it gets no new deliveries, and what is queued waits."""
+    with _installing(_settings()) as connection:
+        webhooks.switch_webhook(connection, webhook_id, on=False)
+    _say(f"webhook {webhook_id} is off")
+
+
+@webhooks_app.command("enable")
+def webhooks_enable(webhook_id: WebhookId) -> None:
+    """Switch a webhook on."""
+    with _installing(_settings()) as connection:
+        webhooks.switch_webhook(connection, webhook_id, on=True)
+    _say(f"webhook {webhook_id} is on")
+
+
+@webhooks_app.command("pause")
+def webhooks_pause(webhook_id: WebhookId) -> None:
+    """Have a webhook's deliveries wait. Unlike one that is off, it goes on getting new ones."""
+    with _installing(_settings()) as connection:
+        webhooks.pause_webhook(connection, webhook_id)
+    _say(f"webhook {webhook_id} is paused")
+
+
+@webhooks_app.command("resume")
+def webhooks_resume(webhook_id: WebhookId) -> None:
+    """Have a webhook deliver again, whether it was paused, failing or switched off."""
+    with _installing(_settings()) as connection:
+        webhooks.resume_webhook(connection, webhook_id)
+    _say(f"webhook {webhook_id} delivers")
+
+
+@webhooks_app.command("redeliver")
+def webhooks_redeliver(
+    webhook_id: WebhookId,
+    since: Annotated[str, typer.Option(help="From then on, '2026-01-31 10:00'; UTC.")],
+    until: Annotated[str | None, typer.Option(help="Before then.")] = None,
+    per_second: Annotated[float, typer.Option(help="How many a second.")] = 20.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Send again what a webhook failed to take, by the time it was given up. Prints how many."""
+    with _installing(_settings()) as connection:
+        chosen = webhooks.checked_range(since=since, until=until, per_second=per_second)
+        count = webhooks.redeliver_failed(connection, webhook_id, chosen, dry_run=True)
+        if count and not dry_run:
+            if not yes and not sys.stdin.isatty():
+                _fail("there is nobody to ask; say --yes or --dry-run", MISUSED)
+            if not yes:
+                typer.confirm(f"Send {count} failed deliveries again?", abort=True, err=True)
+            count = webhooks.redeliver_failed(connection, webhook_id, chosen, dry_run=False)
+    typer.echo(count)
+
+
+@webhooks_app.command("import")
+def webhooks_import(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be copied, and copy nothing.")
+    ] = False,
+) -> None:
+    """Copy the active webhooks of the bot's own table public.webhooks. Prints the new ids."""
+    settings = _settings()
+    vault = Vault(settings.secret_keys)
+    with _installing(settings) as connection, install.install_lock(connection):
+        results = webhooks.import_webhooks(connection, vault, dry_run=dry_run)
+    for each in results:
+        what = f"{each.name}, {each.event_type} to {each.url}"
+        if each.skipped is not None:
+            _say(f"skipped: {what}: {each.skipped}")
+        else:
+            _say(f"{'would copy' if dry_run else 'copied'}: {what}")
+        if each.webhook_id is not None:
+            typer.echo(each.webhook_id)
+    copied = sum(each.skipped is None for each in results)
+    _say(f"{copied} {'to copy' if dry_run else 'copied'}, {len(results) - copied} skipped")
+    if copied:
+        _say("switch the bot's own webhooks off, else receivers get each event twice")
+
+
+def _secret_of_stdin() -> str:
+    """Read a secret: typed unseen at a terminal, or else the line that stdin has."""
+    if sys.stdin.isatty():
+        return str(typer.prompt("Secret", hide_input=True, err=True))
+    secret = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    if not secret:
+        _fail("standard input has no secret", MISUSED)
+    return secret
+
+
 def _settings() -> Settings:
     try:
         return load_settings()
@@ -251,7 +432,9 @@ def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ..
     try:
         with install.connect(settings.session_url) as connection:
             yield connection
-    except install.InstallError as error:
+    except webhooks.InvalidWebhookError as error:
+        _fail(str(error), MISUSED)
+    except (install.InstallError, webhooks.WebhookError) as error:
         _fail(str(error))
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         _fail("pgbridge is not installed in this database; run: pgbridge init")

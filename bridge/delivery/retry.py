@@ -145,7 +145,7 @@ def judge(
     if rule.outcome is Outcome.SUCCESS:
         return Verdict(Outcome.SUCCESS)
     failure = answer.failure or f"http_{_class(answer.status)}"
-    error = answer.error or _describe(answer.status, rule)
+    error = describe(answer)
     pause = _retry_after_seconds(answer.retry_after, now) if rule.obeys_retry_after else 0.0
     if rule.outcome is Outcome.FAILED or attempt_number >= len(schedule):
         return Verdict(Outcome.FAILED, failure, error, pause_seconds=pause, disable=rule.disables)
@@ -162,14 +162,14 @@ def rule_of(answer: Answer) -> Rule:
     return BY_STATUS.get(str(answer.status)) or BY_STATUS[_class(answer.status)]
 
 
+def describe(answer: Answer) -> str:
+    """Say, for people, why an answer is no success."""
+    remark = rule_of(answer).remark
+    return answer.error or f"HTTP {answer.status}" + (f": {remark}" if remark else "")
+
+
 def _class(status: int | None) -> str:
     return f"{status // 100}xx" if status is not None and 200 <= status < 600 else "other"
-
-
-def _describe(status: int | None, rule: Rule) -> str:
-    if status is None:
-        return "no answer"
-    return f"HTTP {status}" + (f": {rule.remark}" if rule.remark else "")
 
 
 def _retry_after_seconds(header: str | None, now: float) -> float:

@@ -1,7 +1,7 @@
 """What the API takes and gives, as the dashboards of the contract send and read it."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import httpx
@@ -70,7 +70,16 @@ def _huge_is_zero(value: Any) -> Any:
     return value
 
 
+def _in_utc(moment: datetime) -> datetime:
+    """Take a time without a zone for one in UTC."""
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be between the years 1 and 9999") from None
+
+
 Text = Annotated[str, AfterValidator(_storable)]
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
 Name = Annotated[Text, Field(min_length=1, max_length=255)]
 Url = Annotated[
     Text,
@@ -101,10 +110,44 @@ TimeoutSeconds = Annotated[
 MaxConcurrency = Annotated[
     int, Field(ge=1, le=1000, description="Most attempts that one bridge has in flight to it.")
 ]
+Filter = Annotated[
+    Text,
+    Field(
+        max_length=4000,
+        description=(
+            "A jsonpath predicate: only events of whose payload it is true are delivered. "
+            "An error in it means no."
+        ),
+        examples=["$.amount_kopeks >= 100000"],
+    ),
+]
+OptionalFilter = Annotated[Filter | None, BeforeValidator(_empty_is_none)]
+RatePerSecond = Annotated[
+    float,
+    Field(
+        ge=0.001,
+        le=100_000,
+        allow_inf_nan=False,
+        description="Most attempts a second to it, in all.",
+    ),
+]
+RetrySchedule = Annotated[
+    list[Annotated[float, Field(ge=0, le=2_592_000, allow_inf_nan=False)]],
+    Field(
+        min_length=1,
+        max_length=100,
+        description=(
+            "Seconds to wait before each attempt, the first included. "
+            "Without one, that of the bridge holds."
+        ),
+    ),
+]
 DeliveryStatus = Literal["pending", "success", "failed"]
 
 # Parameters of requests.
 WebhookId = Annotated[int, BeforeValidator(_huge_is_zero)]
+DeliveryId = Annotated[int, BeforeValidator(_huge_is_zero)]
+BeforeId = Annotated[int, Field(ge=1, le=MAX_BIGINT)]
 Limit = Annotated[int, Field(ge=1, le=200)]
 Offset = Annotated[int, Field(ge=0, le=MAX_BIGINT)]
 OptionalFlag = Annotated[bool | None, BeforeValidator(_empty_is_none)]
@@ -127,6 +170,12 @@ class NewWebhook(BaseModel):
     is_active: bool = True
     timeout_seconds: TimeoutSeconds = 15
     max_concurrency: MaxConcurrency = 4
+    filter: OptionalFilter = None
+    rate_per_second: RatePerSecond | None = None
+    ordered: bool = Field(
+        default=False, description="One attempt at a time, in the order of the events."
+    )
+    retry_schedule: RetrySchedule | None = None
 
     @field_validator("generate_secret")
     @classmethod
@@ -136,10 +185,14 @@ class NewWebhook(BaseModel):
         return generate_secret
 
 
+#: Fields of a webhook that null removes.
+REMOVABLE = ("secret", "description", "filter", "rate_per_second", "retry_schedule")
+
+
 class WebhookChanges(BaseModel):
     """Changes to a webhook. What is missing stays as it is, and so does what is null.
 
-    Only ``secret`` and ``description`` can be removed, with null.
+    Only what a webhook need not have (``REMOVABLE``) can be removed, with null.
     """
 
     name: Name | None = None
@@ -154,6 +207,10 @@ class WebhookChanges(BaseModel):
     is_active: bool | None = None
     timeout_seconds: TimeoutSeconds | None = None
     max_concurrency: MaxConcurrency | None = None
+    filter: OptionalFilter = Field(default=None, description="Null or empty removes it.")
+    rate_per_second: RatePerSecond | None = Field(default=None, description="Null removes it.")
+    ordered: bool | None = None
+    retry_schedule: RetrySchedule | None = Field(default=None, description="Null removes it.")
 
     def columns(self) -> dict[str, object]:
         """Return the columns to change, with their new values."""
@@ -161,9 +218,7 @@ class WebhookChanges(BaseModel):
         if given.get("secret") == "":
             del given["secret"]
         return {
-            name: value
-            for name, value in given.items()
-            if value is not None or name in ("secret", "description")
+            name: value for name, value in given.items() if value is not None or name in REMOVABLE
         }
 
 
@@ -181,6 +236,19 @@ class Webhook(BaseModel):
     )
     timeout_seconds: int
     max_concurrency: int
+    filter: str | None = Field(description="As PostgreSQL writes it.")
+    rate_per_second: float | None
+    ordered: bool
+    retry_schedule: list[float] | None
+    paused_at: datetime | None = Field(
+        description="Since when its deliveries wait; null: they do not."
+    )
+    failing_since: datetime | None = Field(
+        description="Start of the first failed attempt since the last success."
+    )
+    probe_at: datetime | None = Field(
+        description="If it mostly fails: when one delivery is tried; the others wait."
+    )
     created_at: datetime
     updated_at: datetime
     last_triggered_at: datetime | None
@@ -221,6 +289,15 @@ class WebhookList(BaseModel):
     total: int = Field(description="How many there are on all pages.")
     limit: int
     offset: int
+
+
+class WebhookTrial(BaseModel):
+    """What came of a test that was sent to a webhook's receiver."""
+
+    response_status: int | None
+    response_body: str | None = Field(description="First 16 KiB of the answer.")
+    error_message: str | None = Field(description="Null if the receiver took it.")
+    seconds: float = Field(description="From connecting to the end of the answer.")
 
 
 class WebhookStats(BaseModel):
@@ -265,6 +342,79 @@ class DeliveryList(BaseModel):
     total: int = Field(description="How many there are on all pages.")
     limit: int
     offset: int
+    next_before_id: int | None = Field(
+        description="The next page is the one with this `before_id`; null: this is the last."
+    )
+
+
+class Attempt(BaseModel):
+    """One HTTP attempt of a delivery."""
+
+    number: int
+    started_at: datetime
+    finished_at: datetime
+    response_status: int | None
+    response_body: str | None = Field(description="First 16 KiB of the answer.")
+    failure: str | None = Field(description="What kind of failure; null if it succeeded.")
+    error_message: str | None
+
+
+class DeliveryDetail(Delivery):
+    """A delivery with the times of its way, and its attempts."""
+
+    event_id: int
+    committed_at: datetime | None = Field(
+        description="When the application committed; captured_at where that is not tracked."
+    )
+    captured_at: datetime | None = Field(description="When the trigger fired.")
+    claimed_at: datetime | None = Field(description="When a courier took it, the last time.")
+    sent_at: datetime | None = Field(description="When the last attempt began.")
+    acknowledged_at: datetime | None = Field(description="When the receiver's 2xx had arrived.")
+    attempts: list[Attempt]
+
+
+class Redelivery(BaseModel):
+    """Which failed deliveries to send again, by the time at which they were given up."""
+
+    since: Moment = Field(description="From then on; without a zone, UTC.")
+    until: Moment | None = Field(default=None, description="Before then.")
+    dry_run: bool = Field(default=True, description="Only count them.")
+    per_second: RatePerSecond = Field(default=20.0, description="How many a second.")
+
+
+class RedeliveryCount(BaseModel):
+    """How many deliveries are sent again, or would be."""
+
+    count: int
+    dry_run: bool
+
+
+class WebhookHealth(BaseModel):
+    """How a webhook does. Rates are percent of attempts, times are seconds."""
+
+    webhook_id: int
+    name: str
+    state: Literal["delivering", "failing", "paused", "disabled", "off"]
+    disabled_reason: str | None
+    failing_since: datetime | None
+    probe_at: datetime | None
+    failure_share: float
+    pending: int
+    due: int
+    oldest_pending_at: datetime | None
+    oldest_pending_seconds: float | None
+    attempts_hour: int
+    attempts_day: int
+    success_rate_hour: float | None
+    success_rate_day: float | None
+    commit_to_acknowledged_p50_hour: float | None
+    commit_to_acknowledged_p95_hour: float | None
+    commit_to_acknowledged_p50_day: float | None
+    commit_to_acknowledged_p95_day: float | None
+    answer_p50_hour: float | None
+    answer_p95_hour: float | None
+    answer_p50_day: float | None
+    answer_p95_day: float | None
 
 
 class Problem(BaseModel):

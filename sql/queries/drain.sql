@@ -45,7 +45,7 @@ with taken as (
     select t.webhook_id, n.event_id, now(), n.event_type, n.captured_at,
            coalesce(n.committed_at, n.captured_at)
     from numbered n
-    join takers t on t.event_type = n.event_type and (t.filter is null or n.payload @@ t.filter)
+    join takers t on t.event_type = n.event_type and (t.filter is null or bridge.passes(t.filter, n.payload))
     order by n.event_id, t.webhook_id
     returning webhook_id
 ), failed as (

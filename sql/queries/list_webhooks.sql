@@ -3,8 +3,9 @@
 -- $1 event_type or null for any, $2 is_active or null for any, $3 rows to show, $4 rows to skip
 select matching.total, page.id, page.name, page.url, page.event_type, page.description,
        page.is_active, page.disabled_reason, page.timeout_seconds, page.max_concurrency,
-       page.created_at, page.updated_at, page.last_triggered_at, page.success_count,
-       page.failure_count
+       page.filter::text as filter, page.rate_per_second, page.ordered, page.retry_schedule,
+       page.paused_at, page.failing_since, page.probe_at, page.created_at, page.updated_at,
+       page.last_triggered_at, page.success_count, page.failure_count
 from (
     select count(*) as total
     from bridge.webhooks

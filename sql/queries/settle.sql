@@ -17,8 +17,9 @@ with settled as materialized (
            finished_at, outcome, retry_seconds, response_status, response_body,
            failure, error_message, disable, pause_seconds)
 ), webhooks as materialized (
-    -- Always in the same order: two couriers that settle at once do not deadlock.
-    select id
+    -- Always in the same order: two couriers that settle at once do not deadlock. Locked, they are
+    -- as they are now, not as they were when the statement began.
+    select id, name, event_type, is_active, probe_at, failure_share, failing_since
     from bridge.webhooks
     where id = any (array(select webhook_id from settled))
     order by id
@@ -93,8 +94,7 @@ with settled as materialized (
                    then format('nothing but failures since %s',
                                to_char(since.failing_since at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'))
            end as disabled_reason
-    from bridge.webhooks w
-    join webhooks locked on locked.id = w.id
+    from webhooks w
     join totals t on t.webhook_id = w.id
     cross join lateral (
         select (w.failure_share * power(0.9, t.successes + t.failures)
@@ -118,10 +118,13 @@ with settled as materialized (
             when j.successes > 0 then null
             -- The longer it has been failing, the rarer it is tried: between ten seconds and ten
             -- minutes; jittered, so that many webhooks of one receiver do not return at once.
-            when j.failure_share >= 0.8 or j.pause_seconds > 0 then now() + make_interval(secs =>
-                (0.8 + 0.4 * random()) * least(greatest(
-                    extract(epoch from now() - j.failing_since)::double precision / 4, 10), 600)
-                + least(coalesce(j.pause_seconds, 0), 600))
+            when j.failure_share >= 0.8 or j.pause_seconds > 0 then now() + make_interval(secs => greatest(
+                case when j.failure_share >= 0.8 then
+                    (0.8 + 0.4 * random()) * least(greatest(
+                        extract(epoch from now() - j.failing_since)::double precision / 4, 10), 600)
+                end,
+                -- What the receiver asks for, within bounds.
+                least(j.pause_seconds, 600) * (1 + 0.2 * random())))
             else w.probe_at
         end,
         is_active = w.is_active and j.disabled_reason is null,

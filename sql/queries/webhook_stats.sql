@@ -1,13 +1,21 @@
--- How many webhooks and deliveries there are, and how the finished deliveries ended.
+-- How many webhooks and deliveries there are, and how the finished deliveries ended. The log is
+-- counted where it is written: beside each webhook, deleted ones included.
 select webhooks.total_webhooks,
        webhooks.active_webhooks,
-       queued.deliveries + succeeded.deliveries + failed.deliveries as total_deliveries,
-       succeeded.deliveries as successful_deliveries,
-       failed.deliveries as failed_deliveries
+       queued.deliveries + logged.delivered + logged.failed as total_deliveries,
+       logged.delivered as successful_deliveries,
+       logged.failed as failed_deliveries
 from (
     select count(*) as total_webhooks, count(*) filter (where is_active) as active_webhooks
     from bridge.webhooks
 ) as webhooks
 cross join (select count(*) as deliveries from bridge.delivery_queue) as queued
-cross join (select count(*) as deliveries from bridge.delivery_log_success) as succeeded
-cross join (select count(*) as deliveries from bridge.delivery_log_failed) as failed;
+cross join (
+    select coalesce(sum(delivered_count), 0)::bigint as delivered,
+           coalesce(sum(failed_count), 0)::bigint as failed
+    from (
+        select delivered_count, failed_count from bridge.webhooks
+        union all
+        select delivered_count, failed_count from bridge.deleted_webhooks
+    ) as counted
+) as logged;

@@ -43,19 +43,25 @@ CREATE FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '300ms'
-    AS $$
+    AS $_$
 declare
     v_expired record;
-    v_counts  jsonb;
+    v_counts  jsonb := '{}';
 begin
     perform pg_advisory_xact_lock(hashtext('bridge.partitions'));
+    -- What is redelivered meanwhile would be missing from its day and from the count of it, and its
+    -- event would be pending again after it was looked for. (requeue has the other half.)
+    perform pg_advisory_xact_lock(hashtext('bridge.redelivery'));
     for v_expired in
-        select c.relname,
-               to_date(right(c.relname, 8), 'YYYYMMDD')::timestamp at time zone 'UTC' as starts_at
+        select c.relname, day.date::timestamp at time zone 'UTC' as starts_at
         from pg_inherits i
         join pg_class c on c.oid = i.inhrelid
+        cross join lateral (
+            -- A case, since a plan may come to this before it has joined: for other tables, too.
+            select case when c.relname ~ '_p[0-9]{8}$' then to_date(right(c.relname, 8), 'YYYYMMDD') end as date
+        ) as day
         where i.inhparent = to_regclass(format('bridge.%I', p_parent))
-          and to_date(right(c.relname, 8), 'YYYYMMDD') < (now() at time zone 'UTC')::date - p_keep_days
+          and day.date < (now() at time zone 'UTC')::date - p_keep_days
         order by c.relname
     loop
         -- What is still to be delivered keeps its payload.
@@ -64,33 +70,53 @@ begin
             where q.event_recorded_at >= v_expired.starts_at
               and q.event_recorded_at < v_expired.starts_at + interval '24 hours');
         if p_parent in ('delivery_log_success', 'delivery_log_failed') then
-            -- Redelivery must not take rows away between counting and dropping. Only this
-            -- partition is locked while it is counted; nobody writes to it otherwise.
-            execute format('lock table bridge.%I in share mode', v_expired.relname);
+            -- Before any lock that others could meet: it may take a while.
             execute format(
                 'select coalesce(jsonb_object_agg(webhook_id, count), ''{}'')'
                 ' from (select webhook_id, count(*) as count from bridge.%I group by webhook_id) as counted',
                 v_expired.relname) into v_counts;
-            -- First the webhooks, then the log: the order in which settle takes them.
-            perform from bridge.webhooks where v_counts ? id::text order by id for no key update;
-            execute format('drop table bridge.%I', v_expired.relname);
-            update bridge.webhooks w
-            set delivered_count = w.delivered_count
-                    - case when p_parent = 'delivery_log_success' then dropped.count else 0 end,
-                failed_count = w.failed_count
-                    - case when p_parent = 'delivery_log_failed' then dropped.count else 0 end
-            from (select key::bigint as webhook_id, value::bigint as count from jsonb_each_text(v_counts)) as dropped
-            where w.id = dropped.webhook_id;
-        else
-            execute format('drop table bridge.%I', v_expired.relname);
         end if;
-        return v_expired.relname;
+        -- Dropping locks out everybody for a moment; but whoever reads the log for long has the drop
+        -- wait, and everybody else behind it. So it is tried a few times, each time briefly.
+        perform set_config('lock_timeout', '20ms', true);
+        for v_try in 1..10 loop
+            begin
+                if p_parent in ('delivery_log_success', 'delivery_log_failed') then
+                    -- A settle takes this lock before any other: with it, none is under way that has
+                    -- locked a webhook and waits for the log, or the other way round.
+                    lock table only bridge.delivery_log in share row exclusive mode;
+                end if;
+                execute format('drop table bridge.%I', v_expired.relname);
+                perform from bridge.webhooks where v_counts ? id::text order by id for no key update;
+                update bridge.webhooks w
+                set delivered_count = w.delivered_count
+                        - case p_parent when 'delivery_log_success' then dropped.count::bigint else 0 end,
+                    failed_count = w.failed_count
+                        - case p_parent when 'delivery_log_failed' then dropped.count::bigint else 0 end
+                from jsonb_each_text(v_counts) as dropped(webhook_id, count)
+                where w.id = dropped.webhook_id::bigint;
+                update bridge.deleted_webhooks w
+                set delivered_count = w.delivered_count
+                        - case p_parent when 'delivery_log_success' then dropped.count::bigint else 0 end,
+                    failed_count = w.failed_count
+                        - case p_parent when 'delivery_log_failed' then dropped.count::bigint else 0 end
+                from jsonb_each_text(v_counts) as dropped(webhook_id, count)
+                where w.id = dropped.webhook_id::bigint;
+                delete from bridge.deleted_webhooks where delivered_count <= 0 and failed_count <= 0;
+                return v_expired.relname;
+            exception when lock_not_available then
+                if v_try = 10 then
+                    raise;
+                end if;
+                perform pg_sleep(0.01);
+            end;
+        end loop;
     end loop;
     return null;
 end
-$$;
+$_$;
 
-COMMENT ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) IS 'Drops the oldest partition of a log whose whole day is older than the days to keep. Returns its name; null if there is none.';
+COMMENT ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) IS 'Drops the oldest partition of a log whose whole day is older than the days to keep, and takes it from the counts of the webhooks. Returns its name; null if there is none. Raises lock_not_available after about 0.3 s if somebody is reading the log.';
 
 CREATE FUNCTION bridge.emit(p_event_type text, p_payload jsonb DEFAULT '{}'::jsonb) RETURNS void
     LANGUAGE plpgsql
@@ -99,10 +125,11 @@ CREATE FUNCTION bridge.emit(p_event_type text, p_payload jsonb DEFAULT '{}'::jso
 begin
     if p_event_type is null or p_event_type !~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$' or length(p_event_type) > 255 then
         raise 'not an event type: %', coalesce(p_event_type, 'null')
-            using hint = 'letters, digits, _ and -, in parts joined by dots, such as order.paid';
+            using errcode = 'invalid_parameter_value',
+                  hint = 'letters, digits, _ and -, in parts joined by dots, such as order.paid';
     end if;
     if p_payload is null then
-        raise 'the payload of an event is JSON, not null';
+        raise 'the payload of an event is JSON, not null' using errcode = 'invalid_parameter_value';
     end if;
     insert into bridge.outbox (event_type, payload) values (p_event_type, p_payload);
     perform bridge.ring();
@@ -123,6 +150,21 @@ CREATE FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) RE
 $$;
 
 COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'The payload of an event whose own payload cannot be computed: why not, and the row''s primary key.';
+
+CREATE FUNCTION bridge.forgive_webhook() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    new.disabled_reason := null;
+    new.failing_since := null;
+    new.failure_share := 0;
+    new.probe_at := null;
+    return new;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.forgive_webhook() IS 'Trigger: whoever switches a webhook on, by whatever way, has dealt with what it was off for. With its old failing_since, its first failure would switch it off again.';
 
 CREATE FUNCTION bridge.is_ours(p_xid xid) RETURNS boolean
     LANGUAGE sql STABLE
@@ -148,6 +190,20 @@ $$;
 
 COMMENT ON FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) IS 'Leaves a note for the rest of the current transaction; the first note of a topic and key stays. A key too long to be indexed is not noted.';
 
+CREATE FUNCTION bridge.note_deleted_webhook() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    insert into bridge.deleted_webhooks
+        (id, name, url, event_type, deleted_at, delivered_count, failed_count)
+    values (old.id, old.name, old.url, old.event_type, now(), old.delivered_count, old.failed_count);
+    return null;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.note_deleted_webhook() IS 'Trigger: keeps what a deleted webhook was for as long as the log has deliveries to it.';
+
 CREATE FUNCTION bridge.noted(p_topic text, p_key text) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -158,6 +214,19 @@ CREATE FUNCTION bridge.noted(p_topic text, p_key text) RETURNS jsonb
 $$;
 
 COMMENT ON FUNCTION bridge.noted(p_topic text, p_key text) IS 'The note that the current transaction left, or null.';
+
+CREATE FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    return p_filter is null or coalesce(jsonb_path_match_tz(p_payload, p_filter, '{}', true), false);
+exception when others then
+    return false;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) IS 'Whether a webhook with this filter takes this payload. Errors mean no: some, such as a variable without a value or nesting too deep, not even jsonpath''s silent mode and its operators keep to themselves, and one webhook''s filter would stop the drain for all.';
 
 CREATE FUNCTION bridge.patterns_matching(p_event_type text) RETURNS text[]
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -182,7 +251,7 @@ begin
     set paused_at = coalesce(paused_at, now()), updated_at = now()
     where id = p_webhook_id;
     if not found then
-        raise 'there is no webhook %', p_webhook_id;
+        raise 'there is no webhook %', p_webhook_id using errcode = 'no_data_found';
     end if;
 end
 $$;
@@ -194,29 +263,46 @@ CREATE FUNCTION bridge.redeliver(p_delivery_id bigint) RETURNS boolean
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    v_webhook_id bigint;
+    v_finished record;
 begin
-    update bridge.delivery_queue
-    set next_attempt_at = least(next_attempt_at, now())
-    where id = p_delivery_id;
-    if not found then
-        select webhook_id into v_webhook_id from bridge.delivery_log where id = p_delivery_id;
+    loop
+        update bridge.delivery_queue
+        set next_attempt_at = least(next_attempt_at, clock_timestamp())
+        where id = p_delivery_id;
+        if found then
+            perform bridge.wake_couriers();
+            return false;
+        end if;
+        select l.webhook_id,
+               exists (select from bridge.webhooks w where w.id = l.webhook_id) as has_webhook,
+               exists (select from bridge.events e
+                       where e.id = l.event_id and e.recorded_at = l.event_recorded_at) as has_event
+        into v_finished
+        from bridge.delivery_log l
+        where l.id = p_delivery_id;
         if not found then
-            raise 'there is no delivery %', p_delivery_id;
+            -- Somebody may have put it back between the two looks.
+            continue when exists (select from bridge.delivery_queue where id = p_delivery_id);
+            raise 'there is no delivery %', p_delivery_id using errcode = 'no_data_found';
         end if;
-        if not exists (select from bridge.webhooks where id = v_webhook_id) then
-            raise 'the webhook of delivery % is deleted', p_delivery_id;
+        if not v_finished.has_webhook then
+            raise 'the webhook of delivery % is deleted', p_delivery_id
+                using errcode = 'object_not_in_prerequisite_state';
         end if;
-        if bridge.requeue(v_webhook_id, array[p_delivery_id], 1) = 0 then
-            raise 'the event of delivery % is no longer in the log', p_delivery_id;
+        if not v_finished.has_event then
+            raise 'the event of delivery % is no longer in the log', p_delivery_id
+                using errcode = 'object_not_in_prerequisite_state';
         end if;
-    end if;
-    perform bridge.wake_couriers();
-    return true;
+        if bridge.requeue(v_finished.webhook_id, array[p_delivery_id], 1) > 0 then
+            perform bridge.wake_couriers();
+            return true;
+        end if;
+        -- Something has changed since it was looked at: look again.
+    end loop;
 end
 $$;
 
-COMMENT ON FUNCTION bridge.redeliver(p_delivery_id bigint) IS 'Sends a delivery again, whatever became of it, with the same webhook-id; one that is still pending is sent at once. Its attempts go on counting, and the retry schedule begins anew.';
+COMMENT ON FUNCTION bridge.redeliver(p_delivery_id bigint) IS 'Sends a delivery again, whatever became of it, with the same webhook-id: its attempts go on counting, and the retry schedule begins anew. One that is still pending is sent at once, and returns false.';
 
 CREATE FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_dry_run boolean DEFAULT false, p_per_second double precision DEFAULT 20) RETURNS bigint
     LANGUAGE plpgsql
@@ -227,10 +313,13 @@ declare
     v_requeued     bigint;
 begin
     if not exists (select from bridge.webhooks where id = p_webhook_id) then
-        raise 'there is no webhook %', p_webhook_id;
+        raise 'there is no webhook %', p_webhook_id using errcode = 'no_data_found';
+    end if;
+    if p_since is null then
+        raise 'p_since must not be null' using errcode = 'invalid_parameter_value';
     end if;
     if p_per_second is null or not p_per_second between 0.001 and 100000 then
-        raise 'p_per_second must be between 0.001 and 100000';
+        raise 'p_per_second must be between 0.001 and 100000' using errcode = 'invalid_parameter_value';
     end if;
     select array_agg(l.id) into v_delivery_ids
     from bridge.delivery_log_failed l
@@ -238,7 +327,8 @@ begin
       and l.finished_at >= p_since
       and (p_until is null or l.finished_at < p_until)
       and exists (select from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at);
-    if p_dry_run then
+    -- Null is no order to act.
+    if p_dry_run is distinct from false then
         return coalesce(cardinality(v_delivery_ids), 0);
     end if;
     v_requeued := bridge.requeue(p_webhook_id, coalesce(v_delivery_ids, '{}'), p_per_second);
@@ -256,8 +346,13 @@ CREATE FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_p
 declare
     v_requeued bigint;
 begin
-    -- First the webhook, then the log: the order in which settle takes them.
+    -- The other half of what drop_expired_partition does: only one of the two at a time.
+    perform pg_advisory_xact_lock_shared(hashtext('bridge.redelivery'));
+    -- One session at a time for each webhook; and it stays while its deliveries come back.
     perform from bridge.webhooks where id = p_webhook_id for no key update;
+    if not found then
+        return 0;
+    end if;
     with chosen as (
         delete from bridge.delivery_log l
         where l.webhook_id = p_webhook_id
@@ -301,7 +396,7 @@ begin
         probe_at = null, failing_since = null, failure_share = 0, updated_at = now()
     where id = p_webhook_id;
     if not found then
-        raise 'there is no webhook %', p_webhook_id;
+        raise 'there is no webhook %', p_webhook_id using errcode = 'no_data_found';
     end if;
     perform bridge.wake_couriers();
 end
@@ -389,7 +484,9 @@ COMMENT ON COLUMN bridge.backlog.pending IS 'Deliveries that are not finished: i
 
 COMMENT ON COLUMN bridge.backlog.due IS 'Deliveries that could be sent now, if the webhook''s limits, pause and breaker allow.';
 
-COMMENT ON COLUMN bridge.backlog.oldest_seconds IS 'Age of the oldest of them, since it was enqueued.';
+COMMENT ON COLUMN bridge.backlog.oldest_created_at IS 'When the oldest of them was enqueued. Redeliveries do not count: they are as old as their first time.';
+
+COMMENT ON COLUMN bridge.backlog.oldest_seconds IS 'Seconds since oldest_created_at.';
 
 CREATE TABLE bridge.capture_rules (
     name text NOT NULL,
@@ -424,6 +521,18 @@ COMMENT ON COLUMN bridge.capture_rules.paused_at IS 'Since when it captures noth
 COMMENT ON COLUMN bridge.capture_rules.failure_count IS 'Events of this rule, as it is applied now, whose payload could not be computed.';
 
 COMMENT ON COLUMN bridge.capture_rules.last_error IS 'Why the last of them could not.';
+
+CREATE TABLE bridge.deleted_webhooks (
+    id bigint NOT NULL,
+    name text,
+    url text,
+    event_type text,
+    deleted_at timestamp with time zone,
+    delivered_count bigint NOT NULL,
+    failed_count bigint NOT NULL
+);
+
+COMMENT ON TABLE bridge.deleted_webhooks IS 'Webhooks that are deleted and still have deliveries in the log: what they were, and how many those are. A row goes with the last of them. Null: deleted before this was kept.';
 
 CREATE TABLE bridge.delivery_attempts (
     delivery_id bigint NOT NULL,
@@ -735,7 +844,8 @@ CREATE VIEW bridge.webhook_deliveries AS
     q.captured_at,
     q.claimed_at,
     NULL::timestamp with time zone AS sent_at,
-    NULL::timestamp with time zone AS acknowledged_at
+    NULL::timestamp with time zone AS acknowledged_at,
+    NULL::timestamp with time zone AS finished_at
    FROM (bridge.delivery_queue q
      LEFT JOIN bridge.events e ON (((e.id = q.event_id) AND (e.recorded_at = q.event_recorded_at))))
 UNION ALL
@@ -759,7 +869,8 @@ UNION ALL
     l.captured_at,
     l.claimed_at,
     l.sent_at,
-    l.acknowledged_at
+    l.acknowledged_at,
+    l.finished_at
    FROM (bridge.delivery_log l
      LEFT JOIN bridge.events e ON (((e.id = l.event_id) AND (e.recorded_at = l.event_recorded_at))));
 
@@ -774,6 +885,8 @@ COMMENT ON COLUMN bridge.webhook_deliveries.claimed_at IS 'When a courier took i
 COMMENT ON COLUMN bridge.webhook_deliveries.sent_at IS 'When the last attempt began; null while pending.';
 
 COMMENT ON COLUMN bridge.webhook_deliveries.acknowledged_at IS 'When the receiver''s 2xx had arrived.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.finished_at IS 'When it succeeded or was given up; null while pending. By it the days of the log are kept, and redeliver_failed chooses.';
 
 CREATE TABLE bridge.webhooks (
     id bigint NOT NULL,
@@ -801,14 +914,15 @@ CREATE TABLE bridge.webhooks (
     failure_share real DEFAULT 0 NOT NULL,
     failing_since timestamp with time zone,
     probe_at timestamp with time zone,
-    paced_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    paced_until timestamp with time zone,
     delivered_count bigint DEFAULT 0 NOT NULL,
     failed_count bigint DEFAULT 0 NOT NULL,
     CONSTRAINT webhooks_failure_share_range CHECK (((failure_share >= (0)::double precision) AND (failure_share <= (1)::double precision))),
+    CONSTRAINT webhooks_filter_without_variables CHECK ((regexp_replace((filter)::text, '"([^"\\]|\\.)*"'::text, '""'::text, 'g'::text) !~~ '%$""%'::text)),
     CONSTRAINT webhooks_max_concurrency_range CHECK (((max_concurrency >= 1) AND (max_concurrency <= 1000))),
     CONSTRAINT webhooks_previous_secret_whole CHECK ((((previous_secret IS NULL) = (previous_secret_expires_at IS NULL)) AND (previous_secret <> ''::text))),
     CONSTRAINT webhooks_rate_per_second_range CHECK (((rate_per_second >= (0.001)::double precision) AND (rate_per_second <= (100000)::double precision))),
-    CONSTRAINT webhooks_retry_schedule_range CHECK ((((cardinality(retry_schedule) >= 1) AND (cardinality(retry_schedule) <= 100)) AND ((0)::double precision <= ALL (retry_schedule)) AND ((2592000)::double precision >= ALL (retry_schedule)))),
+    CONSTRAINT webhooks_retry_schedule_range CHECK ((((cardinality(retry_schedule) >= 1) AND (cardinality(retry_schedule) <= 100)) AND (array_ndims(retry_schedule) = 1) AND (array_position(retry_schedule, NULL::double precision) IS NULL) AND ((0)::double precision <= ALL (retry_schedule)) AND ((2592000)::double precision >= ALL (retry_schedule)))),
     CONSTRAINT webhooks_secret_not_empty CHECK ((secret <> ''::text)),
     CONSTRAINT webhooks_timeout_seconds_range CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 120)))
 )
@@ -834,7 +948,7 @@ COMMENT ON COLUMN bridge.webhooks.success_count IS 'Attempts that were answered 
 
 COMMENT ON COLUMN bridge.webhooks.failure_count IS 'Attempts that were not, ever.';
 
-COMMENT ON COLUMN bridge.webhooks.filter IS 'jsonpath predicate on the payload, such as $.amount_kopeks >= 100000: only events for which it is true are delivered. An error in it means no.';
+COMMENT ON COLUMN bridge.webhooks.filter IS 'jsonpath predicate on the payload, such as $.amount_kopeks >= 100000: only events for which it is true are delivered. An error in it means no. $ ? (…) is no predicate: it is never true.';
 
 COMMENT ON COLUMN bridge.webhooks.rate_per_second IS 'Most attempts a second, over all bridges; a second''s worth may go at once. Null: no limit.';
 
@@ -852,9 +966,9 @@ COMMENT ON COLUMN bridge.webhooks.failing_since IS 'Start of the first failed at
 
 COMMENT ON COLUMN bridge.webhooks.probe_at IS 'The breaker. Null: closed. Otherwise it is open: deliveries wait, and from then on one is tried, to see whether the receiver is back.';
 
-COMMENT ON COLUMN bridge.webhooks.paced_until IS 'With rate_per_second: until when the rate is used up by what was claimed.';
+COMMENT ON COLUMN bridge.webhooks.paced_until IS 'With rate_per_second: until when the rate is used up by what was claimed; null: nothing was yet.';
 
-COMMENT ON COLUMN bridge.webhooks.delivered_count IS 'Deliveries in the log that succeeded.';
+COMMENT ON COLUMN bridge.webhooks.delivered_count IS 'Deliveries in the log that succeeded. Kept by settle, requeue and drop_expired_partition, so that nobody has to count the log.';
 
 COMMENT ON COLUMN bridge.webhooks.failed_count IS 'Deliveries in the log that were given up.';
 
@@ -876,8 +990,8 @@ CREATE VIEW bridge.webhook_health AS
     b.due,
     b.oldest_created_at AS oldest_pending_at,
     b.oldest_seconds AS oldest_pending_seconds,
-    a.attempts_hour,
-    a.attempts_day,
+    COALESCE(a.attempts_hour, (0)::bigint) AS attempts_hour,
+    COALESCE(a.attempts_day, (0)::bigint) AS attempts_day,
     a.success_rate_hour,
     a.success_rate_day,
     d.commit_to_acknowledged_p50_hour,
@@ -949,6 +1063,9 @@ ALTER TABLE ONLY bridge.api_tokens
 
 ALTER TABLE ONLY bridge.capture_rules
     ADD CONSTRAINT capture_rules_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY bridge.deleted_webhooks
+    ADD CONSTRAINT deleted_webhooks_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY bridge.delivery_log
     ADD CONSTRAINT delivery_log_pkey PRIMARY KEY (id, status, finished_at);
@@ -1049,12 +1166,16 @@ CREATE OR REPLACE VIEW bridge.backlog AS
     count(q.id) FILTER (WHERE ((q.next_attempt_at <= now()) AND ((q.leased_until IS NULL) OR (q.leased_until <= now())))) AS due,
     count(q.id) FILTER (WHERE ((q.next_attempt_at > now()) AND (q.attempt_number > 0))) AS waiting_for_retry,
     count(q.id) FILTER (WHERE q.is_redelivery) AS redeliveries,
-    min(q.created_at) AS oldest_created_at,
-    (EXTRACT(epoch FROM (now() - min(q.created_at))))::double precision AS oldest_seconds,
+    min(q.created_at) FILTER (WHERE (NOT q.is_redelivery)) AS oldest_created_at,
+    (EXTRACT(epoch FROM (now() - min(q.created_at) FILTER (WHERE (NOT q.is_redelivery)))))::double precision AS oldest_seconds,
     min(q.next_attempt_at) AS next_attempt_at
    FROM (bridge.webhooks w
      LEFT JOIN bridge.delivery_queue q ON ((q.webhook_id = w.id)))
   GROUP BY w.id;
+
+CREATE TRIGGER forgive_webhook BEFORE UPDATE OF is_active ON bridge.webhooks FOR EACH ROW WHEN ((new.is_active AND (NOT old.is_active))) EXECUTE FUNCTION bridge.forgive_webhook();
+
+CREATE TRIGGER note_deleted_webhook AFTER DELETE ON bridge.webhooks FOR EACH ROW WHEN (((old.delivered_count > 0) OR (old.failed_count > 0))) EXECUTE FUNCTION bridge.note_deleted_webhook();
 
 ALTER TABLE ONLY bridge.delivery_queue
     ADD CONSTRAINT delivery_queue_webhook_fkey FOREIGN KEY (webhook_id) REFERENCES bridge.webhooks(id) ON DELETE CASCADE;

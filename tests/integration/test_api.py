@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import psycopg
@@ -43,9 +44,18 @@ SHAPE = {
     "disabled_reason",
     "timeout_seconds",
     "max_concurrency",
+    "filter",
+    "rate_per_second",
+    "ordered",
+    "retry_schedule",
+    "paused_at",
+    "failing_since",
+    "probe_at",
 }
 NOT_FOUND = {"detail": "Webhook not found"}
+NO_DELIVERY = {"detail": "Delivery not found"}
 MAX_BIGINT = 2**63 - 1
+NOW = datetime.now(UTC).isoformat()
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
@@ -62,6 +72,7 @@ async def calling(
     options.setdefault("ready", dict)
     options.setdefault("vault", Vault())
     options.setdefault("url_refusal", no_url_is_refused)
+    options.setdefault("send_trial", None)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with open_database(url) as database:
         api = build_api(database, TokenStore(database, TOKEN), **options)
@@ -115,20 +126,28 @@ def add_pending(bot: Bot, webhook_id: int, *, attempts: int = 0) -> int:
 
 def finish(bot: Bot, delivery_id: int, outcome: str) -> None:
     """Move a delivery from the queue to the log, as a courier does."""
+    is_success = outcome == "success"
     bot.execute(
-        """with gone as (delete from bridge.delivery_queue where id = %s returning *)
+        """with gone as (delete from bridge.delivery_queue where id = %(id)s returning *),
+           counted as (
+               update bridge.webhooks w
+               set delivered_count = delivered_count + %(delivered)s,
+                   failed_count = failed_count + %(failed)s
+               from gone where w.id = gone.webhook_id)
            insert into bridge.delivery_log
                (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
                 response_status, response_body, error_message, created_at)
-           select id, webhook_id, event_id, event_recorded_at, event_type, %s, attempt_number + 1,
-                  %s, 'answer', %s, created_at
+           select id, webhook_id, event_id, event_recorded_at, event_type, %(outcome)s,
+                  attempt_number + 1, %(response_status)s, 'answer', %(error)s, created_at
            from gone""",
-        [
-            delivery_id,
-            outcome,
-            200 if outcome == "success" else 500,
-            None if outcome == "success" else "HTTP 500",
-        ],
+        {
+            "id": delivery_id,
+            "outcome": outcome,
+            "delivered": int(is_success),
+            "failed": int(not is_success),
+            "response_status": 200 if is_success else 500,
+            "error": None if is_success else "HTTP 500",
+        },
     )
 
 
@@ -366,9 +385,13 @@ async def test_beyond_the_end_the_total_stays_right(bridge_url: str, bot: Bot, o
     async with calling(bridge_url) as client:
         webhook = await create(client)
         add_finished(bot, webhook["id"], "success")
-        for path in "/webhooks", f"/webhooks/{webhook['id']}/deliveries":
+        page = {"items": [], "total": 1, "limit": 200, "offset": offset}
+        for path, expected in (
+            ("/webhooks", page),
+            (f"/webhooks/{webhook['id']}/deliveries", {**page, "next_before_id": None}),
+        ):
             answer = await client.get(path, params={"limit": 200, "offset": offset})
-            assert answer.json() == {"items": [], "total": 1, "limit": 200, "offset": offset}
+            assert answer.json() == expected
 
 
 async def test_webhooks_are_filtered_by_type_and_activity(bridge_url: str) -> None:
@@ -923,9 +946,67 @@ async def test_deliveries_are_filtered_by_status_and_paged(bridge_url: str, bot:
                 assert all(item["status"] == status for item in page["items"] if status)
 
 
+async def test_deliveries_are_paged_by_id_to_the_end_whatever_is_added_meanwhile(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        path = f"/webhooks/{webhook['id']}/deliveries"
+        ids = []
+        for outcome in "success", "failed", "success", "failed":
+            ids += [add_finished(bot, webhook["id"], outcome), add_pending(bot, webhook["id"])]
+        for limit, status in (1, ""), (3, ""), (4, ""), (8, ""), (9, ""), (2, "pending"):
+            seen: list[int] = []
+            params: dict[str, Any] = {"limit": limit, "status": status}
+            while True:
+                page = (await client.get(path, params=params)).json()
+                seen += [item["id"] for item in page["items"]]
+                assert page["offset"] == 0
+                if page["next_before_id"] is None:
+                    break
+                assert len(page["items"]) == limit
+                params["before_id"] = page["next_before_id"]
+                add_finished(bot, webhook["id"], "success")
+            known = set(ids) if not status else set(ids[1::2])
+            assert [each for each in seen if each in ids] == sorted(known, reverse=True)
+            assert len(seen) == len(set(seen))
+
+
+async def test_a_page_by_offset_names_the_page_after_it(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        path = f"/webhooks/{webhook['id']}/deliveries"
+        ids = [add_pending(bot, webhook["id"]) for _ in range(5)]
+        page = (await client.get(path, params={"limit": 2, "offset": 2})).json()
+        assert page["next_before_id"] == ids[1]
+        last = (await client.get(path, params={"limit": 2, "before_id": ids[1]})).json()
+        assert [item["id"] for item in last["items"]] == [ids[0]]
+        assert (last["total"], last["next_before_id"]) == (5, None)
+
+
+@pytest.mark.parametrize("offset", ["0", "1"])
+async def test_an_id_and_an_offset_to_begin_at_are_one_too_many(
+    bridge_url: str, offset: str
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        params = {"offset": offset, "before_id": "5"}
+        answer = await client.get(f"/webhooks/{webhook['id']}/deliveries", params=params)
+        assert_refused(answer, "before_id")
+
+
 @pytest.mark.parametrize(
     ("parameter", "value"),
-    [("status", "done"), ("status", "\0"), ("limit", "0"), ("limit", "201"), ("offset", "-1")],
+    [
+        ("status", "done"),
+        ("status", "\0"),
+        ("limit", "0"),
+        ("limit", "201"),
+        ("offset", "-1"),
+        ("before_id", "0"),
+        ("before_id", ""),
+        ("before_id", "9" * 5000),
+    ],
 )
 async def test_a_bad_parameter_of_deliveries_is_refused(
     bridge_url: str, parameter: str, value: str
@@ -941,7 +1022,13 @@ async def test_a_webhook_without_deliveries_has_an_empty_list(bridge_url: str) -
         webhook = await create(client)
         answer = await client.get(f"/webhooks/{webhook['id']}/deliveries")
         assert answer.status_code == 200
-        assert answer.json() == {"items": [], "total": 0, "limit": 50, "offset": 0}
+        assert answer.json() == {
+            "items": [],
+            "total": 0,
+            "limit": 50,
+            "offset": 0,
+            "next_before_id": None,
+        }
 
 
 async def test_a_delivery_whose_event_has_expired_has_no_payload(bridge_url: str, bot: Bot) -> None:
@@ -1005,6 +1092,307 @@ async def test_statistics_count_the_queue_and_the_log(bridge_url: str, bot: Bot)
         }
 
 
+async def test_statistics_count_what_is_logged_of_deleted_webhooks(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        for outcome in "success", "failed", "failed":
+            add_finished(bot, webhook["id"], outcome)
+        add_pending(bot, webhook["id"])
+        await client.delete(f"/webhooks/{webhook['id']}")
+        stats = (await client.get("/webhooks/stats")).json()
+        assert stats == {
+            "total_webhooks": 0,
+            "active_webhooks": 0,
+            "total_deliveries": 3,
+            "successful_deliveries": 1,
+            "failed_deliveries": 2,
+            "success_rate": 33.33,
+        }
+
+
+# What a webhook may have
+
+
+OPTIONS: dict[str, Any] = {
+    "filter": '($."amount" >= 1000)',
+    "rate_per_second": 2.5,
+    "ordered": True,
+    "retry_schedule": [0.0, 1.5, 2592000.0],
+}
+
+
+async def test_a_webhook_is_created_with_all_that_it_may_have(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, **{**OPTIONS, "filter": "$.amount>=1000"})
+        assert {name: webhook[name] for name in OPTIONS} == OPTIONS
+        assert (await client.get(f"/webhooks/{webhook['id']}")).json() == webhook
+        assert (await client.get("/webhooks")).json()["items"] == [webhook]
+
+
+async def test_without_them_a_webhook_takes_all_at_any_rate(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, filter="")
+        assert {name: webhook[name] for name in OPTIONS} == {
+            "filter": None,
+            "rate_per_second": None,
+            "ordered": False,
+            "retry_schedule": None,
+        }
+        times = ("paused_at", "failing_since", "probe_at")
+        assert {webhook[name] for name in times} == {None}
+
+
+async def test_what_a_webhook_may_have_is_patched_and_removed(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        path = f"/webhooks/{webhook['id']}"
+        changed = (await client.patch(path, json=OPTIONS)).json()
+        assert {name: changed[name] for name in OPTIONS} == OPTIONS
+        kept = (await client.patch(path, json={"name": "n", "ordered": None})).json()
+        assert {name: kept[name] for name in OPTIONS} == OPTIONS
+        removed = (await client.patch(path, json=dict.fromkeys(OPTIONS))).json()
+        assert {name: removed[name] for name in OPTIONS} == {
+            **dict.fromkeys(OPTIONS),
+            "ordered": True,
+        }
+        # As PostgreSQL writes a filter it can be sent back.
+        again = await client.patch(path, json={**changed, "secret": ""})
+        assert {name: again.json()[name] for name in OPTIONS} == OPTIONS
+
+
+BAD_OPTIONS: list[tuple[str, object]] = [
+    ("filter", "$.a >"),
+    ("filter", '$.a like_regex "("'),
+    ("filter", '$.a like_regex "a" flag "x"'),
+    ("filter", "$.a == 1e999999"),
+    ("filter", "$amount > 5"),
+    ("filter", '$.currency == "US$" && $"b" == 1'),
+    ("filter", "(" * 3000 + "$.a" + ")" * 900),
+    ("filter", "a" * 4001),
+    ("filter", "\0"),
+    ("filter", 5),
+    ("rate_per_second", 0),
+    ("rate_per_second", 100_001),
+    ("rate_per_second", float("nan")),
+    ("ordered", "perhaps"),
+    ("retry_schedule", []),
+    ("retry_schedule", [0] * 101),
+    ("retry_schedule", "soon"),
+]
+
+
+async def test_a_bad_option_is_refused_and_changes_nothing(bridge_url: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        path = f"/webhooks/{webhook['id']}"
+        for field, value in BAD_OPTIONS:
+            body = json.dumps({**FORM, "name": "Changed", field: value})
+            assert_refused(await client.post("/webhooks", content=body, headers=headers), field)
+            assert_refused(await client.patch(path, content=body, headers=headers), field)
+        assert (await client.get("/webhooks")).json()["items"] == [webhook]
+
+
+async def test_a_dollar_in_a_text_is_no_variable(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        texts = '$.currency == "US$" || $."$x" == "\\"$" || $.a == "$\\"b"'
+        assert '"US$"' in (await create(client, filter=texts))["filter"]
+
+
+# Operating
+
+
+async def test_a_paused_webhook_says_so_until_it_is_resumed(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        path = f"/webhooks/{webhook['id']}"
+        paused = await client.post(f"{path}/pause")
+        assert paused.status_code == 200
+        assert set(paused.json()) == SHAPE
+        assert moment(paused.json()["paused_at"])
+        assert (await client.get(f"{path}/health")).json()["state"] == "paused"
+        again = await client.post(f"{path}/pause")
+        assert again.json()["paused_at"] == paused.json()["paused_at"]
+        bot.execute(
+            "update bridge.webhooks set is_active = false, disabled_reason = 'gone',"
+            " probe_at = now(), failing_since = now(), failure_share = 1"
+        )
+        resumed = await client.post(f"{path}/resume")
+        assert resumed.status_code == 200
+        assert resumed.json() == {**webhook, "updated_at": resumed.json()["updated_at"]}
+
+
+async def test_the_health_of_a_webhook_is_its_row_of_the_view(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        add_pending(bot, webhook["id"])
+        bot.execute(
+            """insert into bridge.delivery_attempts
+                   (delivery_id, webhook_id, attempt_number, started_at, finished_at, error_message)
+               select 1, %s, n, now() - interval '250 ms', now(), case when n = 1 then 'no' end
+               from generate_series(1, 3) as n""",
+            [webhook["id"]],
+        )
+        health = (await client.get(f"/webhooks/{webhook['id']}/health")).json()
+        assert (health["state"], health["pending"], health["due"]) == ("delivering", 1, 1)
+        assert (health["attempts_hour"], health["success_rate_hour"]) == (3, 66.67)
+        assert health["answer_p95_day"] == 0.25
+        assert health["commit_to_acknowledged_p50_hour"] is None
+        columns = bot.execute("select * from bridge.webhook_health").description
+        assert columns is not None
+        assert list(health) == [column.name for column in columns]
+
+
+async def test_one_delivery_is_shown_with_its_times_and_attempts(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        delivery_id = add_finished(bot, webhook["id"], "success")
+        bot.execute(
+            """insert into bridge.delivery_attempts
+                   (delivery_id, webhook_id, attempt_number, started_at, finished_at,
+                    response_status, response_body, failure, error_message)
+               values (%(d)s, %(w)s, 2, '2026-01-01 10:00:05Z', now(), 200, 'ok', null, null),
+                      (%(d)s, %(w)s, 1, '2026-01-01 10:00Z', now(), null, null, 'dns', 'no name'),
+                      (%(d)s + 1, %(w)s, 1, now(), now(), 200, 'another', null, null)""",
+            {"d": delivery_id, "w": webhook["id"]},
+        )
+        times = ("committed_at", "captured_at", "claimed_at", "sent_at", "acknowledged_at")
+        bot.execute(
+            "update bridge.delivery_log set "
+            + ", ".join(f"{name} = '2026-01-0{day} 00:00Z'" for day, name in enumerate(times, 1))
+        )
+        (listed,) = (await client.get(f"/webhooks/{webhook['id']}/deliveries")).json()["items"]
+        shown = (await client.get(f"/deliveries/{delivery_id}")).json()
+        assert shown.pop("attempts") == [
+            {
+                "number": 1,
+                "started_at": "2026-01-01T10:00:00Z",
+                "finished_at": ANY,
+                "response_status": None,
+                "response_body": None,
+                "failure": "dns",
+                "error_message": "no name",
+            },
+            {
+                "number": 2,
+                "started_at": "2026-01-01T10:00:05Z",
+                "finished_at": ANY,
+                "response_status": 200,
+                "response_body": "ok",
+                "failure": None,
+                "error_message": None,
+            },
+        ]
+        assert shown.pop("event_id") > 0
+        assert [shown.pop(name) for name in times] == [
+            f"2026-01-0{day}T00:00:00Z" for day in range(1, 6)
+        ]
+        assert shown == listed
+
+
+async def test_a_pending_delivery_is_shown_without_attempts(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        shown = (await client.get(f"/deliveries/{add_pending(bot, webhook['id'])}")).json()
+        assert (shown["status"], shown["attempts"], shown["sent_at"]) == ("pending", [], None)
+
+
+@pytest.mark.parametrize("outcome", ["success", "failed"])
+async def test_a_finished_delivery_is_sent_again(bridge_url: str, bot: Bot, outcome: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        delivery_id = add_finished(bot, webhook["id"], outcome)
+        answer = await client.post(f"/deliveries/{delivery_id}/redeliver")
+        assert answer.status_code == 202
+        shown = answer.json()
+        assert (shown["id"], shown["status"]) == (delivery_id, "pending")
+        assert shown == (await client.get(f"/deliveries/{delivery_id}")).json()
+        # A second time it is pending already.
+        again = await client.post(f"/deliveries/{delivery_id}/redeliver")
+        assert (again.status_code, again.json()["status"]) == (202, "pending")
+
+
+async def test_what_cannot_be_sent_again_is_a_conflict(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        kept, deleted = await create(client), await create(client)
+        lost = add_finished(bot, kept["id"], "failed")
+        orphan = add_finished(bot, deleted["id"], "failed")
+        await client.delete(f"/webhooks/{deleted['id']}")
+        answer = await client.post(f"/deliveries/{orphan}/redeliver")
+        assert (answer.status_code, answer.json()) == (
+            409,
+            {"detail": f"the webhook of delivery {orphan} is deleted"},
+        )
+        bot.execute("delete from bridge.events")
+        answer = await client.post(f"/deliveries/{lost}/redeliver")
+        assert (answer.status_code, answer.json()) == (
+            409,
+            {"detail": f"the event of delivery {lost} is no longer in the log"},
+        )
+        assert (await client.get(f"/deliveries/{orphan}")).json()["status"] == "failed"
+
+
+async def test_failed_deliveries_are_counted_and_only_then_sent_again(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        path = f"/webhooks/{webhook['id']}"
+        for outcome in "failed", "failed", "success":
+            add_finished(bot, webhook["id"], outcome)
+        hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+        for body, answered in (
+            ({"since": hour_ago}, {"count": 2, "dry_run": True}),
+            ({"since": hour_ago, "until": hour_ago}, {"count": 0, "dry_run": True}),
+            ({"since": "2999-01-01T00:00:00"}, {"count": 0, "dry_run": True}),
+            ({"since": hour_ago, "dry_run": False}, {"count": 2, "dry_run": False}),
+            ({"since": hour_ago, "dry_run": False}, {"count": 0, "dry_run": False}),
+        ):
+            answer = await client.post(f"{path}/redeliver", json=body)
+            assert (answer.status_code, answer.json()) == (200, answered)
+        page = (await client.get(f"{path}/deliveries", params={"status": "pending"})).json()
+        assert page["total"] == 2
+
+
+async def test_a_bad_range_is_refused(bridge_url: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    bad: list[tuple[str, object]] = [
+        ("since", None),
+        ("since", "yesterday"),
+        ("since", "0001-01-01T00:00:00+14:00"),
+        ("until", "9999-12-31T23:59:59-14:00"),
+        ("dry_run", None),
+        ("per_second", 0),
+        ("per_second", float("inf")),
+    ]
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        path = f"/webhooks/{webhook['id']}/redeliver"
+        for field, value in bad:
+            body = json.dumps({"since": NOW, field: value})
+            assert_refused(await client.post(path, content=body, headers=headers), field)
+
+
+async def test_operating_what_there_is_not_is_not_found(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for method, path, missing in (
+            ("GET", "/webhooks/{}/health", NOT_FOUND),
+            ("POST", "/webhooks/{}/pause", NOT_FOUND),
+            ("POST", "/webhooks/{}/resume", NOT_FOUND),
+            ("POST", "/webhooks/{}/redeliver", NOT_FOUND),
+            ("GET", "/deliveries/{}", NO_DELIVERY),
+            ("POST", "/deliveries/{}/redeliver", NO_DELIVERY),
+        ):
+            body = {"since": NOW} if path == "/webhooks/{}/redeliver" else None
+            for unknown in 1, 0, -1, MAX_BIGINT, 2**63, "9" * 5000:
+                answer = await client.request(method, path.format(unknown), json=body)
+                assert (answer.status_code, answer.json()) == (404, missing), (path, unknown)
+            answer = await client.request(method, path.format("one"), json=body)
+            assert answer.status_code == 422
+
+
 # Who may
 
 
@@ -1016,7 +1404,14 @@ PROTECTED = [
     ("PATCH", "/webhooks/1"),
     ("DELETE", "/webhooks/1"),
     ("POST", "/webhooks/1/rotate-secret"),
+    ("POST", "/webhooks/1/test"),
     ("GET", "/webhooks/1/deliveries"),
+    ("GET", "/webhooks/1/health"),
+    ("POST", "/webhooks/1/pause"),
+    ("POST", "/webhooks/1/resume"),
+    ("POST", "/webhooks/1/redeliver"),
+    ("GET", "/deliveries/1"),
+    ("POST", "/deliveries/1/redeliver"),
 ]
 
 
@@ -1170,7 +1565,7 @@ async def test_a_database_that_is_away_is_answered_with_503(bridge_url: str) -> 
             # The pool has yet to see its connections end.
             await trio.testing.wait_all_tasks_blocked(0.1)
             for method, path in PROTECTED:
-                body = FORM if method in ("POST", "PATCH") else None
+                body = {**FORM, "since": NOW} if method in ("POST", "PATCH") else None
                 for headers in {}, {"X-API-Key": "a-token-to-look-up"}:
                     answer = await client.request(method, path, headers=headers, json=body)
                     assert answer.status_code == 503
@@ -1248,9 +1643,17 @@ async def test_the_openapi_document_says_what_is_answered(bridge_url: str) -> No
         ("PATCH", "/webhooks/{webhook_id}"): {"200", "404", "413", "422"} | common,
         ("DELETE", "/webhooks/{webhook_id}"): {"204", "404", "422"} | common,
         ("GET", "/webhooks/{webhook_id}/deliveries"): {"200", "404", "422"} | common,
+        ("POST", "/webhooks/{webhook_id}/test"): {"200", "404", "422"} | common,
         ("POST", "/webhooks/{webhook_id}/rotate-secret"): {"200", "404", "413", "422"} | common,
+        ("GET", "/webhooks/{webhook_id}/health"): {"200", "404", "422"} | common,
+        ("POST", "/webhooks/{webhook_id}/pause"): {"200", "404", "422"} | common,
+        ("POST", "/webhooks/{webhook_id}/resume"): {"200", "404", "422"} | common,
+        ("POST", "/webhooks/{webhook_id}/redeliver"): {"200", "404", "413", "422"} | common,
+        ("GET", "/deliveries/{delivery_id}"): {"200", "404", "422"} | common,
+        ("POST", "/deliveries/{delivery_id}/redeliver"): {"202", "404", "409", "422"} | common,
     }
     for method, path in PROTECTED:
+        path = path.replace("deliveries/1", "deliveries/{delivery_id}")
         path = path.replace("1", "{webhook_id}")
         security = document["paths"][path][method.lower()]["security"]
         assert security == [{"Bearer": []}, {"ApiKey": []}]

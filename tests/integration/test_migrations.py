@@ -53,11 +53,12 @@ def uninstall(url: str) -> None:
 
 
 def triggers(url: str) -> dict[str, int]:
-    """The triggers of ours by name, each with its oid, which tells an old one from a new one."""
+    """Our triggers on the application's tables by name, each with its oid: a new one is another."""
     with psycopg.connect(url) as connection:
         rows = connection.execute(
             "select tgname, t.oid from pg_trigger t join pg_proc p on p.oid = tgfoid"
-            " where p.pronamespace = 'bridge'::regnamespace"
+            " join pg_class c on c.oid = tgrelid"
+            " where p.pronamespace = 'bridge'::regnamespace and c.relnamespace <> p.pronamespace"
         ).fetchall()
     return {str(name): int(oid) for name, oid in rows}
 

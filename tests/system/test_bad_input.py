@@ -22,6 +22,7 @@ DATABASE_COMMANDS = [
     ("token", "create", "--name", "x"),
     ("token", "list"),
     ("token", "revoke", "1"),
+    ("webhooks", "list"),
 ]
 
 

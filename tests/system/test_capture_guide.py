@@ -24,9 +24,10 @@ from trio_websocket import WebSocketConnection
 
 from bridge.capture import install
 from bridge.capture.rules import load_rules
+from tests import guides
 from tests.system.processes import Bridge, connected, pgbridge, running
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "capture.md").read_text("utf-8")
+GUIDE = guides.guide("capture.md")
 
 #: What no two runs have in common, and what stands in its place in both.
 VARYING = {
@@ -37,13 +38,10 @@ VARYING = {
     r"(webhook-signature: v1,)[\w+/]{43}=": r"\1<signature>",
 }
 
-Block = tuple[str, str]
 
-
-def section(number: int) -> list[Block]:
+def section(number: int) -> list[guides.Block]:
     """Return the fenced blocks of a section: their kinds and texts."""
-    text = re.split(r"^## (?=\d\. )", GUIDE, flags=re.M)[number]
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)
+    return guides.blocks(guides.section(GUIDE, number))
 
 
 def shows(shown: str, real: str) -> None:

@@ -1,0 +1,2 @@
+-- What is delivered where already.
+select url, event_type from bridge.webhooks;

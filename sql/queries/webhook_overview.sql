@@ -1,0 +1,6 @@
+-- All webhooks, as an operator reads them: what they are, and how they do.
+select w.id, w.name, w.url, w.event_type, h.state, h.pending,
+       h.success_rate_hour::double precision as success_rate_hour
+from bridge.webhooks w
+join bridge.webhook_health h on h.webhook_id = w.id
+order by w.id;

@@ -1,0 +1,268 @@
+"""``pgbridge webhooks`` as an operator uses it: words, exit codes, and what scripts can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from typing import Any
+
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from bridge.cli import app
+from tests.system.processes import environment
+from tests.system.test_bad_input import complaint
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+CREATE = ("create", "--name", "CRM", "--url", "http://receiver/hook", "--event-type", "ticket.*")
+
+
+def command(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``pgbridge webhooks`` to its end, in this process: starting one takes a second."""
+    environ = {name: None for name in os.environ if name.startswith(("BRIDGE_", "PG"))}
+    given = {name: value for name, value in environment(url).items() if name.startswith("BRIDGE_")}
+    ran = CliRunner().invoke(app, ["webhooks", *arguments], input=stdin, env={**environ, **given})
+    if ran.exception is not None and not isinstance(ran.exception, SystemExit):
+        raise ran.exception
+    return subprocess.CompletedProcess(arguments, ran.exit_code, ran.stdout, ran.stderr)
+
+
+def webhooks(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command that succeeds."""
+    done = command(url, *arguments, stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def listed(url: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(webhooks(url, "list", "--json").stdout)
+    return rows
+
+
+def stored(bot: Bot, *columns: str) -> list[tuple[Any, ...]]:
+    return bot.execute(f"select {', '.join(columns)} from bridge.webhooks order by id").fetchall()
+
+
+def add_failed(bot: Bot, webhook_id: int) -> None:
+    bot.execute(
+        """with event as (
+               insert into bridge.events (event_type, payload, occurred_at)
+               values ('ticket.created', '{}', now()) returning id, recorded_at),
+           counted as (update bridge.webhooks set failed_count = failed_count + 1 where id = %(id)s)
+           insert into bridge.delivery_log
+               (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
+                created_at)
+           select id, %(id)s, id, recorded_at, 'ticket.created', 'failed', 10, now() from event""",
+        {"id": webhook_id},
+    )
+
+
+def test_a_webhook_is_created_and_its_id_is_all_that_is_printed(bridge_url: str, bot: Bot) -> None:
+    options = ["--rate-per-second", "2.5", "--max-concurrency", "8", "--timeout-seconds", "30"]
+    options += ["--ordered", "--filter", '$.priority == "high"']
+    created = webhooks(bridge_url, *CREATE, *options)
+    [(webhook_id, *columns)] = stored(
+        bot,
+        *("id", "name", "url", "event_type", "secret", "rate_per_second", "max_concurrency"),
+        *("timeout_seconds", "ordered", "filter::text"),
+    )
+    assert created.stdout == f"{webhook_id}\n"
+    assert columns == [
+        *("CRM", "http://receiver/hook", "ticket.*", None, 2.5, 8, 30, True),
+        '($."priority" == "high")',
+    ]
+
+
+def test_a_generated_secret_is_the_second_line_and_one_from_stdin_is_not_shown(
+    bridge_url: str, bot: Bot
+) -> None:
+    generated = webhooks(bridge_url, *CREATE, "--generate-secret").stdout.splitlines()
+    given = webhooks(bridge_url, *CREATE, "--secret-stdin", stdin="s3 cret\n")
+    [(first, secret), (second, from_stdin)] = stored(bot, "id", "secret")
+    assert generated == [str(first), secret]
+    assert secret.startswith("whsec_")
+    assert given.stdout == f"{second}\n"
+    assert from_stdin == "s3 cret"
+    assert "s3" not in given.stderr
+
+
+REFUSED = {
+    ("--url", "ftp://receiver"): "url: must be an http or https URL",
+    ("--event-type", "a b"): "event_type: ",
+    ("--name", ""): "name: ",
+    ("--name", "\udcff"): "name: must not contain",
+    ("--rate-per-second", "0"): "rate_per_second: ",
+    ("--filter", "$.a >"): "filter: must be a jsonpath: syntax error",
+    ("--filter", "$amount > 5"): "filter: must not have variables",
+    ("--secret-stdin",): "standard input has no secret",
+    ("--secret-stdin", "--generate-secret"): "exclude each other",
+}
+
+
+def test_a_webhook_that_the_api_would_not_take_is_wrong_usage(bridge_url: str, bot: Bot) -> None:
+    for options, said in REFUSED.items():
+        assert said in complaint(command(bridge_url, *CREATE, *options), 2)
+    assert stored(bot, "id") == []
+
+
+def test_webhooks_are_listed_for_people_and_for_scripts(bridge_url: str, bot: Bot) -> None:
+    assert listed(bridge_url) == []
+    webhook_id = int(webhooks(bridge_url, *CREATE).stdout)
+    bot.execute("update bridge.webhooks set name = 'a [red]name[/red]'")
+    bot.execute(
+        """insert into bridge.delivery_attempts
+               (delivery_id, webhook_id, attempt_number, started_at, finished_at, error_message)
+           select 1, %s, n, now(), now(), case when n = 1 then 'no' end
+           from generate_series(1, 4) as n""",
+        [webhook_id],
+    )
+    assert listed(bridge_url) == [
+        {
+            "id": webhook_id,
+            "name": "a [red]name[/red]",
+            "url": "http://receiver/hook",
+            "event_type": "ticket.*",
+            "state": "delivering",
+            "pending": 0,
+            "success_rate_hour": 75.0,
+        }
+    ]
+    table = webhooks(bridge_url, "list").stdout
+    assert "[red]" in table
+    assert "75 %" in table
+
+
+def test_webhooks_are_switched_and_paused(bridge_url: str) -> None:
+    webhook_id = webhooks(bridge_url, *CREATE).stdout.strip()
+    for name, state in (
+        ("disable", "off"),
+        ("enable", "delivering"),
+        ("pause", "paused"),
+        ("resume", "delivering"),
+    ):
+        assert webhooks(bridge_url, name, webhook_id).stdout == ""
+        assert listed(bridge_url)[0]["state"] == state
+
+
+def test_a_webhook_that_there_is_not(bridge_url: str) -> None:
+    for name in "enable", "disable", "pause", "resume", "redeliver":
+        options = ("--since", "2026-01-01", "--yes") if name == "redeliver" else ()
+        line = complaint(command(bridge_url, name, "7", *options), 1)
+        assert line == "pgbridge: there is no webhook 7; see: pgbridge webhooks list"
+
+
+def test_failed_deliveries_are_counted_before_they_are_sent_again(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook_id = webhooks(bridge_url, *CREATE).stdout.strip()
+    for _ in range(3):
+        add_failed(bot, int(webhook_id))
+    redeliver = ("redeliver", webhook_id, "--since", "2026-01-01 10:00")
+    assert webhooks(bridge_url, *redeliver, "--dry-run").stdout == "3\n"
+    # Without --yes somebody has to be asked, and here is nobody.
+    line = complaint(command(bridge_url, *redeliver), 2)
+    assert "--yes" in line
+    until = webhooks(bridge_url, *redeliver, "--until", "2026-01-01 11:00", "--yes")
+    assert until.stdout == "0\n"
+    assert listed(bridge_url)[0]["pending"] == 0
+    assert webhooks(bridge_url, *redeliver, "--per-second", "5", "--yes").stdout == "3\n"
+    assert listed(bridge_url)[0]["pending"] == 3
+    assert "since: " in complaint(
+        command(bridge_url, "redeliver", webhook_id, "--since", "lately"), 2
+    )
+
+
+@pytest.mark.parametrize(("answer", "code", "moved"), [("n", 1, 0), ("y", 0, 1)])
+def test_at_a_terminal_it_asks(
+    bridge_url: str, bot: Bot, answer: str, code: int, moved: int
+) -> None:
+    webhook_id = webhooks(bridge_url, *CREATE).stdout.strip()
+    add_failed(bot, int(webhook_id))
+    redeliver = ("redeliver", webhook_id, "--since", "2026-01-01")
+    ours, its = pty.openpty()
+    with open(ours, "wb", buffering=0) as keyboard, open(its, "rb", buffering=0) as terminal:
+        keyboard.write(f"{answer}\n".encode())
+        done = subprocess.run(
+            [sys.executable, "-m", "bridge", "webhooks", *redeliver],
+            env=environment(bridge_url),
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == code
+    assert "Send 1 failed deliveries again?" in done.stderr
+    assert listed(bridge_url)[0]["pending"] == moved
+
+
+# Import
+
+
+OWN = """
+    create table public.webhooks (
+        id serial primary key, name varchar(255) not null, url text not null,
+        event_type varchar(50) not null, secret varchar(128), description text,
+        is_active boolean not null, created_at timestamptz, failure_count integer)
+"""
+ROWS = """
+    insert into public.webhooks (name, url, event_type, secret, description, is_active) values
+        ('CRM', 'https://crm.example/hook', 'user.created', 's3cret', 'Для CRM', true),
+        ('Off', 'https://off.example/hook', 'user.created', null, null, false),
+        ('Bad', 'not a url', 'user.created', null, null, true),
+        ('Empty', 'https://crm.example/hook', 'ticket.created', '', '', true)
+"""
+
+
+def test_the_bots_active_webhooks_are_copied_once_and_never_changed(
+    bridge_url: str, bot: Bot
+) -> None:
+    bot.execute("drop table if exists public.webhooks cascade")
+    bot.execute(OWN)
+    bot.execute(ROWS)
+    before = bot.execute("select w::text, xmin::text from public.webhooks w").fetchall()
+    planned = webhooks(bridge_url, "import", "--dry-run")
+    assert stored(bot, "id") == []
+    assert planned.stdout == ""
+    assert "would copy: CRM, user.created to https://crm.example/hook" in planned.stderr
+
+    imported = webhooks(bridge_url, "import")
+    rows = stored(bot, "id", "name", "url", "event_type", "secret", "description", "is_active")
+    assert [row[1:] for row in rows] == [
+        ("CRM", "https://crm.example/hook", "user.created", "s3cret", "Для CRM", True),
+        ("Empty", "https://crm.example/hook", "ticket.created", None, None, True),
+    ]
+    assert imported.stdout.split() == [str(row[0]) for row in rows]
+    assert "skipped: Bad, user.created to not a url: url: must be" in imported.stderr
+    assert "2 copied, 1 skipped" in imported.stderr
+    assert "receivers get each event twice" in imported.stderr
+    assert "s3cret" not in imported.stderr + imported.stdout
+
+    again = webhooks(bridge_url, "import")
+    assert again.stdout == ""
+    assert again.stderr.count("it is here already") == 2
+    assert "twice" not in again.stderr
+    assert stored(bot, "id") == [(row[0],) for row in rows]
+    assert bot.execute("select w::text, xmin::text from public.webhooks w").fetchall() == before
+
+
+def test_columns_that_a_release_does_not_have_are_not_missed(bridge_url: str, bot: Bot) -> None:
+    bot.execute("drop table if exists public.webhooks cascade")
+    bot.execute("create table public.webhooks (name text, url text, event_type text)")
+    bot.execute("insert into public.webhooks values ('a', 'http://a', 'user.created')")
+    assert len(webhooks(bridge_url, "import").stdout.split()) == 1
+    bot.execute("alter table public.webhooks drop column event_type")
+    line = complaint(command(bridge_url, "import"), 1)
+    assert "public.webhooks has no column event_type" in line
+
+
+def test_where_the_bot_has_no_webhooks_there_is_nothing_to_import(
+    bridge_url: str, bot: Bot
+) -> None:
+    bot.execute("drop table if exists public.webhooks cascade")
+    line = complaint(command(bridge_url, "import"), 1)
+    assert line == ("pgbridge: there is no table public.webhooks in this database to import from")
