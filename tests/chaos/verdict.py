@@ -54,9 +54,10 @@ class Account:
 
     def firsts(self) -> list[Arrival]:
         """Return what arrived, without repeats, in the order of first arrivals."""
-        return list({arrival.message_id: arrival for arrival in reversed(self.arrivals)}.values())[
-            ::-1
-        ]
+        firsts: dict[str, Arrival] = {}
+        for arrival in self.arrivals:
+            firsts.setdefault(arrival.message_id, arrival)
+        return list(firsts.values())
 
     @property
     def duplicates(self) -> int:
