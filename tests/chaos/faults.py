@@ -35,7 +35,7 @@ async def kill_at_claim(scene: Scene) -> None:
 
 async def kill_after_post(scene: Scene) -> None:
     """Kill one when a receiver has its request and has not answered yet."""
-    async with scene.caught() as victim:
+    async with scene.caught() as (victim, _):
         await victim.kill()
     await scene.bury(victim)
     scene.restart(victim)
@@ -82,7 +82,7 @@ async def freeze_past_the_lease(scene: Scene) -> None:
     log = "select id, to_jsonb(l) from bridge.delivery_log l where id = any (%s) order by id"
     attempted = "select count(*) > %s from bridge.delivery_attempts where delivery_id = any (%s)"
     await scene.all_run()
-    async with scene.caught() as victim:
+    async with scene.caught() as (victim, _):
         victim.freeze()
     try:
         leases = await scene.struck(victim)
@@ -99,6 +99,41 @@ async def freeze_past_the_lease(scene: Scene) -> None:
         await scene.until(attempted, len(ids), ids)
     if await scene.fetch(log, ids) != before:
         scene.problems.append(f"{victim.role} overwrote what others had settled meanwhile")
+
+
+async def freeze_until_another_has_it(scene: Scene) -> None:
+    """Stop one with an answer on its way to it, and let it go on when another is at the same work.
+
+    What it then says comes too late: the delivery is the other's, and stays so.
+    """
+    delivery = "'evt_' || event_id || '_wh_' || webhook_id = %s"
+    attempted = f"""
+        select exists (select from bridge.delivery_attempts
+                       where delivery_id = (select delivery_id from chaos.leases
+                                            where {delivery} limit 1))
+    """
+    held = f"""
+        select exists (select from bridge.delivery_queue q
+                       where {delivery} and exists (
+                           select from chaos.leases l
+                           where l.lease_token = q.lease_token and l.worker <> %s))
+    """
+    await scene.all_run()
+    async with scene.caught() as (victim, trap):
+        message_id = trap.message_id
+        victim.freeze()
+        try:
+            leases = await scene.struck(victim)
+            trap.rearm(message_id)
+            await scene.expire(leases)
+            await trap.caught.wait()
+        finally:
+            victim.thaw()
+        # As above: the late attempt is written down, and that tells that it was spoken of.
+        with trio.move_on_after(5):
+            await scene.until(attempted, message_id)
+        if not (await scene.fetch(held, message_id, victim.role))[0][0]:
+            scene.problems.append(f"{victim.role} settled what was no longer its own to settle")
 
 
 async def end_its_sessions(scene: Scene) -> None:
@@ -122,7 +157,7 @@ async def crash_the_database(scene: Scene) -> None:
 async def terminate_in_mid_flight(scene: Scene) -> None:
     """End one with SIGTERM while a receiver holds back an answer that comes a little later."""
     known = set(scene.in_flight)
-    async with trio.open_nursery() as nursery, scene.caught() as victim:
+    async with trio.open_nursery() as nursery, scene.caught() as (victim, _):
         await scene.struck(victim)
         nursery.start_soon(victim.terminate)
         await trio.sleep(0.5)
@@ -142,6 +177,7 @@ FAULTS: Mapping[str, Fault] = {
         kill_during_settle,
         kill_during_drain,
         freeze_past_the_lease,
+        freeze_until_another_has_it,
         end_its_sessions,
         crash_the_database,
         terminate_in_mid_flight,

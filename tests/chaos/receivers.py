@@ -134,13 +134,25 @@ class Trap:
     def __init__(self) -> None:
         self.caught = trio.Event()
         self.released = trio.Event()
-        #: Of the connection on which the request came.
+        #: Of the request that was caught: its webhook-id, and the port that it came from.
+        self.message_id = ""
         self.sender_port = 0
+        self._wanted: str | None = None
 
-    def rearm(self) -> None:
-        """Let go of what was caught, and catch the next."""
+    def rearm(self, message_id: str | None = None) -> None:
+        """Let go of what was caught, and catch the next, or the next with this webhook-id."""
         self.released.set()
         self.caught, self.released = trio.Event(), trio.Event()
+        self._wanted = message_id
+
+    async def hold(self, message_id: str, sender_port: int) -> None:
+        """Return when the request may be answered: at once, unless it is the one to catch."""
+        if self.caught.is_set() or self._wanted not in (None, message_id):
+            return
+        self.message_id, self.sender_port = message_id, sender_port
+        released = self.released
+        self.caught.set()
+        await released.wait()
 
 
 class Receiver:
@@ -210,10 +222,8 @@ class Receiver:
         if habit is not None:
             await habit.act(stream)
             return False
-        if (trap := self._trap) is not None and not trap.caught.is_set():
-            trap.sender_port = sender_port
-            trap.caught.set()
-            await trap.released.wait()
+        if self._trap is not None:
+            await self._trap.hold(headers.get("webhook-id", ""), sender_port)
         answer = h11.Response(status_code=200, headers=[("Content-Length", "2")])
         for event in (answer, h11.Data(b"ok"), h11.EndOfMessage()):
             await stream.send_all(connection.send(event) or b"")

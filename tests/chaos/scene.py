@@ -15,7 +15,7 @@ import trio
 from bridge.assets import query
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.chaos.application import Application
-from tests.chaos.receivers import Receiver
+from tests.chaos.receivers import Receiver, Trap
 from tests.chaos.verdict import Record
 from tests.chaos.workers import Worker
 
@@ -209,8 +209,8 @@ class Scene:
         return leases
 
     @asynccontextmanager
-    async def caught(self) -> AsyncIterator[Worker]:
-        """Hold back the answer to a request; yields, when it has come, the worker that sent it.
+    async def caught(self) -> AsyncIterator[tuple[Worker, Trap]]:
+        """Hold back the answer to a request; yields, when it has come, who sent it, and the trap.
 
         The answer is given at the end of the context.
         """
@@ -221,7 +221,7 @@ class Scene:
             while (sender := self._sender(trap.sender_port)) is None:
                 trap.rearm()
                 await trap.caught.wait()
-            yield sender
+            yield sender, trap
 
     def _sender(self, port: int) -> Worker | None:
         return next((worker for worker in self.workers if worker.owns(port)), None)
