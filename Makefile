@@ -29,6 +29,10 @@ check: $(venv)/installed-test ## Check style, types and the direction of imports
 	$(venv)/bin/mypy
 	$(venv)/bin/lint-imports
 
+.PHONY: chaos
+chaos: $(venv)/installed-test ## Kill, freeze and crash for two minutes, and see that nothing is lost.
+	$(venv)/bin/python -m tests.chaos $(ARGS)
+
 .PHONY: bench
 bench: $(venv)/installed-test ## Measure the figures that the documentation gives.
 	$(venv)/bin/python -m tests.bench $(ARGS)

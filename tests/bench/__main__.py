@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from tests.bench import capture, delivery, drain, latency, trigger
+from tests.bench import capture, delivery, drain, history, latency, memory, trigger
 from tests.bench.result import Result
 
 BENCHES: dict[str, Callable[[EmbeddedPostgres], list[Result]]] = {
@@ -21,6 +21,8 @@ BENCHES: dict[str, Callable[[EmbeddedPostgres], list[Result]]] = {
     "drain": drain.run,
     "latency": latency.run,
     "delivery": delivery.run,
+    "history": history.run,
+    "memory": memory.run,
 }
 
 

@@ -1,0 +1,276 @@
+"""What ten million finished deliveries cost those to come: claiming, settling, and looking at them.
+
+``BENCH_HISTORY`` sets how many; a million is filled in half a minute and takes half a gigabyte.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any
+
+import httpx
+import psycopg
+import trio
+
+from bridge.db import Database, Row, open_database, values_by_column
+from bridge.demo.postgres import EmbeddedPostgres
+from tests.bench.result import Result, new_database
+from tests.system.processes import TOKEN, running
+
+HISTORY = int(os.environ.get("BENCH_HISTORY", "10_000_000"))
+#: Over how many days it is spread, as they are kept by default.
+DAYS = 7
+#: What one of them takes on disk in both logs with their indexes, and what WAL takes beside it.
+DELIVERY_BYTES = 500
+WAL_BYTES = 3 * 1024**3
+
+WEBHOOKS = 50
+BATCH = 200
+ROUNDS = 7
+BATCHES = 15
+#: Statements are planned for good after five executions.
+WARM_UP = 6
+CLAIMS = 40
+REQUESTS = 15
+#: Deliveries that are settled while vacuum is held back.
+HELD_BACK = int(os.environ.get("BENCH_HELD_BACK", "100_000"))
+#: The largest batch that a claim may take, for getting through those.
+LARGE_BATCH = 1000
+
+ADD_WEBHOOKS = """
+insert into bridge.webhooks (name, url, event_type, max_concurrency)
+select 'bench', 'http://127.0.0.1:9/', 'bench.event', %s from generate_series(1, %s)
+"""
+ENQUEUE = """
+with logged as (
+    insert into bridge.events (event_type, payload, occurred_at)
+    select 'bench.event', '{"user_id": 1, "amount_kopeks": 10050}', now()
+    from generate_series(1, %s)
+    returning id, recorded_at, event_type
+)
+insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)
+select w.id, l.id, l.recorded_at, l.event_type from logged l cross join bridge.webhooks w
+"""
+# As settle leaves them behind, in the order of their ids and over all webhooks in turn.
+LOG = """
+insert into bridge.delivery_log
+    (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
+     response_status, response_body, created_at, finished_at,
+     captured_at, committed_at, claimed_at, sent_at, acknowledged_at)
+select n, 1 + n %% %(webhooks)s, n / %(webhooks)s, at, 'bench.event', 'success', 1,
+       200, 'ok', at, at, at, at, at, at, at
+from generate_series(%(first)s, %(last)s) as n
+cross join lateral (
+    select now() - make_interval(secs => %(days)s * 86400 * (1 - n / %(count)s::float8)) as at
+) as finished
+"""
+ATTEMPTS = """
+insert into bridge.delivery_attempts
+    (delivery_id, webhook_id, attempt_number, started_at, finished_at,
+     response_status, response_body)
+select n, 1 + n %% %(webhooks)s, 1, at, at, 200, 'ok'
+from generate_series(%(first)s, %(last)s) as n
+cross join lateral (
+    select now() - make_interval(secs => %(days)s * 86400 * (1 - n / %(count)s::float8)) as at
+) as finished
+"""
+FILL_CHUNK = 500_000
+
+
+def run(server: EmbeddedPostgres) -> list[Result]:
+    needed = HISTORY * DELIVERY_BYTES + WAL_BYTES
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < needed:
+        raise SystemExit(
+            f"{HISTORY:,} deliveries need {needed / 1e9:.0f} GB in {tempfile.gettempdir()}, and"
+            f" {free / 1e9:.0f} GB are free; set BENCH_HISTORY to fewer"
+        )
+    urls = [_new_database(server), _new_database(server)]
+    _fill(urls[0])
+    return [
+        *trio.run(_claim_and_settle, urls),
+        *trio.run(_look, urls),
+        *trio.run(_hold_vacuum_back, _new_database(server)),
+    ]
+
+
+def _new_database(server: EmbeddedPostgres) -> str:
+    url = new_database(server)
+    with psycopg.connect(url) as connection:
+        connection.execute(ADD_WEBHOOKS, (LARGE_BATCH // WEBHOOKS, WEBHOOKS))
+        connection.execute(
+            "select bridge.create_partitions((now() at time zone 'UTC')::date - %s, %s)",
+            (DAYS + 1, DAYS + 3),
+        )
+    return url
+
+
+def _fill(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("set synchronous_commit = off")
+        for first in range(1, HISTORY + 1, FILL_CHUNK):
+            chunk = {
+                "first": first,
+                "last": min(first + FILL_CHUNK - 1, HISTORY),
+                "count": HISTORY,
+                "webhooks": WEBHOOKS,
+                "days": DAYS,
+            }
+            connection.execute(LOG, chunk)
+            connection.execute(ATTEMPTS, chunk)
+        connection.execute("select setval('bridge.delivery_queue_id_seq', %s)", (HISTORY,))
+        connection.execute(
+            "update bridge.webhooks w set delivered_count = l.count, success_count = l.count"
+            " from (select webhook_id, count(*) from bridge.delivery_log group by 1) as l"
+            " where l.webhook_id = w.id"
+        )
+        # What autovacuum has long done in a history that has grown over days.
+        connection.execute("vacuum (analyze)")
+        connection.execute("checkpoint")
+
+
+async def _claim_and_settle(urls: Sequence[str]) -> list[Result]:
+    """Time both queries on both databases, which take turns, a round of batches each."""
+    claims: list[list[float]] = [[], []]
+    settlings: list[list[float]] = [[], []]
+    both: list[list[float]] = [[], []]
+    for _ in range(ROUNDS):
+        for place, url in enumerate(urls):
+            # One at a time: an event loop is open for one database.
+            async with open_database(url) as database:
+                with psycopg.connect(url, autocommit=True) as writer:
+                    times = await _batches(database, writer)
+            claims[place].append(median(claim for claim, _ in times))
+            settlings[place].append(median(settle for _, settle in times))
+            both[place].append(median(claim + settle for claim, settle in times))
+    return [
+        _beside("claim + settle", both, "<= 1.2"),
+        _beside("claim", claims),
+        _beside("settle", settlings),
+    ]
+
+
+async def _batches(
+    database: Database, writer: psycopg.Connection[Any]
+) -> list[tuple[float, float]]:
+    """Return how long claiming and settling took, for each batch."""
+    times = []
+    for number in range(WARM_UP + BATCHES):
+        writer.execute(ENQUEUE, (BATCH // WEBHOOKS,))
+        claim, rows = await _claim(database, BATCH)
+        assert len(rows) == BATCH
+        settle = await _settle(database, rows)
+        if number >= WARM_UP:
+            times.append((claim, settle))
+    return times
+
+
+async def _look(urls: Sequence[str]) -> list[Result]:
+    """Time what the dashboard asks for, over a bridge's REST."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    results = []
+    async with (
+        running(urls[0]) as full,
+        running(urls[1]) as empty,
+        httpx.AsyncClient(headers=headers, trust_env=False, timeout=60) as client,
+    ):
+        for path in ("/webhooks/stats", "/webhooks/1/deliveries"):
+            spent: list[list[float]] = [[], []]
+            for number in range(REQUESTS + 2):
+                for place, bridge in enumerate((full, empty)):
+                    started = time.perf_counter()
+                    answer = await client.get(bridge.rest_url + path)
+                    elapsed = time.perf_counter() - started
+                    assert answer.status_code == 200, answer.text
+                    if number >= 2:
+                        spent[place].append(elapsed)
+            results.append(_beside(f"GET {path}", spent))
+    return results
+
+
+async def _hold_vacuum_back(url: str) -> list[Result]:
+    """Time a claim while all that was settled before it is still there for vacuum to remove."""
+    async with open_database(url) as database:
+        with psycopg.connect(url, autocommit=True) as writer, psycopg.connect(url) as report:
+            fresh = await _claims(database, writer, None)
+            # A transaction that stays open, with a snapshot and an xid.
+            report.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            report.execute("select pg_current_xact_id()")
+            since = None
+            for _ in range(HELD_BACK // LARGE_BATCH):
+                writer.execute(ENQUEUE, (LARGE_BATCH // WEBHOOKS,))
+                _, rows = await _claim(database, LARGE_BATCH)
+                since = max(row["next_attempt_at"] for row in rows)
+                await _settle(database, rows)
+            all_over = await _claims(database, writer, None)
+            from_mark = await _claims(database, writer, since)
+    name = f"claim after {HELD_BACK:,} settled, vacuum held back"
+    return [
+        Result(f"{name}, all looked through", all_over * 1e3, fresh * 1e3, "ms", "fresh queue"),
+        Result(f"{name}, from the mark on", from_mark * 1e3, fresh * 1e3, "ms", "fresh queue"),
+    ]
+
+
+async def _claims(
+    database: Database, writer: psycopg.Connection[Any], since: datetime | None
+) -> float:
+    """Return the median seconds of claiming a batch.
+
+    ``since`` is when the first was due of what is not looked through; None: nothing is.
+    """
+    times = []
+    for number in range(WARM_UP + CLAIMS):
+        writer.execute(ENQUEUE, (BATCH // WEBHOOKS,))
+        spent, rows = await _claim(database, BATCH, since)
+        assert len(rows) == BATCH
+        if since is not None:
+            since = max(row["next_attempt_at"] for row in rows)
+        await _settle(database, rows)
+        if number >= WARM_UP:
+            times.append(spent)
+    return median(times)
+
+
+async def _claim(
+    database: Database, most: int, since: datetime | None = None
+) -> tuple[float, list[Row]]:
+    webhooks = list(range(1, WEBHOOKS + 1))
+    started = time.perf_counter()
+    rows = await database.fetch("claim", webhooks, [0] * WEBHOOKS, [since] * WEBHOOKS, most, most)
+    return time.perf_counter() - started, rows
+
+
+async def _settle(database: Database, rows: Sequence[Row]) -> float:
+    now = datetime.now(UTC)
+    attempts = [
+        (
+            *(row["id"], row["lease_token"], row["webhook_id"], row["attempt_number"] + 1),
+            *(now, now, "success", 0.0, 200, "ok", None, None, None, 0.0),
+        )
+        for row in rows
+    ]
+    started = time.perf_counter()
+    settled = await database.fetch("settle", *values_by_column(attempts), 5 * 86_400.0)
+    spent = time.perf_counter() - started
+    assert len(settled) == len(rows)
+    return spent
+
+
+def _beside(name: str, spent: Sequence[Sequence[float]], mark: str = "") -> Result:
+    """Return the median with the history beside the median without, which took turns."""
+    full, empty = spent
+    return Result(
+        f"{name} after {HISTORY:,} deliveries",
+        median(full) * 1e3,
+        median(empty) * 1e3,
+        "ms",
+        "after none",
+        mark,
+        median(with_it / without for with_it, without in zip(full, empty, strict=True)),
+    )

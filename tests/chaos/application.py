@@ -1,0 +1,79 @@
+"""The application of the fault run: commits rows, and keeps books of its own of what it did."""
+
+from __future__ import annotations
+
+import threading
+from itertools import count
+from typing import Any
+
+import psycopg
+
+INSERT = "insert into public.users (auth_type, username) values ('telegram', %s)"
+
+
+class Application:
+    """A thread that signs people up at a steady rate and knows nothing of any bridge.
+
+    A key is a username; they are numbered in the order in which they are written.
+    """
+
+    def __init__(self, url: str, *, per_second: float) -> None:
+        self.committed: list[str] = []
+        #: Commits whose answer was lost: each may have happened or not.
+        self.unknown: list[str] = []
+        self.rolled_back: list[str] = []
+        #: What the database refused although it was there: an application must never see that.
+        self.refused: list[str] = []
+        self._url = url
+        self._pause = 1 / per_second
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="application")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop writing; no transaction is left open."""
+        self._stop.set()
+        self._thread.join()
+
+    def _write(self) -> None:
+        connection: psycopg.Connection[Any] | None = None
+        written = 0
+        for transaction in count(1):
+            if self._stop.wait(self._pause):
+                break
+            # Now and then many come at once: then there is something in flight.
+            size = 10 if transaction % 10 == 7 else 1
+            keys = [f"u{number}" for number in range(written + 1, written + size + 1)]
+            written += size
+            try:
+                if connection is None:
+                    connection = psycopg.connect(self._url)
+                self._sign_up(connection, keys, fate=transaction % 10)
+            except psycopg.Error as error:
+                if connection is not None and not connection.closed:
+                    self.refused.append(f"{keys}: {error}")
+                    connection.close()
+                connection = None
+        if connection is not None:
+            connection.close()
+
+    def _sign_up(self, connection: psycopg.Connection[Any], keys: list[str], *, fate: int) -> None:
+        for key in keys:
+            connection.execute(INSERT, (key,))
+        if fate == 0:
+            self.rolled_back += keys
+            connection.rollback()
+            return
+        if fate == 5:
+            # A part of a transaction can be rolled back, too.
+            undone = f"{keys[0]}-undone"
+            self.rolled_back.append(undone)
+            connection.execute("savepoint part")
+            connection.execute(INSERT, (undone,))
+            connection.execute("rollback to savepoint part")
+        try:
+            connection.commit()
+        except psycopg.OperationalError:
+            self.unknown += keys
+            raise
+        self.committed += keys

@@ -1,0 +1,31 @@
+"""Every fault, a few times, at the moment where it hurts: nothing is lost, repeats are honest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from tests.chaos.faults import FAULTS
+from tests.chaos.run import run
+
+ROUNDS = 2
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server that the test may stop."""
+    with embedded_postgres() as server:
+        yield server
+
+
+# `make chaos` does the same for longer, and lets leases run out by themselves.
+def test_faults_where_they_hurt_lose_nothing_and_repeat_only_what_was_in_flight(
+    own_server: EmbeddedPostgres,
+) -> None:
+    outcome = run(own_server, seed=1, report=print, rounds=ROUNDS, is_patient=False, per_second=3)
+    assert not outcome.problems
+    assert outcome.faults == dict.fromkeys(FAULTS, ROUNDS)
+    assert outcome.lost == 0
+    assert outcome.duplicates <= outcome.in_flight_at_faults

@@ -1,0 +1,122 @@
+"""The fault run's verdict sees whatever can go wrong; one that sees nothing proves nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.verdict import (
+    Account,
+    Arrival,
+    Books,
+    Record,
+    contradictions,
+    delivered,
+    disagreements,
+    lost,
+)
+
+BOOKS = Books(committed=["u1", "u2", "u3"], unknown=["u4"], rolled_back=["u5"])
+GOOD = Record(
+    deliveries=[(7, event, "success") for event in (1, 2, 3)],
+    leases=[(7, event, False) for event in (1, 2, 3)],
+    pending=0,
+    leased=0,
+    delivered_count=3,
+)
+
+
+def arrival(number: int, **changes: object) -> Arrival:
+    good = Arrival(
+        message_id=f"evt_{number}_wh_7",
+        webhook_id="7",
+        event_type="user.created",
+        body=json.dumps({"username": f"u{number}"}).encode(),
+        verified=True,
+        accepted=True,
+    )
+    return replace(good, **changes)  # type: ignore[arg-type]
+
+
+def account(*arrivals: Arrival, ordered: bool = False) -> Account:
+    return Account(
+        "hook",
+        honest=True,
+        ordered=ordered,
+        takes=lambda key: key != "u3" or not ordered,
+        webhook_id=7,
+        arrivals=list(arrivals),
+    )
+
+
+THREE = [arrival(1), arrival(2), arrival(3)]
+
+
+def judged(*arrivals: Arrival, in_flight: int = 0, ordered: bool = False) -> Sequence[str]:
+    of = account(*arrivals, ordered=ordered)
+    return [*lost(BOOKS, [of]), *contradictions(BOOKS, [of], in_flight_at_faults=in_flight)]
+
+
+def test_what_is_right_is_not_complained_of() -> None:
+    assert judged(*THREE) == []
+    assert judged(*THREE, arrival(4)) == [], "a commit without an answer may have happened"
+    assert judged(*THREE, arrival(2), in_flight=1) == []
+    assert judged(arrival(1), arrival(2), ordered=True) == []
+    assert list(disagreements(GOOD, [account(*THREE)])) == []
+    assert delivered([account(*THREE, arrival(2))]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "complaint"),
+    [
+        (THREE[:2], "u3 was committed and never arrived"),
+        ([*THREE[:2], arrival(3, accepted=False)], "u3 was committed and never arrived"),
+        ([*THREE, arrival(5)], "tells of u5, which was rolled back"),
+        ([*THREE, arrival(6)], "tells of u6, which nobody wrote"),
+        ([*THREE, arrival(8, body=THREE[0].body)], "evt_8_wh_7 tells of u1, as evt_1_wh_7 did"),
+        ([*THREE, arrival(3, body=THREE[2].body + b" ")], "evt_3_wh_7 came again with another"),
+        ([*THREE, arrival(3, verified=False)], "evt_3_wh_7 has a wrong signature"),
+        ([*THREE[:2], arrival(3, webhook_id="8")], "evt_3_wh_7 came with X-Webhook-Id 8"),
+        ([*THREE, arrival(3)], "got 1 repeats, and only 0 deliveries"),
+    ],
+)
+def test_the_books_of_both_sides_must_agree(arrivals: list[Arrival], complaint: str) -> None:
+    assert any(complaint in line for line in judged(*arrivals)), judged(*arrivals)
+
+
+def test_first_arrivals_of_an_ordered_webhook_must_be_in_order() -> None:
+    assert judged(arrival(1), arrival(2), arrival(1), ordered=True, in_flight=1) == []
+    [*lines] = judged(arrival(2), arrival(1), ordered=True)
+    assert "hook: evt_1_wh_7 came first after evt_2_wh_7" in lines
+    assert "hook: keys came in another order than they were committed in" in lines
+
+
+@pytest.mark.parametrize(
+    ("record", "complaint"),
+    [
+        (replace(GOOD, pending=1), "1 deliveries are pending at the end"),
+        (replace(GOOD, leased=1), "1 with a lease"),
+        (replace(GOOD, delivered_count=4), "webhooks.delivered_count adds up to 4"),
+        (replace(GOOD, deliveries=GOOD.deliveries[:2]), "evt_3_wh_7 arrived, and has succeeded 0"),
+        (
+            replace(GOOD, deliveries=[*GOOD.deliveries, (7, 3, "success")]),
+            "evt_3_wh_7 arrived, and has succeeded 2 times",
+        ),
+        (
+            replace(GOOD, deliveries=[*GOOD.deliveries, (7, 4, "success")]),
+            "evt_4_wh_7 has succeeded, and never arrived",
+        ),
+        (replace(GOOD, deliveries=[*GOOD.deliveries, (7, 4, "failed")]), "1 deliveries failed"),
+        (replace(GOOD, leases=GOOD.leases[:2]), "evt_3_wh_7 came 1 times on 0 leases"),
+        (
+            replace(GOOD, leases=[*GOOD.leases, (7, 3, True)]),
+            "evt_3_wh_7 was leased while another lease of it was good",
+        ),
+    ],
+)
+def test_the_database_must_agree_with_the_receivers(record: Record, complaint: str) -> None:
+    lines = list(disagreements(record, [account(*THREE)]))
+    assert any(complaint in line for line in lines), lines
