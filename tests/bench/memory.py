@@ -51,7 +51,7 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 async def _deliver(url: str, base: str) -> list[tuple[float, float]]:
     """Deliver them all; return the memory in MiB by the share that was delivered."""
     samples: list[tuple[float, float]] = []
-    async with running(url, delivery_concurrency=128, allowed_networks="127.0.0.0/8") as bridge:
+    async with running(url) as bridge:
         with psycopg.connect(url, autocommit=True) as connection:
             for number in range(ENDPOINTS):
                 connection.execute(
