@@ -130,12 +130,25 @@ class _Connection:
         """
         protocol = self._protocol
         while (event := protocol.next_event()) is h11.NEED_DATA:
-            received = await self._stream.receive_some(ANSWER_HEAD_BYTES)
+            received = await self._receive()
             has_begun = protocol.their_state is not h11.SEND_RESPONSE or protocol.trailing_data[0]
             if not received and not has_begun:
                 raise _HungUpError
-            protocol.receive_data(bytes(received))
+            protocol.receive_data(received)
         return event
+
+    async def _receive(self) -> bytes:
+        if not self._is_plain:
+            return bytes(await self._stream.receive_some(ANSWER_HEAD_BYTES))
+        # An answer takes a while, so there is no use in looking for it before waiting.
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return os.read(self._socket.fileno(), ANSWER_HEAD_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
 
     def reuse(self) -> bool:
         """Make ready for another request; False if this is not possible."""
