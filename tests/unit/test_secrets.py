@@ -109,12 +109,15 @@ def test_without_any_key_it_is_told_that_none_is_set() -> None:
         Vault([NEW]).seal("s3cret").replace("fernet:", "fernet:fernet:"),
         "fernet:" + Fernet(NEW).encrypt(b"\xffs3cret").decode(),
     ],
+    ids=["empty", "garbage", "not ASCII", "long", "cut off", "sealed twice", "not UTF-8"],
 )
 def test_garbage_is_refused_like_a_wrong_key_and_not_shown(stored: str) -> None:
     assert complaint(Vault([NEW]), stored) == "no key in BRIDGE_SECRET_KEY opens the secret"
 
 
-@pytest.mark.parametrize("key", ["", "short", NEW[:-4], "ключ"])
+@pytest.mark.parametrize(
+    "key", ["", "short", NEW[:-4], "ключ"], ids=["empty", "short", "cut off", "not ASCII"]
+)
 def test_a_vault_is_not_made_of_what_is_no_key(key: str) -> None:
     with pytest.raises(ValueError, match=r"^(?!.*short)"):
         Vault([key])
