@@ -124,8 +124,12 @@ def try_webhook(
     rows = _fetch(connection, "webhook_to_try", webhook_id)
     if not rows:
         raise WebhookError(f"there is no webhook {webhook_id}; see: pgbridge webhooks list")
-    with Transport(partial(resolve, policy=policy), max_idle=0) as transport:
-        return trio.run(send_trial, transport, vault, rows[0])
+
+    async def send() -> Trial:
+        with Transport(partial(resolve, policy=policy), max_idle=0) as transport:
+            return await send_trial(transport, vault, rows[0])
+
+    return trio.run(send)
 
 
 def pause_webhook(connection: Connection, webhook_id: int) -> None:

@@ -21,6 +21,7 @@ from standardwebhooks import Webhook
 from bridge.db import open_database
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.resolve import url_refusal
+from bridge.delivery.trial import Trial
 from bridge.secrets import Vault
 from bridge.tokens import TokenStore, hash_token
 from bridge.web.api import build_api
@@ -623,6 +624,43 @@ async def test_a_deletion_that_gives_way_to_a_courier_is_tried_again(
             await trio.to_thread.run_sync(settling.join)
         assert answer.status_code == 204
         assert bot.execute("select from bridge.webhooks").fetchall() == []
+
+
+# Tests of webhooks
+
+
+async def test_a_test_is_sent_with_the_webhooks_own_secrets_and_its_answer_shown(
+    bridge_url: str, bot: Bot
+) -> None:
+    tried: list[dict[str, Any]] = []
+
+    async def send_trial(webhook: Mapping[str, Any]) -> Trial:
+        tried.append(dict(webhook))
+        return Trial(503, "busy", "HTTP 503", 0.25)
+
+    async with calling(bridge_url, send_trial=send_trial) as client:
+        webhook = await create(client, secret="old", url="http://a.test/")
+        await client.post(f"/webhooks/{webhook['id']}/rotate-secret", json={"secret": "new"})
+        answer = await client.post(f"/webhooks/{webhook['id']}/test")
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {
+                "response_status": 503,
+                "response_body": "busy",
+                "error_message": "HTTP 503",
+                "seconds": 0.25,
+            },
+        )
+        assert (await client.post("/webhooks/99/test")).status_code == 404
+    assert tried == [
+        {
+            "id": webhook["id"],
+            "url": "http://a.test/",
+            "secret": "new",
+            "previous_secret": "old",
+            "timeout_seconds": 15,
+        }
+    ]
 
 
 # Secrets

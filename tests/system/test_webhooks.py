@@ -7,10 +7,15 @@ import os
 import pty
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import psycopg
 import pytest
+from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
 from bridge.cli import app
@@ -266,3 +271,58 @@ def test_where_the_bot_has_no_webhooks_there_is_nothing_to_import(
     bot.execute("drop table if exists public.webhooks cascade")
     line = complaint(command(bridge_url, "import"), 1)
     assert line == ("pgbridge: there is no table public.webhooks in this database to import from")
+
+
+@contextmanager
+def receiving(status: int) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
+    """Run a receiver that answers so; yields its URL and what it was sent."""
+    requests: list[tuple[dict[str, str], bytes]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            requests.append((dict(self.headers.items()), body))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"thanks")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/hook", requests
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_test_is_signed_and_what_the_receiver_answers_is_printed(bridge_url: str) -> None:
+    with receiving(200) as (target, requests):
+        create = ("create", "--name", "x", "--url", target, "--event-type", "*")
+        webhook_id, secret = webhooks(bridge_url, *create, "--generate-secret").stdout.split()
+        done = webhooks(bridge_url, "test", webhook_id)
+        assert done.stdout == "thanks\n"
+        assert done.stderr.startswith("HTTP 200 after ")
+    [(headers, body)] = requests
+    payload = {"message": "This is a test of the webhook.", "webhook_id": int(webhook_id)}
+    assert Webhook(secret).verify(body, {k.lower(): v for k, v in headers.items()}) == payload
+    assert headers["X-Webhook-Event"] == "webhook.test"
+
+
+def test_a_test_that_the_receiver_does_not_take_says_why_and_fails(bridge_url: str) -> None:
+    with receiving(500) as (target, _):
+        create = ("create", "--name", "x", "--event-type", "*", "--url")
+        bad = webhooks(bridge_url, *create, target).stdout.strip()
+        done = command(bridge_url, "test", bad)
+        assert (done.returncode, done.stdout) == (1, "thanks\n")
+        assert done.stderr == "pgbridge: HTTP 500\n"
+        inside = webhooks(bridge_url, *create, "http://10.0.0.1/").stdout.strip()
+        done = command(bridge_url, "test", inside)
+        assert complaint(done, 1) == (
+            "pgbridge: blocked: 10.0.0.1 is a private address;"
+            " 10.0.0.1/32 in BRIDGE_ALLOWED_NETWORKS would allow it"
+        )
+        assert command(bridge_url, "test", "99").returncode == 1
