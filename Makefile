@@ -20,7 +20,7 @@ demo: $(venv)/installed-demo ## Show the bridge at work: PostgreSQL, a shop bot 
 
 .PHONY: test
 test: $(venv)/installed-test ## Run every test, on a real PostgreSQL that is started for them.
-	$(venv)/bin/pytest $(ARGS)
+	$(venv)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 .PHONY: check
 check: $(venv)/installed-test ## Check style, types and the direction of imports.

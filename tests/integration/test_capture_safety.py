@@ -204,7 +204,8 @@ def test_every_function_of_ours_pins_its_search_path_or_has_no_sql_of_a_rule(sho
     for name, is_definer, config, is_trigger, acl in functions:
         pinned = "search_path=pg_catalog, pg_temp" in (config or [])
         assert pinned is (name not in of_columns), name
-        if is_trigger:
+        # The others are on tables of our own, and run as whoever may write those.
+        if is_trigger and name.startswith("capture_"):
             assert is_definer, name
             assert acl is not None, name
             assert not acl.startswith("{="), f"PUBLIC may execute {name}"
