@@ -33,6 +33,11 @@ def answer(status: str = "200 OK", body: bytes = b"ok", headers: tuple[str, ...]
     return behave
 
 
+async def hang(_request: Request, _stream: trio.SocketStream) -> None:
+    """Accept, and never answer."""
+    await trio.sleep_forever()
+
+
 @dataclass
 class Receiver:
     """A running receiver. ``behaviours`` maps a path to what happens there; others answer 200."""

@@ -85,6 +85,8 @@ class _Delivery:
     attempt_of_schedule: int
     webhook_id: int
     is_failing: bool
+    #: Sent while the breaker is open, to see whether the receiver is back.
+    is_probe: bool
     url: str
     secret: str | None
     previous_secret: str | None
@@ -108,7 +110,8 @@ class Courier:
 
     Args:
         vault: opens the webhooks' secrets.
-        concurrency: attempts in flight at most, over all webhooks.
+        concurrency: attempts in flight at most, over all webhooks; half of it to those that
+            mostly fail.
         schedule: seconds to wait before each attempt of a delivery.
         disable_seconds: how long a webhook may do nothing but fail before it is switched off.
         create_partitions: makes the partitions that the logs miss.
@@ -142,8 +145,9 @@ class Courier:
         self._over = False
         #: Set when ``run`` has let go of everything.
         self.stopped = trio.Event()
-        # Every claimed delivery until it is settled.
-        self._held: dict[int, _Delivery] = {}
+        # Every claimed delivery until it is settled, by its lease: one whose lease ran out before
+        # it could be settled may be claimed here a second time.
+        self._held: dict[tuple[UUID, int], _Delivery] = {}
         # Attempts that wait for being settled: a part of those held.
         self._attempts: list[_Attempt] = []
         # Those held by webhook, and how many of them to webhooks that mostly fail.
@@ -202,12 +206,12 @@ class Courier:
             await self._due.wait(self._poll_seconds)
 
     def _hold(self, delivery: _Delivery) -> None:
-        self._held[delivery.id] = delivery
+        self._held[delivery.lease_token, delivery.id] = delivery
         self._held_by_webhook[delivery.webhook_id] += 1
         self._held_failing += delivery.is_failing
 
     def _let_go(self, delivery: _Delivery) -> None:
-        del self._held[delivery.id]
+        del self._held[delivery.lease_token, delivery.id]
         self._held_failing -= delivery.is_failing
         self._held_by_webhook[delivery.webhook_id] -= 1
         if not self._held_by_webhook[delivery.webhook_id]:
@@ -216,28 +220,33 @@ class Courier:
     async def _claim(self, limit: int) -> list[_Delivery]:
         """Lease what is due; everything, or what has become due since it was looked for."""
         is_sweep = trio.current_time() - self._swept_at >= SWEEP_SECONDS
-        since = None if is_sweep else self._swept
+        swept = None if is_sweep else self._swept
+        due_since = {} if is_sweep else self._due_since
         known = list(self._held_by_webhook.keys() | self._due_since.keys())
         self._clock.ask()
         rows = await self._database.fetch(
             "claim",
             known,
             [self._held_by_webhook[webhook_id] for webhook_id in known],
-            [since and self._due_since.get(webhook_id) for webhook_id in known],
-            since,
+            [due_since.get(webhook_id, swept) for webhook_id in known],
+            swept,
             limit,
-            self._concurrency // 2 - self._held_failing,
+            max(1, self._concurrency // 2) - self._held_failing,
         )
         now = self._clock.answer(rows[0]["now"])
+        if rows[0]["id"] is None:
+            rows = []
         if is_sweep:
-            self._swept_at, self._swept = trio.current_time(), now - LATE
+            self._swept_at = trio.current_time()
+        if is_sweep and len(rows) < limit:
+            # It has seen everything. (One that had no room left for more has not: then what it did
+            # not come to is looked for from the last mark on, and not from a new one.)
+            self._swept = now - LATE
             self._due_since = {
                 webhook_id: since
                 for webhook_id, since in self._due_since.items()
                 if webhook_id in self._held_by_webhook
             }
-        if rows[0]["id"] is None:
-            return []
         for row in rows:
             if not row["is_redelivery"]:
                 self._due_since[row["webhook_id"]] = row["next_attempt_at"] - LATE
@@ -258,6 +267,7 @@ class Courier:
             attempt_of_schedule=row["attempt_number"] - row["attempts_before"] + 1,
             webhook_id=row["webhook_id"],
             is_failing=row["is_failing"],
+            is_probe=row["is_probe"],
             url=row["url"],
             secret=row["secret"],
             previous_secret=row["previous_secret"],
@@ -266,21 +276,23 @@ class Courier:
         )
 
     async def _attempt(self, delivery: _Delivery) -> None:
-        started_at = self._clock.now()
+        started_at, started = self._clock.now(), time.monotonic()
         try:
             answer = await self._send(delivery)
         except Exception as error:
             # A payload that cannot be serialised, or a bug: one delivery's trouble, nobody else's.
             log.exception("attempt_crashed", delivery_id=delivery.id)
             answer = Answer(failure=Failure.INTERNAL, error=f"cannot be sent: {error!r}"[:500])
+        # Not by the clock: what it has been told since may have set it back a little.
+        finished_at = started_at + timedelta(seconds=time.monotonic() - started)
         verdict = judge(
             answer,
             attempt_number=delivery.attempt_of_schedule,
             schedule=delivery.schedule,
-            now=time.time(),
+            now=finished_at.timestamp(),
             random=random.random,
         )
-        attempt = _Attempt(delivery, started_at, self._clock.now(), answer, verdict)
+        attempt = _Attempt(delivery, started_at, finished_at, answer, verdict)
         self._attempts.append(attempt)
         self._ended.signal()
         metrics.delivery_attempts.labels(verdict.failure or "none").inc()
@@ -378,6 +390,7 @@ class Courier:
                 attempt.verdict.error,
                 attempt.verdict.disable,
                 attempt.verdict.pause_seconds,
+                attempt.delivery.is_probe,
             )
             for attempt in batch
         ]

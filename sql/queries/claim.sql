@@ -73,6 +73,10 @@ with reserved as materialized (
           and q.id = (select min(first.id) from bridge.delivery_queue first where first.webhook_id = room.id)
           and q.next_attempt_at <= now()
           and (q.leased_until is null or q.leased_until <= now())
+          -- One that was put back while a later one is in flight elsewhere waits for that one.
+          and not (q.is_redelivery and exists (
+              select from bridge.delivery_queue busy
+              where busy.webhook_id = room.id and busy.leased_until > now()))
         limit greatest(room.slots, 0)
         for update of q skip locked
     ) as head
@@ -98,7 +102,7 @@ with reserved as materialized (
       and w.id = q.webhook_id
     returning q.id, q.webhook_id, q.event_id, q.event_recorded_at, q.event_type, q.attempt_number,
               q.attempts_before, q.is_redelivery, q.next_attempt_at, q.lease_token, q.claimed_at,
-              w.url, w.secret, w.timeout_seconds, w.retry_schedule, w.failure_share > 0.5 as is_failing,
+              w.url, w.secret, w.timeout_seconds, w.retry_schedule, w.failure_share > 0.5 as is_failing, w.probe_at is not null as is_probe,
               case when w.previous_secret_expires_at > now() then w.previous_secret end as previous_secret
 ), spent as (
     update bridge.webhooks w

@@ -5,17 +5,18 @@
 -- $1 delivery, $2 lease token, $3 webhook, $4 number of the attempt, $5 and $6 start and end,
 -- $7 outcome (success, retry, failed), $8 seconds until the next attempt, $9 response status,
 -- $10 response body, $11 kind of failure, $12 error, $13 reason to disable the webhook,
--- $14 seconds that the receiver asks for before anything else is sent
--- For all: $15 seconds of failing after which a webhook is disabled
+-- $14 seconds that the receiver asks for before anything else is sent, $15 whether the breaker was open
+-- when it was claimed, so that it was the probe
+-- For all: $16 seconds of failing after which a webhook is disabled
 with settled as materialized (
     select *
     from unnest(
         $1::bigint[], $2::uuid[], $3::bigint[], $4::integer[], $5::timestamptz[],
         $6::timestamptz[], $7::text[], $8::double precision[], $9::integer[], $10::text[],
-        $11::text[], $12::text[], $13::text[], $14::double precision[]
+        $11::text[], $12::text[], $13::text[], $14::double precision[], $15::boolean[]
     ) as s(delivery_id, lease_token, webhook_id, attempt_number, started_at,
            finished_at, outcome, retry_seconds, response_status, response_body,
-           failure, error_message, disable, pause_seconds)
+           failure, error_message, disable, pause_seconds, is_probe)
 ), webhooks as materialized (
     -- Always in the same order: two couriers that settle at once do not deadlock. Locked, they are
     -- as they are now, not as they were when the statement began.
@@ -69,6 +70,7 @@ with settled as materialized (
            count(*) filter (where s.outcome <> 'success') as failures,
            max(s.disable) as disable,
            max(s.pause_seconds) as pause_seconds,
+           bool_or(s.is_probe) as was_probed,
            coalesce(max(l.delivered), 0) as delivered,
            coalesce(max(l.failed), 0) as failed
     from settled s
@@ -87,10 +89,11 @@ with settled as materialized (
            w.failing_since as had_been_failing_since,
            share.failure_share,
            since.failing_since,
+           breaker.probe_at,
            case
                when not w.is_active then null
                when t.disable is not null then t.disable
-               when share.failure_share >= 0.8 and since.failing_since < now() - make_interval(secs => $15)
+               when share.failure_share >= 0.8 and since.failing_since < now() - make_interval(secs => $16)
                    then format('nothing but failures since %s',
                                to_char(since.failing_since at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'))
            end as disabled_reason
@@ -104,6 +107,28 @@ with settled as materialized (
     cross join lateral (
         select case when t.successes = 0 then coalesce(w.failing_since, t.started_at) end as failing_since
     ) as since
+    cross join lateral (
+        -- What the receiver asks for, within bounds; jittered, so that many webhooks of one receiver
+        -- do not return at once.
+        select case when t.pause_seconds > 0 then
+            now() + make_interval(secs => least(t.pause_seconds, 600) * (1 + 0.2 * random()))
+        end as until
+    ) as asked
+    cross join lateral (
+        select case
+            -- The probe decides, not what had been sent before: its failures are old news, and its
+            -- successes do not undo what the receiver has asked for since.
+            when w.probe_at is not null and not t.was_probed and (t.successes = 0 or w.failure_share < 0.8)
+                then greatest(w.probe_at, asked.until)
+            -- The longer it has been failing, the rarer it is tried: between ten seconds and ten
+            -- minutes; jittered, too.
+            when t.successes = 0 and share.failure_share >= 0.8 then greatest(
+                asked.until,
+                now() + make_interval(secs => (0.8 + 0.4 * random()) * least(greatest(
+                    extract(epoch from now() - since.failing_since)::double precision / 4, 10), 600)))
+            else asked.until
+        end as probe_at
+    ) as breaker
 ), counted as (
     update bridge.webhooks w
     set last_triggered_at = j.finished_at,
@@ -113,20 +138,7 @@ with settled as materialized (
         failed_count = w.failed_count + j.failed,
         failure_share = j.failure_share,
         failing_since = j.failing_since,
-        probe_at = case
-            when j.disabled_reason is not null then null
-            when j.successes > 0 then null
-            -- The longer it has been failing, the rarer it is tried: between ten seconds and ten
-            -- minutes; jittered, so that many webhooks of one receiver do not return at once.
-            when j.failure_share >= 0.8 or j.pause_seconds > 0 then now() + make_interval(secs => greatest(
-                case when j.failure_share >= 0.8 then
-                    (0.8 + 0.4 * random()) * least(greatest(
-                        extract(epoch from now() - j.failing_since)::double precision / 4, 10), 600)
-                end,
-                -- What the receiver asks for, within bounds.
-                least(j.pause_seconds, 600) * (1 + 0.2 * random())))
-            else w.probe_at
-        end,
+        probe_at = case when j.disabled_reason is null then j.probe_at end,
         is_active = w.is_active and j.disabled_reason is null,
         disabled_reason = coalesce(j.disabled_reason, w.disabled_reason)
     from judged j
@@ -142,7 +154,7 @@ with settled as materialized (
            jsonb_build_object('webhook_id', id, 'name', name, 'event_type', event_type,
                               'failing_since', had_been_failing_since)
     from judged
-    where was_failing and successes > 0 and was_active and disabled_reason is null
+    where was_failing and successes > 0 and probe_at is null and was_active and disabled_reason is null
     returning id
 ), rung as (
     -- Asked for its count, or the planner would leave it out.

@@ -242,7 +242,9 @@ async def _claim(
 ) -> tuple[float, list[Row]]:
     webhooks = list(range(1, WEBHOOKS + 1))
     started = time.perf_counter()
-    rows = await database.fetch("claim", webhooks, [0] * WEBHOOKS, [since] * WEBHOOKS, most, most)
+    rows = await database.fetch(
+        "claim", webhooks, [0] * WEBHOOKS, [since] * WEBHOOKS, since, most, most
+    )
     return time.perf_counter() - started, rows
 
 
@@ -251,7 +253,7 @@ async def _settle(database: Database, rows: Sequence[Row]) -> float:
     attempts = [
         (
             *(row["id"], row["lease_token"], row["webhook_id"], row["attempt_number"] + 1),
-            *(now, now, "success", 0.0, 200, "ok", None, None, None, 0.0),
+            *(now, now, "success", 0.0, 200, "ok", None, None, None, 0.0, False),
         )
         for row in rows
     ]

@@ -6,114 +6,24 @@ import gzip
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
-from ipaddress import ip_network
-from typing import Any
 
-import psycopg
 import pytest
 import trio
 from standardwebhooks import Webhook
 
-from bridge.db import open_database
 from bridge.delivery import courier as courier_module
-from bridge.delivery.addresses import AddressPolicy
-from bridge.delivery.courier import Courier
-from bridge.delivery.resolve import resolve
 from bridge.delivery.signing import canonical_body
-from bridge.delivery.transport import ANSWER_BYTES, Transport
-from bridge.relay.upkeep import create_partitions
-from bridge.secrets import Vault
-from tests.receiver import Behaviour, Request, answer, receiving
-
-#: Secrets are stored as they are.
-PLAIN = Vault()
-#: Receivers of tests are on this machine.
-LOCAL = AddressPolicy([ip_network("127.0.0.0/8")])
-
-Bot = psycopg.Connection[tuple[Any, ...]]
-
-
-def add_webhook(bot: Bot, url: str, **columns: object) -> int:
-    """Add a webhook and return its id."""
-    columns = {"name": "test", "url": url, "event_type": "*", "timeout_seconds": 2} | columns
-    names, places = ", ".join(columns), ", ".join(f"%({name})s" for name in columns)
-    row = bot.execute(
-        f"insert into bridge.webhooks ({names}) values ({places}) returning id".encode(), columns
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def enqueue(bot: Bot, webhook_id: int, payload: str = "{}", count: int = 1) -> list[int]:
-    """Log events and enqueue their deliveries to a webhook; return the deliveries' ids."""
-    rows = bot.execute(
-        """
-        with logged as (
-            insert into bridge.events (event_type, payload, occurred_at)
-            select 'test.event', %s, now() from generate_series(1, %s)
-            returning id, recorded_at, event_type
-        )
-        insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)
-        select %s, id, recorded_at, event_type from logged
-        returning id
-        """,
-        (payload, count, webhook_id),
-    ).fetchall()
-    return [row[0] for row in rows]
-
-
-def delivery(bot: Bot, delivery_id: int) -> dict[str, Any]:
-    """Return what the view says of a delivery."""
-    with bot.cursor(row_factory=psycopg.rows.dict_row) as cursor:
-        row = cursor.execute(
-            "select * from bridge.webhook_deliveries where id = %s", (delivery_id,)
-        ).fetchone()
-    assert row is not None
-    return row
-
-
-async def until(bot: Bot, sql: str) -> None:
-    """Wait until a condition on the database holds."""
-    while bot.execute(f"select {sql}".encode()).fetchone() != (True,):  # noqa: ASYNC110
-        await trio.sleep(0.01)
-
-
-SETTLED = "not exists (select from bridge.delivery_queue where attempt_number = 0)"
-
-
-@asynccontextmanager
-async def delivering(
-    url: str,
-    *,
-    schedule: Sequence[float] = (0, 3600),
-    concurrency: int = 16,
-    vault: Vault = PLAIN,
-) -> AsyncIterator[Courier]:
-    """Run a courier for the time of the context; it stops as it does in a bridge."""
-    with (
-        trio.fail_after(30),
-        Transport(partial(resolve, policy=LOCAL), max_idle=concurrency) as transport,
-    ):
-        async with (
-            open_database(url) as database,
-            trio.open_nursery() as nursery,
-        ):
-            courier = Courier(
-                database,
-                transport,
-                vault,
-                concurrency=concurrency,
-                schedule=schedule,
-                disable_seconds=5 * 86_400,
-                create_partitions=partial(create_partitions, database),
-                poll_seconds=0.05,
-            )
-            nursery.start_soon(courier.run)
-            yield courier
-            courier.stop()
+from bridge.delivery.transport import ANSWER_BYTES
+from tests.integration.delivering import (
+    SETTLED,
+    Bot,
+    add_webhook,
+    delivering,
+    delivery,
+    enqueue,
+    until,
+)
+from tests.receiver import Behaviour, Request, answer, hang, receiving
 
 
 async def test_a_delivery_is_sent_as_the_contract_says_and_logged(
@@ -162,10 +72,6 @@ async def _garbage(_request: Request, stream: trio.SocketStream) -> None:
     await stream.send_all(b"SSH-2.0-OpenSSH_9.2\r\n" * 10)
 
 
-async def _hang(_request: Request, _stream: trio.SocketStream) -> None:
-    await trio.sleep_forever()
-
-
 async def _drip(_request: Request, stream: trio.SocketStream) -> None:
     await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
     while True:
@@ -195,7 +101,7 @@ async def _broken_off(_request: Request, stream: trio.SocketStream) -> None:
         ),
         (_hang_up, None, "connection lost: closed without an answer"),
         (_garbage, None, "not HTTP: "),
-        (_hang, None, "no answer within 1 s"),
+        (hang, None, "no answer within 1 s"),
         (_drip, 200, "no complete answer within 1 s"),
         (_endless_headers, None, "the answer's head is longer than 65536 bytes"),
         (_broken_off, 200, "connection lost: "),
@@ -420,7 +326,7 @@ async def test_stopping_ends_what_is_in_flight_and_gives_back_the_rest(
 
     async with receiving() as receiver:
         receiver.behaviours["/in-time"] = ends_in_time
-        receiver.behaviours["/never"] = _hang
+        receiver.behaviours["/never"] = hang
         async with delivering(bridge_url) as courier:
             [in_time] = enqueue(bot, add_webhook(bot, receiver.url("/in-time")))
             [never] = enqueue(bot, add_webhook(bot, receiver.url("/never"), timeout_seconds=60))

@@ -29,7 +29,7 @@ async def test_statements_of_many_tasks_run_on_the_few_sessions_there_are(
             assert shown is not None
             assert shown["id"] == created["id"]
             await database.fetch("create_partitions", 3)
-            await database.fetch("claim", [shown["id"]], [1], 10)
+            await database.fetch("claim", [shown["id"]], [1], [None], None, 10, 10)
             names.append(shown["name"])
 
     with trio.fail_after(60):

@@ -1,0 +1,166 @@
+"""A courier on a test's database, and its two queries by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from ipaddress import ip_network
+from typing import Any
+
+import psycopg
+import trio
+
+from bridge.db import Database, Row, open_database, values_by_column
+from bridge.delivery.addresses import AddressPolicy
+from bridge.delivery.courier import Courier
+from bridge.delivery.resolve import resolve
+from bridge.delivery.transport import Transport
+from bridge.relay.upkeep import create_partitions
+from bridge.secrets import Vault
+
+#: Secrets are stored as they are.
+PLAIN = Vault()
+#: Receivers of tests are on this machine.
+LOCAL = AddressPolicy([ip_network("127.0.0.0/8")])
+
+#: As the settings have it.
+DISABLE_SECONDS = 5 * 86_400.0
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+
+
+def add_webhook(bot: Bot, url: str, **columns: object) -> int:
+    """Add a webhook and return its id."""
+    columns = {"name": "test", "url": url, "event_type": "*", "timeout_seconds": 2} | columns
+    names, places = ", ".join(columns), ", ".join(f"%({name})s" for name in columns)
+    row = bot.execute(
+        f"insert into bridge.webhooks ({names}) values ({places}) returning id".encode(), columns
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def enqueue(bot: Bot, webhook_id: int, payload: str = "{}", count: int = 1) -> list[int]:
+    """Log events and enqueue their deliveries to a webhook; return the deliveries' ids."""
+    rows = bot.execute(
+        """
+        with logged as (
+            insert into bridge.events (event_type, payload, occurred_at)
+            select 'test.event', %s, now() from generate_series(1, %s)
+            returning id, recorded_at, event_type
+        )
+        insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)
+        select %s, id, recorded_at, event_type from logged
+        returning id
+        """,
+        (payload, count, webhook_id),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def delivery(bot: Bot, delivery_id: int) -> dict[str, Any]:
+    """Return what the view says of a delivery."""
+    with bot.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+        row = cursor.execute(
+            "select * from bridge.webhook_deliveries where id = %s", (delivery_id,)
+        ).fetchone()
+    assert row is not None
+    return row
+
+
+async def until(bot: Bot, sql: str) -> None:
+    """Wait until a condition on the database holds."""
+    while bot.execute(f"select {sql}".encode()).fetchone() != (True,):  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
+SETTLED = "not exists (select from bridge.delivery_queue where attempt_number = 0)"
+
+
+@asynccontextmanager
+async def delivering(
+    url: str,
+    *,
+    schedule: Sequence[float] = (0, 3600),
+    concurrency: int = 16,
+    poll_seconds: float = 0.05,
+    vault: Vault = PLAIN,
+    policy: AddressPolicy = LOCAL,
+) -> AsyncIterator[Courier]:
+    """Run a courier for the time of the context; it stops as it does in a bridge."""
+    with (
+        trio.fail_after(30),
+        Transport(partial(resolve, policy=policy), max_idle=concurrency) as transport,
+    ):
+        async with (
+            open_database(url) as database,
+            trio.open_nursery() as nursery,
+        ):
+            courier = Courier(
+                database,
+                transport,
+                vault,
+                concurrency=concurrency,
+                schedule=schedule,
+                disable_seconds=DISABLE_SECONDS,
+                create_partitions=partial(create_partitions, database),
+                poll_seconds=poll_seconds,
+            )
+            nursery.start_soon(courier.run)
+            yield courier
+            courier.stop()
+
+
+async def claim(
+    database: Database,
+    limit: int = 64,
+    *,
+    failing: int | None = None,
+    in_flight: Mapping[int, int] | None = None,
+    due_since: datetime | None = None,
+) -> list[Row]:
+    """Claim as a courier does that has so many in flight, by webhook.
+
+    Args:
+        limit: how many at most.
+        failing: how many of them at most to webhooks that mostly fail; None: all may be.
+        due_since: what was due before has been looked through; None: nothing has.
+    """
+    known = in_flight or {}
+    rows = await database.fetch(
+        "claim",
+        list(known),
+        list(known.values()),
+        [due_since] * len(known),
+        due_since,
+        limit,
+        limit if failing is None else failing,
+    )
+    return [row for row in rows if row["id"] is not None]
+
+
+async def settle(
+    database: Database,
+    rows: Sequence[Row],
+    *,
+    failure: str | None = None,
+    gives_up: bool = False,
+    retry_seconds: float = 3600.0,
+    pause_seconds: float = 0.0,
+    started_at: datetime | None = None,
+) -> None:
+    """Settle claimed deliveries, in one batch, as attempts that have all ended the same way."""
+    outcome = "success" if failure is None else "failed" if gives_up else "retry"
+    at = started_at or datetime.now(UTC)
+    attempts = [
+        (
+            *(row["id"], row["lease_token"], row["webhook_id"], row["attempt_number"] + 1),
+            *(at, at, outcome, retry_seconds, None, None, failure, failure, None),
+            *(pause_seconds, row["is_probe"]),
+        )
+        for row in rows
+    ]
+    settled = await database.fetch("settle", *values_by_column(attempts), DISABLE_SECONDS)
+    assert len(settled) == len(rows)
