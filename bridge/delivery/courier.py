@@ -227,6 +227,7 @@ class Courier:
             since,
             limit,
             self._concurrency // 2 - self._held_failing,
+            list(self._held),
         )
         now = self._clock.answer(rows[0]["now"])
         if is_sweep:

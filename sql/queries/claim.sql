@@ -7,6 +7,8 @@
 --    has been looked through: while vacuum is held back, that would be a walk over all that has been
 --    settled. Null: everything is wanted.
 -- $5 how many deliveries at most, $6 how many of them at most to webhooks that mostly fail
+-- $7 deliveries that this courier still holds: if settling has taken longer than their leases, they
+--    are not sent once more for that
 with reserved as materialized (
     -- What is spent by claiming, the rate and the breaker's one probe, is spent once over all
     -- bridges: whoever has locked the row may. (A row that is locked for a moment has its turn next.)
@@ -58,7 +60,7 @@ with reserved as materialized (
           and q.is_redelivery = kind.is_redelivery
           and q.next_attempt_at <= now()
           and q.next_attempt_at >= case when kind.is_redelivery then '-infinity' else room.due_since end
-          and (q.leased_until is null or q.leased_until <= now())
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7::bigint[]))
         order by q.next_attempt_at, q.id
         limit greatest(room.slots, 0)
         for update of q skip locked
@@ -72,7 +74,7 @@ with reserved as materialized (
         where room.ordered
           and q.id = (select min(first.id) from bridge.delivery_queue first where first.webhook_id = room.id)
           and q.next_attempt_at <= now()
-          and (q.leased_until is null or q.leased_until <= now())
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7::bigint[]))
         limit greatest(room.slots, 0)
         for update of q skip locked
     ) as head

@@ -242,7 +242,9 @@ async def _claim(
 ) -> tuple[float, list[Row]]:
     webhooks = list(range(1, WEBHOOKS + 1))
     started = time.perf_counter()
-    rows = await database.fetch("claim", webhooks, [0] * WEBHOOKS, [since] * WEBHOOKS, most, most)
+    rows = await database.fetch(
+        "claim", webhooks, [0] * WEBHOOKS, [since] * WEBHOOKS, None, most, most, []
+    )
     return time.perf_counter() - started, rows
 
 
