@@ -17,6 +17,7 @@ import pytest
 import trio
 from standardwebhooks import Webhook
 
+from bridge.assets import query
 from bridge.db import open_database
 from bridge.delivery import courier as courier_module
 from bridge.delivery.addresses import AddressPolicy
@@ -377,6 +378,18 @@ async def test_two_couriers_never_send_the_same_delivery(bridge_url: str, bot: B
     sent = [request.headers["webhook-id"] for request in receiver.requests]
     assert len(sent) == len(set(sent)) == 300
     assert bot.execute("select success_count from bridge.webhooks").fetchone() == (300,)
+
+
+def test_a_claim_locks_no_more_than_it_takes(bridge_url: str, bot: Bot) -> None:
+    for number in range(10):
+        enqueue(bot, add_webhook(bot, "http://192.0.2.1/", ordered=number % 2 == 0), count=3)
+    with psycopg.connect(bridge_url) as claimer, psycopg.RawCursor(claimer) as cursor:
+        claimed = cursor.execute(query("claim").encode(), ([], [], [], None, 4, 4, [])).fetchall()
+        assert len(claimed) == 4
+        assert (
+            len(bot.execute("select from bridge.delivery_queue for update skip locked").fetchall())
+            == 30 - 4
+        )
 
 
 async def test_a_lease_that_ran_out_is_taken_over_and_its_holder_changes_nothing_any_more(
