@@ -387,6 +387,12 @@ async def many_headers(server: Server, stream: trio.abc.Stream, _number: int) ->
         await stream.send_all(b"X-Header: value\r\n" * 100)
 
 
+async def endless_interim_answers(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    await server.request(stream)
+    while True:
+        await stream.send_all(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
+
+
 async def garbage(server: Server, stream: trio.abc.Stream, _number: int) -> None:
     await server.request(stream)
     await stream.send_all(b"SSH-2.0-OpenSSH_9.2\r\n" * 10)
@@ -411,6 +417,7 @@ async def hang_up(server: Server, stream: trio.abc.Stream, _number: int) -> None
     [
         (huge_head, None, Failure.OVERSIZE),
         (many_headers, None, Failure.OVERSIZE),
+        (endless_interim_answers, None, Failure.PROTOCOL),
         (garbage, None, Failure.PROTOCOL),
         (break_off, 200, Failure.LOST),
         (break_off_head, None, Failure.PROTOCOL),
@@ -426,6 +433,15 @@ async def test_what_is_no_whole_answer_is_a_failure_of_its_kind(
         answer = await post(made(), server)
     assert (answer.status, answer.failure) == (status, failure)
     assert answer.error
+
+
+async def test_interim_answers_are_passed_over() -> None:
+    async def serve(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+        await server.request(stream)
+        await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + OK)
+
+    async with serving(serve) as server:
+        assert await post(made(), server) == Answer(200, "ok")
 
 
 async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
