@@ -226,7 +226,7 @@ class Courier:
             [since and self._due_since.get(webhook_id) for webhook_id in known],
             since,
             limit,
-            self._concurrency // 2 - self._held_failing,
+            max(1, self._concurrency // 2) - self._held_failing,
             list(self._held),
         )
         now = self._clock.answer(rows[0]["now"])
@@ -340,11 +340,11 @@ class Courier:
                 await self._settle(batch)
             except DeadlockError:
                 continue
-            except MissingPartitionError:
-                if not await self._create_partitions():
+            except DatabaseError as error:
+                if isinstance(error, MissingPartitionError) and await self._create_partitions():
+                    continue
+                if not _is_refused_for_its_values(error):
                     raise
-                continue
-            except DatabaseError:
                 # Something in it is refused: find out what, and keep the rest.
                 for attempt in batch:
                     await self._settle_alone(attempt)
@@ -356,9 +356,9 @@ class Courier:
     async def _settle_alone(self, attempt: _Attempt) -> None:
         try:
             await self._settle([attempt])
-        except DatabaseUnavailable:
-            raise
         except DatabaseError as error:
+            if not _is_refused_for_its_values(error):
+                raise
             # Its lease runs out, and it is sent again with the same webhook-id.
             log.error("settle_refused", delivery_id=attempt.delivery.id, reason=str(error))
 
@@ -403,6 +403,15 @@ class Courier:
             log.info("leases_released", count=len(held))
         except (DatabaseUnavailable, DatabaseError) as error:
             log.warning("leases_left_to_run_out", count=len(held), reason=str(error))
+
+
+def _is_refused_for_its_values(error: DatabaseError) -> bool:
+    """Whether the same statement will always be refused; otherwise it is worth trying again.
+
+    A full disk, a lock that is not to be had, a right that is missing: these say nothing of an
+    attempt, and what became of it is kept until they are over.
+    """
+    return (error.sqlstate or "").startswith(("22", "23"))
 
 
 class _ServerClock:

@@ -8,6 +8,8 @@ import hmac
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 import trio
+from asyncpg import DiskFullError
 from standardwebhooks import Webhook
 
 from bridge.assets import query
@@ -519,6 +522,58 @@ async def test_a_missing_partition_is_made_and_the_result_is_kept(
         await until(bot, SETTLED)
     assert delivery(bot, number)["status"] == "success"
     assert len(receiver.requests) == 1
+
+
+async def test_a_refusal_that_passes_loses_no_result(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, refusals = Courier._settle, 4
+
+    async def refused_at_first(courier: Courier, batch: Sequence[Any]) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise DiskFullError("no space left on device")
+        await settle(courier, batch)
+
+    monkeypatch.setattr(Courier, "_settle", refused_at_first)
+    async with receiving() as receiver, delivering(bridge_url):
+        enqueue(bot, add_webhook(bot, receiver.url()), count=3)
+        await until(bot, "count(*) = 3 from bridge.delivery_log")
+    assert len(receiver.requests) == 3
+
+
+async def test_a_result_that_no_partition_can_take_does_not_stand_in_the_way_of_others(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = Courier._settle
+
+    async def first_long_ago(courier: Courier, batch: Sequence[Any]) -> None:
+        await settle(
+            courier,
+            [
+                replace(each, finished_at=datetime(1999, 1, 1, tzinfo=UTC))
+                if each.delivery.id == poison
+                else each
+                for each in batch
+            ],
+        )
+
+    monkeypatch.setattr(Courier, "_settle", first_long_ago)
+    async with receiving() as receiver, delivering(bridge_url):
+        webhook = add_webhook(bot, receiver.url())
+        poison, fine = enqueue(bot, webhook, count=2)
+        await until(bot, "count(*) = 1 from bridge.delivery_log")
+    assert delivery(bot, fine)["status"] == "success"
+
+
+async def test_the_only_slot_of_a_courier_tries_failing_webhooks_too(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with receiving() as receiver, delivering(bridge_url, concurrency=1):
+        [number] = enqueue(bot, add_webhook(bot, receiver.url(), failure_share=0.9))
+        await until(bot, SETTLED)
+    assert delivery(bot, number)["status"] == "success"
 
 
 async def test_a_payload_that_cannot_be_sent_is_one_deliverys_trouble(
