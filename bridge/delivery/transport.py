@@ -300,10 +300,14 @@ class Transport:
         if not origin.is_tls:
             return _Connection(origin, stream, stream.socket)
         progress.phase = Failure.TIMEOUT_TLS
-        encrypted = trio.SSLStream(
-            stream, self._tls, server_hostname=origin.host, https_compatible=True
-        )
         try:
+            encrypted = trio.SSLStream(
+                stream,
+                self._tls,
+                # Certificates, and the name that the receiver is told, have no dot at the end.
+                server_hostname=origin.host.removesuffix("."),
+                https_compatible=True,
+            )
             await encrypted.do_handshake()
         except BaseException:
             stream.socket.close()

@@ -486,6 +486,22 @@ async def test_idle_connections_are_bounded_and_grow_old() -> None:
         assert (await post(transport, server)).status == 200
 
 
+async def test_a_name_that_ends_in_a_dot_is_checked_over_tls_as_the_same_name() -> None:
+    authority = trustme.CA()
+    names: list[str | None] = []
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("receiver.test").configure_cert(server_side)
+    server_side.sni_callback = lambda _socket, name, _context: names.append(name)
+    client_side = ssl.create_default_context()
+    authority.configure_trust(client_side)
+    async with serving(answering, server_side) as server:
+        answer = await made(tls=client_side).post(
+            f"https://receiver.test.:{server.port}/", headers=b"", body=b"{}", deadline_seconds=5
+        )
+    assert answer == Answer(200, "ok")
+    assert names == ["receiver.test"]
+
+
 async def test_over_tls_the_name_is_checked_though_the_connection_goes_to_an_address() -> None:
     authority = trustme.CA()
     names: list[str | None] = []
