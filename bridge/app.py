@@ -16,7 +16,7 @@ from bridge import assets
 from bridge.db import Database, DatabaseError, DatabaseUnavailable, keep_running, open_database
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
-from bridge.delivery.resolve import resolve, url_refusal
+from bridge.delivery.resolve import Lookups, resolve, url_refusal
 from bridge.delivery.transport import Transport
 from bridge.delivery.trial import send_trial
 from bridge.live.hub import Hub
@@ -60,6 +60,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             except DatabaseUnavailable as error:
                 raise StartError(f"cannot connect to the database: {error}") from None
             last_event_id = await _prepare(database)
+            trio.socket.set_custom_hostname_resolver(Lookups())
             policy = AddressPolicy(settings.allowed_networks)
             transport = stack.enter_context(
                 Transport(partial(resolve, policy=policy), max_idle=settings.delivery_concurrency)

@@ -145,9 +145,8 @@ class Courier:
         self._over = False
         #: Set when ``run`` has let go of everything.
         self.stopped = trio.Event()
-        # Every claimed delivery until it is settled, by its lease: one whose lease ran out before
-        # it could be settled may be claimed here a second time.
-        self._held: dict[tuple[UUID, int], _Delivery] = {}
+        # Every claimed delivery until it is settled.
+        self._held: dict[int, _Delivery] = {}
         # Attempts that wait for being settled: a part of those held.
         self._attempts: list[_Attempt] = []
         # Those held by webhook, and how many of them to webhooks that mostly fail.
@@ -206,12 +205,12 @@ class Courier:
             await self._due.wait(self._poll_seconds)
 
     def _hold(self, delivery: _Delivery) -> None:
-        self._held[delivery.lease_token, delivery.id] = delivery
+        self._held[delivery.id] = delivery
         self._held_by_webhook[delivery.webhook_id] += 1
         self._held_failing += delivery.is_failing
 
     def _let_go(self, delivery: _Delivery) -> None:
-        del self._held[delivery.lease_token, delivery.id]
+        del self._held[delivery.id]
         self._held_failing -= delivery.is_failing
         self._held_by_webhook[delivery.webhook_id] -= 1
         if not self._held_by_webhook[delivery.webhook_id]:
@@ -232,6 +231,7 @@ class Courier:
             swept,
             limit,
             max(1, self._concurrency // 2) - self._held_failing,
+            list(self._held),
         )
         now = self._clock.answer(rows[0]["now"])
         if rows[0]["id"] is None:
@@ -351,11 +351,11 @@ class Courier:
                 await self._settle(batch)
             except DeadlockError:
                 continue
-            except MissingPartitionError:
-                if not await self._create_partitions():
+            except DatabaseError as error:
+                if isinstance(error, MissingPartitionError) and await self._create_partitions():
+                    continue
+                if not _is_refused_for_its_values(error):
                     raise
-                continue
-            except DatabaseError:
                 # Something in it is refused: find out what, and keep the rest.
                 for attempt in batch:
                     await self._settle_alone(attempt)
@@ -367,9 +367,9 @@ class Courier:
     async def _settle_alone(self, attempt: _Attempt) -> None:
         try:
             await self._settle([attempt])
-        except DatabaseUnavailable:
-            raise
         except DatabaseError as error:
+            if not _is_refused_for_its_values(error):
+                raise
             # Its lease runs out, and it is sent again with the same webhook-id.
             log.error("settle_refused", delivery_id=attempt.delivery.id, reason=str(error))
 
@@ -415,6 +415,15 @@ class Courier:
             log.info("leases_released", count=len(held))
         except (DatabaseUnavailable, DatabaseError) as error:
             log.warning("leases_left_to_run_out", count=len(held), reason=str(error))
+
+
+def _is_refused_for_its_values(error: DatabaseError) -> bool:
+    """Whether the same statement will always be refused; otherwise it is worth trying again.
+
+    A full disk, a lock that is not to be had, a right that is missing: these say nothing of an
+    attempt, and what became of it is kept until they are over.
+    """
+    return (error.sqlstate or "").startswith(("22", "23"))
 
 
 class _ServerClock:

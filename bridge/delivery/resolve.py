@@ -1,11 +1,17 @@
 """Finds the addresses of a receiver, and gives only those that may be connected to."""
 
+import socket
 from socket import SOCK_STREAM, AddressFamily
+from typing import Any, cast
 
 import httpx
 import trio
 
 from bridge.delivery.addresses import AddressPolicy, how_to_allow
+
+#: Lookups at once at most, of one host and of all: a thread each, and one that nobody waits for any
+#: more is a thread until the system gives up. What has no room waits, within its own time.
+LOOKUPS_OF_HOST, LOOKUPS = 2, 128
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -16,6 +22,65 @@ class BlockedAddressError(Exception):
 
 class UnresolvableError(Exception):
     """A host has no address, or none is known now. The message says why."""
+
+
+class Lookups(trio.abc.HostnameResolver):
+    """Looks names up in threads of its own, so that slow name servers hold up only their names.
+
+    By default all of trio's threads have one limit, and a few names whose servers are silent use it
+    up: no other name is found then, and nothing else that needs a thread gets one.
+    """
+
+    def __init__(self) -> None:
+        self._all = trio.CapacityLimiter(LOOKUPS)
+        self._by_host: dict[bytes | None, trio.CapacityLimiter] = {}
+
+    async def getaddrinfo(
+        self,
+        host: bytes | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - its name is given
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        of_host = self._by_host.setdefault(host, trio.CapacityLimiter(LOOKUPS_OF_HOST))
+        try:
+            return await trio.to_thread.run_sync(
+                socket.getaddrinfo,
+                *(host, port, family, type, proto, flags),
+                abandon_on_cancel=True,
+                limiter=cast(trio.CapacityLimiter, _Both(of_host, self._all)),
+            )
+        finally:
+            for name, limiter in list(self._by_host.items()):
+                used = limiter.statistics()
+                if not used.borrowed_tokens and not used.tasks_waiting:
+                    del self._by_host[name]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        return await trio.to_thread.run_sync(
+            socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True, limiter=self._all
+        )
+
+
+class _Both:
+    """What ``run_sync`` wants of a limiter, for two of them; a thread holds both until it ends."""
+
+    def __init__(self, first: trio.CapacityLimiter, second: trio.CapacityLimiter) -> None:
+        self._first, self._second = first, second
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        await self._first.acquire_on_behalf_of(borrower)
+        try:
+            await self._second.acquire_on_behalf_of(borrower)
+        except BaseException:
+            self._first.release_on_behalf_of(borrower)
+            raise
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        self._second.release_on_behalf_of(borrower)
+        self._first.release_on_behalf_of(borrower)
 
 
 async def resolve(host: str, port: int, policy: AddressPolicy) -> list[tuple[AddressFamily, str]]:

@@ -30,6 +30,8 @@ log = structlog.get_logger()
 ANSWER_BYTES = 16 * 1024
 #: How long an answer's status line and headers may be together.
 ANSWER_HEAD_BYTES = 64 * 1024
+#: How many interim answers (1xx) may come before the answer: each takes some CPU, and none is used.
+INTERIM_ANSWERS = 32
 CONNECT_SECONDS = 5.0
 #: How long a connection is kept that nothing is sent over.
 IDLE_SECONDS = 30.0
@@ -272,6 +274,7 @@ class Transport:
         progress: _Progress,
     ) -> Answer:
         is_kept = False
+        interim_answers = 0
         try:
             progress.phase = Failure.TIMEOUT_SEND
             await connection.send(request)
@@ -291,6 +294,10 @@ class Transport:
                     progress.retry_after = _retry_after(event)
                 elif isinstance(event, h11.ConnectionClosed):
                     raise _HungUpError
+                elif isinstance(event, h11.InformationalResponse):
+                    interim_answers += 1
+                    if interim_answers > INTERIM_ANSWERS:
+                        raise h11.RemoteProtocolError("no end of interim answers")
             return progress.answer()
         finally:
             if is_kept:
@@ -306,10 +313,14 @@ class Transport:
         if not origin.is_tls:
             return _Connection(origin, stream, stream.socket)
         progress.phase = Failure.TIMEOUT_TLS
-        encrypted = trio.SSLStream(
-            stream, self._tls, server_hostname=origin.host, https_compatible=True
-        )
         try:
+            encrypted = trio.SSLStream(
+                stream,
+                self._tls,
+                # Certificates, and the name that the receiver is told, have no dot at the end.
+                server_hostname=origin.host.removesuffix("."),
+                https_compatible=True,
+            )
             await encrypted.do_handshake()
         except BaseException:
             stream.socket.close()

@@ -7,6 +7,8 @@
 --    has been looked through: while vacuum is held back, that would be a walk over all that has been
 --    settled. Null: everything is wanted.
 -- $5 how many deliveries at most, $6 how many of them at most to webhooks that mostly fail
+-- $7 deliveries that this courier still holds: if settling has taken longer than their leases, they
+--    are not sent once more for that
 with reserved as materialized (
     -- What is spent by claiming, the rate and the breaker's one probe, is spent once over all
     -- bridges: whoever has locked the row may. (A row that is locked for a moment has its turn next.)
@@ -43,7 +45,8 @@ with reserved as materialized (
       and (w.rate_per_second is null or r.id is not null)
       and (w.probe_at is null or r.id is not null and r.probe_at <= now())
 ), free as materialized (
-    select room.id as webhook_id, room.is_failing, candidate.id, candidate.next_attempt_at,
+    -- Nothing is locked yet: with many webhooks there are many times as many candidates as have room.
+    select room.id as webhook_id, room.is_failing, candidate.is_redelivery, candidate.id, candidate.next_attempt_at,
            row_number() over (
                partition by room.id
                order by candidate.is_redelivery, candidate.next_attempt_at, candidate.id) as place,
@@ -58,13 +61,12 @@ with reserved as materialized (
           and q.is_redelivery = kind.is_redelivery
           and q.next_attempt_at <= now()
           and q.next_attempt_at >= case when kind.is_redelivery then '-infinity' else room.due_since end
-          and (q.leased_until is null or q.leased_until <= now())
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7::bigint[]))
         order by q.next_attempt_at, q.id
         limit greatest(room.slots, 0)
-        for update of q skip locked
     ) as candidate
     union all
-    select room.id, room.is_failing, head.id, head.next_attempt_at, 1, room.slots
+    select room.id, room.is_failing, null, head.id, head.next_attempt_at, 1, room.slots
     from room
     cross join lateral (
         select q.id, q.next_attempt_at
@@ -72,17 +74,16 @@ with reserved as materialized (
         where room.ordered
           and q.id = (select min(first.id) from bridge.delivery_queue first where first.webhook_id = room.id)
           and q.next_attempt_at <= now()
-          and (q.leased_until is null or q.leased_until <= now())
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7::bigint[]))
           -- One that was put back while a later one is in flight elsewhere waits for that one.
           and not (q.is_redelivery and exists (
               select from bridge.delivery_queue busy
               where busy.webhook_id = room.id and busy.leased_until > now()))
         limit greatest(room.slots, 0)
-        for update of q skip locked
     ) as head
 ), due as materialized (
     -- With less room than candidates, every webhook gets one before any gets two.
-    select id
+    select webhook_id, is_redelivery, id
     from (
         select *, row_number() over (partition by is_failing order by place, next_attempt_at, id) as turn
         from free
@@ -91,6 +92,40 @@ with reserved as materialized (
     where not is_failing or turn <= $6
     order by is_failing, place, next_attempt_at, id
     limit $5
+), taken as materialized (
+    -- As many for each webhook as are due; instead of what another bridge takes just now, the next.
+    select candidate.id
+    from (
+        select webhook_id, is_redelivery, count(*) as count
+        from due
+        where is_redelivery is not null
+        group by webhook_id, is_redelivery
+    ) as share
+    join room on room.id = share.webhook_id
+    cross join lateral (
+        select q.id
+        from bridge.delivery_queue q
+        where q.webhook_id = share.webhook_id
+          and q.is_redelivery = share.is_redelivery
+          and q.next_attempt_at <= now()
+          and q.next_attempt_at >= case when share.is_redelivery then '-infinity' else room.due_since end
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7))
+        order by q.next_attempt_at, q.id
+        limit share.count
+        for update of q skip locked
+    ) as candidate
+    union all
+    select head.id
+    from due
+    cross join lateral (
+        select q.id
+        from bridge.delivery_queue q
+        where due.is_redelivery is null
+          and q.id = due.id
+          and q.next_attempt_at <= now()
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7))
+        for update of q skip locked
+    ) as head
 ), leased as (
     update bridge.delivery_queue q
     set claimed_at = now(),
@@ -98,7 +133,7 @@ with reserved as materialized (
         lease_token = lease.token
     from bridge.webhooks w,
          (select gen_random_uuid() as token) as lease
-    where q.id = any (array(select id from due))
+    where q.id = any (array(select id from taken))
       and w.id = q.webhook_id
     returning q.id, q.webhook_id, q.event_id, q.event_recorded_at, q.event_type, q.attempt_number,
               q.attempts_before, q.is_redelivery, q.next_attempt_at, q.lease_token, q.claimed_at,
@@ -108,13 +143,13 @@ with reserved as materialized (
     update bridge.webhooks w
     set paced_until = case when w.rate_per_second is not null then
             greatest(w.paced_until, now() - make_interval(secs => greatest(1, 1 / w.rate_per_second)))
-            + make_interval(secs => taken.count / w.rate_per_second)
+            + make_interval(secs => spending.count / w.rate_per_second)
             else w.paced_until end,
         -- If the probe is never settled, the next one has its turn when the lease has run out.
         probe_at = case when w.probe_at is not null then now() + make_interval(secs => w.timeout_seconds + 30) end
-    from (select webhook_id, count(*) as count from leased group by webhook_id) as taken
-    join reserved on reserved.id = taken.webhook_id
-    where w.id = taken.webhook_id
+    from (select webhook_id, count(*) as count from leased group by webhook_id) as spending
+    join reserved on reserved.id = spending.webhook_id
+    where w.id = spending.webhook_id
 )
 select now() as now, l.*,
        (select e.payload from bridge.events e

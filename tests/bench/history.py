@@ -243,7 +243,7 @@ async def _claim(
     webhooks = list(range(1, WEBHOOKS + 1))
     started = time.perf_counter()
     rows = await database.fetch(
-        "claim", webhooks, [0] * WEBHOOKS, [since] * WEBHOOKS, since, most, most
+        "claim", webhooks, [0] * WEBHOOKS, [since] * WEBHOOKS, since, most, most, []
     )
     return time.perf_counter() - started, rows
 

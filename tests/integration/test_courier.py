@@ -6,11 +6,16 @@ import gzip
 import hashlib
 import hmac
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 
+import psycopg
 import pytest
 import trio
+from asyncpg import DiskFullError
 from standardwebhooks import Webhook
 
+from bridge.assets import query
 from bridge.delivery import courier as courier_module
 from bridge.delivery.signing import canonical_body
 from bridge.delivery.transport import ANSWER_BYTES
@@ -285,6 +290,18 @@ async def test_two_couriers_never_send_the_same_delivery(bridge_url: str, bot: B
     assert bot.execute("select success_count from bridge.webhooks").fetchone() == (300,)
 
 
+def test_a_claim_locks_no_more_than_it_takes(bridge_url: str, bot: Bot) -> None:
+    for number in range(10):
+        enqueue(bot, add_webhook(bot, "http://192.0.2.1/", ordered=number % 2 == 0), count=3)
+    with psycopg.connect(bridge_url) as claimer, psycopg.RawCursor(claimer) as cursor:
+        claimed = cursor.execute(query("claim").encode(), ([], [], [], None, 4, 4, [])).fetchall()
+        assert len(claimed) == 4
+        assert (
+            len(bot.execute("select from bridge.delivery_queue for update skip locked").fetchall())
+            == 30 - 4
+        )
+
+
 async def test_a_lease_that_ran_out_is_taken_over_and_its_holder_changes_nothing_any_more(
     bridge_url: str, bot: Bot
 ) -> None:
@@ -312,6 +329,29 @@ async def test_a_lease_that_ran_out_is_taken_over_and_its_holder_changes_nothing
     ] * 2
     assert delivery(bot, number)["status"] == "success"
     assert bot.execute("select count(*) from bridge.delivery_queue").fetchone() == (0,)
+
+
+async def test_a_lease_that_ran_out_before_it_could_be_settled_is_not_sent_again_by_its_holder(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, ended, can_settle = Courier._settle, trio.Event(), trio.Event()
+
+    async def settle_late(courier: Courier, batch: Sequence[Any]) -> None:
+        ended.set()
+        await can_settle.wait()
+        await settle(courier, batch)
+
+    monkeypatch.setattr(Courier, "_settle", settle_late)
+    async with receiving() as receiver, delivering(bridge_url):
+        [number] = enqueue(bot, add_webhook(bot, receiver.url()))
+        await ended.wait()
+        bot.execute("update bridge.delivery_queue set leased_until = now() - interval '1 s'")
+        enqueue(bot, add_webhook(bot, receiver.url("/other")))
+        await receiver.until(lambda: len(receiver.at("/other")) == 1)
+        can_settle.set()
+        await until(bot, "count(*) = 2 from bridge.delivery_log")
+    assert len(receiver.at("/")) == 1
+    assert delivery(bot, number)["status"] == "success"
 
 
 async def test_stopping_ends_what_is_in_flight_and_gives_back_the_rest(
@@ -389,6 +429,58 @@ async def test_a_missing_partition_is_made_and_the_result_is_kept(
         await until(bot, SETTLED)
     assert delivery(bot, number)["status"] == "success"
     assert len(receiver.requests) == 1
+
+
+async def test_a_refusal_that_passes_loses_no_result(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, refusals = Courier._settle, 4
+
+    async def refused_at_first(courier: Courier, batch: Sequence[Any]) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise DiskFullError("no space left on device")
+        await settle(courier, batch)
+
+    monkeypatch.setattr(Courier, "_settle", refused_at_first)
+    async with receiving() as receiver, delivering(bridge_url):
+        enqueue(bot, add_webhook(bot, receiver.url()), count=3)
+        await until(bot, "count(*) = 3 from bridge.delivery_log")
+    assert len(receiver.requests) == 3
+
+
+async def test_a_result_that_no_partition_can_take_does_not_stand_in_the_way_of_others(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = Courier._settle
+
+    async def first_long_ago(courier: Courier, batch: Sequence[Any]) -> None:
+        await settle(
+            courier,
+            [
+                replace(each, finished_at=datetime(1999, 1, 1, tzinfo=UTC))
+                if each.delivery.id == poison
+                else each
+                for each in batch
+            ],
+        )
+
+    monkeypatch.setattr(Courier, "_settle", first_long_ago)
+    async with receiving() as receiver, delivering(bridge_url):
+        webhook = add_webhook(bot, receiver.url())
+        poison, fine = enqueue(bot, webhook, count=2)
+        await until(bot, "count(*) = 1 from bridge.delivery_log")
+    assert delivery(bot, fine)["status"] == "success"
+
+
+async def test_the_only_slot_of_a_courier_tries_failing_webhooks_too(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with receiving() as receiver, delivering(bridge_url, concurrency=1):
+        [number] = enqueue(bot, add_webhook(bot, receiver.url(), failure_share=0.9))
+        await until(bot, SETTLED)
+    assert delivery(bot, number)["status"] == "success"
 
 
 async def test_a_payload_that_cannot_be_sent_is_one_deliverys_trouble(

@@ -13,7 +13,10 @@ from bridge.capture.sessions import is_pooled, is_shared, open_connection
 from bridge.db import DatabaseUnavailable, open_database
 from tests.pgbouncer import pgbouncer
 
-CREATE = ("create_webhook", "n", "http://127.0.0.1:1/", "*", None, None, True, 15, 4)
+CREATE = (
+    *("create_webhook", "n", "http://127.0.0.1:1/", "*", None, None, True, 15, 4),
+    *(None, None, False, None),
+)
 
 
 async def test_statements_of_many_tasks_run_on_the_few_sessions_there_are(
@@ -29,7 +32,7 @@ async def test_statements_of_many_tasks_run_on_the_few_sessions_there_are(
             assert shown is not None
             assert shown["id"] == created["id"]
             await database.fetch("create_partitions", 3)
-            await database.fetch("claim", [shown["id"]], [1], [None], None, 10, 10)
+            await database.fetch("claim", [shown["id"]], [1], [None], None, 10, 5, [])
             names.append(shown["name"])
 
     with trio.fail_after(60):

@@ -1,13 +1,22 @@
 """A host is resolved to addresses that have all been checked, or not at all."""
 
 import socket
+import threading
 from ipaddress import IPv4Network, IPv6Network
+from socket import AddressFamily
 
 import pytest
 import trio.testing
 
 from bridge.delivery.addresses import AddressPolicy
-from bridge.delivery.resolve import BlockedAddressError, UnresolvableError, resolve, url_refusal
+from bridge.delivery.resolve import (
+    LOOKUPS_OF_HOST,
+    BlockedAddressError,
+    Lookups,
+    UnresolvableError,
+    resolve,
+    url_refusal,
+)
 from tests.resolver import resolving
 
 PUBLIC_ONLY = AddressPolicy()
@@ -156,3 +165,38 @@ async def test_a_name_server_that_does_not_answer_is_not_waited_for(
     with resolving(NAMES):
         assert await url_refusal("http://slow.example/", PUBLIC_ONLY, seconds=3.0) is None
     assert autojump_clock.current_time() == pytest.approx(3.0)
+
+
+async def test_names_whose_servers_are_silent_hold_up_no_others_and_no_other_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    silence, asked = threading.Event(), []
+
+    def getaddrinfo(host: str | bytes, *_: object) -> list[object]:
+        if isinstance(host, str):  # trio, which takes it for an address at first
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        asked.append(host)
+        if host.startswith(b"silent"):
+            silence.wait(10)
+        return [(AddressFamily.AF_INET, 1, 6, "", ("9.9.9.9", 80))]
+
+    monkeypatch.setattr("bridge.delivery.resolve.socket.getaddrinfo", getaddrinfo)
+    trio.socket.set_custom_hostname_resolver(lookups := Lookups())
+    try:
+        with trio.fail_after(5):
+            # Given up by who asked, they are still under way.
+            with trio.move_on_after(0.3):
+                async with trio.open_nursery() as nursery:
+                    for number in range(200):
+                        host = f"silent{number % 20}.example.com"
+                        nursery.start_soon(resolve, host, 80, AddressPolicy())
+            assert len(asked) == 20 * LOOKUPS_OF_HOST
+            await resolve("other.example.com", 80, AddressPolicy())
+            await trio.to_thread.run_sync(len, "")
+    finally:
+        silence.set()
+        trio.socket.set_custom_hostname_resolver(None)
+    while lookups._all.borrowed_tokens:  # noqa: ASYNC110
+        await trio.sleep(0.001)
+    await lookups.getaddrinfo(b"last.example.com", 80)
+    assert not lookups._by_host

@@ -387,6 +387,12 @@ async def many_headers(server: Server, stream: trio.abc.Stream, _number: int) ->
         await stream.send_all(b"X-Header: value\r\n" * 100)
 
 
+async def endless_interim_answers(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+    await server.request(stream)
+    while True:
+        await stream.send_all(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
+
+
 async def garbage(server: Server, stream: trio.abc.Stream, _number: int) -> None:
     await server.request(stream)
     await stream.send_all(b"SSH-2.0-OpenSSH_9.2\r\n" * 10)
@@ -411,6 +417,7 @@ async def hang_up(server: Server, stream: trio.abc.Stream, _number: int) -> None
     [
         (huge_head, None, Failure.OVERSIZE),
         (many_headers, None, Failure.OVERSIZE),
+        (endless_interim_answers, None, Failure.PROTOCOL),
         (garbage, None, Failure.PROTOCOL),
         (break_off, 200, Failure.LOST),
         (break_off_head, None, Failure.PROTOCOL),
@@ -426,6 +433,15 @@ async def test_what_is_no_whole_answer_is_a_failure_of_its_kind(
         answer = await post(made(), server)
     assert (answer.status, answer.failure) == (status, failure)
     assert answer.error
+
+
+async def test_interim_answers_are_passed_over() -> None:
+    async def serve(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+        await server.request(stream)
+        await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + OK)
+
+    async with serving(serve) as server:
+        assert await post(made(), server) == Answer(200, "ok")
 
 
 async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
@@ -468,6 +484,22 @@ async def test_idle_connections_are_bounded_and_grow_old() -> None:
         transport.close_idle(older_than_seconds=0)
         await until(0)
         assert (await post(transport, server)).status == 200
+
+
+async def test_a_name_that_ends_in_a_dot_is_checked_over_tls_as_the_same_name() -> None:
+    authority = trustme.CA()
+    names: list[str | None] = []
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("receiver.test").configure_cert(server_side)
+    server_side.sni_callback = lambda _socket, name, _context: names.append(name)
+    client_side = ssl.create_default_context()
+    authority.configure_trust(client_side)
+    async with serving(answering, server_side) as server:
+        answer = await made(tls=client_side).post(
+            f"https://receiver.test.:{server.port}/", headers=b"", body=b"{}", deadline_seconds=5
+        )
+    assert answer == Answer(200, "ok")
+    assert names == ["receiver.test"]
 
 
 async def test_over_tls_the_name_is_checked_though_the_connection_goes_to_an_address() -> None:
