@@ -13,7 +13,21 @@ from bridge.capture.sessions import is_pooled, is_shared, open_connection
 from bridge.db import DatabaseUnavailable, open_database
 from tests.pgbouncer import pgbouncer
 
-CREATE = ("create_webhook", "n", "http://127.0.0.1:1/", "*", None, None, True, 15, 4)
+CREATE = (
+    "create_webhook",
+    "n",
+    "http://127.0.0.1:1/",
+    "*",
+    None,
+    None,
+    True,
+    15,
+    4,
+    None,
+    None,
+    False,
+    None,
+)
 
 
 async def test_statements_of_many_tasks_run_on_the_few_sessions_there_are(
