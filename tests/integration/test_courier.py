@@ -6,13 +6,14 @@ import gzip
 import hashlib
 import hmac
 import json
+from typing import Any
 
 import pytest
 import trio
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from bridge.db import Database, DeadlockError, Row
+from bridge.db import Database, DatabaseUnavailable, DeadlockError, Row
 from bridge.delivery import courier as courier_module
 from bridge.delivery.signing import canonical_body
 from bridge.delivery.transport import ANSWER_BYTES
@@ -460,21 +461,53 @@ async def test_a_settle_that_gives_way_to_another_transaction_is_done_again(
     assert len(receiver.requests) == 5
 
 
-async def test_a_result_that_the_database_refuses_holds_up_no_other(
-    bridge_url: str, bot: Bot
-) -> None:
+def refuse_attempts_of(bot: Bot, number: int) -> None:
+    """Have the database refuse whatever is settled of a delivery."""
     bot.execute(
         "create function refuse() returns trigger language plpgsql as"
         " $$ begin raise 'refused'; end $$"
     )
     bot.execute(
         "create trigger refuse before insert on bridge.delivery_attempts"
-        " for each row when (new.delivery_id = 3) execute function refuse()"
+        f" for each row when (new.delivery_id = {number}) execute function refuse()".encode()
     )
+
+
+async def test_a_result_that_the_database_refuses_holds_up_no_other(
+    bridge_url: str, bot: Bot
+) -> None:
+    refuse_attempts_of(bot, 3)
     async with receiving() as receiver, delivering(bridge_url):
         enqueue(bot, add_webhook(bot, receiver.url()), count=5)
         await until(bot, "count(*) = 4 from bridge.delivery_log")
     assert bot.execute("select id from bridge.delivery_queue").fetchall() == [(3,)]
+
+
+async def test_what_was_kept_while_a_refused_result_is_looked_for_is_not_written_again(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_attempts_of(bot, 3)
+    sizes: list[int] = []
+    fetch = Database.fetch
+
+    async def lost_at_the_fourth_alone(self: Database, name: str, *values: Any) -> list[Row]:
+        if name == "settle":
+            size = len(values[0])
+            if size < 5 and not sizes:
+                # So that all five come together.
+                await trio.sleep(0.01)
+                raise DeadlockError("deadlock detected")
+            sizes.append(size)
+            if sizes == [5, 1, 1, 1, 1]:
+                raise DatabaseUnavailable("gone")
+        return await fetch(self, name, *values)
+
+    monkeypatch.setattr(Database, "fetch", lost_at_the_fourth_alone)
+    async with receiving() as receiver, delivering(bridge_url):
+        enqueue(bot, add_webhook(bot, receiver.url(), max_concurrency=5), count=5)
+        await until(bot, "count(*) = 4 from bridge.delivery_log")
+    assert sizes[:5] == [5, 1, 1, 1, 1]
+    assert bot.execute("select success_count from bridge.webhooks").fetchone() == (4,)
 
 
 async def test_a_secret_that_cannot_be_opened_is_a_failure_that_is_tried_again(
