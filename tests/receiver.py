@@ -38,6 +38,16 @@ async def hang(_request: Request, _stream: trio.SocketStream) -> None:
     await trio.sleep_forever()
 
 
+def hang_until(released: trio.Event) -> Behaviour:
+    """Return the behaviour of a receiver that accepts, and answers only then."""
+
+    async def behave(request: Request, stream: trio.SocketStream) -> None:
+        await released.wait()
+        await answer()(request, stream)
+
+    return behave
+
+
 @dataclass
 class Receiver:
     """A running receiver. ``behaviours`` maps a path to what happens there; others answer 200."""

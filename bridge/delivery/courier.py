@@ -359,10 +359,17 @@ class Courier:
                 # Something in it is refused: find out what, and keep the rest.
                 for attempt in batch:
                     await self._settle_alone(attempt)
-            del self._attempts[: len(batch)]
-            for attempt in batch:
-                self._let_go(attempt.delivery)
-            self._due.signal()
+                    # Not all at the end: should the database go away, what was kept stays so.
+                    self._settled([attempt])
+                continue
+            self._settled(batch)
+
+    def _settled(self, batch: Sequence[_Attempt]) -> None:
+        """Forget the attempts that have waited for longest, and give their slots to others."""
+        del self._attempts[: len(batch)]
+        for attempt in batch:
+            self._let_go(attempt.delivery)
+        self._due.signal()
 
     async def _settle_alone(self, attempt: _Attempt) -> None:
         try:

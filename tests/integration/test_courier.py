@@ -6,19 +6,25 @@ import gzip
 import hashlib
 import hmac
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 import pytest
 import trio
 from asyncpg import DiskFullError
-from standardwebhooks import Webhook
+from cryptography.fernet import Fernet
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from bridge.assets import query
+from bridge.db import Database, DatabaseUnavailable, DeadlockError, Row
 from bridge.delivery import courier as courier_module
+from bridge.delivery.courier import Courier
 from bridge.delivery.signing import canonical_body
 from bridge.delivery.transport import ANSWER_BYTES
+from bridge.secrets import Vault, new_secret
 from tests.integration.delivering import (
     SETTLED,
     Bot,
@@ -28,7 +34,7 @@ from tests.integration.delivering import (
     enqueue,
     until,
 )
-from tests.receiver import Behaviour, Request, answer, hang, receiving
+from tests.receiver import Behaviour, Request, answer, hang, hang_until, receiving
 
 
 async def test_a_delivery_is_sent_as_the_contract_says_and_logged(
@@ -503,3 +509,132 @@ async def test_a_payload_that_cannot_be_sent_is_one_deliverys_trouble(
         "pending",
         "cannot be sent: RecursionError('too deep')",
     )
+
+
+async def test_a_delivery_that_is_claimed_again_before_it_was_settled_ends_nothing(
+    bridge_url: str, bot: Bot
+) -> None:
+    released = trio.Event()
+
+    async def first_is_slow(request: Request, stream: trio.SocketStream) -> None:
+        await (hang_until(released) if len(receiver.requests) == 1 else answer())(request, stream)
+
+    async with receiving() as receiver, delivering(bridge_url):
+        receiver.behaviours["/"] = first_is_slow
+        webhook = add_webhook(bot, receiver.url())
+        enqueue(bot, webhook)
+        await receiver.until(lambda: len(receiver.requests) == 1)
+        # As after minutes without the database.
+        bot.execute("update bridge.delivery_queue set leased_until = now()")
+        await until(bot, "count(*) = 1 from bridge.delivery_log")
+        released.set()
+        await until(bot, "count(*) = 2 from bridge.delivery_attempts")
+        enqueue(bot, webhook)
+        await until(bot, "count(*) = 2 from bridge.delivery_log")
+    assert len(receiver.requests) == 3
+
+
+async def test_a_settle_that_gives_way_to_another_transaction_is_done_again(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_way = 0
+    fetch = Database.fetch
+
+    async def first_settle_gives_way(self: Database, name: str, *values: object) -> list[Row]:
+        nonlocal given_way
+        if name == "settle" and not given_way:
+            given_way += 1
+            raise DeadlockError("deadlock detected")
+        return await fetch(self, name, *values)
+
+    monkeypatch.setattr(Database, "fetch", first_settle_gives_way)
+    async with receiving() as receiver, delivering(bridge_url):
+        enqueue(bot, add_webhook(bot, receiver.url()), count=5)
+        await until(bot, "count(*) = 5 from bridge.delivery_log")
+    assert given_way == 1
+    assert len(receiver.requests) == 5
+
+
+def refuse_attempts_of(bot: Bot, number: int) -> None:
+    """Have the database refuse whatever is settled of a delivery."""
+    bot.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin raise 'refused'; end $$"
+    )
+    bot.execute(
+        "create trigger refuse before insert on bridge.delivery_attempts"
+        f" for each row when (new.delivery_id = {number}) execute function refuse()".encode()
+    )
+
+
+async def test_a_result_that_the_database_refuses_holds_up_no_other(
+    bridge_url: str, bot: Bot
+) -> None:
+    refuse_attempts_of(bot, 3)
+    async with receiving() as receiver, delivering(bridge_url):
+        enqueue(bot, add_webhook(bot, receiver.url()), count=5)
+        await until(bot, "count(*) = 4 from bridge.delivery_log")
+    assert bot.execute("select id from bridge.delivery_queue").fetchall() == [(3,)]
+
+
+async def test_what_was_kept_while_a_refused_result_is_looked_for_is_not_written_again(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_attempts_of(bot, 3)
+    sizes: list[int] = []
+    fetch = Database.fetch
+
+    async def lost_at_the_fourth_alone(self: Database, name: str, *values: Any) -> list[Row]:
+        if name == "settle":
+            size = len(values[0])
+            if size < 5 and not sizes:
+                # So that all five come together.
+                await trio.sleep(0.01)
+                raise DeadlockError("deadlock detected")
+            sizes.append(size)
+            if sizes == [5, 1, 1, 1, 1]:
+                raise DatabaseUnavailable("gone")
+        return await fetch(self, name, *values)
+
+    monkeypatch.setattr(Database, "fetch", lost_at_the_fourth_alone)
+    async with receiving() as receiver, delivering(bridge_url):
+        enqueue(bot, add_webhook(bot, receiver.url(), max_concurrency=5), count=5)
+        await until(bot, "count(*) = 4 from bridge.delivery_log")
+    assert sizes[:5] == [5, 1, 1, 1, 1]
+    assert bot.execute("select success_count from bridge.webhooks").fetchone() == (4,)
+
+
+async def test_a_secret_that_cannot_be_opened_is_a_failure_that_is_tried_again(
+    bridge_url: str, bot: Bot
+) -> None:
+    sealed = Vault([Fernet.generate_key().decode()]).seal(new_secret())
+    async with receiving() as receiver, delivering(bridge_url):
+        [number] = enqueue(bot, add_webhook(bot, receiver.url(), secret=sealed))
+        await until(bot, SETTLED)
+    assert receiver.requests == []
+    assert delivery(bot, number)["status"] == "pending"
+    assert bot.execute("select failure from bridge.delivery_attempts").fetchone() == ("secret",)
+
+
+async def test_with_a_sealed_secret_that_was_rotated_both_sign(bridge_url: str, bot: Bot) -> None:
+    vault = Vault([Fernet.generate_key().decode()])
+    old, new = new_secret(), new_secret()
+    async with receiving() as receiver, delivering(bridge_url, vault=vault):
+        webhook = add_webhook(bot, receiver.url(), secret=vault.seal(new))
+        bot.execute(
+            "update bridge.webhooks set previous_secret = %s,"
+            " previous_secret_expires_at = now() + interval '1 minute'",
+            (vault.seal(old),),
+        )
+        enqueue(bot, webhook)
+        await until(bot, "success_count = 1 from bridge.webhooks")
+        bot.execute("update bridge.webhooks set previous_secret_expires_at = now()")
+        enqueue(bot, webhook)
+        await until(bot, "success_count = 2 from bridge.webhooks")
+    overlap, after = receiver.requests
+    for secret in (old, new):
+        assert Webhook(secret).verify(overlap.body, overlap.headers) == {}
+    assert len(overlap.headers["webhook-signature"].split()) == 2
+    assert Webhook(new).verify(after.body, after.headers) == {}
+    with pytest.raises(WebhookVerificationError):
+        Webhook(old).verify(after.body, after.headers)

@@ -1,0 +1,101 @@
+"""An ordered webhook gets one delivery at a time, in the order of events."""
+
+from __future__ import annotations
+
+import trio
+import trio.lowlevel
+
+from bridge.db import open_database
+from tests.integration.delivering import (
+    Bot,
+    add_webhook,
+    claim,
+    delivering,
+    enqueue,
+    settle,
+    until,
+)
+from tests.receiver import Receiver, Request, answer, receiving
+
+
+def event_ids(receiver: Receiver) -> list[int]:
+    """Return the numbers of the payloads that arrived, in order."""
+    return [int(request.body) for request in receiver.requests]
+
+
+def enqueue_numbered(bot: Bot, webhook: int, count: int) -> list[int]:
+    """Enqueue deliveries whose payloads are their places in the order."""
+    return [enqueue(bot, webhook, str(number))[0] for number in range(count)]
+
+
+async def test_events_arrive_one_at_a_time_in_order_over_two_couriers(
+    bridge_url: str, bot: Bot
+) -> None:
+    in_flight, most = 0, 0
+
+    async def counting(request: Request, stream: trio.SocketStream) -> None:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        await trio.lowlevel.checkpoint()
+        in_flight -= 1
+        await answer()(request, stream)
+
+    async with receiving() as receiver:
+        receiver.behaviours["/"] = counting
+        webhook = add_webhook(bot, receiver.url(), ordered=True)
+        enqueue_numbered(bot, webhook, 40)
+        async with delivering(bridge_url), delivering(bridge_url):
+            await until(bot, "success_count = 40 from bridge.webhooks")
+    assert event_ids(receiver) == list(range(40))
+    assert most == 1
+
+
+async def test_a_head_that_fails_keeps_the_others_waiting_and_given_up_lets_them_go(
+    bridge_url: str, bot: Bot
+) -> None:
+    async def second_fails(request: Request, stream: trio.SocketStream) -> None:
+        await answer("500 Oops" if request.body == b"1" else "200 OK")(request, stream)
+
+    async with receiving() as receiver:
+        receiver.behaviours["/"] = second_fails
+        webhook = add_webhook(bot, receiver.url(), ordered=True)
+        enqueue_numbered(bot, webhook, 4)
+        async with delivering(bridge_url, schedule=(0, 0, 0)), delivering(bridge_url):
+            await until(bot, "count(*) = 4 from bridge.delivery_log")
+    assert event_ids(receiver) == [0, 1, 1, 1, 2, 3]
+
+
+async def test_nothing_goes_past_a_head_that_waits_for_its_retry(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, "http://x/", ordered=True)
+    first, second = enqueue(bot, webhook, count=2)
+    async with open_database(bridge_url) as database:
+        rows = await claim(database)
+        assert [row["id"] for row in rows] == [first]
+        assert await claim(database) == []
+        await settle(database, rows, failure="dns")
+        assert await claim(database) == []
+        bot.execute("update bridge.delivery_queue set next_attempt_at = now()")
+        rows = await claim(database)
+        assert [row["id"] for row in rows] == [first]
+        await settle(database, rows, failure="dns", gives_up=True)
+        assert [row["id"] for row in await claim(database)] == [second]
+
+
+async def test_what_is_redelivered_goes_first_again_and_never_beside_another(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot, "http://x/", ordered=True)
+    first, second, third = enqueue(bot, webhook, count=3)
+    async with open_database(bridge_url) as database:
+        await settle(database, await claim(database))
+        in_flight = await claim(database)
+        assert [row["id"] for row in in_flight] == [second]
+        bot.execute("select bridge.redeliver(%s)", (first,))
+        # Another bridge does not know what is in flight here, but the queue does.
+        assert await claim(database) == []
+        await settle(database, in_flight)
+        for expected in (first, third):
+            rows = await claim(database)
+            assert [row["id"] for row in rows] == [expected]
+            await settle(database, rows)

@@ -1,0 +1,121 @@
+"""What an operator does to a webhook in psql acts at once, on whatever bridge."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from bridge.db import keep_running, open_database
+from bridge.delivery import courier as courier_module
+from bridge.delivery.addresses import AddressPolicy
+from bridge.delivery.courier import Courier
+from bridge.relay.drain import Relay
+from tests.integration.delivering import (
+    SETTLED,
+    Bot,
+    add_webhook,
+    claim,
+    delivering,
+    delivery,
+    enqueue,
+    until,
+)
+from tests.receiver import answer, receiving
+
+
+async def test_a_paused_webhook_gets_deliveries_that_wait(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, "http://x/", event_type="test.event")
+    enqueue(bot, webhook, count=2)
+    async with open_database(bridge_url) as database, database.connect() as connection:
+        bot.execute("select bridge.pause_webhook(%s)", (webhook,))
+        assert await claim(database) == []
+        bot.execute("select bridge.emit('test.event')")
+        await connection.fetch("drain", 0, [], [], 100)
+        assert await claim(database) == []
+        bot.execute("select bridge.resume_webhook(%s)", (webhook,))
+        assert len(await claim(database)) == 3
+
+
+async def test_one_that_is_switched_off_keeps_its_queue_and_gets_no_more(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot, "http://x/", event_type="test.event")
+    enqueue(bot, webhook, count=2)
+    async with open_database(bridge_url) as database, database.connect() as connection:
+        bot.execute("update bridge.webhooks set is_active = false")
+        bot.execute("select bridge.emit('test.event')")
+        await connection.fetch("drain", 0, [], [], 100)
+        assert await claim(database) == []
+        bot.execute("update bridge.webhooks set is_active = true")
+        assert len(await claim(database)) == 2
+
+
+async def test_a_webhook_of_name_url_and_type_is_delivered_to(bridge_url: str, bot: Bot) -> None:
+    async with receiving() as receiver, delivering(bridge_url):
+        row = bot.execute(
+            "insert into bridge.webhooks (name, url, event_type)"
+            " values ('x', %s, '*') returning id",
+            (receiver.url(),),
+        ).fetchone()
+        assert row is not None
+        [number] = enqueue(bot, int(row[0]))
+        await until(bot, SETTLED)
+    assert delivery(bot, number)["status"] == "success"
+
+
+async def test_an_address_that_is_not_allowed_is_not_connected_to(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with receiving() as receiver, delivering(bridge_url, policy=AddressPolicy([])):
+        [number] = enqueue(bot, add_webhook(bot, receiver.url()))
+        await until(bot, SETTLED)
+    assert receiver.requests == []
+    assert delivery(bot, number)["status"] == "pending"
+    assert bot.execute("select failure from bridge.delivery_attempts").fetchone() == ("blocked",)
+
+
+@asynccontextmanager
+async def woken(url: str, courier: Courier) -> AsyncIterator[None]:
+    """Have a courier woken by the notifications that a relay gets, as a bridge joins them."""
+    async with open_database(url) as database, trio.open_nursery() as nursery:
+        relay = Relay(
+            database,
+            last_event_id=0,
+            publish=lambda _: None,
+            enqueued=courier.deliveries_due,
+            woken=courier.look_everywhere,
+            poll_seconds=60,
+            batch=100,
+        )
+        nursery.start_soon(keep_running, "relay", relay.run)
+        with trio.fail_after(10):
+            while not relay.leading:  # noqa: ASYNC110 - nobody announces it
+                await trio.sleep(0.01)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_resuming_and_redelivering_wake_a_courier_that_would_not_look_for_long(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "SWEEP_SECONDS", 1e6)
+    async with receiving() as receiver:
+        receiver.behaviours["/gone"] = answer("500 Oops")
+        paused = add_webhook(bot, receiver.url("/paused"), paused_at="now")
+        gone = add_webhook(bot, receiver.url("/gone"))
+        held = enqueue(bot, paused)
+        failed = enqueue(bot, gone)
+        bot.execute("update bridge.delivery_queue set next_attempt_at = now() - interval '1 day'")
+        async with (
+            delivering(bridge_url, schedule=(0,), poll_seconds=1e6) as courier,
+            woken(bridge_url, courier),
+        ):
+            await until(bot, "failed_count = 1 from bridge.webhooks where failed_count > 0")
+            bot.execute("select bridge.resume_webhook(%s)", (paused,))
+            await until(bot, f"count(*) = 1 from bridge.delivery_log where id = {held[0]}")
+            del receiver.behaviours["/gone"]
+            bot.execute("select bridge.redeliver(%s)", failed)
+            await until(bot, f"success_count = 1 from bridge.webhooks where id = {gone}")
