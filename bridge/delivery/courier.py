@@ -145,8 +145,9 @@ class Courier:
         self._over = False
         #: Set when ``run`` has let go of everything.
         self.stopped = trio.Event()
-        # Every claimed delivery until it is settled.
-        self._held: dict[int, _Delivery] = {}
+        # Every claimed delivery until it is settled; twice if the server has forgotten its lease in
+        # a crash, and it was claimed once more.
+        self._held: dict[tuple[int, UUID], _Delivery] = {}
         # Attempts that wait for being settled: a part of those held.
         self._attempts: list[_Attempt] = []
         # Those held by webhook, and how many of them to webhooks that mostly fail.
@@ -205,12 +206,12 @@ class Courier:
             await self._due.wait(self._poll_seconds)
 
     def _hold(self, delivery: _Delivery) -> None:
-        self._held[delivery.id] = delivery
+        self._held[delivery.id, delivery.lease_token] = delivery
         self._held_by_webhook[delivery.webhook_id] += 1
         self._held_failing += delivery.is_failing
 
     def _let_go(self, delivery: _Delivery) -> None:
-        del self._held[delivery.id]
+        del self._held[delivery.id, delivery.lease_token]
         self._held_failing -= delivery.is_failing
         self._held_by_webhook[delivery.webhook_id] -= 1
         if not self._held_by_webhook[delivery.webhook_id]:
@@ -231,7 +232,7 @@ class Courier:
             swept,
             limit,
             max(1, self._concurrency // 2) - self._held_failing,
-            list(self._held),
+            [delivery_id for delivery_id, _ in self._held],
         )
         now = self._clock.answer(rows[0]["now"])
         if rows[0]["id"] is None:

@@ -360,6 +360,29 @@ async def test_a_lease_that_ran_out_before_it_could_be_settled_is_not_sent_again
     assert delivery(bot, number)["status"] == "success"
 
 
+async def test_a_lease_that_the_server_forgot_in_a_crash_ends_no_courier(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, ended, can_settle = Courier._settle, trio.Event(), trio.Event()
+
+    async def settle_late(courier: Courier, batch: Sequence[Any]) -> None:
+        ended.set()
+        await can_settle.wait()
+        await settle(courier, batch)
+
+    monkeypatch.setattr(Courier, "_settle", settle_late)
+    async with receiving() as receiver, delivering(bridge_url):
+        [number] = enqueue(bot, add_webhook(bot, receiver.url()))
+        await ended.wait()
+        bot.execute("update bridge.delivery_queue set leased_until = null, lease_token = null")
+        enqueue(bot, add_webhook(bot, receiver.url("/other")))
+        await receiver.until(lambda: len(receiver.at("/other")) == 1)
+        can_settle.set()
+        await until(bot, "count(*) = 2 from bridge.delivery_log")
+    assert len(receiver.at("/")) == 2
+    assert delivery(bot, number)["status"] == "success"
+
+
 async def test_stopping_ends_what_is_in_flight_and_gives_back_the_rest(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
