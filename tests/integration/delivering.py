@@ -137,6 +137,7 @@ async def claim(
         due_since,
         limit,
         limit if failing is None else failing,
+        [],
     )
     return [row for row in rows if row["id"] is not None]
 
