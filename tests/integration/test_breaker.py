@@ -239,9 +239,14 @@ async def test_what_becomes_of_a_webhook_reaches_the_live_stream(bridge_url: str
         open_breaker(bot, back)
         enqueue(bot, gone)
         enqueue(bot, back)
+        told: dict[str, dict[str, object]] = {}
+
+        def both_are_told() -> bool:
+            told.update({event.event_type: json.loads(event.payload) for event in relayed.events})
+            return {"webhook.disabled", "webhook.recovered"} <= told.keys()
+
         async with delivering(bridge_url):
-            await relayed.until_count(2)
-    told = {event.event_type: json.loads(event.payload) for event in relayed.events}
+            await relayed.until(both_are_told)
     assert told["webhook.disabled"]["webhook_id"] == gone
     assert told["webhook.disabled"]["reason"] == "the receiver answered 410 Gone"
     assert told["webhook.recovered"]["webhook_id"] == back

@@ -61,7 +61,8 @@ async def test_a_head_that_fails_keeps_the_others_waiting_and_given_up_lets_them
         receiver.behaviours["/"] = second_fails
         webhook = add_webhook(bot, receiver.url(), ordered=True)
         enqueue_numbered(bot, webhook, 4)
-        async with delivering(bridge_url, schedule=(0, 0, 0)), delivering(bridge_url):
+        thrice = (0, 0, 0)
+        async with delivering(bridge_url, schedule=thrice), delivering(bridge_url, schedule=thrice):
             await until(bot, "count(*) = 4 from bridge.delivery_log")
     assert event_ids(receiver) == [0, 1, 1, 1, 2, 3]
 
