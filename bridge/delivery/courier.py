@@ -431,7 +431,8 @@ def _is_refused_for_its_values(error: DatabaseError) -> bool:
     A full disk, a lock that is not to be had, a right that is missing: these say nothing of an
     attempt, and what became of it is kept until they are over.
     """
-    return (error.sqlstate or "").startswith(("22", "23"))
+    # Values that do not fit, constraints, and what somebody's own trigger raises.
+    return (error.sqlstate or "").startswith(("22", "23", "P0"))
 
 
 class _ServerClock:

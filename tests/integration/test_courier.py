@@ -34,7 +34,7 @@ from tests.integration.delivering import (
     enqueue,
     until,
 )
-from tests.receiver import Behaviour, Request, answer, hang, hang_until, receiving
+from tests.receiver import Behaviour, Request, answer, hang, receiving
 
 
 async def test_a_delivery_is_sent_as_the_contract_says_and_logged(
@@ -532,29 +532,6 @@ async def test_a_payload_that_cannot_be_sent_is_one_deliverys_trouble(
         "pending",
         "cannot be sent: RecursionError('too deep')",
     )
-
-
-async def test_a_delivery_that_is_claimed_again_before_it_was_settled_ends_nothing(
-    bridge_url: str, bot: Bot
-) -> None:
-    released = trio.Event()
-
-    async def first_is_slow(request: Request, stream: trio.SocketStream) -> None:
-        await (hang_until(released) if len(receiver.requests) == 1 else answer())(request, stream)
-
-    async with receiving() as receiver, delivering(bridge_url):
-        receiver.behaviours["/"] = first_is_slow
-        webhook = add_webhook(bot, receiver.url())
-        enqueue(bot, webhook)
-        await receiver.until(lambda: len(receiver.requests) == 1)
-        # As after minutes without the database.
-        bot.execute("update bridge.delivery_queue set leased_until = now()")
-        await until(bot, "count(*) = 1 from bridge.delivery_log")
-        released.set()
-        await until(bot, "count(*) = 2 from bridge.delivery_attempts")
-        enqueue(bot, webhook)
-        await until(bot, "count(*) = 2 from bridge.delivery_log")
-    assert len(receiver.requests) == 3
 
 
 async def test_a_settle_that_gives_way_to_another_transaction_is_done_again(

@@ -48,7 +48,7 @@ async def test_what_turns_up_below_the_marks_is_found(bridge_url: str, bot: Bot)
 def pages_of_a_claim(bot: Bot, webhook: int, due_since: datetime | None) -> int:
     """Return how many pages a claim looks at that has gone as far as this."""
     sql = re.sub(r"\$(\d+)", r"%(p\1)s", query("claim").replace("%", "%%"))
-    values = [webhook], [0], [due_since], due_since, 64, 32
+    values = [webhook], [0], [due_since], due_since, 64, 32, list[int]()
     row = bot.execute(
         f"explain (analyze, buffers, format json) {sql}".encode(),
         {f"p{number}": value for number, value in enumerate(values, 1)},
