@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
+import trio
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -50,6 +51,8 @@ from bridge.web.schemas import (
 
 #: How often a deletion is tried that a courier's transaction stands in the way of.
 DELETE_TRIES = 3
+#: Tests of webhooks that are under way at once; each may hold its request for as long as an attempt.
+TRIALS = 8
 
 #: What the functions of schema bridge raise, by SQLSTATE, and the status that says the same.
 REFUSALS = {
@@ -112,6 +115,7 @@ def build_api(
     api.state.ready = ready
     api.state.url_refusal = url_refusal
     api.state.send_trial = send_trial
+    api.state.trials = trio.Semaphore(TRIALS)
     for router in (open_to_all, reading, writing):
         api.include_router(router)
     api.add_exception_handler(RequestValidationError, _invalid)
@@ -290,13 +294,27 @@ async def rotate_secret(
     )
 
 
-@writing.post("/webhooks/{webhook_id}/test", responses=_NOT_FOUND, tags=["webhooks"])
+@writing.post(
+    "/webhooks/{webhook_id}/test",
+    responses={
+        **_NOT_FOUND,
+        429: {"model": Problem, "description": "Too many tests are under way"},
+    },
+    tags=["webhooks"],
+)
 async def try_webhook(
     request: Request, database: InDatabase, webhook_id: Annotated[WebhookId, Path()]
 ) -> WebhookTrial:
     """Send a signed test to the receiver now, and answer with what it answers. It is not logged."""
     webhook = _found(await database.fetch("webhook_to_try", _stored(webhook_id)))
-    trial = await request.app.state.send_trial(webhook)
+    try:
+        request.app.state.trials.acquire_nowait()
+    except trio.WouldBlock:
+        raise HTTPException(429, "Too many tests are under way; try again soon") from None
+    try:
+        trial = await request.app.state.send_trial(webhook)
+    finally:
+        request.app.state.trials.release()
     return WebhookTrial.model_validate(trial, from_attributes=True)
 
 

@@ -58,6 +58,14 @@ def _usable_secret(secret: str) -> str:
     return secret
 
 
+def _bounded(filter_text: str) -> str:
+    """Refuse what may take exponential time: the drain evaluates filters for every event."""
+    bare = re.sub(r'"([^"\\]|\\.)*"', '""', filter_text)
+    if "**" in bare or bare.count("?") > 1:
+        raise ValueError("must not have more than one ? (…), nor **: it could hold up every event")
+    return filter_text
+
+
 def _empty_is_none(value: Any) -> Any:
     """Read the empty field of a form as nothing given."""
     return None if value == "" else value
@@ -120,6 +128,7 @@ Filter = Annotated[
         ),
         examples=["$.amount_kopeks >= 100000"],
     ),
+    AfterValidator(_bounded),
 ]
 OptionalFilter = Annotated[Filter | None, BeforeValidator(_empty_is_none)]
 RatePerSecond = Annotated[

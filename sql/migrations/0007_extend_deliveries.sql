@@ -17,6 +17,9 @@ alter table bridge.webhooks
     -- A variable, such as $amount for $.amount, is nowhere given a value.
     add constraint webhooks_filter_without_variables check (
         regexp_replace(filter::text, '"([^"\\]|\\.)*"', '""', 'g') not like '%$""%'),
+    -- It is evaluated in the drain: one that takes exponential time would hold up every event.
+    add constraint webhooks_filter_bounded check (
+        regexp_replace(filter::text, '"([^"\\]|\\.)*"', '""', 'g') !~ '\*\*|\?.*\?'),
     add constraint webhooks_rate_per_second_range check (rate_per_second between 0.001 and 100000),
     add constraint webhooks_retry_schedule_range check (
         cardinality(retry_schedule) between 1 and 100
@@ -35,7 +38,7 @@ comment on column bridge.webhooks.secret is
 comment on column bridge.webhooks.previous_secret is
     'The key before the last rotation: requests are signed with both until previous_secret_expires_at.';
 comment on column bridge.webhooks.filter is
-    'jsonpath predicate on the payload, such as $.amount_kopeks >= 100000: only events for which it is true are delivered. An error in it means no. $ ? (…) is no predicate: it is never true.';
+    'jsonpath predicate on the payload, such as $.amount_kopeks >= 100000: only events for which it is true are delivered. An error in it means no. $ ? (…) is no predicate: it is never true. At most one ? (…) and no **, so that it is evaluated fast.';
 comment on column bridge.webhooks.rate_per_second is
     'Most attempts a second, over all bridges; a second''s worth may go at once. Null: no limit.';
 comment on column bridge.webhooks.ordered is

@@ -224,6 +224,8 @@ def test_name_url_and_event_type_make_a_webhook(psql: Psql) -> None:
     ("column", "value"),
     [
         ("filter", "$amount > 5"),
+        ("filter", '$.** == "x"'),
+        ("filter", "$.a ? (exists($.b ? (@ > 1))) == 1"),
         ("retry_schedule", "{}"),
         ("retry_schedule", "{1,null}"),
         ("retry_schedule", "{{1,2},{3,4}}"),
