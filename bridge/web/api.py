@@ -51,7 +51,7 @@ from bridge.web.schemas import (
 
 #: How often a deletion is tried that a courier's transaction stands in the way of.
 DELETE_TRIES = 3
-#: Tests of webhooks that are under way at once; each may hold its request for as long as an attempt.
+#: Tests of webhooks under way at once; each may hold its request for as long as an attempt.
 TRIALS = 8
 
 #: What the functions of schema bridge raise, by SQLSTATE, and the status that says the same.
