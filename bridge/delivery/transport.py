@@ -365,8 +365,16 @@ async def _open(addresses: Sequence[str], port: int) -> trio.SocketStream:
         except trio.TooSlowError:
             failure = TimeoutError(f"no answer within {CONNECT_SECONDS:g} s")
         except OSError as error:
-            failure = error
+            failure = _only(error)
     raise failure
+
+
+def _only(error: OSError) -> OSError:
+    """Return what connecting to the one address has failed with: trio tells of several."""
+    cause: BaseException | None = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return cause if isinstance(cause, OSError) else error
 
 
 _PHASES = {
@@ -391,7 +399,10 @@ def _describe(error: Exception, progress: _Progress) -> tuple[Failure, str]:
         case TimeoutError() if connecting:
             return Failure.TIMEOUT_CONNECT, f"cannot connect: {reason}"
         case OSError() if connecting:
-            return Failure.CONNECT, f"cannot connect: {reason}"
+            return (
+                Failure.CONNECT,
+                f"cannot connect: {os.strerror(error.errno) if error.errno else reason}",
+            )
         case ValueError() if progress.phase is Failure.TIMEOUT_DNS:
             return Failure.URL, f"not a usable URL: {reason}"
         case trio.BrokenResourceError() | ssl.SSLError() if progress.phase is Failure.TIMEOUT_TLS:
