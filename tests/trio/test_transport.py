@@ -68,6 +68,9 @@ async def serving(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, handle, [listener])
         yield server
+        while _made:
+            with _made.pop():
+                pass  # closed with the end of this
         nursery.cancel_scope.cancel()
 
 
@@ -90,18 +93,10 @@ _made: list[Transport] = []
 
 
 def made(**options: object) -> Transport:
-    """Return a transport, to be closed when the test is over."""
+    """Return a transport, to be closed with the server that it has connected to."""
     transport = Transport(**{"resolve": local, "max_idle": 10} | options)  # type: ignore[arg-type]
     _made.append(transport)
     return transport
-
-
-@pytest.fixture(autouse=True)
-async def _close_transports() -> AsyncIterator[None]:
-    yield
-    while _made:
-        with _made.pop():
-            pass
 
 
 async def post(
