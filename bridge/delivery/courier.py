@@ -45,6 +45,9 @@ CLAIM_BATCH = 64
 SETTLE_BATCH = 500
 #: How often everything that is due is looked for, whatever has been looked through already.
 SWEEP_SECONDS = 1.0
+#: After a sweep, so many times as long as it took passes before the next: while vacuum is held
+#: back, it walks over all that was settled since.
+SWEEP_REST = 10
 #: How late at most a delivery appears whose time has come: the longest drain.
 LATE = timedelta(seconds=5)
 #: How long attempts in flight may go on when the courier is told to stop.
@@ -157,6 +160,7 @@ class Courier:
         self._due_since: dict[int, datetime] = {}
         self._swept: datetime | None = None
         self._swept_at = -float("inf")
+        self._sweep_seconds = SWEEP_SECONDS
         self._clock = _ServerClock()
 
     def deliveries_due(self) -> None:
@@ -219,7 +223,8 @@ class Courier:
 
     async def _claim(self, limit: int) -> list[_Delivery]:
         """Lease what is due; everything, or what has become due since it was looked for."""
-        is_sweep = trio.current_time() - self._swept_at >= SWEEP_SECONDS
+        started = trio.current_time()
+        is_sweep = started - self._swept_at >= self._sweep_seconds
         swept = None if is_sweep else self._swept
         due_since = {} if is_sweep else self._due_since
         known = list(self._held_by_webhook.keys() | self._due_since.keys())
@@ -239,6 +244,7 @@ class Courier:
             rows = []
         if is_sweep:
             self._swept_at = trio.current_time()
+            self._sweep_seconds = max(SWEEP_SECONDS, SWEEP_REST * (self._swept_at - started))
         if is_sweep and len(rows) < limit:
             # It has seen everything. (One that had no room left for more has not: then what it did
             # not come to is looked for from the last mark on, and not from a new one.)
