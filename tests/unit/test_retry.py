@@ -5,12 +5,14 @@ from email.utils import formatdate
 import pytest
 
 from bridge.delivery.retry import (
+    BY_FAILURE,
     LONGEST_RETRY_AFTER_SECONDS,
     Answer,
     Failure,
     Outcome,
     Verdict,
     judge,
+    rule_of,
 )
 from bridge.settings import RETRY_SCHEDULE_SECONDS
 
@@ -91,3 +93,32 @@ def test_retry_after_is_obeyed_within_bounds(
     status: int, header: str | None, seconds: float
 ) -> None:
     assert verdict(Answer(status, retry_after=header)).retry_seconds == pytest.approx(seconds)
+
+
+def test_every_kind_of_failure_and_every_status_has_its_entry() -> None:
+    assert set(BY_FAILURE) == set(Failure)
+    for status in range(100, 1000):
+        outcome = rule_of(Answer(status)).outcome
+        assert (outcome is Outcome.SUCCESS) is (200 <= status < 300)
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+def test_what_is_no_whole_answer_never_disables_and_is_tried_again_while_it_can_help(
+    failure: Failure,
+) -> None:
+    result = verdict(Answer(200, failure=failure, error="x"))
+    expected = Outcome.FAILED if failure is Failure.NO_EVENT else Outcome.RETRY
+    assert (result.outcome, result.failure, result.disable) == (expected, failure, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"), [(302, "3xx"), (404, "4xx"), (500, "5xx"), (700, "other")]
+)
+def test_a_status_is_told_by_its_class(status: int, failure: str) -> None:
+    assert verdict(Answer(status)).failure == f"http_{failure}"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_receiver_that_asks_to_wait_is_left_alone_as_a_whole(status: int) -> None:
+    assert verdict(Answer(status, retry_after="120")).pause_seconds == 120
+    assert verdict(Answer(500, retry_after="120")).pause_seconds == 0
