@@ -148,8 +148,8 @@ class Courier:
         self._over = False
         #: Set when ``run`` has let go of everything.
         self.stopped = trio.Event()
-        # Every claimed delivery until it is settled; twice if the server has forgotten its lease in
-        # a crash, and it was claimed once more.
+        # Every claimed delivery until it is settled; twice if its lease was taken away, by a server
+        # restored from a backup or by hand, and it was claimed once more.
         self._held: dict[tuple[int, UUID], _Delivery] = {}
         # Attempts that wait for being settled: a part of those held.
         self._attempts: list[_Attempt] = []
