@@ -19,13 +19,16 @@ from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import Lookups, resolve, url_refusal
 from bridge.delivery.transport import Transport
 from bridge.delivery.trial import send_trial
+from bridge.live.connection import ConnectionLimits
+from bridge.live.history import History
 from bridge.live.hub import Hub
-from bridge.live.session import Limits, LiveStream
+from bridge.live.log import read_log
+from bridge.live.stream import LiveStream, StreamLimits
 from bridge.relay.drain import Relay
 from bridge.relay.upkeep import Upkeep, create_partitions
 from bridge.secrets import Vault
 from bridge.settings import Settings, unknown_variables
-from bridge.tokens import EVENTS_READ, TokenStore
+from bridge.tokens import TokenStore
 from bridge.web.api import build_api
 from bridge.web.front import Front
 
@@ -83,7 +86,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 create_partitions=partial(create_partitions, database),
                 poll_seconds=settings.poll_seconds,
             )
-            hub = Hub(last_event_id)
+            hub = Hub(History(last_event_id, partial(read_log, database)))
             relay = Relay(
                 database,
                 last_event_id=last_event_id,
@@ -109,18 +112,20 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 database, settings.token.get_secret_value() if settings.token else None
             )
 
-            async def may_listen(token: str) -> bool:
-                grant = await tokens.authenticate(token)
-                return grant is not None and grant.allows(EVENTS_READ)
-
             live = LiveStream(
                 hub,
-                may_listen=may_listen,
-                limits=Limits(
-                    message_bytes=settings.ws_message_bytes,
-                    buffer_bytes=settings.ws_buffer_bytes,
-                    handshake_seconds=settings.ws_handshake_seconds,
+                tokens,
+                StreamLimits(
+                    connection=ConnectionLimits(
+                        message_bytes=settings.ws_message_bytes,
+                        buffer_bytes=settings.ws_buffer_bytes,
+                        handshake_seconds=settings.ws_handshake_seconds,
+                    ),
+                    clients=settings.ws_clients,
+                    clients_per_token=settings.ws_clients_per_token,
                     ping_seconds=settings.ws_ping_seconds,
+                    idle_seconds=settings.ws_idle_seconds,
+                    origins=settings.ws_origins,
                 ),
             )
             api = build_api(
@@ -138,6 +143,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 nursery.start_soon(keep_running, "upkeep", upkeep.run)
                 nursery.start_soon(keep_running, "relay", relay.run)
                 nursery.start_soon(courier.run)
+                nursery.start_soon(live.run)
                 async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
                     accepting.start_soon(front.accept, listeners, connections)
                     announce(_address(settings, listeners))

@@ -51,6 +51,11 @@ doorbell_switches = Counter(
     ["to"],
     registry=_registry,
 )
+clients = Gauge(
+    "pgbridge_clients",
+    "WebSocket clients that are connected to this bridge.",
+    registry=_registry,
+)
 delivery_attempts = Counter(
     "pgbridge_delivery_attempts",
     "Attempts at deliveries that have ended, by kind of failure; none: the receiver took it.",

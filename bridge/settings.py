@@ -75,6 +75,11 @@ class Settings(BaseSettings):
     ws_message_bytes: int = Field(64 * 1024, ge=128)
     ws_handshake_seconds: float = Field(10.0, gt=0)
     ws_ping_seconds: float = Field(20.0, gt=0)
+    ws_idle_seconds: float | None = Field(None, gt=0)
+    ws_clients: int = Field(10_000, ge=1)
+    ws_clients_per_token: int = Field(10_000, ge=1)
+    # Pages that may connect from a browser; none named: all.
+    ws_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
     # Delivery.
     delivery_concurrency: int = Field(256, ge=1, le=10_000)
@@ -126,10 +131,19 @@ class Settings(BaseSettings):
             raise ValueError("has a % that begins no escape; write one in a password as %25")
         return "postgresql" + url[len(parts.scheme) :]
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "ws_origins", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return _split(value)
+
+    @field_validator("ws_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Accept what a browser sends: scheme, host and port, without a path."""
+        for origin in value:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin, re.IGNORECASE):
+                raise ValueError(f"{origin!r} is no origin such as https://dashboard.example")
+        return tuple(origin.lower() for origin in value)
 
     @field_validator("allowed_networks", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 
 from bridge.assets import query
-from bridge.db import Database
+from bridge.db import Database, Row
 
 EVENTS_READ: Final = "events:read"
 WEBHOOKS_READ: Final = "webhooks:read"
@@ -27,6 +27,8 @@ PREFIX_LENGTH = 12
 class Grant:
     """What a valid token allows."""
 
+    #: Of the row in ``bridge.api_tokens``; None for the static token of the settings.
+    id: int | None
     name: str
     scopes: frozenset[str]
 
@@ -70,9 +72,21 @@ class TokenStore:
         """
         digest = hash_token(token)
         if self._static_hash is not None and hmac.compare_digest(digest, self._static_hash):
-            return Grant("BRIDGE_TOKEN", frozenset([ADMIN]))
+            return Grant(None, "BRIDGE_TOKEN", frozenset([ADMIN]))
         row = await self._database.fetch_one("authenticate", digest)
-        return None if row is None else Grant(row["name"], frozenset(row["scopes"]))
+        return None if row is None else _grant(row)
+
+    async def grants(self, ids: Iterable[int]) -> list[Grant]:
+        """Return what those of some tokens allow that are still valid.
+
+        Raises:
+            DatabaseUnavailable: they cannot be looked up now.
+        """
+        return [_grant(row) for row in await self._database.fetch("valid_tokens", list(ids))]
+
+
+def _grant(row: Row) -> Grant:
+    return Grant(row["id"], row["name"], frozenset(row["scopes"]))
 
 
 def create_token(

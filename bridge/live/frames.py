@@ -5,6 +5,9 @@ import struct
 _TEXT = 0x81  # FIN and opcode 1
 _CLOSE = 0x88  # FIN and opcode 8
 
+#: A ping; what a client answers it with is not looked at, only that it does.
+PING_FRAME = b"\x89\x00"  # FIN and opcode 9
+
 
 def text_frame(text: str) -> bytes:
     """Return a text message as one frame. A server's frames are not masked."""

@@ -1,31 +1,49 @@
-"""Hands every event to every client: framed once, written once a client."""
+"""Hands every event to every client that wants it: framed once, written once a client."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
 from bridge.events import Event
-from bridge.live.frames import text_frame
+from bridge.live.history import History, chunks, framed
 from bridge.live.outlet import Outlet
+from bridge.live.selection import Selection
 
 
 class Hub:
-    """The clients that are connected, and the last event that they were sent."""
+    """The clients that follow the stream, grouped by what they want.
 
-    def __init__(self, last_event_id: int) -> None:
-        self.last_event_id = last_event_id
-        self._outlets: set[Outlet] = set()
+    Args:
+        history: takes in what is published, for those who come later.
+    """
 
-    def join(self, outlet: Outlet) -> None:
-        """Send a client everything after ``last_event_id``."""
-        self._outlets.add(outlet)
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self._followers: dict[Selection, set[Outlet]] = {}
 
-    def leave(self, outlet: Outlet) -> None:
-        """Send it nothing more. It need not have joined."""
-        self._outlets.discard(outlet)
+    @property
+    def last_event_id(self) -> int:
+        """The last event that was published."""
+        return self.history.last_event_id
+
+    def join(self, outlet: Outlet, selection: Selection) -> None:
+        """Send a client what is selected of everything after ``last_event_id``."""
+        self._followers.setdefault(selection, set()).add(outlet)
+
+    def leave(self, outlet: Outlet, selection: Selection) -> None:
+        """Send a client nothing more of a selection. It need not have joined."""
+        group = self._followers.get(selection)
+        if group is not None:
+            group.discard(outlet)
+            if not group:
+                del self._followers[selection]
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Send the events, in this order, to all clients; waits for none of them."""
-        frames = b"".join(text_frame(event.wire()) for event in events)
-        self.last_event_id = events[-1].id
-        # A copy: a client that does not keep up leaves while it is written to.
-        for outlet in list(self._outlets):
-            outlet.write_nowait(frames)
+        """Send the events, in this order, to all who follow; waits for none of them."""
+        batch = framed(events)
+        self.history.append(batch)
+        # Nobody leaves meanwhile: who does not keep up is told to, and does so when it runs next.
+        for selection, outlets in self._followers.items():
+            for frames, last_id in chunks(batch, selection.takes):
+                for outlet in outlets:
+                    outlet.write_nowait(frames, last_id)

@@ -9,22 +9,43 @@ leaves the buffer to fill up is cut off.
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 
 import trio
+
+#: Writes that one system call joins; Linux takes 1024 at most.
+_JOINED_WRITES = 64
 
 
 class Outlet(trio.abc.Stream):
     """A connection's stream, as trio-websocket and the hub see it.
 
-    Holds at most ``buffer_bytes`` and one write more; when that is not enough, ``overflowed`` is
-    called, once, and what waits is thrown away: from then on only ``cut_off`` can send.
+    Holds at most the write that the socket is busy with and ``buffer_bytes`` behind it; when that
+    is not enough, ``overflowed`` is called, once, and from then on only ``cut_off`` can send.
 
     Args:
-        stream: the accepted connection.
+        stream: the accepted connection. Whoever accepted it also closes it.
         nursery: where the flushing task runs while there is something to flush.
         buffer_bytes: how much may wait.
         overflowed: told that the client does not keep up.
+        closed: told that trio-websocket is done with the connection.
     """
+
+    __slots__ = (
+        "_buffer_bytes",
+        "_closed",
+        "_descriptor",
+        "_drained",
+        "_nursery",
+        "_open",
+        "_overflowed",
+        "_stream",
+        "_waiting",
+        "_waiting_bytes",
+        "heard_at",
+        "sent_through",
+    )
 
     def __init__(
         self,
@@ -33,75 +54,115 @@ class Outlet(trio.abc.Stream):
         *,
         buffer_bytes: int,
         overflowed: Callable[[], None],
+        closed: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._nursery = nursery
-        self._fileno = stream.socket.fileno()
+        self._descriptor = stream.socket.fileno()
         self._buffer_bytes = buffer_bytes
         self._overflowed = overflowed
-        self._waiting: deque[memoryview] = deque()
+        self._closed = closed
+        # None while nothing waits, which is nearly always: thousands of clients are idle.
+        self._waiting: deque[tuple[memoryview, int]] | None = None
         self._waiting_bytes = 0
-        self._flushing = False
-        self._cut_off = False
-        self._closed = False
-        #: Called when the connection is closed from this side.
-        self.on_close: Callable[[], None] = lambda: None
+        self._drained: trio.Event | None = None
+        #: Whether frames are taken.
+        self._open = True
+        #: The id of the last event that went into the socket whole, with all before it.
+        self.sent_through = 0
+        #: When the client last sent anything, by trio's clock.
+        self.heard_at = trio.current_time()
 
-    def write_nowait(self, frames: bytes) -> None:
-        """Send whole frames, or keep them to be sent; never waits, never raises."""
-        if self._closed or self._cut_off:
+    def write_nowait(self, frames: bytes, last_event_id: int = 0) -> None:
+        """Send whole frames, or keep them to be sent; never waits, never raises.
+
+        Args:
+            last_event_id: of the last event among the frames; 0 if there is none.
+        """
+        if not self._open:
             return
-        if not self._waiting:
+        if self._waiting is None:
             try:
-                sent = os.write(self._fileno, frames)
+                sent = os.write(self._descriptor, frames)
             except BlockingIOError:
                 sent = 0
             except OSError:
                 # The connection is gone; the reading side notices and ends the session.
-                self._closed = True
+                self._open = False
                 return
             if sent == len(frames):
+                if last_event_id:
+                    self.sent_through = last_event_id
                 return
-            self._keep(memoryview(frames)[sent:])
-        elif self._waiting_bytes + len(frames) <= self._buffer_bytes:
-            self._keep(memoryview(frames))
+            self._keep(memoryview(frames)[sent:], last_event_id)
+        # What the socket is busy with does not count, so that one large event fits any buffer.
+        elif self._waiting_bytes - len(self._waiting[0][0]) + len(frames) <= self._buffer_bytes:
+            self._keep(memoryview(frames), last_event_id)
         else:
-            self._cut_off = True
+            self._open = False
             self._overflowed()
 
-    def cut_off(self, last_frame: bytes) -> None:
-        """Throw away what waits, but for the frame that is half sent, and send one last frame."""
-        self._cut_off = True
-        while len(self._waiting) > 1:
-            self._waiting_bytes -= len(self._waiting.pop())
-        self._keep(memoryview(last_frame))
+    def cut_off(self, farewell: Callable[[int], bytes]) -> None:
+        """Throw away what waits, but for the write that is half done, and send last frames.
 
-    def _keep(self, rest: memoryview) -> None:
-        self._waiting.append(rest)
-        self._waiting_bytes += len(rest)
-        if not self._flushing:
-            self._flushing = True
+        Args:
+            farewell: makes them of the id of the last event that the client gets.
+        """
+        self._open = False
+        last_event_id = self.sent_through
+        if self._waiting:
+            half_sent = self._waiting[0]
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            self._keep(*half_sent)
+            last_event_id = half_sent[1] or last_event_id
+        self._keep(memoryview(farewell(last_event_id)), 0)
+
+    async def drained(self) -> None:
+        """Wait until nothing waits to be sent, or nothing can be sent any more."""
+        while self._waiting is not None:
+            if self._drained is None:
+                self._drained = trio.Event()
+            await self._drained.wait()
+
+    def _keep(self, rest: memoryview, last_event_id: int) -> None:
+        if self._waiting is None:
+            self._waiting = deque()
             self._nursery.start_soon(self._flush)
+        self._waiting.append((rest, last_event_id))
+        self._waiting_bytes += len(rest)
 
     async def _flush(self) -> None:
-        while self._waiting and not self._closed:
-            try:
-                await trio.lowlevel.wait_writable(self._fileno)
-                if self._closed:  # meanwhile; the descriptor may be another connection's by now
-                    break
-                first = self._waiting[0]
-                sent = os.write(self._fileno, first)
-            except BlockingIOError:
-                continue
-            except (OSError, trio.ClosedResourceError):
-                self._closed = True
-                break
-            self._waiting_bytes -= sent
-            if sent == len(first):
-                self._waiting.popleft()
-            else:
-                self._waiting[0] = first[sent:]
-        self._flushing = False
+        waiting = self._waiting
+        try:
+            while waiting:
+                await trio.lowlevel.wait_writable(self._descriptor)
+                try:
+                    writes = [each for each, _ in islice(waiting, _JOINED_WRITES)]
+                    self._took(os.writev(self._descriptor, writes), waiting)
+                except BlockingIOError:
+                    continue
+        except (OSError, trio.ClosedResourceError):
+            self._open = False
+        finally:
+            self._waiting = None
+            self._waiting_bytes = 0
+            if self._drained is not None:
+                self._drained.set()
+                self._drained = None
+
+    def _took(self, sent: int, waiting: deque[tuple[memoryview, int]]) -> None:
+        """Take from what waits that the socket took so many bytes."""
+        self._waiting_bytes -= sent
+        while sent:
+            first, last_event_id = waiting[0]
+            if sent < len(first):
+                waiting[0] = (first[sent:], last_event_id)
+                return
+            waiting.popleft()
+            sent -= len(first)
+            if last_event_id:
+                self.sent_through = last_event_id
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send trio-websocket's bytes: handshake, pongs, close frames.
@@ -111,7 +172,7 @@ class Outlet(trio.abc.Stream):
         """
         await trio.lowlevel.checkpoint()
         self.write_nowait(bytes(data))
-        if self._closed or self._cut_off:
+        if not self._open:
             raise trio.BrokenResourceError("the client is gone or was cut off")
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -120,10 +181,16 @@ class Outlet(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Return what the client sent."""
-        return await self._stream.receive_some(max_bytes)
+        data = await self._stream.receive_some(max_bytes)
+        self.heard_at = trio.current_time()
+        return data
 
     async def aclose(self) -> None:
-        """Close the connection; what waits is lost."""
-        self._closed = True
-        self.on_close()
-        await self._stream.aclose()
+        """Take no more frames; what waits is still sent, and the connection stays open to read."""
+        self._open = False
+        if self._waiting is None:
+            # At once: what comes next over it, such as another request, is not ours to answer.
+            with suppress(OSError):
+                self._stream.socket.shutdown(trio.socket.SHUT_WR)
+        self._closed()
+        await trio.lowlevel.checkpoint()

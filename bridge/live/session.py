@@ -1,169 +1,277 @@
-"""The protocol of ``/ws``: one client from its handshake to its close."""
+"""The protocol of ``/ws``: what one client may say, once it was let in, and what it is answered."""
 
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from functools import partial
+from itertools import takewhile
+from typing import Any, Final, TypeVar
 
 import structlog
 import trio
-from trio_websocket import (
-    ConnectionClosed,
-    WebSocketConnection,
-    WebSocketRequest,
-    wrap_server_stream,
-)
 
-from bridge.db import DatabaseUnavailable
-from bridge.live.frames import close_frame, text_frame
+from bridge.db import DatabaseError, DatabaseUnavailable
+from bridge.live.connection import Connection
+from bridge.live.frames import text_frame
+from bridge.live.handshake import Opening
+from bridge.live.history import Page, chunks
 from bridge.live.hub import Hub
-from bridge.live.outlet import Outlet
-from bridge.tokens import token_of_headers
+from bridge.live.selection import (
+    EVERYTHING,
+    MOST_PATTERNS,
+    PatternError,
+    Selection,
+    checked_patterns,
+)
 
 log = structlog.get_logger()
 
-# Close codes (RFC 6455, section 7.4.1, and the IANA registry).
-GOING_AWAY = 1001
-POLICY_VIOLATION = 1008
-TRY_AGAIN_LATER = 1013
+#: Ids are bigint.
+HIGHEST_ID: Final = 2**63 - 1
+#: Clients that are sent something of what they missed between two looks at the live stream.
+CONCURRENT_REPLAYS: Final = 8
+#: Between two tries to read the log, at least and at most.
+RETRY_SECONDS: Final = (0.5, 1.0)
 
-#: How long a client may take for its half of a close before the connection is cut.
-CLOSE_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a client may ask of us."""
-
-    message_bytes: int
-    buffer_bytes: int
-    handshake_seconds: float
-    ping_seconds: float
+Message = dict[str, Any]
+Read = TypeVar("Read")
 
 
-class LiveStream:
-    """Serves WebSocket clients.
+class RefusedMessageError(Exception):
+    """A message that changes nothing; the client is told why, and the connection lives."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Session:
+    """A client that was let in.
+
+    What it has coming arrives in the order of ids, each event once. While it is sent what it missed
+    it does not follow the live stream, which nobody holds up for it: it joins at the moment when it
+    has caught up.
 
     Args:
-        hub: where events come from.
-        may_listen: tells whether a token may read events.
-        limits: of each client.
+        turns: shared by all sessions: who may write something missed.
     """
 
-    def __init__(
-        self, hub: Hub, *, may_listen: Callable[[str], Awaitable[bool]], limits: Limits
-    ) -> None:
+    __slots__ = (
+        "_carried_from",
+        "_connection",
+        "_hub",
+        "_replay",
+        "_selection",
+        "_subscribed",
+        "_turns",
+        "spoke_at",
+    )
+
+    def __init__(self, connection: Connection, hub: Hub, turns: trio.CapacityLimiter) -> None:
+        self._connection = connection
         self._hub = hub
-        self._may_listen = may_listen
-        self._limits = limits
-        # The conversations that are going on; to cancel one is to send its client away.
-        self._conversations: set[trio.CancelScope] = set()
-        self._last_left = trio.Event()
+        self._turns = turns
+        self._selection = EVERYTHING
+        #: Whether it was the client who chose them.
+        self._subscribed = False
+        #: What is selected of all events after this id has been sent, or is being sent.
+        self._carried_from = hub.last_event_id
+        self._replay: trio.CancelScope | None = None
+        #: When the client last said anything, by trio's clock.
+        self.spoke_at = trio.current_time()
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """Serve one accepted connection until it ends. Nothing that the client does gets out."""
+    async def run(self, opening: Opening) -> None:
+        """Serve the client until it leaves.
+
+        Raises:
+            trio_websocket.ConnectionClosed: it left.
+        """
+        outlet = self._connection.outlet
         try:
-            async with trio.open_nursery() as nursery:
-                await self._session(stream, nursery)
-                nursery.cancel_scope.cancel()
-            await _hang_up(stream)
-        except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # It is gone; that is all there is to know.
-        except* Exception:
-            # trio-websocket can be crashed by what a client sends; it takes only its own session.
-            log.warning("session_crashed", exc_info=True)
-
-    async def stop(self) -> None:
-        """Send every client away, and wait a moment for them to go."""
-        for conversation in self._conversations:
-            conversation.cancel()
-        if self._conversations:
-            with trio.move_on_after(CLOSE_SECONDS):
-                await self._last_left.wait()
-
-    async def _session(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
-        def too_slow() -> None:
-            log.info("client_too_slow", last_event_id=self._hub.last_event_id)
-            self._hub.leave(outlet)
-            outlet.cut_off(close_frame(TRY_AGAIN_LATER, "too slow: connect again"))
-            nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
-
-        outlet = Outlet(
-            stream, nursery, buffer_bytes=self._limits.buffer_bytes, overflowed=too_slow
-        )
-        with trio.move_on_after(self._limits.handshake_seconds) as handshake:
-            outlet.on_close = handshake.cancel  # a handshake that is none
-            request = await wrap_server_stream(
-                nursery, outlet, max_message_size=self._limits.message_bytes
-            )
-            websocket = await request.accept()
-        if handshake.cancelled_caught:
-            return
-        refusal = await self._refusal(request)
-        if refusal is not None:
-            await _close(websocket, *refusal)
-            return
-        self._conversations.add(conversation := trio.CancelScope())
-        try:
-            with conversation:
-                # Nothing can happen between the two: what the welcome names as the last event is
-                # followed by the next.
-                outlet.write_nowait(text_frame(_welcome(self._hub.last_event_id)))
-                self._hub.join(outlet)
-                nursery.start_soon(self._keep_alive, websocket, nursery)
-                await _converse(websocket, outlet)
-            self._hub.leave(outlet)
-            await _close(websocket, GOING_AWAY, "the bridge is shutting down")
+            last_event_id = self._hub.last_event_id
+            outlet.write_nowait(_welcome(last_event_id), last_event_id)
+            self._hub.join(outlet, self._selection)
+            for begin in (self._begin_events, self._begin_since):
+                try:
+                    begin(opening)
+                except RefusedMessageError as refusal:
+                    outlet.write_nowait(_refused(refusal))
+            while True:
+                message = await self._connection.websocket.get_message()
+                self.spoke_at = trio.current_time()
+                if answer := self._answer(message):
+                    outlet.write_nowait(answer)
         finally:
-            self._hub.leave(outlet)
-            self._conversations.discard(conversation)
-            if not self._conversations:
-                self._last_left.set()
+            if self._replay is not None:
+                self._replay.cancel()
+            self._hub.leave(outlet, self._selection)
 
-    async def _refusal(self, request: WebSocketRequest) -> tuple[int, str] | None:
-        """Return close code and reason for a client that may not listen, None for one that may."""
-        token = _token(request)
-        if token is None:
-            return POLICY_VIOLATION, "Missing API token"
+    def _begin_events(self, opening: Opening) -> None:
+        if opening.events is not None:
+            self._subscribe({"events": opening.events})
+
+    def _begin_since(self, opening: Opening) -> None:
+        if opening.since is not None:
+            # Not int() alone: it also takes signs, underscores and other alphabets' digits.
+            digits = re.fullmatch("[0-9]{1,19}", opening.since)
+            self._resume({"since": int(opening.since) if digits else None})
+
+    def _answer(self, message: str | bytes) -> bytes | None:
         try:
-            if await self._may_listen(token):
-                return None
-        except DatabaseUnavailable:
-            return TRY_AGAIN_LATER, "Database unavailable, connect again"
-        return POLICY_VIOLATION, "Invalid or expired API token"
+            parsed = json.loads(message)
+        except (ValueError, RecursionError):
+            return _refused(RefusedMessageError("bad_json", "not JSON"))
+        kind = parsed.get("type") if isinstance(parsed, dict) else None
+        handle = _HANDLERS.get(kind) if isinstance(kind, str) else None
+        if handle is None:
+            return _refused(RefusedMessageError("unknown_type", "unknown message type"))
+        try:
+            answer = handle(self, parsed)
+        except RefusedMessageError as refusal:
+            return _refused(refusal)
+        return None if answer is None else _framed(answer)
 
-    async def _keep_alive(self, websocket: WebSocketConnection, nursery: trio.Nursery) -> None:
-        """Ping now and then; a client that misses two pings is gone."""
-        missed = 0
-        while missed < 2:
-            await trio.sleep(self._limits.ping_seconds)
-            with trio.move_on_after(self._limits.ping_seconds) as answer:
-                await websocket.ping()
-            missed = missed + 1 if answer.cancelled_caught else 0
-        nursery.cancel_scope.cancel()
+    # --- what a client may say
 
-
-async def _converse(websocket: WebSocketConnection, outlet: Outlet) -> None:
-    while True:
-        answer = _answer(await websocket.get_message())
-        outlet.write_nowait(text_frame(json.dumps(answer)))
-
-
-def _answer(message: str | bytes) -> dict[str, str]:
-    try:
-        parsed = json.loads(message)
-    except (ValueError, RecursionError):
-        return {"type": "error", "code": "bad_json", "message": "not JSON"}
-    kind = parsed.get("type") if isinstance(parsed, dict) else None
-    if kind == "ping":
+    def _ping(self, _message: Message) -> Message:
         return {"type": "pong"}
-    return {"type": "error", "code": "unknown_type", "message": "unknown message type"}
+
+    def _auth(self, _message: Message) -> Message:
+        raise RefusedMessageError("already_authenticated", "this connection has a valid token")
+
+    def _subscribe(self, message: Message) -> Message:
+        patterns = _patterns(message)
+        if not self._subscribed:
+            self._select(patterns)  # a part of everything
+        elif not patterns <= self._selection.patterns:
+            if len(patterns | self._selection.patterns) > MOST_PATTERNS:
+                raise RefusedMessageError("bad_events", f"more than {MOST_PATTERNS} patterns")
+            self._select(patterns | self._selection.patterns)
+            self._carried_from = self._hub.last_event_id
+        return {"type": "subscribed", "events": sorted(self._selection.patterns)}
+
+    def _unsubscribe(self, message: Message) -> Message:
+        patterns = _patterns(message)
+        if unknown := patterns - self._selection.patterns:
+            raise RefusedMessageError("not_subscribed", f"not subscribed to {min(unknown)}")
+        self._select(self._selection.patterns - patterns)
+        return {"type": "unsubscribed", "events": sorted(self._selection.patterns)}
+
+    def _resume(self, message: Message) -> None:
+        since = message.get("since")
+        if not isinstance(since, int) or isinstance(since, bool) or not 0 <= since <= HIGHEST_ID:
+            raise RefusedMessageError("bad_since", f"since must be an id, 0 to {HIGHEST_ID}")
+        if self._replay is not None:
+            raise RefusedMessageError("resume_in_progress", "still sending what was missed")
+        self._hub.leave(self._connection.outlet, self._selection)
+        self._replay = trio.CancelScope()
+        self._connection.start_soon(
+            self._catch_up, self._replay, since, self._carried_from, self._hub.last_event_id
+        )
+        self._carried_from = min(since, self._carried_from)
+
+    def _select(self, patterns: frozenset[str]) -> None:
+        self._subscribed = True
+        self._hub.leave(self._connection.outlet, self._selection)
+        self._selection = Selection(patterns)
+        if self._replay is None:
+            self._hub.join(self._connection.outlet, self._selection)
+
+    # --- what it missed
+
+    async def _catch_up(
+        self, scope: trio.CancelScope, since: int, carried_from: int, left_at: int
+    ) -> None:
+        """Send what the client missed after an id, then have it follow the live stream again.
+
+        Args:
+            carried_from: what came after it was sent on this connection before,
+            left_at: up to here.
+        """
+        outlet = self._connection.outlet
+        with scope:
+            # The task may begin after the session has ended; then it ends here.
+            await trio.lowlevel.checkpoint()
+            if since > left_at:
+                left_at = await self._reach(since, left_at)
+            else:
+                await self._send_missed(since, carried_from)
+            await self._send_missed(left_at, None)
+            # Nothing can happen between the last look and this: it missed no event, and gets none
+            # twice.
+            last_event_id = self._hub.last_event_id
+            resumed = {"type": "resumed", "from": since, "to": last_event_id}
+            outlet.write_nowait(_framed(resumed), last_event_id)
+            self._replay = None
+            self._hub.join(outlet, self._selection)
+
+    async def _send_missed(self, cursor: int, until: int | None) -> None:
+        """Send what is selected of the events after an id.
+
+        Args:
+            until: the last id to send; None: whatever is the last that was published.
+        """
+        outlet, history = self._connection.outlet, self._hub.history
+        while cursor < (history.last_event_id if until is None else until):
+            page = await self._page(cursor)
+            if cursor + 1 < page.available_from:
+                outlet.write_nowait(_gap(cursor, page.available_from))
+            events = takewhile(lambda each: until is None or each.id <= until, page.framed)
+            # The selection may change meanwhile.
+            for frames, last_id in chunks(events, lambda kind: self._selection.takes(kind)):
+                await outlet.drained()
+                async with self._turns:
+                    outlet.write_nowait(frames, last_id)
+            cursor = page.through
+
+    async def _reach(self, since: int, left_at: int) -> int:
+        """Wait for an id that this bridge has not come to; return the id to go on from.
+
+        Another bridge may be ahead by a moment. If nobody is, the id is of another database, or of
+        this one before it was restored from a backup.
+        """
+        _, newest_id = await _retried(self._hub.history.bounds)
+        if since <= newest_id:
+            await self._hub.history.reached(since)
+            return since
+        self._connection.outlet.write_nowait(_gap(since, left_at + 1))
+        return left_at
+
+    async def _page(self, after: int) -> Page:
+        return await _retried(partial(self._hub.history.page, after))
 
 
-def _welcome(last_event_id: int) -> str:
-    return json.dumps(
+_HANDLERS: Final[dict[str, Callable[[Session, Message], Message | None]]] = {
+    "ping": Session._ping,
+    "auth": Session._auth,
+    "subscribe": Session._subscribe,
+    "unsubscribe": Session._unsubscribe,
+    "resume": Session._resume,
+}
+
+
+async def _retried(read: Callable[[], Awaitable[Read]]) -> Read:
+    """Read from the database; while it is away, the client waits as for any event."""
+    while True:
+        try:
+            return await read()
+        except (DatabaseUnavailable, DatabaseError) as error:
+            log.warning("replay_waits", reason=str(error))
+            await trio.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311
+
+
+def _patterns(message: Message) -> frozenset[str]:
+    try:
+        return checked_patterns(message.get("events"))
+    except PatternError as error:
+        raise RefusedMessageError("bad_events", str(error)) from None
+
+
+def _welcome(last_event_id: int) -> bytes:
+    return _framed(
         {
             "type": "connection",
             "status": "connected",
@@ -173,29 +281,13 @@ def _welcome(last_event_id: int) -> str:
     )
 
 
-def _token(request: WebSocketRequest) -> str | None:
-    """Return the token of the query string, else of a header; None if there is none."""
-    query = parse_qs(urlsplit(request.path).query)
-    for name in ("token", "api_key"):
-        if query.get(name):
-            return query[name][0]
-    headers = {name.lower(): value.decode("latin-1") for name, value in request.headers}
-    return token_of_headers(headers.get(b"x-api-key", ""), headers.get(b"authorization", ""))
+def _gap(since: int, available_from: int) -> bytes:
+    return _framed({"type": "gap", "since": since, "available_from": available_from})
 
 
-async def _close(websocket: WebSocketConnection, code: int, reason: str) -> None:
-    """Close politely; a client that does not answer is not waited for."""
-    with trio.move_on_after(CLOSE_SECONDS):
-        await websocket.aclose(code, reason)
+def _refused(refusal: RefusedMessageError) -> bytes:
+    return _framed({"type": "error", "code": refusal.code, "message": str(refusal)})
 
 
-async def _hang_up(stream: trio.SocketStream) -> None:
-    """End our side and read on for a moment.
-
-    Closing with unread input would reset the connection, and a client that sent too much might
-    never see the frame that says so.
-    """
-    with trio.move_on_after(CLOSE_SECONDS):
-        await stream.send_eof()
-        while await stream.receive_some(65536):
-            pass
+def _framed(message: Message) -> bytes:
+    return text_frame(json.dumps(message))

@@ -12,4 +12,4 @@ with known as (
     from known k
     where t.id = k.id and (k.last_used_at is null or k.last_used_at < now() - interval '1 minute')
 )
-select name, scopes from known;
+select id, name, scopes from known;

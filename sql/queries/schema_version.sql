@@ -1,3 +1,6 @@
--- The schema's version, and the id of the newest event in the log: what a bridge starts from.
+-- The schema's version, and the id of the newest event: what a bridge starts from. When all of the log
+-- has expired, it is the last id that was given out.
 select (select coalesce(max(version), 0) from bridge.migrations) as version,
-       (select coalesce(max(id), 0) from bridge.events) as last_event_id;
+       coalesce(
+           (select max(id) from bridge.events),
+           (select case when is_called then last_value else 0 end from bridge.event_id)) as last_event_id;

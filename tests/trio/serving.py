@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,17 +14,63 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Request
 
 from bridge import events
+from bridge.live.connection import ConnectionLimits
+from bridge.live.history import RECENT_BYTES, History, LogPage
 from bridge.live.hub import Hub
-from bridge.live.session import Limits, LiveStream
+from bridge.live.stream import LiveStream, StreamLimits
+from bridge.tokens import EVENTS_READ, WEBHOOKS_READ, Grant
 from bridge.web.front import Front
 
-LIMITS = Limits(
-    message_bytes=64 * 1024, buffer_bytes=1024 * 1024, handshake_seconds=5.0, ping_seconds=20.0
-)
+LIMITS = StreamLimits(ConnectionLimits(handshake_seconds=5.0))
 
 
-async def right_token(token: str) -> bool:
-    return token == "right"
+class Tokens:
+    """Some tokens, as the database would have them."""
+
+    def __init__(self) -> None:
+        self.known = {
+            "right": Grant(1, "right", frozenset([EVENTS_READ])),
+            "other": Grant(2, "other", frozenset([EVENTS_READ])),
+            "blind": Grant(3, "blind", frozenset([WEBHOOKS_READ])),
+        }
+
+    async def authenticate(self, token: str) -> Grant | None:
+        return self.known.get(token)
+
+    async def grants(self, ids: Iterable[int]) -> list[Grant]:
+        return [grant for grant in self.known.values() if grant.id in set(ids)]
+
+
+class Log:
+    """The event log, as a table in memory."""
+
+    def __init__(self) -> None:
+        self.events: list[events.Event] = []
+        self.newest_id = 0
+        self.reads = 0
+        #: What a read raises, once.
+        self.failure: Exception | None = None
+
+    def append(self, more: Sequence[events.Event]) -> None:
+        self.events += more
+        self.newest_id = self.events[-1].id
+
+    async def read(self, after: int, through: int, most: int, most_bytes: int) -> LogPage:
+        await trio.lowlevel.checkpoint()
+        self.reads += 1
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+        found = [each for each in self.events if after < each.id <= through]
+        page: list[events.Event] = []
+        size = 0
+        for each in found[:most]:
+            if page and size + len(each.payload) > most_bytes:
+                break
+            page.append(each)
+            size += len(each.payload)
+        available_from = self.events[0].id if self.events else self.newest_id + 1
+        return LogPage(page, len(page) == len(found), available_from, self.newest_id)
 
 
 @dataclass
@@ -34,16 +80,20 @@ class Serving:
     port: int
     hub: Hub
     live: LiveStream
+    log: Log
+    tokens: Tokens
     nursery: trio.Nursery
     next_id: int = 1
     streams: list[trio.SocketStream] = field(default_factory=list)
 
-    def publish(self, payload: str = "{}", count: int = 1) -> None:
-        """Publish events with consecutive ids."""
+    def publish(self, payload: str = "{}", count: int = 1, event_type: str = "test.event") -> None:
+        """Log and publish events with consecutive ids."""
         now = datetime.now(UTC)
         ids = range(self.next_id, self.next_id + count)
         self.next_id += count
-        self.hub.publish([events.Event(each, "test.event", payload, now) for each in ids])
+        batch = [events.Event(each, event_type, payload, now) for each in ids]
+        self.log.append(batch)
+        self.hub.publish(batch)
 
     async def connect(
         self, query: str = "?token=right", headers: Sequence[tuple[bytes, bytes]] = ()
@@ -67,7 +117,11 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    *, limits: Limits = LIMITS, may_listen: Callable[[str], Awaitable[bool]] = right_token
+    *,
+    limits: StreamLimits = LIMITS,
+    tokens: Tokens | None = None,
+    log: Log | None = None,
+    recent_bytes: int = RECENT_BYTES,
 ) -> AsyncIterator[Serving]:
     """Serve the stream, and a REST API with one page, on a free port."""
     api = FastAPI()
@@ -76,15 +130,17 @@ async def serving(
     async def hello() -> dict[str, str]:
         return {"hello": "world"}
 
-    hub = Hub(0)
-    live = LiveStream(hub, may_listen=may_listen, limits=limits)
-    front = Front(api, live.serve, handshake_seconds=limits.handshake_seconds)
+    tokens, log = tokens or Tokens(), log or Log()
+    hub = Hub(History(log.newest_id, log.read, recent_bytes=recent_bytes))
+    live = LiveStream(hub, tokens, limits)
+    front = Front(api, live.serve, handshake_seconds=limits.connection.handshake_seconds)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(front.accept, listeners, nursery)
+            nursery.start_soon(live.run)
             port = listeners[0].socket.getsockname()[1]
-            server = Serving(port, hub, live, nursery)
+            server = Serving(port, hub, live, log, tokens, nursery, log.newest_id + 1)
             try:
                 yield server
             finally:

@@ -8,8 +8,9 @@ import structlog
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from bridge.live import session
-from bridge.live.session import Limits
+from bridge.live.connection import ConnectionLimits
+from bridge.live.session import Session
+from bridge.live.stream import StreamLimits
 from tests.trio.serving import (
     BINARY,
     CLOSE,
@@ -23,7 +24,7 @@ from tests.trio.serving import (
     serving,
 )
 
-OVERSIZE = b"x" * (LIMITS.message_bytes + 1)
+OVERSIZE = b"x" * (LIMITS.connection.message_bytes + 1)
 
 
 async def next_id(client: WebSocketConnection) -> int:
@@ -109,7 +110,7 @@ async def _nothing(stream: trio.SocketStream) -> None:
 async def test_handshakes_that_are_none_harm_nobody(
     attack: Callable[[trio.SocketStream], Awaitable[None]],
 ) -> None:
-    quick = Limits(LIMITS.message_bytes, LIMITS.buffer_bytes, 0.3, LIMITS.ping_seconds)
+    quick = StreamLimits(ConnectionLimits(handshake_seconds=0.3))
     async with serving(limits=quick) as server:
         witness = await honest(server)
         stream = await server.raw()
@@ -126,14 +127,14 @@ async def test_handshakes_that_are_none_harm_nobody(
 async def test_an_exception_in_a_session_ends_only_that_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answer = session._answer
+    answer = Session._answer
 
-    def fragile(message: str | bytes) -> dict[str, str]:
+    def fragile(session: Session, message: str | bytes) -> bytes | None:
         if message == "crash":
             raise RuntimeError("a bug")
-        return answer(message)
+        return answer(session, message)
 
-    monkeypatch.setattr(session, "_answer", fragile)
+    monkeypatch.setattr(Session, "_answer", fragile)
     async with serving() as server:
         witness = await honest(server)
         victim = await honest(server)
@@ -147,12 +148,7 @@ async def test_an_exception_in_a_session_ends_only_that_session(
 
 
 async def test_a_client_that_never_reads_is_dropped_at_its_buffer_and_delays_nobody() -> None:
-    small = Limits(
-        LIMITS.message_bytes,
-        buffer_bytes=100_000,
-        handshake_seconds=LIMITS.handshake_seconds,
-        ping_seconds=LIMITS.ping_seconds,
-    )
+    small = StreamLimits(ConnectionLimits(buffer_bytes=100_000))
     async with serving(limits=small) as server:
         witness = await honest(server)
         lazy = RawClient(await server.raw())

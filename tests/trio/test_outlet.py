@@ -25,6 +25,7 @@ async def _pair(buffer_bytes: int) -> AsyncIterator[tuple[Outlet, trio.SocketStr
                         nursery,
                         buffer_bytes=buffer_bytes,
                         overflowed=lambda: overflows.append("over"),
+                        closed=lambda: None,
                     ),
                     client,
                     overflows,
@@ -55,7 +56,7 @@ async def test_what_does_not_fit_overflows_once_and_the_last_frame_still_arrives
         for _ in range(2000):
             outlet.write_nowait(b"x" * 10_000)
         assert overflows == ["over"]
-        outlet.cut_off(b"END")
+        outlet.cut_off(lambda _: b"END")
         outlet.write_nowait(b"after the end")
         received = b""
         while not received.endswith(b"END"):

@@ -9,8 +9,9 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from bridge.db import DatabaseUnavailable
-from bridge.live.session import Limits
-from tests.trio.serving import LIMITS, RawClient, serving
+from bridge.live.stream import StreamLimits
+from bridge.tokens import Grant
+from tests.trio.serving import RawClient, Tokens, serving
 
 
 async def message(client: WebSocketConnection) -> dict[str, Any]:
@@ -41,9 +42,9 @@ async def test_a_token_in_a_header_is_welcomed(header: tuple[bytes, bytes]) -> N
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        ("", "Missing API token"),
         ("?token=", "Missing API token"),
         ("?token=wrong", "Invalid or expired API token"),
+        ("?token=blind", "Invalid or expired API token"),
         ("?api_key=%00%ff", "Invalid or expired API token"),
     ],
 )
@@ -59,10 +60,11 @@ async def test_without_a_valid_token_it_is_accepted_and_closed_with_1008(
 
 
 async def test_a_database_that_is_away_asks_the_client_to_try_later() -> None:
-    async def away(_token: str) -> bool:
-        raise DatabaseUnavailable("gone")
+    class Away(Tokens):
+        async def authenticate(self, token: str) -> Grant | None:
+            raise DatabaseUnavailable("gone")
 
-    async with serving(may_listen=away) as server:
+    async with serving(tokens=Away()) as server:
         client = RawClient(await server.raw())
         await client.open()
         assert await client.close_code() == 1013
@@ -143,10 +145,7 @@ async def test_stopping_sends_clients_away_with_1001() -> None:
 
 
 async def test_a_client_that_answers_no_pings_is_let_go() -> None:
-    impatient = Limits(
-        LIMITS.message_bytes, LIMITS.buffer_bytes, LIMITS.handshake_seconds, ping_seconds=0.05
-    )
-    async with serving(limits=impatient) as server:
+    async with serving(limits=StreamLimits(ping_seconds=0.05)) as server:
         client = RawClient(await server.raw())
         await client.open()
         with pytest.raises((EOFError, trio.BrokenResourceError)):

@@ -1,0 +1,233 @@
+"""The stream as a whole: who is let in, who is sent away, and when."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from bridge import metrics
+from bridge.db import DatabaseError, DatabaseUnavailable
+from bridge.live.connection import CLOSE_SECONDS, Connection, ConnectionLimits, serve_connection
+from bridge.live.frames import PING_FRAME, close_frame, text_frame
+from bridge.live.handshake import Opening, read_opening
+from bridge.live.hub import Hub
+from bridge.live.session import CONCURRENT_REPLAYS, Session
+from bridge.tokens import EVENTS_READ, Grant
+
+log = structlog.get_logger()
+
+# Close codes (RFC 6455, section 7.4.1, and the IANA registry).
+GOING_AWAY: Final = 1001
+POLICY_VIOLATION: Final = 1008
+TRY_AGAIN_LATER: Final = 1013
+
+#: How often tokens are looked up again. One that was revoked, or has expired, is noticed by then.
+TOKENS_SECONDS: Final = 2.0
+#: A client of which nothing was heard for so many ping intervals has left two pings unanswered.
+SILENT_INTERVALS: Final = 2.5
+
+
+class Tokens(Protocol):
+    """Knows the tokens: ``bridge.tokens.TokenStore``."""
+
+    async def authenticate(self, token: str) -> Grant | None:
+        """Return what a token allows; None if it is not valid."""
+
+    async def grants(self, ids: Iterable[int]) -> list[Grant]:
+        """Return what those of some tokens allow that are still valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What the stream takes.
+
+    Attributes:
+        connection: of each client.
+        clients: most clients in all.
+        clients_per_token: most clients with one token.
+        ping_seconds: how often each client is pinged.
+        idle_seconds: how long a client may say nothing; None: for ever.
+        origins: of pages that may connect; empty: any.
+    """
+
+    connection: ConnectionLimits = field(default_factory=ConnectionLimits)
+    clients: int = 10_000
+    clients_per_token: int = 10_000
+    ping_seconds: float = 20.0
+    idle_seconds: float | None = None
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class _Client:
+    connection: Connection
+    ping_at: float
+    grant: Grant | None = None
+    session: Session | None = None
+
+
+class LiveStream:
+    """Serves WebSocket clients.
+
+    Args:
+        hub: where events come from.
+        tokens: knows who may listen.
+    """
+
+    def __init__(self, hub: Hub, tokens: Tokens, limits: StreamLimits) -> None:
+        self._hub = hub
+        self._tokens = tokens
+        self._limits = limits
+        self._turns = trio.CapacityLimiter(CONCURRENT_REPLAYS)
+        self._clients: set[_Client] = set()
+        # By the token's id; None is the static one.
+        self._by_token: dict[int | None, set[_Client]] = {}
+        self._last_left = trio.Event()
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """Serve one accepted connection until it ends. Nothing that the client does gets out."""
+        await serve_connection(
+            stream, self._converse, limits=self._limits.connection, farewell=_too_slow
+        )
+
+    async def run(self) -> None:
+        """Look after the clients for ever: ping them, and see that their tokens are valid."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ping_clients)
+            nursery.start_soon(self._look_up_tokens)
+
+    async def stop(self) -> None:
+        """Send every client away, and wait a moment for them to go."""
+        for client in self._clients:
+            client.connection.send_away(GOING_AWAY, "the bridge is shutting down")
+        if self._clients:
+            with trio.move_on_after(CLOSE_SECONDS):
+                await self._last_left.wait()
+
+    async def _converse(self, connection: Connection) -> None:
+        now = trio.current_time()
+        # Not all at once, though all may have come at once.
+        client = _Client(connection, now + random.uniform(0.5, 1) * self._limits.ping_seconds)  # noqa: S311
+        self._clients.add(client)
+        metrics.clients.inc()
+        try:
+            request = connection.request
+            opening = read_opening(request.path, request.headers)
+            refusal = self._refusal(opening) or await self._admit(client, opening)
+            if refusal is not None:
+                connection.send_away(*refusal)
+                return
+            client.session = Session(connection, self._hub, self._turns)
+            await client.session.run(opening)
+        finally:
+            self._forget(client)
+
+    def _refusal(self, opening: Opening) -> tuple[int, str] | None:
+        """Return close code and reason for a client whose token does not matter; else None."""
+        if len(self._clients) > self._limits.clients:
+            return TRY_AGAIN_LATER, "Too many connections"
+        # Only browsers send an origin, and no page can make them send another one.
+        allowed = self._limits.origins
+        if allowed and opening.origin is not None and opening.origin.lower() not in allowed:
+            return POLICY_VIOLATION, "Origin not allowed"
+        return None
+
+    async def _admit(self, client: _Client, opening: Opening) -> tuple[int, str] | None:
+        """Return close code and reason for a client that may not listen, None for one that may."""
+        token = opening.token
+        if token is None:
+            with trio.move_on_after(self._limits.connection.handshake_seconds):
+                token = _token_of_message(await client.connection.websocket.get_message())
+        if not token:
+            return POLICY_VIOLATION, "Missing API token"
+        try:
+            grant = await self._tokens.authenticate(token)
+        except (DatabaseUnavailable, DatabaseError):
+            return TRY_AGAIN_LATER, "Database unavailable, connect again"
+        if grant is None or not grant.allows(EVENTS_READ):
+            return POLICY_VIOLATION, "Invalid or expired API token"
+        of_token = self._by_token.setdefault(grant.id, set())
+        client.grant = grant
+        of_token.add(client)
+        if len(of_token) > self._limits.clients_per_token:
+            return TRY_AGAIN_LATER, "Too many connections with this API token"
+        return None
+
+    def _forget(self, client: _Client) -> None:
+        metrics.clients.dec()
+        self._clients.discard(client)
+        if client.grant is not None:
+            of_token = self._by_token[client.grant.id]
+            of_token.discard(client)
+            if not of_token:
+                del self._by_token[client.grant.id]
+        if not self._clients:
+            self._last_left.set()
+            self._last_left = trio.Event()
+
+    async def _ping_clients(self) -> None:
+        """Ping everybody now and then; drop who answers nothing, send away who is idle."""
+        limits = self._limits
+        while True:
+            await trio.sleep(min(1.0, limits.ping_seconds / 10))
+            now = trio.current_time()
+            for client in self._clients:
+                outlet = client.connection.outlet
+                if now - outlet.heard_at > SILENT_INTERVALS * limits.ping_seconds:
+                    log.info("client_gone", sent_through=outlet.sent_through)
+                    client.connection.drop()
+                elif now >= client.ping_at:
+                    client.ping_at = now + limits.ping_seconds
+                    outlet.write_nowait(PING_FRAME)
+                if (
+                    limits.idle_seconds is not None
+                    and client.session is not None
+                    and now - client.session.spoke_at > limits.idle_seconds
+                ):
+                    reason = f"Idle: no message for {limits.idle_seconds:g} s"
+                    client.connection.send_away(POLICY_VIOLATION, reason)
+
+    async def _look_up_tokens(self) -> None:
+        """Send away whose token is not valid any more."""
+        while True:
+            await trio.sleep(TOKENS_SECONDS)
+            ids = [each for each in self._by_token if each is not None]
+            if not ids:
+                continue
+            try:
+                grants = await self._tokens.grants(ids)
+            except (DatabaseUnavailable, DatabaseError):
+                continue  # They were valid; others are not let in meanwhile.
+            valid = {each.id for each in grants if each.allows(EVENTS_READ)}
+            for token_id in ids:
+                for client in () if token_id in valid else self._by_token.get(token_id, ()):
+                    client.connection.send_away(POLICY_VIOLATION, "API token revoked or expired")
+
+
+def _token_of_message(message: str | bytes) -> str | None:
+    """Return the token of ``{"type": "auth", "token": …}``; None if it is another message."""
+    try:
+        parsed = json.loads(message)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(parsed, dict) or parsed.get("type") != "auth":
+        return None
+    token = parsed.get("token")
+    return token if isinstance(token, str) else None
+
+
+def _too_slow(last_event_id: int) -> bytes:
+    message = {
+        "type": "error",
+        "code": "too_slow",
+        "message": "reading too slowly: connect again and resume",
+        "since": last_event_id,
+    }
+    reason = f"too slow: resume with since={last_event_id}"
+    return text_frame(json.dumps(message)) + close_frame(TRY_AGAIN_LATER, reason)

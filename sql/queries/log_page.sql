@@ -1,0 +1,20 @@
+-- A page of the log, in order, and the bounds of what the log has, all of one snapshot. Without
+-- events there is one row, with nulls.
+-- available_from is the lowest id of the log or, when it is empty, the id that comes next; newest_id
+-- is the highest that was given out. read_rows counts the rows before they were cut at $4 bytes.
+-- $1 the last id that is known; $2 the last that is wanted
+-- $3 how many events at most; $4 how many bytes of payload at most, but one event in any case
+with page as (
+    select id, event_type, payload, occurred_at,
+           count(*) over () as read_rows,
+           sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as bytes_before
+    from (select * from bridge.events where id > $1 and id <= $2 order by id limit $3) as read
+), bounds as (
+    select coalesce((select min(id) from bridge.events), newest.id + 1) as available_from,
+           newest.id as newest_id
+    from (select case when is_called then last_value else 0 end as id from bridge.event_id) as newest
+)
+select b.available_from, b.newest_id, p.id, p.event_type, p.payload, p.occurred_at, p.read_rows
+from bounds b
+left join page p on p.bytes_before < $4
+order by p.id;

@@ -1,0 +1,7 @@
+-- Those of some tokens that are valid.
+-- $1 their ids
+select id, name, scopes
+from bridge.api_tokens
+where id = any ($1)
+  and revoked_at is null
+  and (expires_at is null or expires_at > now());
