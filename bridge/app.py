@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 STOP_SECONDS = 9.5
 #: How long REST requests in flight may go on when it stops.
 REST_SECONDS = 1.0
+#: Open files beside those of WebSocket clients: requests, receivers, the database.
+OTHER_DESCRIPTORS = 500
 
 
 class StartError(Exception):
@@ -147,6 +150,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
                     accepting.start_soon(front.accept, listeners, connections)
                     announce(_address(settings, listeners))
+                    _raise_descriptor_limit(settings.ws_clients)
                     for name in unknown_variables():
                         log.warning("setting_unknown", name=name)
                     if settings.token is None:
@@ -167,6 +171,19 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 nursery.cancel_scope.cancel()
     end_by_force.cancel()
     log.info("stopped")
+
+
+def _raise_descriptor_limit(clients: int) -> None:
+    """Let this process open as many files as it may; a client is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most != resource.RLIM_INFINITY and most < clients + OTHER_DESCRIPTORS:
+        log.warning(
+            "few_descriptors",
+            limit=most,
+            clients=clients,
+            fix="raise the hard limit of open files, or lower BRIDGE_WS_CLIENTS",
+        )
 
 
 async def _prepare(database: Database) -> int:

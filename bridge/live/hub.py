@@ -26,6 +26,11 @@ class Hub:
         """The last event that was published."""
         return self.history.last_event_id
 
+    @property
+    def followers(self) -> int:
+        """How many clients follow the stream."""
+        return sum(map(len, self._followers.values()))
+
     def join(self, outlet: Outlet, selection: Selection) -> None:
         """Send a client what is selected of everything after ``last_event_id``."""
         self._followers.setdefault(selection, set()).add(outlet)

@@ -90,6 +90,11 @@ class LiveStream:
         self._by_token: dict[int | None, set[_Client]] = {}
         self._last_left = trio.Event()
 
+    @property
+    def clients(self) -> int:
+        """How many clients are connected."""
+        return len(self._clients)
+
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serve one accepted connection until it ends. Nothing that the client does gets out."""
         await serve_connection(

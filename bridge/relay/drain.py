@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 #: How long a bridge that stops may take to silence the doorbell.
 LEAVING_SECONDS = 1.0
+#: How often a bridge that does not drain tries to, so that another that has died is replaced soon.
+TAKEOVER_SECONDS = 1.0
 #: How often the whole outbox is looked through, whatever the watermark says.
 FULL_SCAN_SECONDS = 60.0
 #: Plans are kept, and made when the queue is empty; they must suit it when it is not.
@@ -130,7 +132,7 @@ class Relay:
             if row["leading"]:
                 return
             self._last_round = trio.current_time()
-            await rung.wait(self._poll_seconds)
+            await rung.wait(min(self._poll_seconds, TAKEOVER_SECONDS))
 
     async def _lead(self, connection: Connection, rung: WakeUp) -> None:
         """Drain for ever: when rung, or, while the doorbell is quiet, every few milliseconds."""

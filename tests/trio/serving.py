@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import trio
 from fastapi import FastAPI
-from trio_websocket import WebSocketConnection, wrap_client_stream
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Event, Request
+from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Request, TextMessage
 
 from bridge import events
 from bridge.live.connection import ConnectionLimits
@@ -108,11 +110,45 @@ class Serving:
             message_queue_size=100,
         )
 
+    async def welcomed(self, query: str = "?token=right") -> WebSocketConnection:
+        """Connect a polite client, and take the welcome."""
+        client = await self.connect(query)
+        assert (await message(client))["type"] == "connection"
+        return client
+
+    async def until_clients(self, count: int) -> None:
+        """Wait until so many are connected."""
+        while self.live.clients != count:  # noqa: ASYNC110 - nobody announces it
+            await trio.sleep(0.001)
+
     async def raw(self) -> trio.SocketStream:
         """Connect, and say nothing."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         self.streams.append(stream)
         return stream
+
+
+async def message(client: WebSocketConnection) -> dict[str, Any]:
+    """Return the next message, parsed."""
+    parsed: dict[str, Any] = json.loads(await client.get_message())
+    return parsed
+
+
+async def ask(client: WebSocketConnection, **request: object) -> dict[str, Any]:
+    """Send a message, and return the next that comes."""
+    await client.send_message(json.dumps(request))
+    return await message(client)
+
+
+async def closing(client: WebSocketConnection) -> tuple[int, str | None]:
+    """Read on until the server closes, and return its code and reason."""
+    reason = None
+    while reason is None:
+        try:
+            await client.get_message()
+        except ConnectionClosed as closed:
+            reason = closed.reason
+    return reason.code, reason.reason
 
 
 @asynccontextmanager
@@ -173,10 +209,41 @@ class RawClient:
 
     async def close_code(self) -> int:
         """Read on until the server closes, and return its close code."""
+        return (await self.everything())[1]
+
+    async def everything(self) -> tuple[list[str], int, str | None]:
+        """Read on until the server closes; return its messages, close code and reason."""
+        texts: list[str] = []
+        while True:
+            got = await self._text_or_close()
+            if isinstance(got, CloseConnection):
+                return texts, int(got.code), got.reason
+            texts.append(got)
+
+    async def text(self) -> str:
+        """Return the next text message."""
+        got = await self._text_or_close()
+        assert isinstance(got, str)
+        return got
+
+    async def _text_or_close(self) -> str | CloseConnection:
+        text = ""
         while True:
             event = await self.next()
             if isinstance(event, CloseConnection):
-                return int(event.code)
+                return event
+            if isinstance(event, TextMessage):
+                text += event.data
+                if event.message_finished:
+                    return text
+
+    async def answer_pings(self, count: int) -> None:
+        """Answer so many pings."""
+        while count:
+            event = await self.next()
+            if isinstance(event, Ping):
+                await self.stream.send_all(self.protocol.send(event.response()))
+                count -= 1
 
 
 def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:

@@ -1,22 +1,12 @@
 """What an honest client of the stream gets."""
 
-import json
-from typing import Any
-
 import httpx
 import pytest
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from bridge.db import DatabaseUnavailable
-from bridge.live.stream import StreamLimits
 from bridge.tokens import Grant
-from tests.trio.serving import RawClient, Tokens, serving
-
-
-async def message(client: WebSocketConnection) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(await client.get_message())
-    return parsed
+from tests.trio.serving import RawClient, Tokens, closing, message, serving
 
 
 @pytest.mark.parametrize("query", ["?token=right", "?api_key=right", "?x=1&token=right"])
@@ -52,11 +42,7 @@ async def test_without_a_valid_token_it_is_accepted_and_closed_with_1008(
     query: str, reason: str
 ) -> None:
     async with serving() as server:
-        client = await server.connect(query)
-        with pytest.raises(ConnectionClosed) as closed:
-            await client.get_message()
-        assert closed.value.reason is not None
-        assert (closed.value.reason.code, closed.value.reason.reason) == (1008, reason)
+        assert await closing(await server.connect(query)) == (1008, reason)
 
 
 async def test_a_database_that_is_away_asks_the_client_to_try_later() -> None:
@@ -138,15 +124,4 @@ async def test_stopping_sends_clients_away_with_1001() -> None:
             await message(client)
         server.nursery.start_soon(server.live.stop)
         for client in clients:
-            with pytest.raises(ConnectionClosed) as closed:
-                await client.get_message()
-            assert closed.value.reason is not None
-            assert closed.value.reason.code == 1001
-
-
-async def test_a_client_that_answers_no_pings_is_let_go() -> None:
-    async with serving(limits=StreamLimits(ping_seconds=0.05)) as server:
-        client = RawClient(await server.raw())
-        await client.open()
-        with pytest.raises((EOFError, trio.BrokenResourceError)):
-            await client.close_code()  # reads the pings, and does not answer
+            assert (await closing(client))[0] == 1001

@@ -1,0 +1,255 @@
+"""Who is let in, who is sent away, and when."""
+
+import json
+
+import pytest
+import structlog
+import trio
+from trio_websocket import ConnectionClosed
+
+from bridge.db import DatabaseUnavailable
+from bridge.live import stream
+from bridge.live.connection import ConnectionLimits
+from bridge.live.stream import StreamLimits
+from bridge.tokens import WEBHOOKS_READ, Grant
+from tests.trio.serving import RawClient, Tokens, ask, closing, message, serving
+
+# --- the first message as a token
+
+
+async def test_the_first_message_may_bring_the_token() -> None:
+    async with serving() as server:
+        client = await server.connect("?events=mine")
+        welcome = await ask(client, type="auth", token="right")
+        assert (welcome["type"], welcome["status"]) == ("connection", "connected")
+        server.publish()
+        server.publish(event_type="mine")
+        assert (await message(client))["type"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        ('{"type":"auth","token":"wrong"}', "Invalid or expired API token"),
+        ('{"type":"auth","token":""}', "Missing API token"),
+        ('{"type":"auth","token":7}', "Missing API token"),
+        ('{"type":"auth"}', "Missing API token"),
+        ('{"type":"ping"}', "Missing API token"),
+        ("nonsense", "Missing API token"),
+        ("[" * 30_000, "Missing API token"),
+    ],
+    ids=range(7),
+)
+async def test_any_other_first_message_ends_it(first: str, reason: str) -> None:
+    async with serving() as server:
+        client = await server.connect("")
+        await client.send_message(first)
+        assert await closing(client) == (1008, reason)
+
+
+async def test_nothing_is_sent_before_the_token() -> None:
+    limits = StreamLimits(ConnectionLimits(handshake_seconds=0.2))
+    async with serving(limits=limits) as server:
+        client = await server.connect("")
+        server.publish()
+        with pytest.raises(ConnectionClosed, match="Missing API token"):
+            await client.get_message()
+
+
+# --- tokens that end
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens are looked up again after a moment."""
+    monkeypatch.setattr(stream, "TOKENS_SECONDS", 0.01)
+
+
+def test_tokens_are_looked_up_often_enough() -> None:
+    assert stream.TOKENS_SECONDS <= 2.5, "revoked tokens are out within 5 s"
+
+
+@pytest.mark.usefixtures("quickly")
+async def test_clients_of_a_revoked_token_are_sent_away_and_others_stay() -> None:
+    async with serving() as server:
+        revoked = [await server.welcomed() for _ in range(2)]
+        other = await server.welcomed("?token=other")
+        del server.tokens.known["right"]
+        for client in revoked:
+            assert await closing(client) == (1008, "API token revoked or expired")
+        server.publish()
+        assert (await message(other))["id"] == 1
+
+
+@pytest.mark.usefixtures("quickly")
+async def test_a_token_that_loses_its_scope_ends_as_well() -> None:
+    async with serving() as server:
+        client = await server.welcomed()
+        server.tokens.known["right"] = Grant(1, "right", frozenset([WEBHOOKS_READ]))
+        assert await closing(client) == (1008, "API token revoked or expired")
+
+
+@pytest.mark.usefixtures("quickly")
+async def test_while_the_database_is_away_clients_stay() -> None:
+    looked_up = trio.Event()
+
+    class Away(Tokens):
+        async def grants(self, _ids: object) -> list[Grant]:
+            looked_up.set()
+            raise DatabaseUnavailable("gone")
+
+    async with serving(tokens=Away()) as server:
+        client = await server.welcomed()
+        await looked_up.wait()
+        assert await ask(client, type="ping") == {"type": "pong"}
+
+
+@pytest.mark.usefixtures("quickly")
+async def test_the_static_token_is_not_looked_up() -> None:
+    tokens = Tokens()
+    tokens.known["static"] = Grant(None, "BRIDGE_TOKEN", frozenset(["admin"]))
+    async with serving(tokens=tokens) as server:
+        static, other = await server.welcomed("?token=static"), await server.welcomed()
+        del tokens.known["right"], tokens.known["static"]
+        assert (await closing(other))[0] == 1008
+        assert await ask(static, type="ping") == {"type": "pong"}
+
+
+# --- how many
+
+
+async def test_more_clients_than_allowed_are_asked_to_come_later() -> None:
+    async with serving(limits=StreamLimits(clients=2)) as server:
+        first, second = await server.welcomed(), await server.welcomed("?token=other")
+        assert await closing(await server.connect()) == (1013, "Too many connections")
+        assert (await closing(await server.connect("")))[0] == 1013, "with no token either"
+        await first.aclose()
+        await server.until_clients(1)
+        third = await server.welcomed()
+        server.publish()
+        assert (await message(second))["id"] == (await message(third))["id"] == 1
+
+
+async def test_more_clients_with_one_token_than_allowed_are_asked_to_come_later() -> None:
+    async with serving(limits=StreamLimits(clients_per_token=1)) as server:
+        first = await server.welcomed()
+        assert await closing(await server.connect()) == (
+            1013,
+            "Too many connections with this API token",
+        )
+        await server.welcomed("?token=other")
+        await first.aclose()
+        await server.until_clients(1)
+        await server.welcomed()
+
+
+# --- origins
+
+
+ORIGINS = StreamLimits(origins=("https://dashboard.example", "http://localhost:3000"))
+
+
+@pytest.mark.parametrize(
+    ("origin", "welcome"),
+    [
+        (b"https://dashboard.example", True),
+        (b"HTTPS://Dashboard.Example", True),
+        (b"http://localhost:3000", True),
+        (None, True),
+        (b"https://dashboard.example:444", False),
+        (b"http://dashboard.example", False),
+        (b"https://dashboard.example.evil.example", False),
+        (b"null", False),
+        (b"", False),
+    ],
+)
+async def test_pages_of_other_origins_are_refused(origin: bytes | None, welcome: bool) -> None:
+    async with serving(limits=ORIGINS) as server:
+        headers = [] if origin is None else [(b"Origin", origin)]
+        client = await server.connect(headers=headers)
+        if welcome:
+            assert (await message(client))["type"] == "connection"
+        else:
+            assert await closing(client) == (1008, "Origin not allowed")
+
+
+async def test_without_a_list_pages_of_any_origin_may_connect() -> None:
+    async with serving() as server:
+        client = await server.connect(headers=[(b"Origin", b"https://anywhere.example")])
+        assert (await message(client))["type"] == "connection"
+
+
+# --- silence
+
+
+async def test_a_client_that_answers_no_pings_is_let_go() -> None:
+    async with serving(limits=StreamLimits(ping_seconds=0.05)) as server:
+        client = RawClient(await server.raw())
+        await client.open()
+        with pytest.raises((EOFError, trio.BrokenResourceError)):
+            await client.close_code()  # reads the pings, and does not answer
+        await server.until_clients(0)
+
+
+def test_a_peer_that_vanished_is_noticed_within_a_minute() -> None:
+    limits = StreamLimits()
+    assert 2 * limits.ping_seconds < stream.SILENT_INTERVALS * limits.ping_seconds + 1.0 <= 60
+
+
+async def test_a_client_that_answers_pings_stays_and_is_pinged_again() -> None:
+    async with serving(limits=StreamLimits(ping_seconds=0.02)) as server:
+        client = RawClient(await server.raw())
+        await client.open()
+        await client.answer_pings(10)
+        assert server.live.clients == 1
+
+
+async def test_a_client_that_says_nothing_for_too_long_is_sent_away() -> None:
+    limits = StreamLimits(ping_seconds=0.05, idle_seconds=0.3)
+    async with serving(limits=limits) as server:
+        talks, idle = await server.welcomed(), await server.welcomed()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _talk() -> None:
+                while True:
+                    assert await ask(talks, type="ping") == {"type": "pong"}
+                    await trio.sleep(0.02)
+
+            assert await closing(idle) == (1008, "Idle: no message for 0.3 s")
+            nursery.cancel_scope.cancel()
+
+
+# --- slow clients
+
+
+async def test_a_slow_client_is_told_from_where_to_resume() -> None:
+    limits = StreamLimits(ConnectionLimits(buffer_bytes=100_000))
+    async with serving(limits=limits) as server:
+        slow = RawClient(await server.raw())
+        slow.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+        await slow.open()
+        with structlog.testing.capture_logs() as logs:
+            while not logs:
+                server.publish(json.dumps("x" * 20_000))
+                await trio.lowlevel.checkpoint()
+        newest = server.log.newest_id
+        texts, code, reason = await slow.everything()
+        got = [json.loads(text) for text in texts]
+        last_id = got[-2]["id"]
+        assert [each["id"] for each in got[1:-1]] == list(range(1, last_id + 1))
+        assert (got[-1]["code"], got[-1]["since"]) == ("too_slow", last_id)
+        assert (code, reason) == (1013, f"too slow: resume with since={last_id}")
+        back = await server.welcomed(f"?token=right&since={last_id}")
+        rest = [(await message(back))["id"] for _ in range(newest - last_id)]
+        assert rest == list(range(last_id + 1, newest + 1))
+
+
+async def test_one_event_larger_than_the_buffer_reaches_a_client_that_reads() -> None:
+    limits = StreamLimits(ConnectionLimits(buffer_bytes=10_000))
+    async with serving(limits=limits) as server:
+        client = await server.welcomed()
+        server.publish(json.dumps("x" * 900_000))
+        server.publish()
+        assert (await message(client))["id"] == 1
+        assert (await message(client))["id"] == 2
