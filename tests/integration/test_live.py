@@ -1,0 +1,260 @@
+"""The stream of several bridges on one database, with writers at work and clients that wander."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import psycopg
+import pytest
+import trio
+from fastapi import FastAPI
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
+
+from bridge import tokens
+from bridge.db import keep_running, open_database
+from bridge.live import history
+from bridge.live.connection import ConnectionLimits
+from bridge.live.history import History
+from bridge.live.hub import Hub
+from bridge.live.log import read_log
+from bridge.live.stream import LiveStream, StreamLimits
+from bridge.relay.drain import TAKEOVER_SECONDS, Relay
+from bridge.tokens import TokenStore
+from bridge.web.front import Front
+from tests.integration.relaying import until
+
+TOKEN = "the-test-token"
+
+
+@dataclass
+class Bridge:
+    """A bridge inside the test, without REST and deliveries."""
+
+    port: int
+    relay: Relay
+    hub: Hub
+    live: LiveStream
+    scope: trio.CancelScope
+
+    @asynccontextmanager
+    async def connected(
+        self, query: str = "", token: str = TOKEN
+    ) -> AsyncIterator[WebSocketConnection]:
+        """Connect, and take the welcome; at the end the connection is cut."""
+        # On a stream of our own: trio-websocket leaves its socket open when it is cancelled.
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        async with stream, trio.open_nursery() as nursery:
+            target = f"/ws?token={token}{query}"
+            client = await wrap_client_stream(nursery, stream, "127.0.0.1", target)
+            assert json.loads(await client.get_message())["type"] == "connection"
+            yield client
+            nursery.cancel_scope.cancel()
+
+    def kill(self) -> None:
+        """End it without a word to anybody, as far as a part of a process can."""
+        self.scope.cancel()
+
+
+@asynccontextmanager
+async def bridging(url: str, *, poll_seconds: float = 1.0) -> AsyncIterator[Bridge]:
+    """Run a bridge for the time of the context."""
+    async with open_database(url) as database, trio.open_nursery() as nursery:
+        [row] = await database.fetch("schema_version")
+        hub = Hub(History(row["last_event_id"], partial(read_log, database), recent_bytes=20_000))
+        relay = Relay(
+            database,
+            last_event_id=row["last_event_id"],
+            publish=hub.publish,
+            enqueued=lambda: None,
+            woken=lambda: None,
+            poll_seconds=poll_seconds,
+            batch=100,
+        )
+        live = LiveStream(hub, TokenStore(database, TOKEN), StreamLimits(ConnectionLimits()))
+        front = Front(FastAPI(), live.serve, handshake_seconds=5.0)
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listener.socket.getsockname()[1]
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                async with trio.open_nursery() as parts:
+                    parts.start_soon(keep_running, "relay", relay.run)
+                    parts.start_soon(live.run)
+                    parts.start_soon(front.accept, [listener], parts)
+
+        nursery.start_soon(run)
+        yield Bridge(port, relay, hub, live, scope)
+        nursery.cancel_scope.cancel()
+
+
+class Writers:
+    """Threads that sign users up, some of them slowly, some in vain."""
+
+    def __init__(self, url: str, *, threads: int, transactions: int) -> None:
+        self._threads = [
+            threading.Thread(target=self._write, args=(url, each, transactions))
+            for each in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def done(self) -> bool:
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _write(self, url: str, number: int, transactions: int) -> None:
+        chance = random.Random(number)
+        with psycopg.connect(url) as connection:
+            for _ in range(transactions):
+                for _ in range(chance.choice([1, 1, 1, 2, 7])):
+                    connection.execute("insert into public.users (auth_type) values ('telegram')")
+                connection.execute("select pg_sleep(%s)", (chance.choice([0, 0, 0.002, 0.01]),))
+                if chance.random() < 0.2:
+                    connection.rollback()
+                else:
+                    connection.commit()
+
+
+class Wanderer:
+    """A client that goes from bridge to bridge, and remembers what it has got."""
+
+    def __init__(self, number: int) -> None:
+        self._chance = random.Random(number)
+        self.position = 0
+        self.ids: list[int] = []
+
+    async def wander(self, bridges: Callable[[], list[Bridge]], last_id: Callable[[], int]) -> None:
+        """Come and go until the position is ``last_id``, once that is known."""
+        while self.position != last_id():
+            bridge = self._chance.choice(bridges())
+            try:
+                async with bridge.connected(f"&since={self.position}") as client:
+                    await self._read(client, last_id)
+                    if self._chance.random() < 0.5:
+                        await client.aclose()
+            except* (OSError, ConnectionClosed, HandshakeError):
+                await trio.sleep(0.01)
+
+    async def _read(self, client: WebSocketConnection, last_id: Callable[[], int]) -> None:
+        for _ in range(self._chance.randint(1, 60)):
+            with trio.move_on_after(0.2):
+                got = json.loads(await client.get_message())
+                if got["type"] == "resumed":
+                    self.position = got["to"]
+                else:
+                    assert got["type"] == "user.created"
+                    self.ids.append(got["id"])
+                    self.position = got["id"]
+            if self.position == last_id():
+                return
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of ten events."""
+    monkeypatch.setattr(history, "PAGE_EVENTS", 10)
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_whoever_wanders_between_bridges_gets_every_event_in_order_and_once(
+    bridge_url: str,
+) -> None:
+    with trio.fail_after(60):
+        async with bridging(bridge_url) as first, bridging(bridge_url) as second:
+            async with bridging(bridge_url) as third, trio.open_nursery() as nursery:
+                bridges = [first, second, third]
+                logged: list[int] = []
+                wanderers = [Wanderer(number) for number in range(12)]
+                writers = Writers(bridge_url, threads=3, transactions=100)
+                for wanderer in wanderers:
+                    nursery.start_soon(
+                        wanderer.wander, lambda: bridges, lambda: logged[-1] if logged else -1
+                    )
+                # The drainer dies in the middle of it all, and another one takes over.
+                await until(lambda: first.hub.last_event_id > 150)
+                [drainer] = [each for each in bridges if each.relay.leading]
+                bridges.remove(drainer)
+                drainer.kill()
+                await until(lambda: writers.done)
+                with psycopg.connect(bridge_url) as connection:
+                    [(committed,)] = connection.execute("select count(*) from public.users")
+
+                    def all_are_logged() -> bool:
+                        rows = connection.execute("select id from bridge.events order by id")
+                        ids = [row[0] for row in rows]
+                        connection.rollback()
+                        if len(ids) == committed:
+                            logged.extend(ids)
+                        return bool(logged)
+
+                    await until(all_are_logged)
+            for wanderer in wanderers:
+                assert wanderer.ids == logged
+
+
+async def test_when_the_drainer_dies_another_takes_over_soon_and_nothing_is_missed(
+    bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    assert TAKEOVER_SECONDS <= 1, "a bridge that dies is replaced within two seconds"
+    with trio.fail_after(30):
+        async with (
+            bridging(bridge_url, poll_seconds=60) as first,
+            bridging(bridge_url, poll_seconds=60) as second,
+        ):
+            bridges = [first, second]
+            await until(lambda: any(each.relay.leading for each in bridges))
+            [drainer] = [each for each in bridges if each.relay.leading]
+            [other] = [each for each in bridges if not each.relay.leading]
+            async with other.connected() as client:
+                bot.execute("insert into public.users (auth_type) values ('telegram')")
+                assert json.loads(await client.get_message())["id"] == 1
+                drainer.kill()
+                bot.execute("insert into public.users (auth_type) values ('telegram')")
+                assert json.loads(await client.get_message())["id"] == 2
+                assert other.relay.leading
+
+
+async def test_every_bridge_sends_the_same_events_with_the_same_ids(
+    bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    with trio.fail_after(30):
+        async with (
+            bridging(bridge_url) as first,
+            bridging(bridge_url) as second,
+            first.connected() as one,
+            second.connected() as other,
+        ):
+            for _ in range(50):
+                bot.execute("insert into public.users (auth_type) values ('telegram')")
+            streams = [[await each.get_message() for _ in range(50)] for each in (one, other)]
+            assert streams[0] == streams[1]
+            assert [json.loads(each)["id"] for each in streams[0]] == list(range(1, 51))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "revoked_at = now()",
+        "expires_at = now() - interval '1 second'",
+        "scopes = '{webhooks:read}'",
+    ],
+)
+async def test_a_token_that_ends_takes_its_connections_with_it(
+    bridge_url: str, bot: psycopg.Connection[tuple[object, ...]], end: str
+) -> None:
+    token = tokens.new_token()
+    tokens.create_token(bot, "dashboard", token, ["events:read"], None)
+    with trio.fail_after(30):
+        async with bridging(bridge_url) as bridge, bridge.connected(token=token) as client:
+            bot.execute(f"update bridge.api_tokens set {end}".encode())
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.get_message()
+            assert closed.value.reason is not None
+            assert closed.value.reason.code == 1008
