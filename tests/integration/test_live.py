@@ -51,7 +51,9 @@ class Bridge:
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         async with stream, trio.open_nursery() as nursery:
             target = f"/ws?token={token}{query}"
-            client = await wrap_client_stream(nursery, stream, "127.0.0.1", target)
+            # It does not notice when the connection ends before the handshake is done.
+            with trio.fail_after(5):
+                client = await wrap_client_stream(nursery, stream, "127.0.0.1", target)
             assert json.loads(await client.get_message())["type"] == "connection"
             yield client
             nursery.cancel_scope.cancel()
@@ -139,7 +141,7 @@ class Wanderer:
                     await self._read(client, last_id)
                     if self._chance.random() < 0.5:
                         await client.aclose()
-            except* (OSError, ConnectionClosed, HandshakeError):
+            except* (OSError, ConnectionClosed, HandshakeError, trio.TooSlowError):
                 await trio.sleep(0.01)
 
     async def _read(self, client: WebSocketConnection, last_id: Callable[[], int]) -> None:
