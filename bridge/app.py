@@ -6,14 +6,14 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
 import trio
 
-from bridge import assets
+from bridge import assets, metrics
 from bridge.db import Database, DatabaseError, DatabaseUnavailable, keep_running, open_database
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
@@ -48,11 +48,26 @@ class StartError(Exception):
     """The bridge cannot start. The message says why and what to do."""
 
 
-async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+def first_error(errors: BaseException) -> BaseException:
+    """Return the first exception inside a group, however deep."""
+    while isinstance(errors, BaseExceptionGroup):
+        errors = errors.exceptions[0]
+    return errors
+
+
+async def serve(
+    settings: Settings,
+    announce: Callable[[str], None],
+    *,
+    open_listeners: Callable[[], Awaitable[list[trio.SocketListener]]] | None = None,
+    exposition: Callable[[], Awaitable[bytes]] = metrics.exposition,
+) -> None:
     """Run a bridge until SIGTERM or SIGINT.
 
     Args:
         announce: gets one line when the bridge serves.
+        open_listeners: opens the listeners, where not just on the settings' host and port.
+        exposition: gives what ``GET /metrics`` answers.
 
     Raises:
         StartError: it cannot start.
@@ -72,7 +87,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 Transport(partial(resolve, policy=policy), max_idle=settings.delivery_concurrency)
             )
             try:
-                listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
+                listeners = await (open_listeners or partial(_open_listeners, settings))()
             except OSError as error:
                 raise StartError(
                     f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
@@ -139,6 +154,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
                 ready=lambda: {"relay": relay.alive},
                 url_refusal=partial(url_refusal, policy=policy),
                 send_trial=partial(send_trial, transport, vault),
+                exposition=exposition,
             )
             front = Front(api, live.serve, handshake_seconds=settings.ws_handshake_seconds)
 
@@ -205,6 +221,10 @@ async def _prepare(database: Database) -> int:
         ) from None
     last_event_id: int = row["last_event_id"]
     return last_event_id
+
+
+async def _open_listeners(settings: Settings) -> list[trio.SocketListener]:
+    return await trio.open_tcp_listeners(settings.port, host=settings.host)
 
 
 def _address(settings: Settings, listeners: list[trio.SocketListener]) -> str:

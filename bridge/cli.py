@@ -112,23 +112,62 @@ def uninstall(
 
 
 @app.command()
-def run() -> None:
+def run(
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Processes that share the port; else BRIDGE_WORKERS."),
+    ] = None,
+) -> None:
     """Relay events to WebSocket clients and webhooks, until SIGTERM."""
-    settings = _settings()
-    import trio
-
-    from bridge.app import StartError, serve
+    settings = _settings() if workers is None else _settings(workers=workers)
     from bridge.logs import configure_logs
 
     configure_logs()
+    if settings.workers == 1:
+        _run_bridge(settings)
+    else:
+        _run_workers(settings)
+
+
+def _run_bridge(settings: Settings) -> None:
+    import trio
+
+    from bridge.app import StartError, first_error, serve
+
     refusal: BaseException | None = None
     try:
         trio.run(serve, settings, _announce)
     except* StartError as errors:
         # Not failing in here: some Pythons wrap what is raised in an except* into a group.
-        refusal = _first(errors)
+        refusal = first_error(errors)
     if refusal is not None:
         _fail(str(refusal))
+
+
+def _run_workers(settings: Settings) -> None:
+    import trio
+
+    from bridge.supervisor import WorkersFailedError, supervise
+
+    try:
+        in_order = trio.run(supervise, settings, _announce)
+    except WorkersFailedError as error:
+        _fail(str(error), error.exit_code)
+    if not in_order:
+        raise SystemExit(FAILED)
+
+
+@app.command(hidden=True)
+def worker(number: int) -> None:
+    """Run one of the bridges of ``pgbridge run --workers``, which starts it."""
+    from bridge.worker import NoOrdersError, run_worker
+
+    try:
+        served = run_worker(number)
+    except NoOrdersError as error:
+        _fail(str(error), MISUSED)
+    if not served:
+        raise SystemExit(FAILED)
 
 
 @app.command()
@@ -412,9 +451,9 @@ def _secret_of_stdin() -> str:
     return secret
 
 
-def _settings() -> Settings:
+def _settings(**given: object) -> Settings:
     try:
-        return load_settings()
+        return load_settings(**given)
     except SettingsError as error:
         _fail(str(error), MISUSED)
 
@@ -472,10 +511,3 @@ def _announce(line: str) -> None:
 def _fail(line: str, code: int = FAILED) -> NoReturn:
     _say(f"pgbridge: {line}")
     raise SystemExit(code)
-
-
-def _first(errors: BaseException) -> BaseException:
-    """Return the first exception inside a group, however deep."""
-    while isinstance(errors, BaseExceptionGroup):
-        errors = errors.exceptions[0]
-    return errors

@@ -37,6 +37,8 @@ DeadlockError = asyncpg.DeadlockDetectedError
 STATEMENT_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 5.0
+#: From then on, every pause is the longest; counting on would leave what a float can hold.
+MANY_FAILURES = 10
 
 # What a pooler takes, too: PgBouncer follows these, and refuses a client that asks for others.
 _POOLED = {"application_name": "pgbridge", "timezone": "UTC"}
@@ -244,7 +246,7 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
             return await work()
         except (DatabaseUnavailable, DatabaseError) as error:
             lasted = trio.current_time() - started
-            failures = 0 if lasted > LONGEST_PAUSE_SECONDS else failures + 1
+            failures = 0 if lasted > LONGEST_PAUSE_SECONDS else min(failures + 1, MANY_FAILURES)
             pause = random.uniform(0.5, 1.0) * min(0.1 * 2**failures, LONGEST_PAUSE_SECONDS)  # noqa: S311
             level = "warning" if isinstance(error, DatabaseUnavailable) else "error"
             getattr(log, level)(

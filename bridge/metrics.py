@@ -3,6 +3,8 @@
 Labels are bounded: names of rules and of states, never ids or texts.
 """
 
+from collections.abc import Iterable, Mapping
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -11,6 +13,9 @@ from prometheus_client import (
     Gauge,
     generate_latest,
 )
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 #: The type of what :func:`exposition` returns.
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -64,6 +69,32 @@ delivery_attempts = Counter(
 )
 
 
-def exposition() -> bytes:
-    """Return all metrics in Prometheus' text format."""
+async def exposition() -> bytes:
+    """Return all metrics of this process in Prometheus' text format."""
     return generate_latest(_registry)
+
+
+def merge_expositions(by_worker: Mapping[int, bytes]) -> bytes:
+    """Return one exposition of several: each sample with its worker's number as a label."""
+    registry = CollectorRegistry()
+    registry.register(_Workers(by_worker))
+    return generate_latest(registry)
+
+
+class _Workers(Collector):
+    """What several processes have counted, with one family of each name."""
+
+    def __init__(self, by_worker: Mapping[int, bytes]) -> None:
+        self._families: dict[str, Metric] = {}
+        for worker, text in sorted(by_worker.items()):
+            for read in text_string_to_metric_families(text.decode()):
+                family = self._families.setdefault(
+                    read.name, Metric(read.name, read.documentation, read.type)
+                )
+                family.samples += [
+                    sample._replace(labels={"worker": str(worker), **sample.labels})
+                    for sample in read.samples
+                ]
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families.values()

@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     # Where to serve.
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
+    # Processes that share the port, each a whole bridge.
+    workers: int = Field(1, ge=1, le=64)
     token: SecretStr | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 

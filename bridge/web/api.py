@@ -90,6 +90,7 @@ def build_api(
     ready: Callable[[], Mapping[str, bool]],
     url_refusal: Callable[[str], Awaitable[str | None]],
     send_trial: Callable[[Row], Awaitable[object]],
+    exposition: Callable[[], Awaitable[bytes]] = metrics.exposition,
 ) -> FastAPI:
     """Build the API as an ASGI application. It has no lifespan: whoever serves it owns the parts.
 
@@ -102,6 +103,7 @@ def build_api(
         send_trial: sends a test to a webhook, a row of ``webhook_to_try``, and returns what came
             of it, with the attributes of ``WebhookTrial``.
         url_refusal: says why no delivery may go to a webhook's URL, or None if one may.
+        exposition: gives what is counted, in Prometheus' text format.
     """
     api = FastAPI(
         title="pgbridge",
@@ -115,6 +117,7 @@ def build_api(
     api.state.ready = ready
     api.state.url_refusal = url_refusal
     api.state.send_trial = send_trial
+    api.state.exposition = exposition
     api.state.trials = trio.Semaphore(TRIALS)
     for router in (open_to_all, reading, writing):
         api.include_router(router)
@@ -180,9 +183,9 @@ async def readyz(request: Request) -> JSONResponse:
 
 
 @open_to_all.get("/metrics", response_class=PlainTextResponse)
-async def prometheus_metrics() -> Response:
-    """What this bridge has counted since it was started, for Prometheus."""
-    return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+async def prometheus_metrics(request: Request) -> Response:
+    """What this bridge, with all its workers, has counted since it was started, for Prometheus."""
+    return Response(await request.app.state.exposition(), media_type=metrics.CONTENT_TYPE)
 
 
 @reading.get("/webhooks", tags=["webhooks"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
@@ -50,6 +52,16 @@ def pgbridge(
     )
 
 
+def complaint(result: subprocess.CompletedProcess[str], code: int) -> str:
+    """Return the one line that the command complained in."""
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("pgbridge: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
 @dataclass
 class Bridge:
     """A running ``pgbridge run``."""
@@ -64,6 +76,12 @@ class Bridge:
     def rest_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return what it has logged of an event so far."""
+        whole_lines = self.log.read_text().split("\n")[:-1]
+        lines = [json.loads(line) for line in whole_lines]
+        return [line for line in lines if line["event"] == event]
+
     async def kill(self) -> None:
         """End it as ``kill -9`` does."""
         self.process.kill()
@@ -77,16 +95,17 @@ class Bridge:
 
 
 @asynccontextmanager
-async def running(url: str, **settings: object) -> AsyncIterator[Bridge]:
+async def running(url: str, *arguments: str, **settings: object) -> AsyncIterator[Bridge]:
     """Run a bridge until the end of the context; yields when it serves."""
     with tempfile.NamedTemporaryFile(prefix="pgbridge-", suffix=".log") as log:
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "bridge", "run"],
+            [sys.executable, "-m", "bridge", "run", *arguments],
             env=environment(url, port=0, token=TOKEN, **settings),
             cwd=tempfile.gettempdir(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
+            start_new_session=True,  # a process group of its own, as a terminal gives it
         )
         assert process.stdout is not None
         async with process.stdout:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from bridge.demo.postgres import EmbeddedPostgres
-from tests.system.processes import pgbridge
+from tests.system.processes import complaint, pgbridge
 
 NOWHERE = "postgresql://nobody:hunter2@127.0.0.1:1/nothing"
 DATABASE_COMMANDS = [
@@ -24,16 +23,6 @@ DATABASE_COMMANDS = [
     ("token", "revoke", "1"),
     ("webhooks", "list"),
 ]
-
-
-def complaint(result: subprocess.CompletedProcess[str], code: int) -> str:
-    """Return the one line that the command complained in."""
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    lines = [line for line in result.stderr.splitlines() if line.startswith("pgbridge: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 @pytest.mark.parametrize("command", DATABASE_COMMANDS, ids=" ".join)

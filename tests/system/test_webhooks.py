@@ -19,8 +19,7 @@ from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
 from bridge.cli import app
-from tests.system.processes import environment
-from tests.system.test_bad_input import complaint
+from tests.system.processes import complaint, environment
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 CREATE = ("create", "--name", "CRM", "--url", "http://receiver/hook", "--event-type", "ticket.*")
