@@ -63,21 +63,21 @@ class Outlet(trio.abc.Stream):
         self._overflowed = overflowed
         self._closed = closed
         # None while nothing waits, which is nearly always: thousands of clients are idle.
-        self._waiting: deque[tuple[memoryview, int]] | None = None
+        self._waiting: deque[tuple[memoryview, int | None]] | None = None
         self._waiting_bytes = 0
         self._drained: trio.Event | None = None
         #: Whether frames are taken.
         self._open = True
-        #: The id of the last event that went into the socket whole, with all before it.
+        #: The client was sent all that it has coming up to the event with this id.
         self.sent_through = 0
         #: When the client last sent anything, by trio's clock.
         self.heard_at = trio.current_time()
 
-    def write_nowait(self, frames: bytes, last_event_id: int = 0) -> None:
+    def write_nowait(self, frames: bytes, through: int | None = None) -> None:
         """Send whole frames, or keep them to be sent; never waits, never raises.
 
         Args:
-            last_event_id: of the last event among the frames; 0 if there is none.
+            through: what ``sent_through`` is once they are sent, if that changes with them.
         """
         if not self._open:
             return
@@ -91,32 +91,42 @@ class Outlet(trio.abc.Stream):
                 self._open = False
                 return
             if sent == len(frames):
-                if last_event_id:
-                    self.sent_through = last_event_id
+                if through is not None:
+                    self.sent_through = through
                 return
-            self._keep(memoryview(frames)[sent:], last_event_id)
+            self._keep(memoryview(frames)[sent:], through)
         # What the socket is busy with does not count, so that one large event fits any buffer.
         elif self._waiting_bytes - len(self._waiting[0][0]) + len(frames) <= self._buffer_bytes:
-            self._keep(memoryview(frames), last_event_id)
+            self._keep(memoryview(frames), through)
         else:
             self._open = False
             self._overflowed()
+
+    def mark(self, through: int) -> None:
+        """Have ``sent_through`` be this id once all that was written before is sent."""
+        if self._waiting is None:
+            self.sent_through = through
+        else:
+            self._keep(memoryview(b""), through)
 
     def cut_off(self, farewell: Callable[[int], bytes]) -> None:
         """Throw away what waits, but for the write that is half done, and send last frames.
 
         Args:
-            farewell: makes them of the id of the last event that the client gets.
+            farewell: makes them of what ``sent_through`` will be.
         """
         self._open = False
-        last_event_id = self.sent_through
+        through = self.sent_through
         if self._waiting:
-            half_sent = self._waiting[0]
+            half_sent, *dropped = self._waiting
+            if half_sent[1] is not None:
+                through = half_sent[1]
+            # What was to follow may begin further back.
+            through = min([through, *(each for _, each in dropped if each is not None)])
             self._waiting.clear()
             self._waiting_bytes = 0
             self._keep(*half_sent)
-            last_event_id = half_sent[1] or last_event_id
-        self._keep(memoryview(farewell(last_event_id)), 0)
+        self._keep(memoryview(farewell(through)), None)
 
     async def drained(self) -> None:
         """Wait until nothing waits to be sent, or nothing can be sent any more."""
@@ -125,11 +135,11 @@ class Outlet(trio.abc.Stream):
                 self._drained = trio.Event()
             await self._drained.wait()
 
-    def _keep(self, rest: memoryview, last_event_id: int) -> None:
+    def _keep(self, rest: memoryview, through: int | None) -> None:
         if self._waiting is None:
             self._waiting = deque()
             self._nursery.start_soon(self._flush)
-        self._waiting.append((rest, last_event_id))
+        self._waiting.append((rest, through))
         self._waiting_bytes += len(rest)
 
     async def _flush(self) -> None:
@@ -151,18 +161,18 @@ class Outlet(trio.abc.Stream):
                 self._drained.set()
                 self._drained = None
 
-    def _took(self, sent: int, waiting: deque[tuple[memoryview, int]]) -> None:
+    def _took(self, sent: int, waiting: deque[tuple[memoryview, int | None]]) -> None:
         """Take from what waits that the socket took so many bytes."""
         self._waiting_bytes -= sent
-        while sent:
-            first, last_event_id = waiting[0]
+        while waiting:
+            first, through = waiting[0]
             if sent < len(first):
-                waiting[0] = (first[sent:], last_event_id)
+                waiting[0] = (first[sent:], through)
                 return
             waiting.popleft()
             sent -= len(first)
-            if last_event_id:
-                self.sent_through = last_event_id
+            if through is not None:
+                self.sent_through = through
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send trio-websocket's bytes: handshake, pongs, close frames.

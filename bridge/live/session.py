@@ -91,8 +91,7 @@ class Session:
         """
         outlet = self._connection.outlet
         try:
-            last_event_id = self._hub.last_event_id
-            outlet.write_nowait(_welcome(last_event_id), last_event_id)
+            outlet.write_nowait(_welcome(self._carried_from), self._carried_from)
             self._hub.join(outlet, self._selection)
             for begin in (self._begin_events, self._begin_since):
                 try:
@@ -166,7 +165,10 @@ class Session:
             raise RefusedMessageError("bad_since", f"since must be an id, 0 to {HIGHEST_ID}")
         if self._replay is not None:
             raise RefusedMessageError("resume_in_progress", "still sending what was missed")
-        self._hub.leave(self._connection.outlet, self._selection)
+        outlet = self._connection.outlet
+        self._hub.leave(outlet, self._selection)
+        # If it is cut off from now on, it has to resume from there again.
+        outlet.mark(since)
         self._replay = trio.CancelScope()
         self._connection.start_soon(
             self._catch_up, self._replay, since, self._carried_from, self._hub.last_event_id
@@ -199,6 +201,7 @@ class Session:
                 left_at = await self._reach(since, left_at)
             else:
                 await self._send_missed(since, carried_from)
+            outlet.mark(left_at)
             await self._send_missed(left_at, None)
             # Nothing can happen between the last look and this: it missed no event, and gets none
             # twice.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -118,14 +119,19 @@ class Serving:
 
     async def until_clients(self, count: int) -> None:
         """Wait until so many are connected."""
-        while self.live.clients != count:  # noqa: ASYNC110 - nobody announces it
-            await trio.sleep(0.001)
+        await until(lambda: self.live.clients == count)
 
     async def raw(self) -> trio.SocketStream:
         """Connect, and say nothing."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         self.streams.append(stream)
         return stream
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that nobody announces."""
+    while not holds():  # noqa: ASYNC110
+        await trio.sleep(0.001)
 
 
 async def message(client: WebSocketConnection) -> dict[str, Any]:
@@ -158,8 +164,13 @@ async def serving(
     tokens: Tokens | None = None,
     log: Log | None = None,
     recent_bytes: int = RECENT_BYTES,
+    send_buffer_bytes: int | None = None,
 ) -> AsyncIterator[Serving]:
-    """Serve the stream, and a REST API with one page, on a free port."""
+    """Serve the stream, and a REST API with one page, on a free port.
+
+    Args:
+        send_buffer_bytes: what the system keeps of what is sent to a client, and it does not read.
+    """
     api = FastAPI()
 
     @api.get("/hello")
@@ -171,6 +182,8 @@ async def serving(
     live = LiveStream(hub, tokens, limits)
     front = Front(api, live.serve, handshake_seconds=limits.connection.handshake_seconds)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    if send_buffer_bytes is not None:
+        listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(front.accept, listeners, nursery)

@@ -1,6 +1,8 @@
 """Who is let in, who is sent away, and when."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import structlog
@@ -10,9 +12,21 @@ from trio_websocket import ConnectionClosed
 from bridge.db import DatabaseUnavailable
 from bridge.live import stream
 from bridge.live.connection import ConnectionLimits
+from bridge.live.history import LogPage
 from bridge.live.stream import StreamLimits
 from bridge.tokens import WEBHOOKS_READ, Grant
-from tests.trio.serving import RawClient, Tokens, ask, closing, message, serving
+from tests.trio.serving import (
+    TEXT,
+    RawClient,
+    Serving,
+    Tokens,
+    ask,
+    closing,
+    frame,
+    message,
+    serving,
+    until,
+)
 
 # --- the first message as a token
 
@@ -223,15 +237,44 @@ async def test_a_client_that_says_nothing_for_too_long_is_sent_away() -> None:
 # --- slow clients
 
 
+async def overflow(server: Serving, slow: RawClient) -> None:
+    """Have the server cut the client off, which does not read, by answers to its pings."""
+    flood = frame(TEXT, b'{"type":"ping"}') * 1000
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _send() -> None:
+                while True:
+                    await slow.stream.send_all(flood)
+
+            await until(lambda: bool(logs))
+            nursery.cancel_scope.cancel()
+    assert [each["event"] for each in logs] == ["client_too_slow"]
+
+
+@asynccontextmanager
+async def slowly(server: Serving, query: str) -> AsyncIterator[RawClient]:
+    """Connect a client with a small window."""
+    client = RawClient(await server.raw())
+    client.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 32768)
+    await client.open(f"/ws{query}")
+    yield client
+
+
+BUFFER = 100_000
+SMALL = StreamLimits(ConnectionLimits(buffer_bytes=BUFFER))
+LARGE_PAYLOAD = json.dumps("x" * 20_000)
+
+
 async def test_a_slow_client_is_told_from_where_to_resume() -> None:
-    limits = StreamLimits(ConnectionLimits(buffer_bytes=100_000))
-    async with serving(limits=limits) as server:
-        slow = RawClient(await server.raw())
-        slow.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
-        await slow.open()
+    async with (
+        serving(limits=SMALL, send_buffer_bytes=BUFFER) as server,
+        slowly(server, "?token=right") as slow,
+    ):
         with structlog.testing.capture_logs() as logs:
             while not logs:
-                server.publish(json.dumps("x" * 20_000))
+                server.publish(LARGE_PAYLOAD)
                 await trio.lowlevel.checkpoint()
         newest = server.log.newest_id
         texts, code, reason = await slow.everything()
@@ -243,6 +286,36 @@ async def test_a_slow_client_is_told_from_where_to_resume() -> None:
         back = await server.welcomed(f"?token=right&since={last_id}")
         rest = [(await message(back))["id"] for _ in range(newest - last_id)]
         assert rest == list(range(last_id + 1, newest + 1))
+
+
+async def test_cut_off_while_it_catches_up_it_resumes_from_there() -> None:
+    async with serving(limits=SMALL, send_buffer_bytes=BUFFER) as server:
+        server.publish(LARGE_PAYLOAD, count=2000)
+        async with slowly(server, "?token=right&since=10") as slow:
+            await overflow(server, slow)
+            texts, code, _ = await slow.everything()
+        got = [json.loads(text) for text in texts]
+        ids = [each["id"] for each in got if "id" in each]
+        assert ids == list(range(11, 11 + len(ids)))
+        assert len(ids) < 1990
+        assert (got[-1]["since"], code) == (10 + len(ids), 1013)
+
+
+async def test_cut_off_before_it_began_to_catch_up_it_resumes_from_where_it_asked() -> None:
+    async with serving(limits=SMALL, recent_bytes=0, send_buffer_bytes=BUFFER) as server:
+        server.publish(count=20)
+
+        async def never(*_bounds: int) -> LogPage:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        server.hub.history._read_log = never
+        async with slowly(server, "?token=right") as slow:
+            server.publish(count=3)
+            await slow.stream.send_all(frame(TEXT, b'{"type":"resume","since":7}'))
+            await overflow(server, slow)
+            texts, _, _ = await slow.everything()
+        assert json.loads(texts[-1])["since"] == 7
 
 
 async def test_one_event_larger_than_the_buffer_reaches_a_client_that_reads() -> None:
