@@ -13,14 +13,25 @@ import trio
 
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.chaos.application import Application
+from tests.chaos.dashboards import Dashboard
 from tests.chaos.faults import FAULTS
 from tests.chaos.receivers import HABITS, Receiver
 from tests.chaos.scene import RECORDER, Scene
-from tests.chaos.verdict import Account, Books, contradictions, delivered, disagreements, lost
+from tests.chaos.verdict import (
+    Account,
+    Books,
+    contradictions,
+    delivered,
+    disagreements,
+    lost,
+    misled,
+)
 from tests.chaos.workers import Worker
 from tests.conftest import BOT_TABLES, init
 
 ROLES = ("worker_1", "worker_2")
+#: What the dashboards subscribe to: all, nearly all, and what only the bridge itself tells.
+PATTERNS = ("*", "*", "user.*", "webhook.*")
 #: How long a fault may take to come about, to be over, and to be recovered from.
 FAULT_SECONDS = 60.0
 #: How long everything may take to arrive in the end: a lease of the longest kind, a breaker's
@@ -82,6 +93,7 @@ def run(
         application=application,
         receivers=receivers,
         workers=[Worker(url, role) for role in ROLES],
+        dashboards=[Dashboard(pattern, chance) for pattern in PATTERNS],
         chance=chance,
         is_patient=is_patient,
         report=report,
@@ -147,10 +159,13 @@ async def _play(scene: Scene, *, rounds: float, seconds: float) -> None:
         for receiver in scene.receivers:
             await receiver.listen(nursery)
         await _add_webhooks(scene)
-        async with scene.on():
+        async with scene.on(), trio.open_nursery() as following:
             await scene.all_run()
+            for dashboard in scene.dashboards:
+                following.start_soon(dashboard.follow, scene.workers)
             await _strike(scene, rounds=rounds, until=trio.current_time() + seconds)
             await _settle(scene)
+            following.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
 
 
@@ -206,8 +221,11 @@ async def _settle(scene: Scene) -> None:
             "select not exists (select from bridge.outbox)"
             " and not exists (select from bridge.delivery_queue)"
         )
+        [(last_id,)] = await scene.fetch("select max(id) from bridge.events")
+        while not all(each.has_come_to(last_id) for each in scene.dashboards):  # noqa: ASYNC110
+            await trio.sleep(0.05)
     if patience.cancelled_caught:
-        scene.problems.append(f"not everything was delivered after {SETTLING_SECONDS:g} s")
+        scene.problems.append(f"not everything has arrived after {SETTLING_SECONDS:g} s")
     async with trio.open_nursery() as nursery:
         for worker in scene.workers:
             if worker.is_running:
@@ -234,10 +252,12 @@ def _judge(scene: Scene, seed: int) -> Outcome:
     accounts = [receiver.account for receiver in scene.receivers]
     in_flight = len(scene.to_honest(scene.in_flight))
     losses = lost(books, accounts)
+    record = scene.record()
     problems = [
         *losses,
         *contradictions(books, accounts, in_flight_at_faults=in_flight),
-        *disagreements(scene.record(), accounts),
+        *disagreements(record, accounts),
+        *misled(record.log, [dashboard.watched for dashboard in scene.dashboards]),
         *scene.problems,
         *(f"the application was refused: {line}" for line in application.refused),
     ]

@@ -1,4 +1,4 @@
-"""Where the fault run takes place: the database with its recorder, the receivers, two workers."""
+"""Where the fault run takes place: a database with its recorder, workers, receivers, dashboards."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import trio
 from bridge.assets import query
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.chaos.application import Application
+from tests.chaos.dashboards import Dashboard
 from tests.chaos.receivers import Receiver, Trap
 from tests.chaos.verdict import Record
 from tests.chaos.workers import Worker
@@ -73,6 +74,7 @@ class Scene:
     application: Application
     receivers: Sequence[Receiver]
     workers: Sequence[Worker]
+    dashboards: Sequence[Dashboard]
     chance: Random
     #: Whether the leases of the dead may be left to run out by themselves, now and then.
     is_patient: bool
@@ -254,4 +256,7 @@ class Scene:
                 " (select sum(delivered_count)::bigint from bridge.webhooks)"
                 " from bridge.delivery_queue"
             ).fetchall()
-        return Record(deliveries, leases, pending, leased, delivered_count)
+            log: list[tuple[int, str]] = connection.execute(
+                "select id, event_type from bridge.events order by id"
+            ).fetchall()
+        return Record(deliveries, leases, pending, leased, delivered_count, log)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from bridge.events import patterns_matching
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -165,6 +167,8 @@ class Record:
     leased: int
     #: What webhooks.delivered_count adds up to.
     delivered_count: int
+    #: Id and type of each event of the log, in order.
+    log: Sequence[tuple[int, str]]
 
 
 def disagreements(record: Record, accounts: Sequence[Account]) -> Iterator[str]:
@@ -202,3 +206,36 @@ def disagreements(record: Record, accounts: Sequence[Account]) -> Iterator[str]:
             yield f"{message_id} arrived, and has succeeded {succeeded[message_id]} times"
     for message_id in succeeded.keys() - arrived.keys():
         yield f"{message_id} has succeeded, and never arrived"
+
+
+@dataclass
+class Watched:
+    """The books of one dashboard."""
+
+    #: What it has subscribed to.
+    pattern: str
+    #: Ids and types, in the order in which they came.
+    events: list[tuple[int, str]] = field(default_factory=list)
+    #: Messages that are neither events nor of a stream that lacks nothing, such as a gap.
+    unexpected: list[str] = field(default_factory=list)
+
+    def takes(self, event_type: str) -> bool:
+        return self.pattern in patterns_matching(event_type)
+
+
+def misled(log: Sequence[tuple[int, str]], dashboards: Sequence[Watched]) -> Iterator[str]:
+    """Yield a line for whatever a dashboard was sent otherwise than the log has it.
+
+    Args:
+        log: ids and types of all events, in order.
+    """
+    for dashboard in dashboards:
+        who = f"the dashboard of {dashboard.pattern}"
+        wanted = [event for event in log if dashboard.takes(event[1])]
+        yield from (f"{who} was sent {message}" for message in dashboard.unexpected)
+        yield from (f"{who} missed {each}" for each in sorted({*wanted} - {*dashboard.events}))
+        yield from (f"{who} was sent {each}" for each in sorted({*dashboard.events} - {*wanted}))
+        if len(set(dashboard.events)) < len(dashboard.events):
+            yield f"{who} was sent an event twice"
+        if dashboard.events != sorted(dashboard.events):
+            yield f"{who} was sent events in another order than that of their ids"

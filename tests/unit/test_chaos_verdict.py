@@ -13,10 +13,12 @@ from tests.chaos.verdict import (
     Arrival,
     Books,
     Record,
+    Watched,
     contradictions,
     delivered,
     disagreements,
     lost,
+    misled,
 )
 
 BOOKS = Books(committed=["u1", "u2", "u3"], unknown=["u4"], rolled_back=["u5"])
@@ -26,6 +28,7 @@ GOOD = Record(
     pending=0,
     leased=0,
     delivered_count=3,
+    log=[(each, "user.created") for each in (1, 2, 3)],
 )
 
 
@@ -120,3 +123,30 @@ def test_first_arrivals_of_an_ordered_webhook_must_be_in_order() -> None:
 def test_the_database_must_agree_with_the_receivers(record: Record, complaint: str) -> None:
     lines = list(disagreements(record, [account(*THREE)]))
     assert any(complaint in line for line in lines), lines
+
+
+LOG = [(1, "user.created"), (2, "ticket.created"), (4, "user.created")]
+
+
+@pytest.mark.parametrize(
+    ("events", "complaints"),
+    [
+        ([1, 4], []),
+        ([1], ["missed (4, 'user.created')"]),
+        ([1, 3, 4], ["was sent (3, 'user.created')"]),
+        ([1, 1, 4], ["was sent an event twice"]),
+        ([4, 1], ["was sent events in another order than that of their ids"]),
+        ([], ["missed (1, 'user.created')", "missed (4, 'user.created')"]),
+    ],
+)
+def test_a_dashboard_that_was_misled_is_noticed(events: list[int], complaints: list[str]) -> None:
+    watched = Watched("user.*", [(each, "user.created") for each in events])
+    assert list(misled(LOG, [watched])) == [
+        f"the dashboard of user.* {each}" for each in complaints
+    ]
+
+
+def test_a_gap_in_a_stream_that_lacks_nothing_is_noticed() -> None:
+    assert list(misled([], [Watched("*", unexpected=['{"type": "gap"}'])])) == [
+        'the dashboard of * was sent {"type": "gap"}'
+    ]
