@@ -27,7 +27,7 @@ from tests.system.processes import (
     pgbridge,
     running,
 )
-from tests.system.writers import SIGN_UP, writing
+from tests.system.writers import SIGN_UP, logged, writing
 
 TAIL = (sys.executable, "-m", "bridge", "tail")
 Bot = psycopg.Connection[tuple[object, ...]]
@@ -243,15 +243,6 @@ async def test_a_gap_is_told_to_people_and_to_programs(bridge_url: str, bot: Bot
         assert json.loads(gap) == {"type": "gap", "since": 1, "available_from": 4}
         assert names([event]) == ["third"]
         assert "pgbridge: gap: events 2 to 3 are not in the log any more" in tail.err.all
-
-
-async def logged(bot: Bot, event_id: int) -> None:
-    """Wait until the newest event of the log has this id."""
-    while True:
-        [newest] = bot.execute("select coalesce(max(id), 0) from bridge.events").fetchone() or ()
-        if newest == event_id:
-            return
-        await trio.sleep(0.01)
 
 
 async def test_events_that_are_not_read_wait_in_the_log_and_come_in_order(

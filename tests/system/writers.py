@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
+import trio
 
 SIGN_UP = "insert into public.users (auth_type, username) values ('telegram', %s)"
 
@@ -45,3 +46,12 @@ def writing(url: str, pause_seconds: float = 0.005) -> Iterator[Writer]:
         yield writer
     finally:
         writer.stop()
+
+
+async def logged(bot: psycopg.Connection[tuple[object, ...]], event_id: int) -> None:
+    """Wait until the newest event of the log has this id."""
+    while True:
+        [newest] = bot.execute("select coalesce(max(id), 0) from bridge.events").fetchone() or ()
+        if newest == event_id:
+            return
+        await trio.sleep(0.01)
