@@ -181,7 +181,7 @@ def demo(
 def tail(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATTERN]...", help="ticket.created, ticket.* or *; else all."),
+        typer.Argument(metavar="PATTERN", help="ticket.created, ticket.* or *; else all."),
     ] = None,
     since: Annotated[
         int | None,

@@ -13,6 +13,9 @@ from bridge.tail.follower import StreamEvent
 #: Colours of types: none that means something is wrong.
 TYPE_STYLES = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green")
 
+#: Room for a type; longer ones push the payload to the right.
+TYPE_WIDTH = 21
+
 
 def visible(text: str) -> str:
     """Return a text with all that is not printable escaped as in JSON, where it means the same."""
@@ -29,7 +32,7 @@ def terminal_line(event: StreamEvent) -> Text:
     return Text.assemble(
         (local_time(event.timestamp), "dim"),
         (f" {event.id:>6} ", "bold"),
-        (visible(event.event_type), type_style(event.event_type)),
+        (f"{visible(event.event_type):<{TYPE_WIDTH}}", type_style(event.event_type)),
         "  ",
         visible(payload),
     )

@@ -46,10 +46,14 @@ class Output:
 
     async def gap(self, gap: Gap) -> None:
         """Say that events are missing, where events are read as where people read."""
-        missing = f"after {gap.since}"
         if gap.available_from > gap.since + 1:
-            missing = f"{gap.since + 1} to {gap.available_from - 1}"
-        await self.say(f"gap: events {missing} are not in the log any more", style="bold red")
+            what = f"events {gap.since + 1} to {gap.available_from - 1} are not in the log any more"
+        else:
+            what = (
+                f"there is no event {gap.since} yet: another database, or an older state of it; "
+                f"going on at {gap.available_from}"
+            )
+        await self.say(f"gap: {what}", style="bold red")
         if self._as_json:
             await self._print_json(gap.text)
 

@@ -156,7 +156,7 @@ async def test_on_a_terminal_an_event_is_a_coloured_line_no_wider_and_nothing_in
         plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
         escaped = r"\u001b[2J\u009b2J\u0007\r\n\u202e\u2028"
         assert re.fullmatch(
-            r"\d\d-\d\d \d\d:\d\d:\d\d {6}3 note {2}" + re.escape(f'"{escaped}漢') + ".*…", plain
+            r"\d\d-\d\d \d\d:\d\d:\d\d {6}3 note {19}" + re.escape(f'"{escaped}漢') + ".*…", plain
         )
         assert plain.isprintable()
         assert sum(1 + (each in "漢字🎉") for each in plain) <= 80
@@ -304,6 +304,18 @@ async def settled(pid: int) -> None:
 async def resident_bytes(pid: int) -> int:
     pages = (await trio.Path(f"/proc/{pid}/statm").read_text()).split()[1]
     return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
+async def test_an_id_that_there_is_not_is_told(bridge_url: str, bot: Bot) -> None:
+    async with running(bridge_url) as bridge, tailing(bridge.port, "--since", "9") as tail:
+        assert await tail.err.having("gap") == (
+            "pgbridge: gap: there is no event 9 yet: another database, or an older state of it; "
+            "going on at 1"
+        )
+        sign_up(bot, "a")
+        gap, event = await tail.out.count(2)
+        assert json.loads(gap) == {"type": "gap", "since": 9, "available_from": 1}
+        assert names([event]) == ["a"]
 
 
 # --- how it ends
