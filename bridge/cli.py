@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from collections import Counter
@@ -213,6 +214,61 @@ def demo(
     from bridge.demo.run import run_demo
 
     raise typer.Exit(run_demo(seconds))
+
+
+@app.command()
+def tail(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATTERN", help="ticket.created, ticket.* or *; else all."),
+    ] = None,
+    since: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Begin after this event; else with what is new."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON lines, as into a pipe, on a terminal, too.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(help="ws:// or wss://; else ws, at BRIDGE_HOST and BRIDGE_PORT."),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="End after so many events; else with Ctrl-C.")
+    ] = None,
+) -> None:
+    """Follow the stream of a running bridge, with BRIDGE_TOKEN. A lost connection is made anew.
+
+    On a terminal, a line an event; in a pipe, its JSON. It needs no database.
+    """
+    try:
+        # Whatever the database is: this speaks with the bridge.
+        settings = load_settings(database_url="postgresql://")
+    except SettingsError as error:
+        _fail(str(error), MISUSED)
+    import trio
+
+    from bridge.live.selection import PatternError, checked_patterns
+    from bridge.tail.follower import Address, AddressError, Follower, TailError, parse_address
+    from bridge.tail.run import Output
+    from bridge.tail.run import tail as print_stream
+
+    try:
+        chosen = sorted(checked_patterns(patterns)) if patterns else []
+        address = Address(settings.host, settings.port) if url is None else parse_address(url)
+    except PatternError as error:
+        _fail(str(error), MISUSED)
+    except AddressError as error:
+        _fail(f"--url {error}", MISUSED)
+    token = settings.token.get_secret_value() if settings.token else ""
+    if not re.fullmatch("[!-~]+", token):
+        what = "has characters that no header carries" if token else "is not set"
+        _fail(f"BRIDGE_TOKEN {what}; `pgbridge token create --name tail` prints a token", MISUSED)
+    follower = Follower(address, token, patterns=chosen, since=since)
+    try:
+        trio.run(print_stream, follower, Output(as_json=as_json), count)
+    except TailError as error:
+        _fail(str(error))
 
 
 @capture_app.command("pause")

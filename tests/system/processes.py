@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,7 @@ async def running(url: str, *arguments: str, **settings: object) -> AsyncIterato
     with tempfile.NamedTemporaryFile(prefix="pgbridge-", suffix=".log") as log:
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "bridge", "run", *arguments],
-            env=environment(url, port=0, token=TOKEN, **settings),
+            env=environment(url, **{"port": 0, "token": TOKEN, **settings}),
             cwd=tempfile.gettempdir(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -133,6 +135,116 @@ async def _line(stream: trio.abc.ReceiveStream) -> str:
             break
         received += more
     return received.decode()
+
+
+def lasting_port() -> int:
+    """Return a free port that stays free while nobody serves on it.
+
+    Not one that the system gives to outgoing connections: a client that tries to connect to it
+    again and again might get it for its own end.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with socket.socket() as probe:
+            port = random.randrange(first - 8000, first)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+class Lines:
+    """The lines that a process writes, as they come."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+        self.ended = False
+        self._changed = trio.Event()
+
+    async def read(self, stream: trio.abc.ReceiveStream) -> None:
+        """Read a stream to its end."""
+        rest = b""
+        with suppress(trio.BrokenResourceError):  # the end of a terminal
+            async for data in stream:
+                *lines, rest = (rest + data).split(b"\n")
+                self.all += [line.decode() for line in lines]
+                self._tell()
+        self.all += [rest.decode()] if rest else []
+        self.ended = True
+        self._tell()
+
+    async def count(self, count: int) -> list[str]:
+        """Return the first lines, once there are so many."""
+        while len(self.all) < count:
+            assert not self.ended, self.all
+            await self._changed.wait()
+        return self.all[:count]
+
+    async def having(self, text: str, times: int = 1) -> str:
+        """Return the line with which a text has come so many times."""
+        while True:
+            found = [line for line in self.all if text in line]
+            if len(found) >= times:
+                return found[times - 1]
+            assert not self.ended, self.all
+            await self._changed.wait()
+
+    async def end(self) -> list[str]:
+        """Return all lines, once no other can come."""
+        while not self.ended:
+            await self._changed.wait()
+        return self.all
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+@dataclass
+class Child:
+    """A running process, and what it has written."""
+
+    process: trio.Process
+    out: Lines
+    err: Lines
+
+    async def end(self, number: int | None = None) -> int:
+        """Send a signal, if one is named; return the exit code once everything has been read."""
+        if number is not None:
+            self.process.send_signal(number)
+        code = await self.process.wait()
+        await self.out.end()
+        await self.err.end()
+        return code
+
+
+@asynccontextmanager
+async def child(command: Sequence[str], env: Mapping[str, str]) -> AsyncIterator[Child]:
+    """Run a command until the end of the context, 60 s at most, reading all it writes."""
+    process = await trio.lowlevel.open_process(
+        list(command),
+        env=dict(env),
+        cwd=tempfile.gettempdir(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    running = Child(process, Lines(), Lines())
+    with trio.fail_after(60):
+        async with process.stdout, process.stderr, trio.open_nursery() as nursery:
+            nursery.start_soon(running.out.read, process.stdout)
+            nursery.start_soon(running.err.read, process.stderr)
+            try:
+                yield running
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+                nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

@@ -1,0 +1,27 @@
+// Runs examples/pgbridge.js as a program, which says the same as examples/listen.py:
+//   node listen.mjs MODULE URL OPTIONS-AS-JSON
+
+import { createRequire } from 'node:module';
+
+const [module, url, options] = process.argv.slice(2);
+const { PgBridge } = await import(module);
+const { closeAfter, ...rest } = JSON.parse(options);
+let events = 0;
+
+const bridge = new PgBridge(url, {
+  token: process.env.BRIDGE_TOKEN,
+  // A Node without a global one has the package's.
+  WebSocket: globalThis.WebSocket ?? createRequire(import.meta.url)('ws'),
+  onEvent: ({ id, type, payload }) => {
+    console.log(id, type, JSON.stringify(payload));
+    events += 1;
+    if (events === closeAfter) bridge.close();
+  },
+  onGap: ({ since }) => console.error('missed events after', since),
+  onState: (state, reason) => {
+    if (state === 'open') console.error('listening');
+    else if (state === 'closed') console.error(`refused: ${reason}`);
+    else console.error(state, reason ?? '');
+  },
+  ...rest,
+});

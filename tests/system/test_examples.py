@@ -1,0 +1,227 @@
+"""The clients in examples/, and the contract document's own, with a real bridge."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.system.processes import TOKEN, Child, child, environment, lasting_port, running
+from tests.system.writers import SIGN_UP, logged, writing
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
+Bot = psycopg.Connection[tuple[object, ...]]
+#: Runs a client of the bridge on a port, with a token, until the end of the context.
+Client = Callable[[int, str], AbstractAsyncContextManager[Child]]
+
+
+@cache
+def node() -> tuple[str, ...]:
+    """Return how to run a Node that has a WebSocket; nothing if there is none."""
+    for command in (["node"], ["node", "--experimental-websocket"]):
+        if _runs([*command, "-e", "new WebSocket('ws://127.0.0.1:1').onerror = () => {}"]):
+            return tuple(command)
+    if _runs(["node", "-e", "require('ws')"]):
+        return ("node",)
+    return ()
+
+
+def _runs(command: list[str]) -> bool:
+    if shutil.which(command[0]) is None:
+        return False
+    return subprocess.run(command, env=_node_environment(), capture_output=True).returncode == 0
+
+
+def _node_environment(**settings: object) -> dict[str, str]:
+    # Where Debian's node-ws is.
+    paths = [os.environ.get("NODE_PATH", ""), "/usr/share/nodejs"]
+    return {**environment(None, **settings), "NODE_PATH": ":".join(filter(None, paths))}
+
+
+def needs_node() -> None:
+    if not node():
+        pytest.skip("no usable Node: it needs 20 or newer, or 18 with `ws` (Debian: node-ws)")
+
+
+@pytest.fixture
+def javascript(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Child]]:
+    """Runs pgbridge.js; keywords are its options."""
+    needs_node()
+    # Some Nodes take only this ending for a module.
+    module = shutil.copy(EXAMPLES / "pgbridge.js", tmp_path / "pgbridge.mjs")
+
+    def run(port: int, token: str = TOKEN, **options: Any) -> AbstractAsyncContextManager[Child]:
+        return child(
+            [
+                *node(),
+                str(HERE / "listen.mjs"),
+                str(module),
+                f"ws://127.0.0.1:{port}/ws",
+                json.dumps(options),
+            ],
+            _node_environment(token=token),
+        )
+
+    return run
+
+
+def python(port: int, token: str) -> AbstractAsyncContextManager[Child]:
+    """Run listen.py."""
+    return child(
+        [sys.executable, str(EXAMPLES / "listen.py"), f"ws://127.0.0.1:{port}/ws"],
+        environment(None, token=token),
+    )
+
+
+@pytest.fixture(params=["javascript", "python"])
+def client(request: pytest.FixtureRequest) -> Client:
+    """Either example."""
+    if request.param == "python":
+        return python
+    javascript: Client = request.getfixturevalue("javascript")
+    return javascript
+
+
+def names(lines: list[str]) -> list[str]:
+    """Return who signed up, of lines such as `7 user.created {"username": …}`."""
+    found = [line.split(" ", 2) for line in lines]
+    ids = [int(event_id) for event_id, _, _ in found]
+    assert ids == sorted(set(ids))
+    return [json.loads(payload)["username"] for _, _, payload in found]
+
+
+async def test_killed_bridges_cost_an_example_no_event_and_it_repeats_none(
+    bridge_url: str, client: Client
+) -> None:
+    port = lasting_port()
+    async with running(bridge_url, port=port) as bridge, client(port, TOKEN) as listener:
+        await listener.err.having("listening")
+        # Before there was any event.
+        await bridge.kill()
+        with writing(bridge_url) as writer:
+            for _ in range(2):
+                async with running(bridge_url, port=port) as another:
+                    await listener.out.count(len(listener.out.all) + 50)
+                    await another.kill()
+            written = writer.stop()
+        async with running(bridge_url, port=port):
+            assert names(await listener.out.count(len(written))) == written
+
+
+async def test_an_example_stops_for_good_when_its_token_is_refused(
+    bridge_url: str, client: Client
+) -> None:
+    async with running(bridge_url) as bridge, client(bridge.port, "wrong") as listener:
+        await listener.end()
+        assert listener.out.all == []
+        assert listener.err.all[-1] == "refused: Invalid or expired API token"
+
+
+async def test_an_example_tells_what_the_log_has_no_more(
+    bridge_url: str, bot: Bot, client: Client
+) -> None:
+    port = lasting_port()
+    async with running(bridge_url, port=port) as bridge, client(port, TOKEN) as listener:
+        await listener.err.having("listening")
+        bot.execute(SIGN_UP, ("first",))
+        await listener.out.count(1)
+        await bridge.kill()
+        for name in ("lost", "also lost", "fourth"):
+            bot.execute(SIGN_UP, (name,))
+        async with running(bridge_url):  # elsewhere
+            await logged(bot, 4)
+        bot.execute("delete from bridge.events where id < 4")
+        async with running(bridge_url, port=port):
+            assert names(await listener.out.count(2)) == ["first", "fourth"]
+            assert await listener.err.having("missed") == "missed events after 1"
+
+
+async def test_an_example_is_not_misled_by_ids_that_are_given_out_again(
+    bridge_url: str, bot: Bot, client: Client
+) -> None:
+    port = lasting_port()
+    async with running(bridge_url, port=port) as bridge, client(port, TOKEN) as listener:
+        await listener.err.having("listening")
+        for name in ("a", "b", "c"):
+            bot.execute(SIGN_UP, (name,))
+        await listener.out.count(3)
+        await bridge.kill()
+        # As after a backup of when there was one event.
+        bot.execute("delete from bridge.events where id > 1")
+        bot.execute("alter sequence bridge.event_id restart with 2")
+        async with running(bridge_url, port=port):
+            assert await listener.err.having("missed") == "missed events after 3"
+            bot.execute(SIGN_UP, ("d",))
+            assert (await listener.out.count(4))[3].startswith("2 user.created ")
+
+
+async def test_pgbridge_js_takes_what_it_asks_for_and_closes(
+    bridge_url: str, bot: Bot, javascript: Callable[..., AbstractAsyncContextManager[Child]]
+) -> None:
+    bot.execute("select bridge.emit(t, '[]') from unnest('{a.b,gap,a.c.d,b}'::text[]) t")
+    async with running(bridge_url) as bridge:
+        for in_url in (False, True):
+            async with javascript(
+                bridge.port,
+                since=0,
+                events=["a.*", "gap"],
+                tokenInUrl=in_url,
+                closeAfter=3,
+            ) as listener:
+                assert await listener.end() == 0
+                assert listener.out.all == ["1 a.b []", "2 gap []", "3 a.c.d []"]
+                assert listener.err.all[-1] == "refused: close() was called"
+        async with javascript(bridge.port, events=["no such*"]) as listener:
+            await listener.end()
+            assert "is no pattern" in listener.err.all[-1]
+
+
+async def test_pgbridge_js_notices_a_bridge_that_has_vanished(
+    bridge_url: str, bot: Bot, javascript: Callable[..., AbstractAsyncContextManager[Child]]
+) -> None:
+    async with (
+        running(bridge_url) as bridge,
+        javascript(bridge.port, pingSeconds=0.5, silentSeconds=2) as listener,
+    ):
+        await listener.err.having("listening")
+        bridge.process.send_signal(signal.SIGSTOP)
+        assert await listener.err.having("waiting") == "waiting nothing was heard"
+        bot.execute(SIGN_UP, ("meanwhile",))
+        bridge.process.send_signal(signal.SIGCONT)
+        assert names(await listener.out.count(1)) == ["meanwhile"]
+
+
+async def test_the_contract_documents_client_works_as_it_is(bridge_url: str, bot: Bot) -> None:
+    needs_node()
+    async with running(bridge_url) as bridge:
+        command = [*node(), str(HERE / "contract_client.js")]
+        async with child(command, _node_environment(token=TOKEN, port=bridge.port)) as page:
+            await page.out.having("Event: connection undefined")
+            await page.out.having("Event: pong undefined")
+            bot.execute(SIGN_UP, ("Иван",))
+            dashboard = await page.out.having("Dashboard: ")
+            assert json.loads(dashboard.removeprefix("Dashboard: ")) == {
+                "user_id": 1,
+                "telegram_id": None,
+                "username": "Иван",
+                "first_name": None,
+                "last_name": None,
+                "referral_code": None,
+                "referred_by_id": None,
+            }
+            assert page.out.all[0] == "Connected"
+            assert await bridge.terminate() == 0
+            await page.out.having("Disconnected")
+            assert page.err.all == [] or "Warning" in page.err.all[0]

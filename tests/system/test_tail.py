@@ -1,0 +1,408 @@
+"""`pgbridge tail`, as people and scripts run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import psycopg
+import trio
+
+from tests.system.processes import (
+    TOKEN,
+    Child,
+    Lines,
+    child,
+    environment,
+    lasting_port,
+    pgbridge,
+    running,
+)
+from tests.system.writers import SIGN_UP, logged, writing
+
+TAIL = (sys.executable, "-m", "bridge", "tail")
+Bot = psycopg.Connection[tuple[object, ...]]
+
+
+def tailing(port: int, *arguments: str, token: str = TOKEN) -> AbstractAsyncContextManager[Child]:
+    """Run `pgbridge tail`, in pipes, without a database."""
+    return child([*TAIL, *arguments], environment(None, port=port, token=token))
+
+
+async def refused(port: int, *arguments: str, token: str = TOKEN) -> tuple[int, str]:
+    """Return the exit code of a tail that must not begin, and the one line it complains in."""
+    async with tailing(port, *arguments, token=token) as tail:
+        code = await tail.end()
+        assert tail.out.all == []
+        [line] = tail.err.all
+        return code, line
+
+
+def sign_up(bot: Bot, *names: str) -> None:
+    for name in names:
+        bot.execute(SIGN_UP, (name,))
+
+
+def names(lines: list[str]) -> list[str]:
+    """Return whom the events announce, and see that their ids grow."""
+    events: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    ids = [event["id"] for event in events]
+    assert ids == sorted(set(ids))
+    return [event["payload"]["username"] for event in events]
+
+
+# --- what it prints
+
+
+async def test_an_event_is_a_line_of_json_in_a_pipe_exactly_as_the_stream_has_it(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with running(bridge_url) as bridge, tailing(bridge.port) as tail:
+        following = await tail.err.having("following")
+        sign_up(bot, "Иван \x7f \x9b31m")
+        [line] = await tail.out.count(1)
+        assert following == f"pgbridge: following ws://127.0.0.1:{bridge.port}/ws after event 0"
+        assert re.fullmatch(
+            r'\{"type":"user.created","payload":\{"user_id": 1, .*\},"timestamp":"[^"]*Z","id":1\}',
+            line,
+        )
+        assert names([line]) == ["Иван \x7f \x9b31m"]
+
+
+async def test_what_was_there_before_comes_with_since_and_only_the_types_that_are_named(
+    bridge_url: str, bot: Bot
+) -> None:
+    sign_up(bot, "a", "b")
+    bot.execute("select bridge.emit('ticket.created', '{}'), bridge.emit('other', '{}')")
+    async with running(bridge_url) as bridge:
+        async with tailing(bridge.port, "--since", "0", "--count", "4") as tail:
+            assert await tail.end() == 0
+            kinds = [json.loads(line)["type"] for line in tail.out.all]
+            assert kinds == ["user.created", "user.created", "ticket.created", "other"]
+        async with tailing(
+            bridge.port, "ticket.*", "other", "--since", "0", "--count", "2"
+        ) as tail:
+            assert await tail.end() == 0
+            assert [json.loads(line)["type"] for line in tail.out.all] == [
+                "ticket.created",
+                "other",
+            ]
+
+
+async def test_an_event_of_any_size_and_depth_is_taken(bridge_url: str, bot: Bot) -> None:
+    deep = "[" * 3000 + "]" * 3000
+    bot.execute("select bridge.emit('big', to_jsonb(repeat('x', 3000000)))")
+    bot.execute("select bridge.emit('deep', %s::jsonb)", (deep,))
+    bot.execute("select bridge.emit('gap', 'null')")
+    async with (
+        running(bridge_url) as bridge,
+        tailing(bridge.port, "--since", "0", "--count", "3") as tail,
+    ):
+        assert await tail.end() == 0
+        big, deepest, gap = tail.out.all
+        assert len(json.loads(big)["payload"]) == 3_000_000
+        assert f'"payload":{deep},' in deepest
+        assert json.loads(gap)["type"] == "gap"
+
+
+@asynccontextmanager
+async def on_terminal(port: int, *arguments: str) -> AsyncIterator[tuple[Lines, trio.Process]]:
+    """Run `pgbridge tail` on a terminal of 80 columns; yields what appears there."""
+    ours, theirs = pty.openpty()
+    env = {**environment(None, port=port, token=TOKEN), "TERM": "xterm-256color"}
+    env |= {"COLUMNS": "80", "TZ": "Asia/Vladivostok", "PYTHONIOENCODING": "utf-8"}
+    with trio.fail_after(60):
+        async with trio.lowlevel.FdStream(ours) as terminal, trio.open_nursery() as nursery:
+            process = await trio.lowlevel.open_process(
+                [*TAIL, *arguments],
+                env=env,
+                cwd=tempfile.gettempdir(),
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+            )
+            os.close(theirs)
+            screen = Lines()
+            nursery.start_soon(screen.read, terminal)
+            try:
+                yield screen, process
+            finally:
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+                nursery.cancel_scope.cancel()
+
+
+async def test_on_a_terminal_an_event_is_a_coloured_line_no_wider_and_nothing_in_it_is_a_command(
+    bridge_url: str, bot: Bot
+) -> None:
+    hostile = "\x1b[2J\x9b2J\x07\r\n\u202e\u2028" + "漢字🎉" * 40
+    async with running(bridge_url) as bridge, on_terminal(bridge.port) as (screen, tail):
+        await screen.having("following")
+        sign_up(bot, "anna", hostile)
+        bot.execute("select bridge.emit('note', to_jsonb(%s::text))", (hostile,))
+        await screen.having("user.created", 2)
+        line = (await screen.having("note")).rstrip("\r")
+        assert "\x1b[" in line  # our colours
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
+        escaped = r"\u001b[2J\u009b2J\u0007\r\n\u202e\u2028"
+        assert re.fullmatch(
+            r"\d\d-\d\d \d\d:\d\d:\d\d {6}3 note {19}" + re.escape(f'"{escaped}漢') + ".*…", plain
+        )
+        assert plain.isprintable()
+        assert sum(1 + (each in "漢字🎉") for each in plain) <= 80
+        moment = bot.execute(
+            "select to_char(occurred_at at time zone 'Asia/Vladivostok', 'MM-DD HH24:MI:SS')"
+            " from bridge.events where id = 3"
+        ).fetchone()
+        assert moment == (plain[:14],)
+        tail.send_signal(signal.SIGINT)
+        assert await tail.wait() == 0
+        assert not any("Traceback" in line for line in screen.all)
+
+
+async def test_json_on_a_terminal_means_the_same_and_is_no_command_either(
+    bridge_url: str, bot: Bot
+) -> None:
+    hostile = "\x1b[2J\x7f\x9b2J\u202e 🎉"
+    async with running(bridge_url) as bridge, on_terminal(bridge.port, "--json") as (screen, _):
+        await screen.having("following")
+        bot.execute("select bridge.emit('note', to_jsonb(%s::text))", (hostile,))
+        line = (await screen.having('"note"')).rstrip("\r")
+        assert line.isprintable()
+        assert json.loads(line)["payload"] == hostile
+
+
+# --- lost connections
+
+
+async def test_killed_bridges_cost_no_event_and_repeat_none(bridge_url: str) -> None:
+    port = lasting_port()
+    async with tailing_when_served(bridge_url, port) as tail:
+        with writing(bridge_url) as writer:
+            for restarts in range(1, 4):
+                async with running(bridge_url, port=port) as bridge:
+                    await tail.err.having("connected again", restarts)
+                    await tail.out.count(len(tail.out.all) + 50)
+                    await bridge.kill()
+                await tail.err.having("connection lost", restarts + 1)
+            written = writer.stop()
+        async with running(bridge_url, port=port):
+            assert names(await tail.out.count(len(written))) == written
+            assert await tail.end(signal.SIGTERM) == 0
+        assert names(tail.out.all) == written
+
+
+@asynccontextmanager
+async def tailing_when_served(url: str, port: int) -> AsyncIterator[Child]:
+    """Run a tail whose bridge has been killed since it connected, before there was any event."""
+    async with running(url, port=port) as bridge, tailing(port) as tail:
+        await tail.err.having("following")
+        await bridge.kill()
+        await tail.err.having("connection lost")
+        yield tail
+
+
+async def test_a_bridge_that_stops_is_waited_for(bridge_url: str, bot: Bot) -> None:
+    port = lasting_port()
+    async with running(bridge_url, port=port) as bridge, tailing(port, "user.*") as tail:
+        await tail.err.having("following")
+        sign_up(bot, "before")
+        await tail.out.count(1)
+        assert await bridge.terminate() == 0
+        lost = await tail.err.having("connection lost")
+        assert lost == "pgbridge: connection lost (the bridge is shutting down); connecting again"
+        sign_up(bot, "meanwhile")
+        async with running(bridge_url, port=port):
+            assert names(await tail.out.count(2)) == ["before", "meanwhile"]
+
+
+async def test_a_gap_is_told_to_people_and_to_programs(bridge_url: str, bot: Bot) -> None:
+    port = lasting_port()
+    async with running(bridge_url, port=port) as bridge, tailing(port) as tail:
+        await tail.err.having("following")
+        sign_up(bot, "first")
+        await tail.out.count(1)
+        await bridge.kill()
+        await tail.err.having("connection lost")
+        sign_up(bot, "lost", "also lost", "third")
+        async with running(bridge_url):  # elsewhere
+            await logged(bot, 4)
+        bot.execute("delete from bridge.events where id < 4")
+        async with running(bridge_url, port=port):
+            _, gap, event = await tail.out.count(3)
+        assert json.loads(gap) == {"type": "gap", "since": 1, "available_from": 4}
+        assert names([event]) == ["third"]
+        assert "pgbridge: gap: events 2 to 3 are not in the log any more" in tail.err.all
+
+
+async def test_events_that_are_not_read_wait_in_the_log_and_come_in_order(
+    bridge_url: str, bot: Bot
+) -> None:
+    # More than pipes, sockets and the bridge's buffer hold.
+    bot.execute(
+        "select bridge.emit('filler', to_jsonb(repeat('x', 2000))) from generate_series(1, 10000)"
+    )
+    async with running(bridge_url, ws_buffer_bytes=65536) as bridge:
+        await logged(bot, 10_000)
+        async with unread(bridge.port, "--since", "0") as process:
+            await settled(process.pid)
+            assert await resident_bytes(process.pid) < 150 * 1024 * 1024
+            lines = Lines()
+            assert process.stdout is not None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lines.read, process.stdout)
+                got = [json.loads(line)["id"] for line in await lines.count(10_000)]
+                assert got == list(range(1, 10_001))
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
+            assert len(lines.all) == 10_000
+
+
+@asynccontextmanager
+async def unread(port: int, *arguments: str) -> AsyncIterator[trio.Process]:
+    """Run `pgbridge tail` into a pipe that nobody reads."""
+    process = await trio.lowlevel.open_process(
+        [*TAIL, *arguments],
+        env=environment(None, port=port, token=TOKEN),
+        cwd=tempfile.gettempdir(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    with trio.fail_after(60):
+        async with process.stdout:
+            try:
+                yield process
+            finally:
+                process.kill()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+
+
+async def settled(pid: int) -> None:
+    """Wait until a process that has worked works no more."""
+    used, same = 0, 0
+    while same < 5:
+        stat = await trio.Path(f"/proc/{pid}/stat").read_text()
+        now = sum(map(int, stat.rsplit(")", 1)[1].split()[11:13]))
+        same = same + 1 if now == used else 0
+        used = now
+        await trio.sleep(0.2)
+
+
+async def resident_bytes(pid: int) -> int:
+    pages = (await trio.Path(f"/proc/{pid}/statm").read_text()).split()[1]
+    return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
+async def test_an_id_that_there_is_not_is_told(bridge_url: str, bot: Bot) -> None:
+    async with running(bridge_url) as bridge, tailing(bridge.port, "--since", "9") as tail:
+        assert await tail.err.having("gap") == (
+            "pgbridge: gap: there is no event 9 yet: another database, or an older state of it; "
+            "going on at 1"
+        )
+        sign_up(bot, "a")
+        gap, event = await tail.out.count(2)
+        assert json.loads(gap) == {"type": "gap", "since": 9, "available_from": 1}
+        assert names([event]) == ["a"]
+
+
+# --- how it ends
+
+
+async def test_it_ends_with_0_by_ctrl_c_and_when_nobody_reads_even_if_nothing_comes(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with running(bridge_url) as bridge:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            async with tailing(bridge.port) as tail:
+                following = await tail.err.having("following")
+                assert await tail.end(number) == 0
+                assert (tail.out.all, tail.err.all) == ([], [following])
+        sign_up(bot, "a", "b", "c")
+        command = f"{' '.join(TAIL)} --since 0 | head -2; echo ${{PIPESTATUS[0]}}"
+        env = environment(None, port=bridge.port, token=TOKEN)
+        async with child(["bash", "-c", command], env) as head:
+            assert await head.end() == 0
+            assert names(head.out.all[:2]) == ["a", "b"]
+            assert head.out.all[2:] == ["0"]
+            assert len(head.err.all) == 1  # following
+
+
+async def test_it_ends_while_it_cannot_print(bridge_url: str, bot: Bot) -> None:
+    bot.execute("select bridge.emit('big', to_jsonb(repeat('x', 3000000)))")
+    async with running(bridge_url) as bridge, unread(bridge.port, "--since", "0") as tail:
+        assert tail.stdout is not None
+        assert await tail.stdout.receive_some(1)  # it has begun, and cannot go on
+        tail.send_signal(signal.SIGINT)
+        assert await tail.wait() == 0
+
+
+async def test_what_cannot_be_printed_is_told(bridge_url: str, bot: Bot) -> None:
+    sign_up(bot, "a")
+    async with running(bridge_url) as bridge:
+        command = f"{' '.join(TAIL)} --since 0 > /dev/full"
+        env = environment(None, port=bridge.port, token=TOKEN)
+        async with child(["bash", "-c", command], env) as tail:
+            assert await tail.end() == 1
+            assert tail.err.all[1:] == ["pgbridge: cannot print: No space left on device"]
+
+
+async def test_a_token_that_is_wrong_or_revoked_ends_it_with_the_reason(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with running(bridge_url) as bridge:
+        where = f"ws://127.0.0.1:{bridge.port}/ws"
+        code, line = await refused(bridge.port, token="wrong")
+        assert (code, line) == (1, f"pgbridge: {where} refuses: Invalid or expired API token")
+        made = await trio.to_thread.run_sync(
+            lambda: pgbridge("token", "create", "--name", "tail", url=bridge_url)
+        )
+        async with tailing(bridge.port, token=made.stdout.strip()) as tail:
+            await tail.err.having("following")
+            bot.execute("update bridge.api_tokens set revoked_at = now()")
+            assert await tail.end() == 1
+            assert tail.err.all[1:] == [f"pgbridge: {where} refuses: API token revoked or expired"]
+
+
+async def test_what_cannot_begin_says_in_one_line_what_to_do() -> None:
+    port = lasting_port()
+    code, line = await refused(port)
+    assert code == 1
+    assert line == (
+        f"pgbridge: cannot follow ws://127.0.0.1:{port}/ws: Connection refused; is the bridge "
+        "running there? Start it with `pgbridge run`, or set BRIDGE_HOST and BRIDGE_PORT, or --url"
+    )
+    code, line = await refused(port, token="")
+    assert (code, "BRIDGE_TOKEN is not set" in line) == (2, True)
+    code, line = await refused(port, token="пароль")
+    assert (code, "пароль" in line, "BRIDGE_TOKEN has" in line) == (2, False, True)
+    for pattern in ("ticket*", "ticket created", "", "*.created"):
+        code, line = await refused(port, "--", pattern)
+        assert (code, "is no pattern such as" in line) == (2, True), pattern
+    for url in (
+        "http://127.0.0.1/ws",
+        "127.0.0.1:80",
+        "ws://h/ws?token=s3cret",
+        "ws://u:s3cret@h/ws",
+    ):
+        code, line = await refused(port, "--url", url)
+        assert (code, "--url" in line, "s3cret" in line) == (2, True, False), url
+
+
+async def test_an_address_that_serves_something_else_is_named(bridge_url: str) -> None:
+    async with running(bridge_url) as bridge:
+        where = f"ws://127.0.0.1:{bridge.port}/elsewhere"
+        code, line = await refused(bridge.port, "--url", where)
+        assert (code, "it answers HTTP" in line) == (1, True)

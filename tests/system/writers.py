@@ -1,0 +1,57 @@
+"""The application, as the tests of clients play it: people sign up, come what may."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import trio
+
+SIGN_UP = "insert into public.users (auth_type, username) values ('telegram', %s)"
+
+
+class Writer:
+    """Signs people up, one after the other, from a thread of its own."""
+
+    def __init__(self, url: str, pause_seconds: float) -> None:
+        self._url = url
+        self._pause_seconds = pause_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+        #: Whom it signed up, in order.
+        self.names: list[str] = []
+        self._thread.start()
+
+    def _write(self) -> None:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            while not self._stop.wait(self._pause_seconds):
+                name = f"u{len(self.names)}"
+                connection.execute(SIGN_UP, (name,))
+                self.names.append(name)
+
+    def stop(self) -> list[str]:
+        """Stop, and return whom it signed up."""
+        self._stop.set()
+        self._thread.join()
+        return self.names
+
+
+@contextmanager
+def writing(url: str, pause_seconds: float = 0.005) -> Iterator[Writer]:
+    """Have a writer write until it is stopped, or until the end of the context."""
+    writer = Writer(url, pause_seconds)
+    try:
+        yield writer
+    finally:
+        writer.stop()
+
+
+async def logged(bot: psycopg.Connection[tuple[object, ...]], event_id: int) -> None:
+    """Wait until the newest event of the log has this id."""
+    while True:
+        [newest] = bot.execute("select coalesce(max(id), 0) from bridge.events").fetchone() or ()
+        if newest == event_id:
+            return
+        await trio.sleep(0.01)
