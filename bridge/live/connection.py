@@ -122,7 +122,11 @@ class Connection:
                 try:
                     await converse(self)
                 except ConnectionClosed as closed:
-                    self._explain(closed.reason)
+                    if closed.reason is None:
+                        # The reader has crashed; to cancel it now would hide its exception.
+                        await trio.sleep(CLOSE_SECONDS)
+                    else:
+                        self._explain(closed.reason)
         if self._refusal is not None:
             self.outlet.end(close_frame(*self._refusal))
 
@@ -133,6 +137,9 @@ class Connection:
         self.request = await wrap_server_stream(
             self._nursery,
             trio.StapledStream(self.outlet, self.intake),
+            # The reader waits until a message is taken: else it would answer a close that comes
+            # next before the message is answered, and nothing may go out behind that.
+            message_queue_size=0,
             max_message_size=self._limits.message_bytes,
         )
         if _is_handshake(head, self.request):
@@ -143,9 +150,9 @@ class Connection:
             self._broke("handshake")
             await self.request.reject(400, extra_headers=[(b"Connection", b"close")])
 
-    def _explain(self, reason: CloseReason | None) -> None:
+    def _explain(self, reason: CloseReason) -> None:
         """Send the close frame that trio-websocket does not: for what breaks the protocol."""
-        if reason is not None and reason.code in (PROTOCOL_ERROR, INVALID_DATA):
+        if reason.code in (PROTOCOL_ERROR, INVALID_DATA):
             text = reason.reason or ""
             # Not if the code is the client's own, which was answered.
             if self.outlet.end(close_frame(reason.code, text)):
