@@ -7,27 +7,49 @@ nothing that happens below it gets out.
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 import trio
 from trio_websocket import (
+    CloseReason,
     ConnectionClosed,
     WebSocketConnection,
     WebSocketRequest,
     wrap_server_stream,
 )
+from wsproto.utilities import LocalProtocolError
 
+from bridge.live.frames import close_frame
+from bridge.live.intake import Intake
 from bridge.live.outlet import Outlet
 
 log = structlog.get_logger()
+
+# Close codes (RFC 6455, section 7.4.1, and the IANA registry).
+GOING_AWAY: Final = 1001
+PROTOCOL_ERROR: Final = 1002
+INVALID_DATA: Final = 1007
+POLICY_VIOLATION: Final = 1008
+TOO_BIG: Final = 1009
+INTERNAL_ERROR: Final = 1011
+TRY_AGAIN_LATER: Final = 1013
 
 #: How long a client may take for its half of a close before the connection is cut.
 CLOSE_SECONDS = 2.0
 #: How long a client that was cut off may take to read what it has coming, and why.
 FAREWELL_SECONDS = 10.0
+#: A message may come in so many fragments, or, if it may be long, in fragments of so many bytes on
+#: average. Empty ones take memory, too, and count as nothing for the size of the message.
+MOST_FRAGMENTS = 1000
+FRAGMENT_BYTES = 8
+
+_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +74,12 @@ class Connection:
         "_closing_seconds",
         "_farewell",
         "_limits",
+        "_most_fragments",
         "_nursery",
         "_refusal",
         "_scope",
+        "_stream",
+        "intake",
         "outlet",
         "request",
         "websocket",
@@ -70,13 +95,16 @@ class Connection:
         limits: ConnectionLimits,
         farewell: Callable[[int], bytes],
     ) -> None:
+        self._stream = stream
         self._nursery = nursery
         self._limits = limits
+        self._most_fragments = max(MOST_FRAGMENTS, limits.message_bytes // FRAGMENT_BYTES)
         self._farewell = farewell
         self._scope = trio.CancelScope()
         self._accepted = False
         self._refusal: tuple[int, str] | None = None
         self._closing_seconds = CLOSE_SECONDS
+        self.intake = Intake(stream, self._heard)
         self.outlet = Outlet(
             stream,
             nursery,
@@ -86,23 +114,52 @@ class Connection:
         )
 
     async def run(self, converse: Callable[[Connection], Awaitable[None]]) -> None:
-        """Do the handshake, have ``converse`` do the rest, and close.
-
-        Raises:
-            trio_websocket.ConnectionClosed: by the client, or for what it sent.
-        """
+        """Do the handshake, have ``converse`` do the rest, and say why it is over."""
         with self._scope:
             with trio.move_on_after(self._limits.handshake_seconds):
-                self.request = await wrap_server_stream(
-                    self._nursery, self.outlet, max_message_size=self._limits.message_bytes
-                )
-                self.websocket = await self.request.accept()
-                self._accepted = True
+                await self._open()
             if self._accepted:
-                await converse(self)
+                try:
+                    await converse(self)
+                except ConnectionClosed as closed:
+                    if closed.reason is None:
+                        # The reader has crashed; to cancel it now would hide its exception.
+                        await trio.sleep(CLOSE_SECONDS)
+                    else:
+                        self._explain(closed.reason)
         if self._refusal is not None:
-            with trio.move_on_after(CLOSE_SECONDS):
-                await self.websocket.aclose(*self._refusal)
+            self.outlet.end(close_frame(*self._refusal))
+
+    async def _open(self) -> None:
+        head = await self.intake.read_head()
+        if not head:
+            return
+        self.request = await wrap_server_stream(
+            self._nursery,
+            trio.StapledStream(self.outlet, self.intake),
+            # The reader waits until a message is taken: else it would answer a close that comes
+            # next before the message is answered, and nothing may go out behind that.
+            message_queue_size=0,
+            max_message_size=self._limits.message_bytes,
+        )
+        if _is_handshake(head, self.request):
+            self.websocket = await self.request.accept()
+            self._accepted = True
+            self.intake.answered()
+        else:
+            self._broke("handshake")
+            await self.request.reject(400, extra_headers=[(b"Connection", b"close")])
+
+    def _explain(self, reason: CloseReason) -> None:
+        """Send the close frame that trio-websocket does not: for what breaks the protocol."""
+        if reason.code in (PROTOCOL_ERROR, INVALID_DATA):
+            text = reason.reason or ""
+            # Not if the code is the client's own, which was answered.
+            if self.outlet.end(close_frame(reason.code, text)):
+                self._broke(text)
+
+    def _broke(self, reason: str) -> None:
+        log.info("client_broke_protocol", reason=reason)
 
     def start_soon(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run something beside the conversation, until the connection ends."""
@@ -118,10 +175,22 @@ class Connection:
         self._refusal = None
         self._scope.cancel()
 
-    async def finish(self) -> None:
-        """Send what still waits, as far as the client takes it in time."""
-        with trio.move_on_after(self._closing_seconds):
-            await self.outlet.drained()
+    def crashed(self, crash: ExceptionGroup[Exception]) -> None:
+        """Log what went wrong, and tell the client."""
+        if not self._accepted and crash.subgroup(UnicodeError) is not None:
+            # wsproto decodes some headers, come what may.
+            self._broke("handshake")
+            self.outlet.end(_BAD_REQUEST)
+            return
+        log.warning("session_crashed", exc_info=crash)
+        if self._accepted:
+            self.outlet.end(close_frame(INTERNAL_ERROR, "internal error"))
+
+    async def finish(self) -> bool:
+        """Send what still waits; return whether the client took it in time."""
+        with trio.move_on_after(self._closing_seconds) as scope:
+            await self.outlet.flush()
+        return not scope.cancelled_caught
 
     def _too_slow(self) -> None:
         log.info("client_too_slow", sent_through=self.outlet.sent_through)
@@ -131,7 +200,18 @@ class Connection:
 
     def _closed(self) -> None:
         if not self._accepted:
-            self.drop()  # It was no handshake, and nobody else tells who waits for one.
+            # It was no handshake, and nobody else tells who waits for one. The client may keep the
+            # connection: what comes next over it, such as another request, is not ours to answer,
+            # and it should know at once.
+            with suppress(OSError):
+                self._stream.socket.shutdown(trio.socket.SHUT_WR)
+            self.drop()
+
+    def _heard(self) -> None:
+        # Not public; without it such a client is only not noticed.
+        fragments = getattr(self.websocket, "_message_parts", ())
+        if len(fragments) > self._most_fragments:
+            self.send_away(TOO_BIG, "a message in too many fragments")
 
 
 async def serve_connection(
@@ -150,16 +230,30 @@ async def serve_connection(
     try:
         async with trio.open_nursery() as nursery:
             connection = Connection(stream, nursery, limits, farewell)
-            with suppress(ConnectionClosed):
-                await connection.run(converse)
-            await connection.finish()
+            await connection.run(converse)
             nursery.cancel_scope.cancel()
     except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # It is gone; that is all there is to know.
-    except* Exception:
-        # trio-websocket can be crashed by what a client sends; it takes only its own session.
-        log.warning("session_crashed", exc_info=True)
-    await _hang_up(stream)
+    except* LocalProtocolError:
+        # After its close frame for a message too big, trio-websocket goes on with what came in the
+        # same segment, and falls over the next ping. The client gets the close frame anyhow.
+        pass
+    except* Exception as crash:
+        connection.crashed(crash)
+    # Not before the reader has ended: nothing may go out behind a close frame.
+    if await connection.finish():
+        await _hang_up(stream)
+
+
+def _is_handshake(head: bytes, request: WebSocketRequest) -> bool:
+    """Check what wsproto lets pass (RFC 6455, section 4.2.1)."""
+    request_line, _, _ = head.partition(b"\n")
+    keys = [value for name, value in request.headers if name == b"sec-websocket-key"]
+    try:
+        [key] = (base64.b64decode(each, validate=True) for each in keys)
+    except (ValueError, binascii.Error):
+        return False
+    return len(key) == 16 and request_line.rstrip().endswith(b"HTTP/1.1")
 
 
 async def _hang_up(stream: trio.SocketStream) -> None:

@@ -5,6 +5,9 @@ import struct
 _TEXT = 0x81  # FIN and opcode 1
 _CLOSE = 0x88  # FIN and opcode 8
 
+#: What a close frame begins with, and nothing else that is sent.
+CLOSE_HEAD = bytes([_CLOSE])
+
 #: A ping; what a client answers it with is not looked at, only that it does.
 PING_FRAME = b"\x89\x00"  # FIN and opcode 9
 

@@ -9,20 +9,22 @@ leaves the buffer to fill up is cut off.
 import os
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import islice
 
 import trio
+
+from bridge.live.frames import CLOSE_HEAD
 
 #: Writes that one system call joins; Linux takes 1024 at most.
 _JOINED_WRITES = 64
 
 
-class Outlet(trio.abc.Stream):
-    """A connection's stream, as trio-websocket and the hub see it.
+class Outlet(trio.abc.SendStream):
+    """A connection's sending side, as trio-websocket and the hub see it.
 
     Holds at most the write that the socket is busy with and ``buffer_bytes`` behind it; when that
     is not enough, ``overflowed`` is called, once, and from then on only ``cut_off`` can send.
+    Nothing goes out behind a close frame.
 
     Args:
         stream: the accepted connection. Whoever accepted it also closes it.
@@ -40,10 +42,8 @@ class Outlet(trio.abc.Stream):
         "_nursery",
         "_open",
         "_overflowed",
-        "_stream",
         "_waiting",
         "_waiting_bytes",
-        "heard_at",
         "sent_through",
     )
 
@@ -56,7 +56,6 @@ class Outlet(trio.abc.Stream):
         overflowed: Callable[[], None],
         closed: Callable[[], None],
     ) -> None:
-        self._stream = stream
         self._nursery = nursery
         self._descriptor = stream.socket.fileno()
         self._buffer_bytes = buffer_bytes
@@ -70,8 +69,6 @@ class Outlet(trio.abc.Stream):
         self._open = True
         #: The client was sent all that it has coming up to the event with this id.
         self.sent_through = 0
-        #: When the client last sent anything, by trio's clock.
-        self.heard_at = trio.current_time()
 
     def write_nowait(self, frames: bytes, through: int | None = None) -> None:
         """Send whole frames, or keep them to be sent; never waits, never raises.
@@ -115,7 +112,6 @@ class Outlet(trio.abc.Stream):
         Args:
             farewell: makes them of what ``sent_through`` will be.
         """
-        self._open = False
         through = self.sent_through
         if self._waiting:
             half_sent, *dropped = self._waiting
@@ -124,9 +120,25 @@ class Outlet(trio.abc.Stream):
             # What was to follow may begin further back.
             through = min([through, *(each for _, each in dropped if each is not None)])
             self._waiting.clear()
-            self._waiting_bytes = 0
-            self._keep(*half_sent)
-        self._keep(memoryview(farewell(through)), None)
+            self._waiting.append(half_sent)
+        self._end(farewell(through))
+
+    def end(self, frames: bytes) -> bool:
+        """Take last frames behind what waits; :meth:`flush` sends them.
+
+        Returns:
+            Whether they were taken: nothing is after a close frame, or when the client is gone.
+        """
+        if not self._open:
+            return False
+        self._end(frames)
+        return True
+
+    def _end(self, frames: bytes) -> None:
+        self._open = False
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append((memoryview(frames), None))
 
     async def drained(self) -> None:
         """Wait until nothing waits to be sent, or nothing can be sent any more."""
@@ -138,11 +150,15 @@ class Outlet(trio.abc.Stream):
     def _keep(self, rest: memoryview, through: int | None) -> None:
         if self._waiting is None:
             self._waiting = deque()
-            self._nursery.start_soon(self._flush)
+            self._nursery.start_soon(self.flush)
         self._waiting.append((rest, through))
         self._waiting_bytes += len(rest)
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Send what waits, until nothing does or nothing can be sent any more.
+
+        May be cancelled: then somebody else may go on with what is left.
+        """
         waiting = self._waiting
         try:
             while waiting:
@@ -154,12 +170,11 @@ class Outlet(trio.abc.Stream):
                     continue
         except (OSError, trio.ClosedResourceError):
             self._open = False
-        finally:
-            self._waiting = None
-            self._waiting_bytes = 0
-            if self._drained is not None:
-                self._drained.set()
-                self._drained = None
+        self._waiting = None
+        self._waiting_bytes = 0
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
 
     def _took(self, sent: int, waiting: deque[tuple[memoryview, int | None]]) -> None:
         """Take from what waits that the socket took so many bytes."""
@@ -183,24 +198,15 @@ class Outlet(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
         self.write_nowait(bytes(data))
         if not self._open:
-            raise trio.BrokenResourceError("the client is gone or was cut off")
+            raise trio.BrokenResourceError("the client is gone, was cut off or is being closed")
+        if data[:1] == CLOSE_HEAD:
+            self._open = False
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return: sending never blocks."""
         await trio.lowlevel.checkpoint()
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Return what the client sent."""
-        data = await self._stream.receive_some(max_bytes)
-        self.heard_at = trio.current_time()
-        return data
-
     async def aclose(self) -> None:
-        """Take no more frames; what waits is still sent, and the connection stays open to read."""
-        self._open = False
-        if self._waiting is None:
-            # At once: what comes next over it, such as another request, is not ours to answer.
-            with suppress(OSError):
-                self._stream.socket.shutdown(trio.socket.SHUT_WR)
+        """Tell that trio-websocket is done; who made the outlet ends it."""
         self._closed()
         await trio.lowlevel.checkpoint()

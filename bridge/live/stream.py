@@ -13,7 +13,15 @@ import trio
 
 from bridge import metrics
 from bridge.db import DatabaseError, DatabaseUnavailable
-from bridge.live.connection import CLOSE_SECONDS, Connection, ConnectionLimits, serve_connection
+from bridge.live.connection import (
+    CLOSE_SECONDS,
+    GOING_AWAY,
+    POLICY_VIOLATION,
+    TRY_AGAIN_LATER,
+    Connection,
+    ConnectionLimits,
+    serve_connection,
+)
 from bridge.live.frames import PING_FRAME, close_frame, text_frame
 from bridge.live.handshake import Opening, read_opening
 from bridge.live.hub import Hub
@@ -21,11 +29,6 @@ from bridge.live.session import CONCURRENT_REPLAYS, Session
 from bridge.tokens import EVENTS_READ, Grant
 
 log = structlog.get_logger()
-
-# Close codes (RFC 6455, section 7.4.1, and the IANA registry).
-GOING_AWAY: Final = 1001
-POLICY_VIOLATION: Final = 1008
-TRY_AGAIN_LATER: Final = 1013
 
 #: How often tokens are looked up again. One that was revoked, or has expired, is noticed by then.
 TOKENS_SECONDS: Final = 2.0
@@ -184,7 +187,7 @@ class LiveStream:
             now = trio.current_time()
             for client in self._clients:
                 outlet = client.connection.outlet
-                if now - outlet.heard_at > SILENT_INTERVALS * limits.ping_seconds:
+                if now - client.connection.intake.heard_at > SILENT_INTERVALS * limits.ping_seconds:
                     log.info("client_gone", sent_through=outlet.sent_through)
                     client.connection.drop()
                 elif now >= client.ping_at:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 from fastapi import FastAPI
@@ -272,4 +272,29 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
     return head + length + b"\0\0\0\0" + payload
 
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+
+class Said(NamedTuple):
+    """A frame of the server's."""
+
+    opcode: int
+    payload: bytes
+
+
+def said_by_server(data: bytes) -> tuple[list[Said], bytes]:
+    """Return the frames that a server sent, and what there is of one that is not whole."""
+    frames = []
+    while len(data) >= 2:
+        head, size, rest = data[0], data[1], data[2:]
+        assert head & 0xF0 == 0x80, "the server sends nothing in fragments, and no reserved bits"
+        if size >= 126:
+            length_bytes = 2 if size == 126 else 8
+            if len(rest) < length_bytes:
+                break
+            size, rest = int.from_bytes(rest[:length_bytes], "big"), rest[length_bytes:]
+        if len(rest) < size:
+            break
+        frames.append(Said(head & 0x0F, rest[:size]))
+        data = rest[size:]
+    return frames, data
