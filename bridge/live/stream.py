@@ -198,8 +198,9 @@ class LiveStream:
                     and client.session is not None
                     and now - client.session.spoke_at > limits.idle_seconds
                 ):
+                    # Not with 1008, after which no client comes back: a laptop may have slept.
                     reason = f"Idle: no message for {limits.idle_seconds:g} s"
-                    client.connection.send_away(POLICY_VIOLATION, reason)
+                    client.connection.send_away(GOING_AWAY, reason)
 
     async def _look_up_tokens(self) -> None:
         """Send away whose token is not valid any more."""
