@@ -8,7 +8,6 @@ nothing that happens below it gets out.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -251,7 +250,7 @@ def _is_handshake(head: bytes, request: WebSocketRequest) -> bool:
     keys = [value for name, value in request.headers if name == b"sec-websocket-key"]
     try:
         [key] = (base64.b64decode(each, validate=True) for each in keys)
-    except (ValueError, binascii.Error):
+    except ValueError:
         return False
     return len(key) == 16 and request_line.rstrip().endswith(b"HTTP/1.1")
 

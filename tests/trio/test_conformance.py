@@ -32,6 +32,7 @@ from tests.trio.serving import (
     said_by_server,
     serving,
 )
+from tests.trio.serving import LIMITS as SERVING_LIMITS
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 HANDSHAKE = (
@@ -517,15 +518,16 @@ async def test_messages_right_behind_the_handshake_are_answered_by_the_stream() 
         assert rest == [Said(TEXT, b'{"type": "pong"}'), Said(CLOSE, b"\x03\xe8")]
 
 
-async def test_what_a_client_says_while_its_token_is_looked_up_is_answered_before_its_close() -> (
-    None
-):
-    class Slow(Tokens):
-        async def authenticate(self, token: str) -> Grant | None:
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            return await super().authenticate(token)
+class SlowTokens(Tokens):
+    """Looked up when all that was sent has been read."""
 
-    async with serving(tokens=Slow()) as server:
+    async def authenticate(self, token: str) -> Grant | None:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        return await super().authenticate(token)
+
+
+async def test_what_is_said_while_a_token_is_looked_up_is_answered_before_the_close() -> None:
+    async with serving(tokens=SlowTokens()) as server:
         client = Client(await server.raw())
         handshake = HANDSHAKE.replace(b"/ws", b"/ws?token=right")
         await client.send(handshake + frame(TEXT, b'{"type": "ping"}') * 3 + close(1000))
@@ -533,6 +535,21 @@ async def test_what_a_client_says_while_its_token_is_looked_up_is_answered_befor
         _, *pongs, end = await client.frames()
         assert pongs == [Said(TEXT, b'{"type": "pong"}')] * 3
         assert end == Said(CLOSE, b"\x03\xe8")
+
+
+async def test_a_message_too_big_and_a_ping_while_a_token_is_looked_up_are_refused_with_1009() -> (
+    None
+):
+    async with serving(tokens=SlowTokens()) as server:
+        client = Client(await server.raw())
+        handshake = HANDSHAKE.replace(b"/ws", b"/ws?token=right")
+        oversize = frame(BINARY, bytes(SERVING_LIMITS.connection.message_bytes + 1))
+        with structlog.testing.capture_logs() as logs:
+            await client.send(handshake + oversize + frame(PING, b"") * 100)
+            await client.head()
+            [end] = await client.frames()
+        assert (end.opcode, end.payload[:2]) == (CLOSE, (1009).to_bytes(2, "big"))
+        assert logs == []
 
 
 @pytest.mark.parametrize(
