@@ -267,8 +267,8 @@ async def _outlet_scene(
         given.pop()  # what did not fit
         outlet.cut_off(farewell)
 
-    def farewell(last_event_id: int) -> bytes:
-        resumes_from.append(last_event_id)
+    def farewell(sent_through: int) -> bytes:
+        resumes_from.append(sent_through)
         return FAREWELL
 
     def check() -> list[Said]:
@@ -282,9 +282,9 @@ async def _outlet_scene(
             assert without_farewell == whole[: len(without_farewell)], "nothing left out"
         return found
 
-    def write(frames: bytes, last_event_id: int = 0) -> None:
+    def write(frames: bytes, through: int | None = None) -> None:
         given.append(frames)
-        outlet.write_nowait(frames, last_event_id)
+        outlet.write_nowait(frames, through)
 
     async def control(frame: bytes) -> None:
         given.append(frame)
