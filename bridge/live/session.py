@@ -203,6 +203,10 @@ class Session:
                 await self._send_missed(since, carried_from)
             outlet.mark(left_at)
             await self._send_missed(left_at, None)
+            if scope.cancel_called:
+                # The session has ended during a read, which cannot be cancelled, and nobody would
+                # have the hub forget this client: its descriptor will be another connection's.
+                return
             # Nothing can happen between the last look and this: it missed no event, and gets none
             # twice.
             last_event_id = self._hub.last_event_id
