@@ -223,6 +223,8 @@ class Session:
         """
         outlet, history = self._connection.outlet, self._hub.history
         while cursor < (history.last_event_id if until is None else until):
+            # A page from memory that has nothing for this client is no reason to wait.
+            await trio.lowlevel.checkpoint()
             page = await self._page(cursor)
             if cursor + 1 < page.available_from:
                 outlet.write_nowait(_gap(cursor, page.available_from))

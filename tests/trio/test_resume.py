@@ -241,6 +241,25 @@ async def test_while_the_database_is_away_the_client_waits(monkeypatch: pytest.M
         assert server.log.reads == 2
 
 
+@pytest.mark.usefixtures("small_pages")
+async def test_others_run_between_pages_that_have_nothing_for_a_client() -> None:
+    async with serving() as server:
+        server.publish(count=3000)
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        client = await server.welcomed("?token=right&events=other.*")
+        server.nursery.start_soon(count_turns)
+        before = turns
+        await ask(client, type="resume", since=1)
+        assert turns - before >= 3000 / 3
+
+
 async def test_a_client_that_does_not_read_is_not_read_for() -> None:
     async with serving(recent_bytes=FORGETFUL) as server:
         for _ in range(40):
