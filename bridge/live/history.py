@@ -147,7 +147,8 @@ class History:
 
     async def bounds(self) -> tuple[int, int]:
         """Return the lowest id that the log has, and the highest that was given out."""
-        read = await self._read_log(0, 0, 1, 1)
+        async with self._reads:
+            read = await self._read_log(0, 0, 1, 1)
         return read.available_from, read.newest_id
 
     async def page(self, after: int) -> Page:

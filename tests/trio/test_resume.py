@@ -196,6 +196,26 @@ async def test_an_id_that_another_bridge_has_published_is_waited_for() -> None:
         assert await ids_until_resumed(client) == ([6], {"type": "resumed", "from": 5, "to": 6})
 
 
+async def test_the_log_is_not_asked_by_everybody_at_once_whether_there_is_an_id() -> None:
+    async with serving() as server:
+        now = most = 0
+        read = server.log.read
+
+        async def count(*arguments: int) -> history.LogPage:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await trio.testing.wait_all_tasks_blocked()
+            now -= 1
+            return await read(*arguments)
+
+        server.hub.history._read_log = count
+        clients = [await server.welcomed("?token=right&since=900") for _ in range(10)]
+        for client in clients:
+            assert (await message(client))["type"] == "gap"
+        assert most <= history.CONCURRENT_READS
+
+
 # --- while it goes on
 
 
