@@ -171,7 +171,12 @@ class Session:
         outlet.mark(since)
         self._replay = trio.CancelScope()
         self._connection.start_soon(
-            self._catch_up, self._replay, since, self._carried_from, self._hub.last_event_id
+            self._catch_up,
+            self._replay,
+            since,
+            self._carried_from,
+            self._hub.last_event_id,
+            self._selection,
         )
         self._carried_from = min(since, self._carried_from)
 
@@ -185,13 +190,19 @@ class Session:
     # --- what it missed
 
     async def _catch_up(
-        self, scope: trio.CancelScope, since: int, carried_from: int, left_at: int
+        self,
+        scope: trio.CancelScope,
+        since: int,
+        carried_from: int,
+        left_at: int,
+        carried: Selection,
     ) -> None:
         """Send what the client missed after an id, then have it follow the live stream again.
 
         Args:
             carried_from: what came after it was sent on this connection before,
-            left_at: up to here.
+            left_at: up to here,
+            carried: as far as it was selected then.
         """
         outlet = self._connection.outlet
         with scope:
@@ -201,6 +212,9 @@ class Session:
                 left_at = await self._reach(since, left_at)
             else:
                 await self._send_missed(since, carried_from)
+                # Once more over what was sent before, for what was subscribed to since.
+                if not self._selection.patterns <= carried.patterns:
+                    await self._send_missed(max(since, carried_from), left_at, carried)
             outlet.mark(left_at)
             await self._send_missed(left_at, None)
             if scope.cancel_called:
@@ -215,13 +229,21 @@ class Session:
             self._replay = None
             self._hub.join(outlet, self._selection)
 
-    async def _send_missed(self, cursor: int, until: int | None) -> None:
+    async def _send_missed(
+        self, cursor: int, until: int | None, carried: Selection | None = None
+    ) -> None:
         """Send what is selected of the events after an id.
 
         Args:
             until: the last id to send; None: whatever is the last that was published.
+            carried: what is not sent again.
         """
         outlet, history = self._connection.outlet, self._hub.history
+
+        def takes(event_type: str) -> bool:
+            # The selection may change meanwhile.
+            return self._selection.takes(event_type) and not (carried and carried.takes(event_type))
+
         while cursor < (history.last_event_id if until is None else until):
             # A page from memory that has nothing for this client is no reason to wait.
             await trio.lowlevel.checkpoint()
@@ -229,8 +251,7 @@ class Session:
             if cursor + 1 < page.available_from:
                 outlet.write_nowait(_gap(cursor, page.available_from))
             events = takewhile(lambda each: until is None or each.id <= until, page.framed)
-            # The selection may change meanwhile.
-            for frames, last_id in chunks(events, lambda kind: self._selection.takes(kind)):
+            for frames, last_id in chunks(events, takes):
                 await outlet.drained()
                 async with self._turns:
                     outlet.write_nowait(frames, last_id)

@@ -251,6 +251,33 @@ async def test_messages_are_answered_while_missed_events_are_sent() -> None:
         assert (await message(client))["id"] == 13
 
 
+@pytest.mark.usefixtures("small_pages")
+async def test_what_is_subscribed_to_meanwhile_is_sent_of_the_time_before_too() -> None:
+    async with serving(recent_bytes=FORGETFUL) as server:
+        for _ in range(4):
+            server.publish(event_type="a")
+            server.publish(event_type="b")
+        client = await server.welcomed("?token=right&events=a")
+        for _ in range(4):
+            server.publish(event_type="a")
+            server.publish(event_type="b")
+        assert [(await message(client))["id"] for _ in range(4)] == [9, 11, 13, 15]
+        go_on = trio.Event()
+        read = server.log.read
+
+        async def wait(*arguments: int) -> history.LogPage:
+            await go_on.wait()
+            return await read(*arguments)
+
+        server.hub.history._read_log = wait
+        await client.send_message('{"type":"resume","since":0}')
+        assert (await ask(client, type="subscribe", events=["b"]))["events"] == ["a", "b"]
+        go_on.set()
+        ids, resumed = await ids_until_resumed(client)
+        assert ids == [*range(1, 9), 10, 12, 14, 16]
+        assert resumed == {"type": "resumed", "from": 0, "to": 16}
+
+
 async def test_while_the_database_is_away_the_client_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.live.session.RETRY_SECONDS", (0.0, 0.0))
     async with serving(recent_bytes=FORGETFUL) as server:
