@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
 import re
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from itertools import takewhile
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import structlog
 import trio
 
-from bridge.db import DatabaseError, DatabaseUnavailable
 from bridge.live.connection import Connection
 from bridge.live.frames import text_frame
 from bridge.live.handshake import Opening
-from bridge.live.history import Page, chunks
+from bridge.live.history import chunks
 from bridge.live.hub import Hub
 from bridge.live.selection import (
     EVERYTHING,
@@ -27,17 +23,12 @@ from bridge.live.selection import (
     checked_patterns,
 )
 
-log = structlog.get_logger()
-
 #: Ids are bigint.
 HIGHEST_ID: Final = 2**63 - 1
 #: Clients that are sent something of what they missed between two looks at the live stream.
 CONCURRENT_REPLAYS: Final = 8
-#: Between two tries to read the log, at least and at most.
-RETRY_SECONDS: Final = (0.5, 1.0)
 
 Message = dict[str, Any]
-Read = TypeVar("Read")
 
 
 class RefusedMessageError(Exception):
@@ -247,7 +238,7 @@ class Session:
         while cursor < (history.last_event_id if until is None else until):
             # A page from memory that has nothing for this client is no reason to wait.
             await trio.lowlevel.checkpoint()
-            page = await self._page(cursor)
+            page = await history.page(cursor)
             if cursor + 1 < page.available_from:
                 outlet.write_nowait(_gap(cursor, page.available_from))
             events = takewhile(lambda each: until is None or each.id <= until, page.framed)
@@ -263,15 +254,12 @@ class Session:
         Another bridge may be ahead by a moment. If nobody is, the id is of another database, or of
         this one before it was restored from a backup.
         """
-        _, newest_id = await _retried(self._hub.history.bounds)
+        _, newest_id = await self._hub.history.bounds()
         if since <= newest_id:
             await self._hub.history.reached(since)
             return since
         self._connection.outlet.write_nowait(_gap(since, left_at + 1))
         return left_at
-
-    async def _page(self, after: int) -> Page:
-        return await _retried(partial(self._hub.history.page, after))
 
 
 _HANDLERS: Final[dict[str, Callable[[Session, Message], Message | None]]] = {
@@ -281,16 +269,6 @@ _HANDLERS: Final[dict[str, Callable[[Session, Message], Message | None]]] = {
     "unsubscribe": Session._unsubscribe,
     "resume": Session._resume,
 }
-
-
-async def _retried(read: Callable[[], Awaitable[Read]]) -> Read:
-    """Read from the database; while it is away, the client waits as for any event."""
-    while True:
-        try:
-            return await read()
-        except (DatabaseUnavailable, DatabaseError) as error:
-            log.warning("replay_waits", reason=str(error))
-            await trio.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311
 
 
 def _patterns(message: Message) -> frozenset[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -216,6 +217,24 @@ async def test_the_log_is_not_asked_by_everybody_at_once_whether_there_is_an_id(
         assert most <= history.CONCURRENT_READS
 
 
+async def test_many_who_wait_for_the_database_knock_like_two() -> None:
+    tries = 0
+
+    async def away(*_bounds: int) -> history.LogPage:
+        nonlocal tries
+        tries += 1
+        raise DatabaseUnavailable("gone")
+
+    async with serving(recent_bytes=FORGETFUL) as server:
+        server.publish(count=20)
+        server.hub.history._read_log = away
+        with structlog.testing.capture_logs() as logs:
+            for since in range(20):
+                await server.welcomed(f"?token=right&since={since}")
+            await trio.testing.wait_all_tasks_blocked(0.02)
+        assert len(logs) == tries <= 2 * history.CONCURRENT_READS
+
+
 # --- while it goes on
 
 
@@ -279,7 +298,7 @@ async def test_what_is_subscribed_to_meanwhile_is_sent_of_the_time_before_too() 
 
 
 async def test_while_the_database_is_away_the_client_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.live.session.RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(history, "RETRY_SECONDS", (0.0, 0.0))
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=3)
         server.log.failure = DatabaseUnavailable("gone")
