@@ -236,9 +236,9 @@ class Session:
             return self._selection.takes(event_type) and not (carried and carried.takes(event_type))
 
         while cursor < (history.last_event_id if until is None else until):
-            # A page from memory that has nothing for this client is no reason to wait.
-            await trio.lowlevel.checkpoint()
             page = await history.page(cursor)
+            # A page from memory was no reason to wait, and one of the log cannot be cancelled.
+            await trio.lowlevel.checkpoint()
             if cursor + 1 < page.available_from:
                 outlet.write_nowait(_gap(cursor, page.available_from))
             events = takewhile(lambda each: until is None or each.id <= until, page.framed)
@@ -255,6 +255,7 @@ class Session:
         this one before it was restored from a backup.
         """
         _, newest_id = await self._hub.history.bounds()
+        await trio.lowlevel.checkpoint()  # the session may have ended meanwhile
         if since <= newest_id:
             await self._hub.history.reached(since)
             return since

@@ -375,6 +375,33 @@ async def test_a_session_that_ends_while_it_catches_up_does_not_join_any_more(ev
         assert server.hub.followers == 0
 
 
+@pytest.mark.parametrize("since", [0, 900])
+async def test_nothing_comes_after_the_goodbye(since: int) -> None:
+    async with serving(recent_bytes=FORGETFUL) as server:
+        server.publish(count=3)
+        del server.log.events[:2]
+        waiting, go_on = trio.Event(), trio.Event()
+        read = server.log.read
+
+        async def wait(*arguments: int) -> history.LogPage:
+            page = await read(*arguments)
+            waiting.set()
+            with trio.CancelScope(shield=True):  # as a statement is
+                await go_on.wait()
+            return page
+
+        server.hub.history._read_log = wait
+        client = RawClient(await server.raw())
+        await client.open(f"/ws?token=right&since={since}")
+        assert json.loads(await client.text())["type"] == "connection"
+        await waiting.wait()
+        server.nursery.start_soon(server.live.stop)
+        assert await client.close_code() == 1001
+        go_on.set()
+        with trio.move_on_after(0.1):
+            assert await client.stream.receive_some() == b""
+
+
 async def test_a_stopping_bridge_sends_away_who_is_catching_up() -> None:
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=3)
