@@ -7,6 +7,7 @@ log about as often as one.
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -14,10 +15,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 from sys import intern
 
+import structlog
 import trio
 
+from bridge.db import DatabaseError, DatabaseUnavailable
 from bridge.events import Event
 from bridge.live.frames import text_frame
+
+log = structlog.get_logger()
 
 #: One write to a client: as much as fits without another event, or one event.
 CHUNK_BYTES = 64 * 1024
@@ -29,6 +34,8 @@ RECENT_BYTES = 8 * 1024 * 1024
 CACHED_BYTES = 8 * 1024 * 1024
 #: Pages read at once; the pool of connections is also that of REST and of delivery.
 CONCURRENT_READS = 2
+#: Between two tries to read the log, at least and at most.
+RETRY_SECONDS = (0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ class History:
 
     Args:
         last_event_id: the newest event of the log when the bridge started.
-        read_log: reads the log; its failures come out of :meth:`page`.
+        read_log: reads the log. While the database is away, whoever waits for a page waits on.
         recent_bytes: how much of the newest is kept in memory.
     """
 
@@ -147,7 +154,8 @@ class History:
 
     async def bounds(self) -> tuple[int, int]:
         """Return the lowest id that the log has, and the highest that was given out."""
-        read = await self._read_log(0, 0, 1, 1)
+        async with self._reads:
+            read = await self._retried_read(0, 0, 1, 1)
         return read.available_from, read.newest_id
 
     async def page(self, after: int) -> Page:
@@ -176,7 +184,7 @@ class History:
 
     async def _read(self, after: int) -> Page:
         up_to = self._recent.after  # the rest is in memory
-        read = await self._read_log(after, up_to, PAGE_EVENTS, PAGE_BYTES)
+        read = await self._retried_read(after, up_to, PAGE_EVENTS, PAGE_BYTES)
         events, through = read.events, up_to
         if events:
             # Pages end at multiples, so that clients that began at different places meet.
@@ -188,6 +196,15 @@ class History:
                 through = events[-1].id
             events = fitting
         return Page(framed(events), through, read.available_from)
+
+    async def _retried_read(self, *bounds: int) -> LogPage:
+        # Who waits to try again keeps its place: a thousand clients knock and tell of it like two.
+        while True:
+            try:
+                return await self._read_log(*bounds)
+            except (DatabaseUnavailable, DatabaseError) as error:
+                log.warning("replay_waits", reason=str(error))
+                await trio.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311
 
     def _cache(self, after: int, page: Page) -> None:
         self._cached[after] = page

@@ -11,7 +11,7 @@ async def read_log(
     """Return the events of the log after an id, up to another one.
 
     Args:
-        most_bytes: of payload, as PostgreSQL stores it, but one event in any case.
+        most_bytes: of payload, but one event in any case.
 
     Raises:
         DatabaseUnavailable: the database is away.

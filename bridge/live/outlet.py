@@ -17,6 +17,8 @@ from bridge.live.frames import CLOSE_HEAD
 
 #: Writes that one system call joins; Linux takes 1024 at most.
 _JOINED_WRITES = 64
+#: What a write that waits takes in memory, beside its bytes. Pongs have two of these.
+_WRITE_BYTES = 400
 
 
 class Outlet(trio.abc.SendStream):
@@ -92,8 +94,7 @@ class Outlet(trio.abc.SendStream):
                     self.sent_through = through
                 return
             self._keep(memoryview(frames)[sent:], through)
-        # What the socket is busy with does not count, so that one large event fits any buffer.
-        elif self._waiting_bytes - len(self._waiting[0][0]) + len(frames) <= self._buffer_bytes:
+        elif self._behind_bytes(self._waiting) + len(frames) <= self._buffer_bytes:
             self._keep(memoryview(frames), through)
         else:
             self._open = False
@@ -146,6 +147,14 @@ class Outlet(trio.abc.SendStream):
             if self._drained is None:
                 self._drained = trio.Event()
             await self._drained.wait()
+
+    def _behind_bytes(self, waiting: deque[tuple[memoryview, int | None]]) -> int:
+        """Return what is kept behind the write that the socket is busy with.
+
+        That one does not count, so that one large event fits any buffer.
+        """
+        writes = len(waiting) - 1
+        return self._waiting_bytes - len(waiting[0][0]) + writes * _WRITE_BYTES
 
     def _keep(self, rest: memoryview, through: int | None) -> None:
         if self._waiting is None:

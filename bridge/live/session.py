@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
 import re
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from itertools import takewhile
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import structlog
 import trio
 
-from bridge.db import DatabaseError, DatabaseUnavailable
 from bridge.live.connection import Connection
 from bridge.live.frames import text_frame
 from bridge.live.handshake import Opening
-from bridge.live.history import Page, chunks
+from bridge.live.history import chunks
 from bridge.live.hub import Hub
 from bridge.live.selection import (
     EVERYTHING,
@@ -27,17 +23,12 @@ from bridge.live.selection import (
     checked_patterns,
 )
 
-log = structlog.get_logger()
-
 #: Ids are bigint.
 HIGHEST_ID: Final = 2**63 - 1
 #: Clients that are sent something of what they missed between two looks at the live stream.
 CONCURRENT_REPLAYS: Final = 8
-#: Between two tries to read the log, at least and at most.
-RETRY_SECONDS: Final = (0.5, 1.0)
 
 Message = dict[str, Any]
-Read = TypeVar("Read")
 
 
 class RefusedMessageError(Exception):
@@ -171,7 +162,12 @@ class Session:
         outlet.mark(since)
         self._replay = trio.CancelScope()
         self._connection.start_soon(
-            self._catch_up, self._replay, since, self._carried_from, self._hub.last_event_id
+            self._catch_up,
+            self._replay,
+            since,
+            self._carried_from,
+            self._hub.last_event_id,
+            self._selection,
         )
         self._carried_from = min(since, self._carried_from)
 
@@ -185,13 +181,19 @@ class Session:
     # --- what it missed
 
     async def _catch_up(
-        self, scope: trio.CancelScope, since: int, carried_from: int, left_at: int
+        self,
+        scope: trio.CancelScope,
+        since: int,
+        carried_from: int,
+        left_at: int,
+        carried: Selection,
     ) -> None:
         """Send what the client missed after an id, then have it follow the live stream again.
 
         Args:
             carried_from: what came after it was sent on this connection before,
-            left_at: up to here.
+            left_at: up to here,
+            carried: as far as it was selected then.
         """
         outlet = self._connection.outlet
         with scope:
@@ -201,8 +203,15 @@ class Session:
                 left_at = await self._reach(since, left_at)
             else:
                 await self._send_missed(since, carried_from)
+                # Once more over what was sent before, for what was subscribed to since.
+                if not self._selection.patterns <= carried.patterns:
+                    await self._send_missed(max(since, carried_from), left_at, carried)
             outlet.mark(left_at)
             await self._send_missed(left_at, None)
+            if scope.cancel_called:
+                # The session has ended during a read, which cannot be cancelled, and nobody would
+                # have the hub forget this client: its descriptor will be another connection's.
+                return
             # Nothing can happen between the last look and this: it missed no event, and gets none
             # twice.
             last_event_id = self._hub.last_event_id
@@ -211,20 +220,29 @@ class Session:
             self._replay = None
             self._hub.join(outlet, self._selection)
 
-    async def _send_missed(self, cursor: int, until: int | None) -> None:
+    async def _send_missed(
+        self, cursor: int, until: int | None, carried: Selection | None = None
+    ) -> None:
         """Send what is selected of the events after an id.
 
         Args:
             until: the last id to send; None: whatever is the last that was published.
+            carried: what is not sent again.
         """
         outlet, history = self._connection.outlet, self._hub.history
+
+        def takes(event_type: str) -> bool:
+            # The selection may change meanwhile.
+            return self._selection.takes(event_type) and not (carried and carried.takes(event_type))
+
         while cursor < (history.last_event_id if until is None else until):
-            page = await self._page(cursor)
+            page = await history.page(cursor)
+            # A page from memory was no reason to wait, and one of the log cannot be cancelled.
+            await trio.lowlevel.checkpoint()
             if cursor + 1 < page.available_from:
                 outlet.write_nowait(_gap(cursor, page.available_from))
             events = takewhile(lambda each: until is None or each.id <= until, page.framed)
-            # The selection may change meanwhile.
-            for frames, last_id in chunks(events, lambda kind: self._selection.takes(kind)):
+            for frames, last_id in chunks(events, takes):
                 await outlet.drained()
                 async with self._turns:
                     outlet.write_nowait(frames, last_id)
@@ -236,15 +254,13 @@ class Session:
         Another bridge may be ahead by a moment. If nobody is, the id is of another database, or of
         this one before it was restored from a backup.
         """
-        _, newest_id = await _retried(self._hub.history.bounds)
+        _, newest_id = await self._hub.history.bounds()
+        await trio.lowlevel.checkpoint()  # the session may have ended meanwhile
         if since <= newest_id:
             await self._hub.history.reached(since)
             return since
         self._connection.outlet.write_nowait(_gap(since, left_at + 1))
         return left_at
-
-    async def _page(self, after: int) -> Page:
-        return await _retried(partial(self._hub.history.page, after))
 
 
 _HANDLERS: Final[dict[str, Callable[[Session, Message], Message | None]]] = {
@@ -254,16 +270,6 @@ _HANDLERS: Final[dict[str, Callable[[Session, Message], Message | None]]] = {
     "unsubscribe": Session._unsubscribe,
     "resume": Session._resume,
 }
-
-
-async def _retried(read: Callable[[], Awaitable[Read]]) -> Read:
-    """Read from the database; while it is away, the client waits as for any event."""
-    while True:
-        try:
-            return await read()
-        except (DatabaseUnavailable, DatabaseError) as error:
-            log.warning("replay_waits", reason=str(error))
-            await trio.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311
 
 
 def _patterns(message: Message) -> frozenset[str]:

@@ -17,7 +17,8 @@ log = structlog.get_logger()
 
 #: How a request for the stream begins; then follows the query or the protocol's version.
 _STREAM_REQUEST = b"GET /ws"
-_PEEK_SECONDS = 0.02
+#: Between two looks at what has come of it: at first, and at most.
+_PEEK_SECONDS = (0.02, 1.0)
 
 
 class _Wanted(Enum):
@@ -86,6 +87,7 @@ class Front:
     async def _wanted(self, stream: trio.SocketStream) -> _Wanted:
         """Look at what the client sent, without taking it."""
         enough = len(_STREAM_REQUEST) + 1
+        pause, longest = _PEEK_SECONDS
         with trio.move_on_after(self._handshake_seconds):
             while True:
                 head = await stream.socket.recv(enough, trio.socket.MSG_PEEK)
@@ -96,5 +98,6 @@ class Front:
                     return _Wanted.NOTHING
                 if not _STREAM_REQUEST.startswith(head):
                     return _Wanted.REST
-                await trio.sleep(_PEEK_SECONDS)  # what is there stays readable
+                await trio.sleep(pause)  # what is there stays readable
+                pause = min(2 * pause, longest)
         return _Wanted.NOTHING

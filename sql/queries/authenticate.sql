@@ -9,7 +9,14 @@ with known as (
 ), noted as (
     update bridge.api_tokens t
     set last_used_at = now()
-    from known k
-    where t.id = k.id and (k.last_used_at is null or k.last_used_at < now() - interval '1 minute')
+    from (
+        -- Who waits for a row that somebody has locked keeps a connection from all others.
+        select t.id
+        from bridge.api_tokens t
+        join known k on k.id = t.id
+        where k.last_used_at is null or k.last_used_at < now() - interval '1 minute'
+        for update of t skip locked
+    ) as due
+    where t.id = due.id
 )
 select id, name, scopes from known;

@@ -2,13 +2,22 @@
 -- events there is one row, with nulls.
 -- available_from is the lowest id of the log or, when it is empty, the id that comes next; newest_id
 -- is the highest that was given out. read_rows counts the rows before they were cut at $4 bytes.
+-- They are cut twice: what is stored may be compressed to a hundredth of the text, but tells without
+-- being read how many rows are worth reading.
 -- $1 the last id that is known; $2 the last that is wanted
 -- $3 how many events at most; $4 how many bytes of payload at most, but one event in any case
-with page as (
+with stored as (
     select id, event_type, payload, occurred_at,
            count(*) over () as read_rows,
            sum(pg_column_size(payload)) over (order by id) - pg_column_size(payload) as bytes_before
     from (select * from bridge.events where id > $1 and id <= $2 order by id limit $3) as read
+), texts as materialized (
+    select id, event_type, payload::text as payload, occurred_at, read_rows
+    from stored
+    where bytes_before < $4
+), page as (
+    select *, sum(octet_length(payload)) over (order by id) - octet_length(payload) as bytes_before
+    from texts
 ), bounds as (
     select coalesce((select min(id) from bridge.events), newest.id + 1) as available_from,
            newest.id as newest_id

@@ -260,3 +260,16 @@ async def test_a_token_that_ends_takes_its_connections_with_it(
                 await client.get_message()
             assert closed.value.reason is not None
             assert closed.value.reason.code == 1008
+
+
+async def test_a_token_whose_row_is_locked_holds_nobody_up(
+    bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    token = tokens.new_token()
+    tokens.create_token(bot, "dashboard", token, ["events:read"], None)
+    with trio.fail_after(10):
+        async with bridging(bridge_url) as bridge:
+            with psycopg.connect(bridge_url) as operator:
+                operator.execute("update bridge.api_tokens set name = 'renamed'")
+                async with bridge.connected(token=token):
+                    operator.rollback()

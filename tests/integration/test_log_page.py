@@ -57,6 +57,15 @@ async def test_a_page_ends_at_its_bytes_but_has_one_event(bridge_url: str, bot: 
         assert ([each.id for each in page.events], page.complete) == ([2, 3], True)
 
 
+async def test_bytes_are_those_of_the_text_however_well_it_is_compressed(
+    bridge_url: str, bot: Bot
+) -> None:
+    log(bot, *range(1, 21), payload="x" * 100_000)
+    async with open_database(bridge_url) as database:
+        page = await read_log(database, 0, 20, MANY, 250_000)
+    assert ([each.id for each in page.events], page.complete) == ([1, 2, 3], False)
+
+
 async def test_an_empty_log_says_what_comes_next(bridge_url: str, bot: Bot) -> None:
     async with open_database(bridge_url) as database:
         page = await read_log(database, 0, 0, 1, 1)

@@ -65,6 +65,14 @@ async def test_what_does_not_fit_overflows_once_and_the_last_frame_still_arrives
         assert len(received.removesuffix(b"END")) % 10_000 == 0
 
 
+async def test_the_smallest_writes_take_no_more_memory_than_others() -> None:
+    async with _pair(100_000) as (outlet, _, overflows):
+        while not overflows:
+            outlet.write_nowait(b"xx")
+        assert outlet._waiting is not None
+        assert len(outlet._waiting) <= 100_000 / 400 + 2, "each of them is an object or three"
+
+
 async def test_writing_to_a_client_that_is_gone_is_quiet() -> None:
     async with _pair(1000) as (outlet, client, overflows):
         await client.aclose()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,6 +197,44 @@ async def test_an_id_that_another_bridge_has_published_is_waited_for() -> None:
         assert await ids_until_resumed(client) == ([6], {"type": "resumed", "from": 5, "to": 6})
 
 
+async def test_the_log_is_not_asked_by_everybody_at_once_whether_there_is_an_id() -> None:
+    async with serving() as server:
+        now = most = 0
+        read = server.log.read
+
+        async def count(*arguments: int) -> history.LogPage:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await trio.testing.wait_all_tasks_blocked()
+            now -= 1
+            return await read(*arguments)
+
+        server.hub.history._read_log = count
+        clients = [await server.welcomed("?token=right&since=900") for _ in range(10)]
+        for client in clients:
+            assert (await message(client))["type"] == "gap"
+        assert most <= history.CONCURRENT_READS
+
+
+async def test_many_who_wait_for_the_database_knock_like_two() -> None:
+    tries = 0
+
+    async def away(*_bounds: int) -> history.LogPage:
+        nonlocal tries
+        tries += 1
+        raise DatabaseUnavailable("gone")
+
+    async with serving(recent_bytes=FORGETFUL) as server:
+        server.publish(count=20)
+        server.hub.history._read_log = away
+        with structlog.testing.capture_logs() as logs:
+            for since in range(20):
+                await server.welcomed(f"?token=right&since={since}")
+            await trio.testing.wait_all_tasks_blocked(0.02)
+        assert len(logs) == tries <= 2 * history.CONCURRENT_READS
+
+
 # --- while it goes on
 
 
@@ -231,14 +270,60 @@ async def test_messages_are_answered_while_missed_events_are_sent() -> None:
         assert (await message(client))["id"] == 13
 
 
+@pytest.mark.usefixtures("small_pages")
+async def test_what_is_subscribed_to_meanwhile_is_sent_of_the_time_before_too() -> None:
+    async with serving(recent_bytes=FORGETFUL) as server:
+        for _ in range(4):
+            server.publish(event_type="a")
+            server.publish(event_type="b")
+        client = await server.welcomed("?token=right&events=a")
+        for _ in range(4):
+            server.publish(event_type="a")
+            server.publish(event_type="b")
+        assert [(await message(client))["id"] for _ in range(4)] == [9, 11, 13, 15]
+        go_on = trio.Event()
+        read = server.log.read
+
+        async def wait(*arguments: int) -> history.LogPage:
+            await go_on.wait()
+            return await read(*arguments)
+
+        server.hub.history._read_log = wait
+        await client.send_message('{"type":"resume","since":0}')
+        assert (await ask(client, type="subscribe", events=["b"]))["events"] == ["a", "b"]
+        go_on.set()
+        ids, resumed = await ids_until_resumed(client)
+        assert ids == [*range(1, 9), 10, 12, 14, 16]
+        assert resumed == {"type": "resumed", "from": 0, "to": 16}
+
+
 async def test_while_the_database_is_away_the_client_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.live.session.RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(history, "RETRY_SECONDS", (0.0, 0.0))
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=3)
         server.log.failure = DatabaseUnavailable("gone")
         client = await server.welcomed("?token=right&since=0")
         assert (await ids_until_resumed(client))[0] == [1, 2, 3]
         assert server.log.reads == 2
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_others_run_between_pages_that_have_nothing_for_a_client() -> None:
+    async with serving() as server:
+        server.publish(count=3000)
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        client = await server.welcomed("?token=right&events=other.*")
+        server.nursery.start_soon(count_turns)
+        before = turns
+        await ask(client, type="resume", since=1)
+        assert turns - before >= 3000 / 3
 
 
 async def test_a_client_that_does_not_read_is_not_read_for() -> None:
@@ -266,25 +351,55 @@ async def test_many_who_come_back_at_once_read_the_log_like_one() -> None:
         assert server.log.reads <= 20 + 3, "the first page of each, then the same pages"
 
 
-async def test_a_session_that_ends_while_it_catches_up_does_not_join_any_more() -> None:
+@pytest.mark.parametrize("events", ["*", "other.*"])
+async def test_a_session_that_ends_while_it_catches_up_does_not_join_any_more(events: str) -> None:
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=3)
         waiting, go_on = trio.Event(), trio.Event()
         read = server.log.read
 
         async def wait(*arguments: int) -> history.LogPage:
+            page = await read(*arguments)
             waiting.set()
-            await go_on.wait()
-            return await read(*arguments)
+            with trio.CancelScope(shield=True):  # as a statement is
+                await go_on.wait()
+            return page
 
         server.hub.history._read_log = wait
-        client = await server.welcomed("?token=right&since=0")
+        await server.welcomed(f"?token=right&since=0&events={events}")
         await waiting.wait()
-        await client.aclose()
+        await server.streams[-1].aclose()
         await server.until_clients(0)
         go_on.set()
         await trio.testing.wait_all_tasks_blocked(0.02)
         assert server.hub.followers == 0
+
+
+@pytest.mark.parametrize("since", [0, 900])
+async def test_nothing_comes_after_the_goodbye(since: int) -> None:
+    async with serving(recent_bytes=FORGETFUL) as server:
+        server.publish(count=3)
+        del server.log.events[:2]
+        waiting, go_on = trio.Event(), trio.Event()
+        read = server.log.read
+
+        async def wait(*arguments: int) -> history.LogPage:
+            page = await read(*arguments)
+            waiting.set()
+            with trio.CancelScope(shield=True):  # as a statement is
+                await go_on.wait()
+            return page
+
+        server.hub.history._read_log = wait
+        client = RawClient(await server.raw())
+        await client.open(f"/ws?token=right&since={since}")
+        assert json.loads(await client.text())["type"] == "connection"
+        await waiting.wait()
+        server.nursery.start_soon(server.live.stop)
+        assert await client.close_code() == 1001
+        go_on.set()
+        with trio.move_on_after(0.1):
+            assert await client.stream.receive_some() == b""
 
 
 async def test_a_stopping_bridge_sends_away_who_is_catching_up() -> None:
