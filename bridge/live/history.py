@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from sys import intern
 
@@ -18,6 +18,7 @@ import trio
 
 from bridge.events import Event
 from bridge.live.frames import text_frame
+from bridge.live.selection import Selection
 
 #: One write to a client: as much as fits without another event, or one event.
 CHUNK_BYTES = 64 * 1024
@@ -26,7 +27,10 @@ PAGE_EVENTS = 500
 PAGE_BYTES = 256 * 1024
 #: Frames kept in memory: of the newest events, and of pages that were read lately.
 RECENT_BYTES = 8 * 1024 * 1024
-CACHED_BYTES = 8 * 1024 * 1024
+CACHED_BYTES = 16 * 1024 * 1024
+#: Selections for which a page keeps its frames joined; clients that come back at once mostly want
+#: the same.
+JOINED_SELECTIONS = 2
 #: Pages read at once; the pool of connections is also that of REST and of delivery.
 CONCURRENT_READS = 2
 
@@ -47,6 +51,9 @@ class LogPage:
     available_from: int
     newest_id: int
 
+
+#: Frames for one write, and the id of the last event among them.
+Chunk = tuple[bytes, int]
 
 #: Reads what follows an id, up to another one; at most so many events and bytes of payload.
 ReadLog = Callable[[int, int, int, int], Awaitable[LogPage]]
@@ -79,11 +86,26 @@ class Page:
     framed: Sequence[Framed]
     through: int
     available_from: int = 0
+    _joined: dict[Selection, Sequence[Chunk]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in memory, about."""
-        return 500 + sum(each.size for each in self.framed)
+        """Bytes that it takes in memory, about and at most."""
+        frames = sum(len(each.frame) for each in self.framed)
+        return 500 + sum(each.size for each in self.framed) + JOINED_SELECTIONS * frames
+
+    def part(self, after: int, through: int) -> Page:
+        """Return the events of the page that follow an id, up to another one."""
+        return Page([each for each in self.framed if after < each.id <= through], through)
+
+    def chunks(self, selection: Selection) -> Sequence[Chunk]:
+        """Return the frames of what is selected, joined: once for all who select the same."""
+        joined = self._joined.get(selection)
+        if joined is None:
+            if len(self._joined) == JOINED_SELECTIONS:
+                self._joined.clear()
+            joined = self._joined[selection] = list(chunks(self.framed, selection))
+        return joined
 
 
 def framed(events: Iterable[Event]) -> list[Framed]:
@@ -91,16 +113,12 @@ def framed(events: Iterable[Event]) -> list[Framed]:
     return [Framed(each.id, intern(each.event_type), text_frame(each.wire())) for each in events]
 
 
-def chunks(events: Iterable[Framed], takes: Callable[[str], bool]) -> Iterator[tuple[bytes, int]]:
-    """Yield the frames of what is wanted, joined, each time with the id of the last event.
-
-    Args:
-        takes: tells of a type whether it is wanted; asked as late as can be.
-    """
+def chunks(events: Iterable[Framed], selection: Selection) -> Iterator[Chunk]:
+    """Yield the frames of what is selected, joined."""
     joined: list[bytes] = []
     size = last_id = 0
     for each in events:
-        if not takes(each.event_type):
+        if not selection.takes(each.event_type):
             continue
         if joined and size + len(each.frame) > CHUNK_BYTES:
             yield b"".join(joined), last_id
@@ -207,8 +225,12 @@ class _Recent:
         self._events: list[Framed] = []
         self._start = 0
         self._size = 0
+        # The page that was asked for last, and what it follows: who comes back at once also
+        # arrives here at once.
+        self._last_page: tuple[int, Page] | None = None
 
     def append(self, events: Sequence[Framed]) -> None:
+        self._last_page = None
         self._events += events
         self._size += sum(each.size for each in events)
         while self._size > self._most_bytes:
@@ -224,6 +246,8 @@ class _Recent:
         """Return what follows an id; None if that is not all here."""
         if after < self.after:
             return None
+        if self._last_page is not None and self._last_page[0] == after:
+            return self._last_page[1]
         first = bisect_right(self._events, after, self._start, key=attrgetter("id"))
         chosen = self._events[first : first + PAGE_EVENTS]
         size = 0
@@ -232,4 +256,6 @@ class _Recent:
             if size > PAGE_BYTES:
                 chosen = chosen[:count]
                 break
-        return Page(chosen, chosen[-1].id)
+        page = Page(chosen, chosen[-1].id)
+        self._last_page = after, page
+        return page

@@ -7,7 +7,6 @@ import random
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import takewhile
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -17,7 +16,7 @@ from bridge.db import DatabaseError, DatabaseUnavailable
 from bridge.live.connection import Connection
 from bridge.live.frames import text_frame
 from bridge.live.handshake import Opening
-from bridge.live.history import Page, chunks
+from bridge.live.history import Page
 from bridge.live.hub import Hub
 from bridge.live.selection import (
     EVERYTHING,
@@ -70,7 +69,7 @@ class Session:
         "spoke_at",
     )
 
-    def __init__(self, connection: Connection, hub: Hub, turns: trio.CapacityLimiter) -> None:
+    def __init__(self, connection: Connection, hub: Hub, turns: trio.Semaphore) -> None:
         self._connection = connection
         self._hub = hub
         self._turns = turns
@@ -196,10 +195,13 @@ class Session:
             # The task may begin after the session has ended; then it ends here.
             await trio.lowlevel.checkpoint()
             if since > left_at:
-                left_at = await self._reach(since, left_at)
-            else:
+                begin = await self._reach(since, left_at)
+            elif carried_from < left_at:
                 await self._send_missed(since, carried_from)
-            await self._send_missed(left_at, None)
+                begin = left_at
+            else:
+                begin = since
+            await self._send_missed(begin, None)
             # Nothing can happen between the last look and this: it missed no event, and gets none
             # twice.
             last_event_id = self._hub.last_event_id
@@ -219,13 +221,24 @@ class Session:
             page = await self._page(cursor)
             if cursor + 1 < page.available_from:
                 outlet.write_nowait(_gap(cursor, page.available_from))
-            events = takewhile(lambda each: until is None or each.id <= until, page.framed)
-            # The selection may change meanwhile.
-            for frames, last_id in chunks(events, lambda kind: self._selection.takes(kind)):
-                await outlet.drained()
-                async with self._turns:
-                    outlet.write_nowait(frames, last_id)
+            if until is not None and until < page.through:
+                page = page.part(cursor, until)
+            while (sent_through := await self._send_page(page)) < page.through:
+                page = page.part(sent_through, page.through)
             cursor = page.through
+
+    async def _send_page(self, page: Page) -> int:
+        """Send what is selected of a page until the selection changes; return how far it got."""
+        outlet, selection = self._connection.outlet, self._selection
+        sent_through = 0
+        for frames, last_id in page.chunks(selection):
+            await outlet.drained()
+            async with self._turns:
+                if self._selection is not selection:
+                    return sent_through
+                outlet.write_nowait(frames, last_id)
+            sent_through = last_id
+        return page.through
 
     async def _reach(self, since: int, left_at: int) -> int:
         """Wait for an id that this bridge has not come to; return the id to go on from.
