@@ -168,6 +168,14 @@ class History:
         read = await self._read_log(0, 0, 1, 1)
         return read.available_from, read.newest_id
 
+    def recent(self, after: int) -> Page | None:
+        """Return events that follow an id, one write of them, if they are in memory.
+
+        Args:
+            after: less than ``last_event_id``.
+        """
+        return self._recent.page(after)
+
     async def page(self, after: int) -> Page:
         """Return events that follow an id, as far as one page goes.
 
@@ -253,8 +261,8 @@ class _Recent:
         size = 0
         for count, each in enumerate(chosen, 1):
             size += len(each.frame)
-            if size > PAGE_BYTES:
-                chosen = chosen[:count]
+            if size > CHUNK_BYTES:
+                chosen = chosen[: max(count - 1, 1)]
                 break
         page = Page(chosen, chosen[-1].id)
         self._last_page = after, page

@@ -218,14 +218,30 @@ class Session:
         """
         outlet, history = self._connection.outlet, self._hub.history
         while cursor < (history.last_event_id if until is None else until):
-            page = await self._page(cursor)
-            if cursor + 1 < page.available_from:
-                outlet.write_nowait(_gap(cursor, page.available_from))
-            if until is not None and until < page.through:
-                page = page.part(cursor, until)
-            while (sent_through := await self._send_page(page)) < page.through:
-                page = page.part(sent_through, page.through)
-            cursor = page.through
+            await outlet.drained()
+            async with self._turns:
+                # Looked up when it is this client's turn, not before: while a thousand wait for
+                # theirs, events are published, and nobody would ever have caught up.
+                page = history.recent(cursor)
+                if page is not None:
+                    if until is not None:
+                        page = page.part(cursor, until)
+                    for frames, last_id in page.chunks(self._selection):
+                        outlet.write_nowait(frames, last_id)
+                    cursor = page.through
+            if page is None:
+                cursor = await self._send_logged(cursor, until)
+
+    async def _send_logged(self, cursor: int, until: int | None) -> int:
+        """Send what is selected of one page of the log; return the id to go on from."""
+        page = await self._page(cursor)
+        if cursor + 1 < page.available_from:
+            self._connection.outlet.write_nowait(_gap(cursor, page.available_from))
+        if until is not None and until < page.through:
+            page = page.part(cursor, until)
+        while (sent_through := await self._send_page(page)) < page.through:
+            page = page.part(sent_through, page.through)
+        return page.through
 
     async def _send_page(self, page: Page) -> int:
         """Send what is selected of a page until the selection changes; return how far it got."""
