@@ -7,10 +7,20 @@ goes up as ``asyncpg`` made it.
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import asyncpg
 import structlog
@@ -21,6 +31,8 @@ from trio_asyncio import aio_as_trio
 from bridge.assets import query
 
 log = structlog.get_logger()
+
+Result = TypeVar("Result")
 
 #: A row: a mapping from column name to value.
 Row = Mapping[str, Any]
@@ -89,11 +101,23 @@ class Connection:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
         self._listeners: dict[str, Callable[..., None]] = {}
+        #: Whether a statement was cancelled, or took too long.
+        self._interrupted = False
 
     async def fetch(self, name: str, *values: object) -> list[Row]:
         """Run the named query of ``sql/queries`` and return its rows."""
+        statement = partial(self._connection.fetch, query(name), *values)
+        rows: list[Row]
         with _translated():
-            rows: list[Row] = await aio_as_trio(self._connection.fetch)(query(name), *values)
+            if self._interrupted:
+                # It first waits until the server has cancelled the one before: a task's work.
+                rows = await aio_as_trio(statement)()
+                return rows
+            try:
+                rows = await _stepped(statement())
+            except (trio.Cancelled, TimeoutError):
+                self._interrupted = True
+                raise
             return rows
 
     async def execute(self, sql: str) -> None:
@@ -213,6 +237,34 @@ def _log_stray_error(_loop: object, context: Mapping[str, Any]) -> None:
     """
     error = context.get("exception")
     log.warning("connection_discarded", reason=str(error or context.get("message")))
+
+
+async def _stepped(work: Coroutine[asyncio.Future[Any], None, Result]) -> Result:
+    """Run a statement of asyncpg's in this very task, instead of in an asyncio task of its own.
+
+    That takes a third of the round trip's time away, and an event is delayed by one of them. It
+    does for what awaits nothing but futures, as a statement on one connection does.
+    """
+    task = trio.lowlevel.current_task()
+    try:
+        while True:
+            future = work.send(None)
+            # What an asyncio task does with a future that it was given.
+            future._asyncio_future_blocking = False
+            future.add_done_callback(lambda _: trio.lowlevel.reschedule(task))
+
+            def cancel(_: object, future: asyncio.Future[Any] = future) -> trio.lowlevel.Abort:
+                # asyncpg then tells the server; what became of it comes out of the statement.
+                future.cancel()
+                return trio.lowlevel.Abort.FAILED
+
+            await trio.lowlevel.wait_task_rescheduled(cancel)
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+    except asyncio.CancelledError:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:

@@ -11,7 +11,7 @@ import random
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from sys import intern
 
@@ -21,6 +21,7 @@ import trio
 from bridge.db import DatabaseError, DatabaseUnavailable
 from bridge.events import Event
 from bridge.live.frames import text_frame
+from bridge.live.selection import Selection
 
 log = structlog.get_logger()
 
@@ -31,7 +32,10 @@ PAGE_EVENTS = 500
 PAGE_BYTES = 256 * 1024
 #: Frames kept in memory: of the newest events, and of pages that were read lately.
 RECENT_BYTES = 8 * 1024 * 1024
-CACHED_BYTES = 8 * 1024 * 1024
+CACHED_BYTES = 16 * 1024 * 1024
+#: Selections for which a page keeps its frames joined; clients that come back at once mostly want
+#: the same.
+JOINED_SELECTIONS = 2
 #: Pages read at once; the pool of connections is also that of REST and of delivery.
 CONCURRENT_READS = 2
 #: Between two tries to read the log, at least and at most.
@@ -54,6 +58,9 @@ class LogPage:
     available_from: int
     newest_id: int
 
+
+#: Frames for one write, and the id of the last event among them.
+Chunk = tuple[bytes, int]
 
 #: Reads what follows an id, up to another one; at most so many events and bytes of payload.
 ReadLog = Callable[[int, int, int, int], Awaitable[LogPage]]
@@ -86,11 +93,45 @@ class Page:
     framed: Sequence[Framed]
     through: int
     available_from: int = 0
+    _joined: dict[Selection, Sequence[Chunk]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in memory, about."""
-        return 500 + sum(each.size for each in self.framed)
+        """Bytes that it takes in memory, about and at most."""
+        frames = sum(len(each.frame) for each in self.framed)
+        return 500 + sum(each.size for each in self.framed) + JOINED_SELECTIONS * frames
+
+    def part(self, after: int, until: int | None = None, carried: Selection | None = None) -> Page:
+        """Return the events of the page that follow an id, up to another one.
+
+        Args:
+            carried: what is left out.
+        """
+        through = self.through if until is None else min(self.through, until)
+        if through == self.through and carried is None and self.follows(after):
+            return self
+        return Page(
+            [
+                each
+                for each in self.framed
+                if after < each.id <= through
+                and (carried is None or not carried.takes(each.event_type))
+            ],
+            through,
+        )
+
+    def follows(self, after: int) -> bool:
+        """Tell whether all of its events come after an id."""
+        return not self.framed or after < self.framed[0].id
+
+    def chunks(self, selection: Selection) -> Sequence[Chunk]:
+        """Return the frames of what is selected, joined: once for all who select the same."""
+        joined = self._joined.get(selection)
+        if joined is None:
+            if len(self._joined) == JOINED_SELECTIONS:
+                self._joined.clear()
+            joined = self._joined[selection] = list(chunks(self.framed, selection))
+        return joined
 
 
 def framed(events: Iterable[Event]) -> list[Framed]:
@@ -98,16 +139,12 @@ def framed(events: Iterable[Event]) -> list[Framed]:
     return [Framed(each.id, intern(each.event_type), text_frame(each.wire())) for each in events]
 
 
-def chunks(events: Iterable[Framed], takes: Callable[[str], bool]) -> Iterator[tuple[bytes, int]]:
-    """Yield the frames of what is wanted, joined, each time with the id of the last event.
-
-    Args:
-        takes: tells of a type whether it is wanted; asked as late as can be.
-    """
+def chunks(events: Iterable[Framed], selection: Selection) -> Iterator[Chunk]:
+    """Yield the frames of what is selected, joined."""
     joined: list[bytes] = []
     size = last_id = 0
     for each in events:
-        if not takes(each.event_type):
+        if not selection.takes(each.event_type):
             continue
         if joined and size + len(each.frame) > CHUNK_BYTES:
             yield b"".join(joined), last_id
@@ -157,6 +194,14 @@ class History:
         async with self._reads:
             read = await self._retried_read(0, 0, 1, 1)
         return read.available_from, read.newest_id
+
+    def recent(self, after: int) -> Page | None:
+        """Return events that follow an id, one write of them, if they are in memory.
+
+        Args:
+            after: less than ``last_event_id``.
+        """
+        return self._recent.page(after)
 
     async def page(self, after: int) -> Page:
         """Return events that follow an id, as far as one page goes.
@@ -224,8 +269,12 @@ class _Recent:
         self._events: list[Framed] = []
         self._start = 0
         self._size = 0
+        # The page that was asked for last, and what it follows: who comes back at once also
+        # arrives here at once.
+        self._last_page: tuple[int, Page] | None = None
 
     def append(self, events: Sequence[Framed]) -> None:
+        self._last_page = None
         self._events += events
         self._size += sum(each.size for each in events)
         while self._size > self._most_bytes:
@@ -241,12 +290,16 @@ class _Recent:
         """Return what follows an id; None if that is not all here."""
         if after < self.after:
             return None
+        if self._last_page is not None and self._last_page[0] == after:
+            return self._last_page[1]
         first = bisect_right(self._events, after, self._start, key=attrgetter("id"))
         chosen = self._events[first : first + PAGE_EVENTS]
         size = 0
         for count, each in enumerate(chosen, 1):
             size += len(each.frame)
-            if size > PAGE_BYTES:
-                chosen = chosen[:count]
+            if size > CHUNK_BYTES:
+                chosen = chosen[: max(count - 1, 1)]
                 break
-        return Page(chosen, chosen[-1].id)
+        page = Page(chosen, chosen[-1].id)
+        self._last_page = after, page
+        return page

@@ -49,6 +49,6 @@ class Hub:
         self.history.append(batch)
         # Nobody leaves meanwhile: who does not keep up is told to, and does so when it runs next.
         for selection, outlets in self._followers.items():
-            for frames, last_id in chunks(batch, selection.takes):
+            for frames, last_id in chunks(batch, selection):
                 for outlet in outlets:
                     outlet.write_nowait(frames, last_id)

@@ -125,7 +125,7 @@ class Outlet(trio.abc.SendStream):
         self._end(farewell(through))
 
     def end(self, frames: bytes) -> bool:
-        """Take last frames behind what waits; :meth:`flush` sends them.
+        """Send last frames, or keep them behind what waits; :meth:`flush` sends them then.
 
         Returns:
             Whether they were taken: nothing is after a close frame, or when the client is gone.
@@ -137,9 +137,20 @@ class Outlet(trio.abc.SendStream):
 
     def _end(self, frames: bytes) -> None:
         self._open = False
+        sent = 0
         if self._waiting is None:
+            # At once: who flushes comes when the connection's tasks have ended, and one of them may
+            # be in a statement that takes its time.
+            try:
+                sent = os.write(self._descriptor, frames)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return
+            if sent == len(frames):
+                return
             self._waiting = deque()
-        self._waiting.append((memoryview(frames), None))
+        self._waiting.append((memoryview(frames)[sent:], None))
 
     async def drained(self) -> None:
         """Wait until nothing waits to be sent, or nothing can be sent any more."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from itertools import takewhile
 from typing import Any, Final
 
 import trio
@@ -13,7 +12,7 @@ import trio
 from bridge.live.connection import Connection
 from bridge.live.frames import text_frame
 from bridge.live.handshake import Opening
-from bridge.live.history import chunks
+from bridge.live.history import Page
 from bridge.live.hub import Hub
 from bridge.live.selection import (
     EVERYTHING,
@@ -61,7 +60,7 @@ class Session:
         "spoke_at",
     )
 
-    def __init__(self, connection: Connection, hub: Hub, turns: trio.CapacityLimiter) -> None:
+    def __init__(self, connection: Connection, hub: Hub, turns: trio.Semaphore) -> None:
         self._connection = connection
         self._hub = hub
         self._turns = turns
@@ -200,14 +199,17 @@ class Session:
             # The task may begin after the session has ended; then it ends here.
             await trio.lowlevel.checkpoint()
             if since > left_at:
-                left_at = await self._reach(since, left_at)
-            else:
+                begin = await self._reach(since, left_at)
+            elif carried_from < left_at:
                 await self._send_missed(since, carried_from)
                 # Once more over what was sent before, for what was subscribed to since.
                 if not self._selection.patterns <= carried.patterns:
                     await self._send_missed(max(since, carried_from), left_at, carried)
-            outlet.mark(left_at)
-            await self._send_missed(left_at, None)
+                begin = left_at
+            else:
+                begin = since
+            outlet.mark(begin)
+            await self._send_missed(begin, None)
             if scope.cancel_called:
                 # The session has ended during a read, which cannot be cancelled, and nobody would
                 # have the hub forget this client: its descriptor will be another connection's.
@@ -230,23 +232,43 @@ class Session:
             carried: what is not sent again.
         """
         outlet, history = self._connection.outlet, self._hub.history
-
-        def takes(event_type: str) -> bool:
-            # The selection may change meanwhile.
-            return self._selection.takes(event_type) and not (carried and carried.takes(event_type))
-
         while cursor < (history.last_event_id if until is None else until):
-            page = await history.page(cursor)
-            # A page from memory was no reason to wait, and one of the log cannot be cancelled.
-            await trio.lowlevel.checkpoint()
-            if cursor + 1 < page.available_from:
-                outlet.write_nowait(_gap(cursor, page.available_from))
-            events = takewhile(lambda each: until is None or each.id <= until, page.framed)
-            for frames, last_id in chunks(events, takes):
-                await outlet.drained()
-                async with self._turns:
-                    outlet.write_nowait(frames, last_id)
-            cursor = page.through
+            await outlet.drained()
+            async with self._turns:
+                # Looked up when it is this client's turn, not before: while a thousand wait for
+                # theirs, events are published, and nobody would ever have caught up.
+                page = history.recent(cursor)
+                if page is not None:
+                    page = page.part(cursor, until, carried)
+                    for frames, last_id in page.chunks(self._selection):
+                        outlet.write_nowait(frames, last_id)
+                    cursor = page.through
+            if page is None:
+                cursor = await self._send_logged(cursor, until, carried)
+
+    async def _send_logged(self, cursor: int, until: int | None, carried: Selection | None) -> int:
+        """Send what is selected of one page of the log; return the id to go on from."""
+        page = await self._hub.history.page(cursor)
+        await trio.lowlevel.checkpoint()  # a read cannot be cancelled
+        if cursor + 1 < page.available_from:
+            self._connection.outlet.write_nowait(_gap(cursor, page.available_from))
+        page = page.part(cursor, until, carried)
+        while (sent_through := await self._send_page(page)) < page.through:
+            page = page.part(sent_through)
+        return page.through
+
+    async def _send_page(self, page: Page) -> int:
+        """Send what is selected of a page until the selection changes; return how far it got."""
+        outlet, selection = self._connection.outlet, self._selection
+        sent_through = 0
+        for frames, last_id in page.chunks(selection):
+            await outlet.drained()
+            async with self._turns:
+                if self._selection is not selection:
+                    return sent_through
+                outlet.write_nowait(frames, last_id)
+            sent_through = last_id
+        return page.through
 
     async def _reach(self, since: int, left_at: int) -> int:
         """Wait for an id that this bridge has not come to; return the id to go on from.

@@ -87,7 +87,7 @@ class LiveStream:
         self._hub = hub
         self._tokens = tokens
         self._limits = limits
-        self._turns = trio.CapacityLimiter(CONCURRENT_REPLAYS)
+        self._turns = trio.Semaphore(CONCURRENT_REPLAYS)
         self._clients: set[_Client] = set()
         # By the token's id; None is the static one.
         self._by_token: dict[int | None, set[_Client]] = {}

@@ -39,6 +39,8 @@ with taken as (
     from (select distinct event_type from numbered) as types
     cross join lateral unnest(bridge.patterns_matching(types.event_type)) as pattern
     join bridge.webhooks w on w.event_type = pattern and w.is_active
+    -- Without webhooks the patterns are not even made, which is a sixth of the statement's time.
+    where exists (select from bridge.webhooks where is_active)
 ), enqueued as (
     insert into bridge.delivery_queue
         (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)

@@ -12,14 +12,30 @@ from rich.console import Console
 from rich.table import Table
 
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from tests.bench import capture, delivery, drain, history, latency, memory, trigger
+from tests.bench import (
+    capture,
+    delivery,
+    drain,
+    fanout,
+    history,
+    idle,
+    memory,
+    paced,
+    slow_clients,
+    storm,
+    trigger,
+)
 from tests.bench.result import Result
 
 BENCHES: dict[str, Callable[[EmbeddedPostgres], list[Result]]] = {
     "capture": capture.run,
     "trigger": trigger.run,
     "drain": drain.run,
-    "latency": latency.run,
+    "paced": paced.run,
+    "idle": idle.run,
+    "slow_clients": slow_clients.run,
+    "storm": storm.run,
+    "fanout": fanout.run,
     "delivery": delivery.run,
     "history": history.run,
     "memory": memory.run,

@@ -28,3 +28,24 @@ async def test_statements_that_are_cancelled_leave_their_connections_usable(
             async with trio.open_nursery() as nursery:
                 for _ in range(10):
                     nursery.start_soon(database.fetch, "get_webhook", 1)
+
+
+async def test_a_connection_of_its_own_can_be_used_after_a_statement_that_was_cancelled(
+    bridge_url: str, bot: psycopg.Connection[Any]
+) -> None:
+    with trio.fail_after(30):
+        async with open_database(bridge_url) as database, database.connect() as connection:
+            with bot.transaction():
+                bot.execute("lock table bridge.webhooks in access exclusive mode")
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(connection.fetch, "get_webhook", 1)
+                    while bot.execute(
+                        "select count(*) from pg_locks where relation ="
+                        " 'bridge.webhooks'::regclass and not granted"
+                    ).fetchone() != (1,):
+                        await trio.lowlevel.checkpoint()
+                    nursery.cancel_scope.cancel()
+                # The lock is still held: it was the server that ended the statement.
+                for _ in range(2):
+                    [row] = await connection.fetch("schema_version")
+                    assert row["version"]

@@ -125,3 +125,29 @@ async def test_stopping_sends_clients_away_with_1001() -> None:
         server.nursery.start_soon(server.live.stop)
         for client in clients:
             assert (await closing(client))[0] == 1001
+
+
+async def test_who_resumes_has_caught_up_as_soon_as_it_is_its_turn_however_many_events_come() -> (
+    None
+):
+    """Events that come while it waits for its turn do not send it back to the end of the queue."""
+    async with serving() as server:
+        server.publish(count=20)
+        turns = server.live._turns
+        async with trio.open_nursery() as nursery:
+            for _ in range(turns.value):
+                await turns.acquire()
+            client = await server.connect("?token=right&since=0")
+            assert (await message(client))["type"] == "connection"
+
+            async def publish_before_every_turn() -> None:
+                while True:
+                    server.publish()
+                    turns.release()
+                    await turns.acquire()
+
+            nursery.start_soon(publish_before_every_turn)
+            with trio.fail_after(5):
+                while (await message(client))["type"] != "resumed":
+                    pass
+            nursery.cancel_scope.cancel()
