@@ -243,10 +243,17 @@ class Session:
                 outlet.write_nowait(_gap(cursor, page.available_from))
             events = takewhile(lambda each: until is None or each.id <= until, page.framed)
             for frames, last_id in chunks(events, takes):
-                await outlet.drained()
-                async with self._turns:
-                    outlet.write_nowait(frames, last_id)
+                await self._write_when_drained(frames, last_id)
             cursor = page.through
+
+    async def _write_when_drained(self, frames: bytes, through: int) -> None:
+        outlet, sent = self._connection.outlet, False
+        while not sent:
+            await outlet.drained()
+            async with self._turns:
+                # An answer or a ping may wait again; the frames may not fit behind it.
+                if sent := outlet.is_drained:
+                    outlet.write_nowait(frames, through)
 
     async def _reach(self, since: int, left_at: int) -> int:
         """Wait for an id that this bridge has not come to; return the id to go on from.
