@@ -191,8 +191,7 @@ class History:
 
     async def bounds(self) -> tuple[int, int]:
         """Return the lowest id that the log has, and the highest that was given out."""
-        async with self._reads:
-            read = await self._retried_read(0, 0, 1, 1)
+        read = await self._retried_read(0, 0, 1, 1)
         return read.available_from, read.newest_id
 
     def recent(self, after: int) -> Page | None:
@@ -220,8 +219,7 @@ class History:
                 continue
             self._being_read[after] = trio.Event()
             try:
-                async with self._reads:
-                    page = await self._read(after)
+                page = await self._read(after)
                 self._cache(after, page)
                 return page
             finally:
@@ -243,13 +241,15 @@ class History:
         return Page(framed(events), through, read.available_from)
 
     async def _retried_read(self, *bounds: int) -> LogPage:
-        # Who waits to try again keeps its place: a thousand clients knock and tell of it like two.
         while True:
-            try:
-                return await self._read_log(*bounds)
-            except (DatabaseUnavailable, DatabaseError) as error:
-                log.warning("replay_waits", reason=str(error))
-                await trio.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311
+            async with self._reads:
+                try:
+                    return await self._read_log(*bounds)
+                except (DatabaseUnavailable, DatabaseError) as error:
+                    log.warning("replay_waits", reason=str(error))
+                    # In its place, so that a thousand clients knock and tell of it like two; but
+                    # then it is another's turn, whose page may be one that can be read.
+                    await trio.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311
 
     def _cache(self, after: int, page: Page) -> None:
         self._cached[after] = page

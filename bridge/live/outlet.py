@@ -152,6 +152,11 @@ class Outlet(trio.abc.SendStream):
             self._waiting = deque()
         self._waiting.append((memoryview(frames)[sent:], None))
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return self._waiting is None
+
     async def drained(self) -> None:
         """Wait until nothing waits to be sent, or nothing can be sent any more."""
         while self._waiting is not None:

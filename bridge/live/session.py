@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import trio
@@ -233,8 +234,7 @@ class Session:
         """
         outlet, history = self._connection.outlet, self._hub.history
         while cursor < (history.last_event_id if until is None else until):
-            await outlet.drained()
-            async with self._turns:
+            async with self._turn():
                 # Looked up when it is this client's turn, not before: while a thousand wait for
                 # theirs, events are published, and nobody would ever have caught up.
                 page = history.recent(cursor)
@@ -259,16 +259,27 @@ class Session:
 
     async def _send_page(self, page: Page) -> int:
         """Send what is selected of a page until the selection changes; return how far it got."""
-        outlet, selection = self._connection.outlet, self._selection
+        selection = self._selection
         sent_through = 0
         for frames, last_id in page.chunks(selection):
-            await outlet.drained()
-            async with self._turns:
+            async with self._turn():
                 if self._selection is not selection:
                     return sent_through
-                outlet.write_nowait(frames, last_id)
+                self._connection.outlet.write_nowait(frames, last_id)
             sent_through = last_id
         return page.through
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait until it is this client's turn to be written to, and nothing waits before that."""
+        outlet = self._connection.outlet
+        while True:
+            await outlet.drained()
+            async with self._turns:
+                # An answer or a ping may wait again; what is written may not fit behind it.
+                if outlet.is_drained:
+                    yield
+                    return
 
     async def _reach(self, since: int, left_at: int) -> int:
         """Wait for an id that this bridge has not come to; return the id to go on from.

@@ -12,7 +12,9 @@ from trio_websocket import ConnectionClosed
 from bridge.db import DatabaseUnavailable
 from bridge.live import stream
 from bridge.live.connection import ConnectionLimits
-from bridge.live.history import LogPage
+from bridge.live.frames import PING_FRAME
+from bridge.live.history import CHUNK_BYTES, LogPage
+from bridge.live.session import CONCURRENT_REPLAYS
 from bridge.live.stream import StreamLimits
 from bridge.tokens import WEBHOOKS_READ, Grant
 from tests.trio.serving import (
@@ -313,6 +315,25 @@ async def test_cut_off_before_it_began_to_catch_up_it_resumes_from_where_it_aske
             await overflow(slow)
             texts, _, _ = await slow.everything()
         assert json.loads(texts[-1])["since"] == 7
+
+
+async def test_who_is_answered_just_as_missed_events_come_is_not_too_slow() -> None:
+    limits = StreamLimits(ConnectionLimits(buffer_bytes=CHUNK_BYTES // 2))
+    async with serving(limits=limits, send_buffer_bytes=CHUNK_BYTES) as server:
+        server.publish(LARGE_PAYLOAD, count=9)
+        for _ in range(CONCURRENT_REPLAYS):
+            await server.live._turns.acquire()
+        client = RawClient(await server.raw())
+        await client.open("/ws?token=right&since=0")
+        await trio.testing.wait_all_tasks_blocked()
+        [served] = server.live._clients
+        while served.connection.outlet.is_drained:
+            served.connection.outlet.write_nowait(PING_FRAME * 1000)
+        for _ in range(CONCURRENT_REPLAYS):
+            server.live._turns.release()
+        got = [json.loads(await client.text()) for _ in range(11)]
+        assert [each["id"] for each in got[1:-1]] == list(range(1, 10))
+        assert got[-1]["type"] == "resumed"
 
 
 async def test_one_event_larger_than_the_buffer_reaches_a_client_that_reads() -> None:

@@ -235,6 +235,26 @@ async def test_many_who_wait_for_the_database_knock_like_two() -> None:
         assert len(logs) == tries <= 2 * history.CONCURRENT_READS
 
 
+async def test_a_page_that_cannot_be_read_holds_nobody_else_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(history, "RETRY_SECONDS", (0.0, 0.001))
+    async with serving(recent_bytes=FORGETFUL) as server:
+        server.publish(count=20)
+        read = server.log.read
+
+        async def damaged(after: int, *bounds: int) -> history.LogPage:
+            if after < history.CONCURRENT_READS + 1:
+                raise DatabaseUnavailable("a damaged page")
+            return await read(after, *bounds)
+
+        server.hub.history._read_log = damaged
+        for since in range(history.CONCURRENT_READS + 1):
+            await server.welcomed(f"?token=right&since={since}")
+        client = await server.welcomed("?token=right&since=10")
+        assert (await ids_until_resumed(client))[0] == list(range(11, 21))
+
+
 # --- while it goes on
 
 
