@@ -64,8 +64,8 @@ class Connection:
     """An accepted connection; whoever converses on it gets it with the handshake done.
 
     Args:
-        farewell: makes the last frames for a client that was too slow, of the id of the last event
-            that it gets.
+        farewell: makes the last frames for a client that was too slow, of the id up to which it
+            gets what it has coming; None if it was not let in yet.
     """
 
     __slots__ = (
@@ -92,7 +92,7 @@ class Connection:
         stream: trio.SocketStream,
         nursery: trio.Nursery,
         limits: ConnectionLimits,
-        farewell: Callable[[int], bytes],
+        farewell: Callable[[int | None], bytes],
     ) -> None:
         self._stream = stream
         self._nursery = nursery
@@ -186,7 +186,8 @@ class Connection:
             self.outlet.end(close_frame(INTERNAL_ERROR, "internal error"))
 
     async def finish(self) -> bool:
-        """Send what still waits; return whether the client took it in time."""
+        """Send what still waits, and nothing more; return whether the client took it in time."""
+        self.outlet.end(b"")
         with trio.move_on_after(self._closing_seconds) as scope:
             await self.outlet.flush()
         return not scope.cancelled_caught
@@ -218,7 +219,7 @@ async def serve_connection(
     converse: Callable[[Connection], Awaitable[None]],
     *,
     limits: ConnectionLimits,
-    farewell: Callable[[int], bytes],
+    farewell: Callable[[int | None], bytes],
 ) -> None:
     """Serve one accepted connection until it ends. Nothing that the client does gets out.
 

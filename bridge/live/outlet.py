@@ -69,8 +69,9 @@ class Outlet(trio.abc.SendStream):
         self._drained: trio.Event | None = None
         #: Whether frames are taken.
         self._open = True
-        #: The client was sent all that it has coming up to the event with this id.
-        self.sent_through = 0
+        #: The client was sent all that it has coming up to the event with this id; None before it
+        #: has anything coming.
+        self.sent_through: int | None = None
 
     def write_nowait(self, frames: bytes, through: int | None = None) -> None:
         """Send whole frames, or keep them to be sent; never waits, never raises.
@@ -107,7 +108,7 @@ class Outlet(trio.abc.SendStream):
         else:
             self._keep(memoryview(b""), through)
 
-    def cut_off(self, farewell: Callable[[int], bytes]) -> None:
+    def cut_off(self, farewell: Callable[[int | None], bytes]) -> None:
         """Throw away what waits, but for the write that is half done, and send last frames.
 
         Args:
@@ -119,7 +120,9 @@ class Outlet(trio.abc.SendStream):
             if half_sent[1] is not None:
                 through = half_sent[1]
             # What was to follow may begin further back.
-            through = min([through, *(each for _, each in dropped if each is not None)])
+            marks = [each for _, each in dropped if each is not None]
+            if through is not None:
+                through = min([through, *marks])
             self._waiting.clear()
             self._waiting.append(half_sent)
         self._end(farewell(through))

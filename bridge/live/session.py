@@ -169,6 +169,7 @@ class Session:
             self._hub.last_event_id,
             self._selection,
         )
+        # Of an id that this bridge has not come to, _reach knows more.
         self._carried_from = min(since, self._carried_from)
 
     def _select(self, patterns: frozenset[str]) -> None:
@@ -291,6 +292,7 @@ class Session:
         await trio.lowlevel.checkpoint()  # the session may have ended meanwhile
         if since <= newest_id:
             await self._hub.history.reached(since)
+            self._carried_from = since
             return since
         self._connection.outlet.write_nowait(_gap(since, left_at + 1))
         return left_at

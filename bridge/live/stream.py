@@ -52,7 +52,7 @@ class StreamLimits:
 
     Attributes:
         connection: of each client.
-        clients: most clients in all.
+        clients: most clients in all; as many more may be about to send their tokens.
         clients_per_token: most clients with one token.
         ping_seconds: how often each client is pinged.
         idle_seconds: how long a client may say nothing; None: for ever.
@@ -98,6 +98,10 @@ class LiveStream:
         """How many clients are connected."""
         return len(self._clients)
 
+    @property
+    def _admitted(self) -> int:
+        return sum(map(len, self._by_token.values()))
+
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serve one accepted connection until it ends. Nothing that the client does gets out."""
         await serve_connection(
@@ -138,8 +142,6 @@ class LiveStream:
 
     def _refusal(self, opening: Opening) -> tuple[int, str] | None:
         """Return close code and reason for a client whose token does not matter; else None."""
-        if len(self._clients) > self._limits.clients:
-            return TRY_AGAIN_LATER, "Too many connections"
         # Only browsers send an origin, and no page can make them send another one.
         allowed = self._limits.origins
         if allowed and opening.origin is not None and opening.origin.lower() not in allowed:
@@ -150,6 +152,9 @@ class LiveStream:
         """Return close code and reason for a client that may not listen, None for one that may."""
         token = opening.token
         if token is None:
+            # Counted apart: who has no token keeps nobody out who has one.
+            if len(self._clients) - self._admitted > self._limits.clients:
+                return TRY_AGAIN_LATER, "Too many connections"
             with trio.move_on_after(self._limits.connection.handshake_seconds):
                 token = _token_of_message(await client.connection.websocket.get_message())
         if not token:
@@ -160,11 +165,13 @@ class LiveStream:
             return TRY_AGAIN_LATER, "Database unavailable, connect again"
         if grant is None or not grant.allows(EVENTS_READ):
             return POLICY_VIOLATION, "Invalid or expired API token"
+        if self._admitted >= self._limits.clients:
+            return TRY_AGAIN_LATER, "Too many connections"
         of_token = self._by_token.setdefault(grant.id, set())
+        if len(of_token) >= self._limits.clients_per_token:
+            return TRY_AGAIN_LATER, "Too many connections with this API token"
         client.grant = grant
         of_token.add(client)
-        if len(of_token) > self._limits.clients_per_token:
-            return TRY_AGAIN_LATER, "Too many connections with this API token"
         return None
 
     def _forget(self, client: _Client) -> None:
@@ -231,12 +238,14 @@ def _token_of_message(message: str | bytes) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def _too_slow(last_event_id: int) -> bytes:
-    message = {
+def _too_slow(sent_through: int | None) -> bytes:
+    message: dict[str, object] = {
         "type": "error",
         "code": "too_slow",
         "message": "reading too slowly: connect again and resume",
-        "since": last_event_id,
     }
-    reason = f"too slow: resume with since={last_event_id}"
+    reason = "too slow"
+    if sent_through is not None:
+        message["since"] = sent_through
+        reason += f": resume with since={sent_through}"
     return text_frame(json.dumps(message)) + close_frame(TRY_AGAIN_LATER, reason)

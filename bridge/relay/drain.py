@@ -41,6 +41,12 @@ TAKEOVER_SECONDS = 1.0
 FULL_SCAN_SECONDS = 60.0
 #: Plans are kept, and made when the queue is empty; they must suit it when it is not.
 FAST_PLANS = "set enable_seqscan = off"
+#: What is published must outlive a crash of the server, whatever it does for others: it would give
+#: the ids out again.
+DURABLE = (
+    "select set_config('synchronous_commit', 'on', false)"
+    " where current_setting('synchronous_commit') = 'off'"
+)
 
 
 class Relay:
@@ -109,6 +115,7 @@ class Relay:
             await connection.listen("bridge_events", rung.signal)
             await connection.listen("bridge_deliveries", self._woken)
             await connection.execute(FAST_PLANS)
+            await connection.execute(DURABLE)
             try:
                 await self._wait_to_lead(connection, rung)
                 metrics.draining.set(1)

@@ -7,6 +7,7 @@ from enum import Enum, auto
 import structlog
 import trio
 from fastapi import FastAPI
+from h11 import LocalProtocolError
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
@@ -79,6 +80,9 @@ class Front:
                 )
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # The client is gone.
+        except* (trio.BusyResourceError, LocalProtocolError):
+            # hypercorn falls over garbage behind a request to upgrade.
+            log.info("client_broke_protocol", reason="what follows its request")
         except* Exception:
             log.exception("connection_crashed")
         finally:

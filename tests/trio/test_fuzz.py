@@ -267,7 +267,8 @@ async def _outlet_scene(
         given.pop()  # what did not fit
         outlet.cut_off(farewell)
 
-    def farewell(sent_through: int) -> bytes:
+    def farewell(sent_through: int | None) -> bytes:
+        assert sent_through is not None
         resumes_from.append(sent_through)
         return FAREWELL
 
@@ -301,6 +302,7 @@ async def _outlet_scene(
             overflowed=overflowed,
             closed=lambda: None,
         )
+        outlet.mark(0)
         last_id = 0
         for kind, number, size in steps:
             if kind == "events":

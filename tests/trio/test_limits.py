@@ -138,12 +138,34 @@ async def test_more_clients_than_allowed_are_asked_to_come_later() -> None:
     async with serving(limits=StreamLimits(clients=2)) as server:
         first, second = await server.welcomed(), await server.welcomed("?token=other")
         assert await closing(await server.connect()) == (1013, "Too many connections")
-        assert (await closing(await server.connect("")))[0] == 1013, "with no token either"
         await first.aclose()
         await server.until_clients(1)
         third = await server.welcomed()
         server.publish()
         assert (await message(second))["id"] == (await message(third))["id"] == 1
+
+
+async def test_clients_without_a_token_keep_nobody_out() -> None:
+    async with serving(limits=StreamLimits(clients=2)) as server:
+        silent = [await server.connect("") for _ in range(2)]
+        assert await closing(await server.connect("")) == (1013, "Too many connections")
+        client = await server.welcomed()
+        assert (await ask(silent[0], type="auth", token="right"))["type"] == "connection"
+        await silent[1].send_message('{"type":"auth","token":"right"}')
+        assert await closing(silent[1]) == (1013, "Too many connections")
+        server.publish()
+        assert (await message(client))["id"] == 1
+
+
+async def test_a_client_that_leaves_is_forgotten() -> None:
+    async with serving() as server:
+        polite, rude = await server.welcomed(), RawClient(await server.raw())
+        await rude.open()
+        await until(lambda: server.hub.followers == 2)
+        await polite.aclose()
+        await rude.stream.aclose()
+        await until(lambda: server.hub.followers == 0)
+        await server.until_clients(0)
 
 
 async def test_more_clients_with_one_token_than_allowed_are_asked_to_come_later() -> None:
@@ -285,6 +307,22 @@ async def test_a_slow_client_is_told_from_where_to_resume() -> None:
         back = await server.welcomed(f"?token=right&since={last_id}")
         rest = [(await message(back))["id"] for _ in range(newest - last_id)]
         assert rest == list(range(last_id + 1, newest + 1))
+
+
+async def test_cut_off_before_its_token_it_is_not_told_from_where_to_resume() -> None:
+    async with serving(limits=SMALL, send_buffer_bytes=BUFFER) as server:
+        server.publish(count=3)
+        waiting = RawClient(await server.raw())
+        await waiting.open("/ws")
+        [served] = server.live._clients
+        while served.connection.outlet.is_drained:
+            served.connection.outlet.write_nowait(PING_FRAME * 1000)
+        while not served.connection.outlet.is_drained:
+            served.connection.outlet.write_nowait(PING_FRAME * 1000)
+            await trio.lowlevel.checkpoint()
+        texts, code, reason = await waiting.everything()
+        assert "since" not in json.loads(texts[-1])
+        assert (code, reason) == (1013, "too slow")
 
 
 async def test_cut_off_while_it_catches_up_it_resumes_from_there() -> None:

@@ -255,6 +255,18 @@ async def test_a_page_that_cannot_be_read_holds_nobody_else_up(
         assert (await ids_until_resumed(client))[0] == list(range(11, 21))
 
 
+async def test_what_lay_before_an_id_that_was_waited_for_can_be_asked_for() -> None:
+    async with serving() as server:
+        server.publish(count=3)
+        server.log.newest_id = 5
+        client = await server.welcomed("?token=right&since=5")
+        assert await ask(client, type="ping") == {"type": "pong"}
+        server.publish(count=3)
+        assert (await ids_until_resumed(client))[0] == [6]
+        await client.send_message('{"type":"resume","since":1}')
+        assert (await ids_until_resumed(client))[0] == [2, 3, 4, 5]
+
+
 # --- while it goes on
 
 
