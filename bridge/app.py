@@ -107,10 +107,30 @@ async def serve(
                 poll_seconds=settings.poll_seconds,
             )
             hub = Hub(History(last_event_id, partial(read_log, database)))
+            tokens = TokenStore(
+                database, settings.token.get_secret_value() if settings.token else None
+            )
+            live = LiveStream(
+                hub,
+                tokens,
+                StreamLimits(
+                    connection=ConnectionLimits(
+                        message_bytes=settings.ws_message_bytes,
+                        buffer_bytes=settings.ws_buffer_bytes,
+                        handshake_seconds=settings.ws_handshake_seconds,
+                    ),
+                    clients=settings.ws_clients,
+                    clients_per_token=settings.ws_clients_per_token,
+                    ping_seconds=settings.ws_ping_seconds,
+                    idle_seconds=settings.ws_idle_seconds,
+                    origins=settings.ws_origins,
+                ),
+            )
             relay = Relay(
                 database,
                 last_event_id=last_event_id,
                 publish=hub.publish,
+                went_back=live.start_over,
                 enqueued=courier.deliveries_due,
                 woken=courier.look_everywhere,
                 mode=settings.doorbell,
@@ -127,26 +147,6 @@ async def serve(
                     "delivery_attempts": settings.keep_failures_days,
                 },
                 vault,
-            )
-            tokens = TokenStore(
-                database, settings.token.get_secret_value() if settings.token else None
-            )
-
-            live = LiveStream(
-                hub,
-                tokens,
-                StreamLimits(
-                    connection=ConnectionLimits(
-                        message_bytes=settings.ws_message_bytes,
-                        buffer_bytes=settings.ws_buffer_bytes,
-                        handshake_seconds=settings.ws_handshake_seconds,
-                    ),
-                    clients=settings.ws_clients,
-                    clients_per_token=settings.ws_clients_per_token,
-                    ping_seconds=settings.ws_ping_seconds,
-                    idle_seconds=settings.ws_idle_seconds,
-                    origins=settings.ws_origins,
-                ),
             )
             api = build_api(
                 database,

@@ -170,12 +170,17 @@ class History:
     ) -> None:
         self.last_event_id = last_event_id
         self._read_log = read_log
+        self._recent_bytes = recent_bytes
         self._recent = _Recent(last_event_id, recent_bytes)
         self._cached: OrderedDict[int, Page] = OrderedDict()
         self._cached_size = 0
         self._being_read: dict[int, trio.Event] = {}
         self._reads = trio.CapacityLimiter(CONCURRENT_READS)
         self._grown = trio.Event()
+
+    def renewed(self, last_event_id: int) -> History:
+        """Return one that knows nothing yet, for a log that is another from now on."""
+        return History(last_event_id, self._read_log, recent_bytes=self._recent_bytes)
 
     def append(self, events: Sequence[Framed]) -> None:
         """Take in events that are being published."""

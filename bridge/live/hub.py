@@ -43,6 +43,10 @@ class Hub:
             if not group:
                 del self._followers[selection]
 
+    def start_over(self, last_event_id: int) -> None:
+        """Forget what was published; the log goes on after this id, and that is another log."""
+        self.history = self.history.renewed(last_event_id)
+
     def publish(self, events: Sequence[Event]) -> None:
         """Send the events, in this order, to all who follow; waits for none of them."""
         batch = framed(events)

@@ -252,7 +252,7 @@ class Session:
         page = await self._hub.history.page(cursor)
         await trio.lowlevel.checkpoint()  # a read cannot be cancelled
         if cursor + 1 < page.available_from:
-            self._connection.outlet.write_nowait(_gap(cursor, page.available_from))
+            self._connection.outlet.write_nowait(gap_frame(cursor, page.available_from))
         page = page.part(cursor, until, carried)
         while (sent_through := await self._send_page(page)) < page.through:
             page = page.part(sent_through)
@@ -294,7 +294,7 @@ class Session:
             await self._hub.history.reached(since)
             self._carried_from = since
             return since
-        self._connection.outlet.write_nowait(_gap(since, left_at + 1))
+        self._connection.outlet.write_nowait(gap_frame(since, left_at + 1))
         return left_at
 
 
@@ -325,7 +325,8 @@ def _welcome(last_event_id: int) -> bytes:
     )
 
 
-def _gap(since: int, available_from: int) -> bytes:
+def gap_frame(since: int, available_from: int) -> bytes:
+    """Return the message that what came after one id and before another cannot be sent."""
     return _framed({"type": "gap", "since": since, "available_from": available_from})
 
 

@@ -25,7 +25,7 @@ from bridge.live.connection import (
 from bridge.live.frames import PING_FRAME, close_frame, text_frame
 from bridge.live.handshake import Opening, read_opening
 from bridge.live.hub import Hub
-from bridge.live.session import CONCURRENT_REPLAYS, Session
+from bridge.live.session import CONCURRENT_REPLAYS, Session, gap_frame
 from bridge.tokens import EVENTS_READ, Grant
 
 log = structlog.get_logger()
@@ -113,6 +113,19 @@ class LiveStream:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ping_clients)
             nursery.start_soon(self._look_up_tokens)
+
+    def start_over(self, last_event_id: int) -> None:
+        """Tell all clients that the log has lost what they were sent, and have them come again.
+
+        Args:
+            last_event_id: the newest event that the log has.
+        """
+        gap = gap_frame(self._hub.last_event_id, last_event_id + 1)
+        self._hub.start_over(last_event_id)
+        for client in self._clients:
+            if client.session is not None:
+                client.connection.outlet.write_nowait(gap)
+            client.connection.send_away(GOING_AWAY, "the database went back in time")
 
     async def stop(self) -> None:
         """Send every client away, and wait a moment for them to go."""

@@ -12,6 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 
 import structlog
 import trio
@@ -56,6 +57,8 @@ class Relay:
         database: where the outbox and the log are.
         last_event_id: the newest event of the log that need not be published.
         publish: gets every event of the log once, in order of ids.
+        went_back: told when the database has lost what was published, with the id of the newest
+            event that it has; what is published then goes on from there.
         enqueued: called when deliveries may have been added to the queue.
         woken: called when somebody says, by ``bridge.wake_couriers()``, that others may be due.
         mode: whether the application rings: by turns, always or never.
@@ -70,6 +73,7 @@ class Relay:
         *,
         last_event_id: int,
         publish: Callable[[Sequence[Event]], None],
+        went_back: Callable[[int], None],
         enqueued: Callable[[], None],
         woken: Callable[[], None],
         mode: Mode = "adaptive",
@@ -79,6 +83,7 @@ class Relay:
     ) -> None:
         self._database = database
         self._publish = publish
+        self._went_back = went_back
         self._enqueued = enqueued
         self._woken = woken
         self._mode: Mode = mode
@@ -86,6 +91,7 @@ class Relay:
         self._quiet_poll_seconds = quiet_poll_seconds
         self._batch = batch
         self._last_event_id = last_event_id
+        self._last_occurred_at: datetime | None = None
         #: The doorbell as this bridge sees it; None unless it is the drainer.
         self.doorbell: Doorbell | None = None
         self._last_round = -float("inf")
@@ -116,6 +122,7 @@ class Relay:
             await connection.listen("bridge_deliveries", self._woken)
             await connection.execute(FAST_PLANS)
             await connection.execute(DURABLE)
+            await self._compare_log(connection)
             try:
                 await self._wait_to_lead(connection, rung)
                 metrics.draining.set(1)
@@ -129,6 +136,14 @@ class Relay:
             finally:
                 self.doorbell = None
                 metrics.draining.set(0)
+
+    async def _compare_log(self, connection: Connection) -> None:
+        """See that it is still the log from which events were published before."""
+        [row] = await connection.fetch("log_goes_on", self._last_event_id, self._last_occurred_at)
+        if not row["goes_on"]:
+            log.error("log_went_back", published=self._last_event_id, newest=row["newest_id"])
+            self._last_event_id, self._last_occurred_at = row["newest_id"], None
+            self._went_back(self._last_event_id)
 
     async def _wait_to_lead(self, connection: Connection, rung: WakeUp) -> None:
         """Follow the log until the lock of the one drainer is ours."""
@@ -212,7 +227,7 @@ class Relay:
 
     def _hand_on(self, events: Sequence[Event]) -> None:
         if events:
-            self._last_event_id = events[-1].id
+            self._last_event_id, self._last_occurred_at = events[-1].id, events[-1].occurred_at
             self._publish(events)
 
 

@@ -82,6 +82,7 @@ async def relaying(
                 database,
                 last_event_id=0,
                 publish=lambda events: relayed.publish(events),
+                went_back=lambda _: None,
                 enqueued=lambda: relayed.enqueued(),
                 woken=lambda: None,
                 mode=mode,

@@ -69,16 +69,17 @@ async def bridging(url: str, *, poll_seconds: float = 1.0) -> AsyncIterator[Brid
     async with open_database(url) as database, trio.open_nursery() as nursery:
         [row] = await database.fetch("schema_version")
         hub = Hub(History(row["last_event_id"], partial(read_log, database), recent_bytes=20_000))
+        live = LiveStream(hub, TokenStore(database, TOKEN), StreamLimits(ConnectionLimits()))
         relay = Relay(
             database,
             last_event_id=row["last_event_id"],
             publish=hub.publish,
+            went_back=live.start_over,
             enqueued=lambda: None,
             woken=lambda: None,
             poll_seconds=poll_seconds,
             batch=100,
         )
-        live = LiveStream(hub, TokenStore(database, TOKEN), StreamLimits(ConnectionLimits()))
         front = Front(FastAPI(), live.serve, handshake_seconds=5.0)
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listener.socket.getsockname()[1]
@@ -273,3 +274,47 @@ async def test_a_token_whose_row_is_locked_holds_nobody_up(
                 operator.execute("update bridge.api_tokens set name = 'renamed'")
                 async with bridge.connected(token=token):
                     operator.rollback()
+
+
+@pytest.mark.parametrize("overtaken", [False, True], ids=["shorter", "overtaken"])
+async def test_a_database_that_went_back_in_time_is_a_gap_and_a_new_beginning(
+    bridge_url: str, bot: psycopg.Connection[tuple[object, ...]], overtaken: bool
+) -> None:
+    """As restored from a backup, or after a failover to a standby that had lagged behind."""
+    with trio.fail_after(30):
+        async with (
+            bridging(bridge_url) as first,
+            bridging(bridge_url) as second,
+            first.connected() as one,
+            second.connected() as other,
+        ):
+            for client in (one, other):
+                for _ in range(5 if client is one else 0):
+                    bot.execute("insert into public.users (auth_type) values ('telegram')")
+                assert [json.loads(await client.get_message())["id"] for _ in range(5)] == [
+                    *range(1, 6)
+                ]
+            newest = 5 if overtaken else 2
+            bot.execute("delete from bridge.events where id > 2")
+            bot.execute("select setval('bridge.event_id', %s)", (newest,))
+            if overtaken:
+                bot.execute(
+                    "insert into bridge.events (id, event_type, payload, occurred_at)"
+                    " select id, 'another.event', '{}', now() from generate_series(3, 5) as id"
+                )
+            bot.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where application_name = 'pgbridge' and datname = current_database()"
+            )
+            for client in (one, other):
+                gap = json.loads(await client.get_message())
+                assert gap == {"type": "gap", "since": 5, "available_from": newest + 1}
+                with pytest.raises(ConnectionClosed, match="1001"):
+                    await client.get_message()
+            bot.execute("insert into public.users (auth_type) values ('telegram')")
+            for bridge in (first, second):
+                async with bridge.connected(f"&since={newest}") as client:
+                    got = json.loads(await client.get_message())
+                    if got["type"] == "resumed":  # it was here before the event
+                        got = json.loads(await client.get_message())
+                    assert got["id"] == newest + 1

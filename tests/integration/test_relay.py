@@ -81,6 +81,28 @@ async def test_a_newer_transaction_that_wrote_first_and_commits_last_is_not_forg
         assert json.loads(row["payload"])["username"] == "newer"
 
 
+async def test_what_is_published_is_on_disk_whatever_the_server_does_for_others(
+    bridge_url: str, bot: Bot
+) -> None:
+    [(database,)] = bot.execute("select current_database()")
+    bot.execute(f"alter database {database} set synchronous_commit = off".encode())
+    bot.execute(
+        """
+        create table public.noted (value text);
+        create function public.note() returns trigger language plpgsql as $$ begin
+            insert into public.noted values (current_setting('synchronous_commit'));
+            return new;
+        end $$;
+        create trigger note before insert on bridge.events
+            for each row execute function public.note();
+        """
+    )
+    async with relaying(bridge_url) as relayed:
+        sign_up(bot, "a")
+        await relayed.until_count(1)
+    assert bot.execute("select value from public.noted").fetchall() == [("on",)]
+
+
 async def test_rolled_back_transactions_announce_nothing(bridge_url: str, bot: Bot) -> None:
     async with relaying(bridge_url) as relayed:
         with bot.transaction(force_rollback=True):

@@ -84,6 +84,7 @@ async def woken(url: str, courier: Courier) -> AsyncIterator[None]:
         relay = Relay(
             database,
             last_event_id=0,
+            went_back=lambda _: None,
             publish=lambda _: None,
             enqueued=courier.deliveries_due,
             woken=courier.look_everywhere,
