@@ -17,8 +17,12 @@ from bridge.live.frames import CLOSE_HEAD
 
 #: Writes that one system call joins; Linux takes 1024 at most.
 _JOINED_WRITES = 64
-#: What a write that waits takes in memory, beside its bytes. Pongs have two of these.
-_WRITE_BYTES = 400
+#: What a write that waits takes in memory, beside its bytes, of which a pong has two.
+_WRITE_BYTES = 100
+
+
+# Shared by all who have nothing waiting; nothing is ever put into it.
+_NO_MARKS: deque[int | None] = deque(maxlen=0)
 
 
 class Outlet(trio.abc.SendStream):
@@ -41,9 +45,11 @@ class Outlet(trio.abc.SendStream):
         "_closed",
         "_descriptor",
         "_drained",
+        "_marks",
         "_nursery",
         "_open",
         "_overflowed",
+        "_sent_of_first",
         "_waiting",
         "_waiting_bytes",
         "sent_through",
@@ -63,9 +69,13 @@ class Outlet(trio.abc.SendStream):
         self._buffer_bytes = buffer_bytes
         self._overflowed = overflowed
         self._closed = closed
+        # The writes that wait, and what sent_through is after each. Bytes and numbers, and nothing
+        # that the garbage collector would look at: of slow clients there may be a million.
         # None while nothing waits, which is nearly always: thousands of clients are idle.
-        self._waiting: deque[tuple[memoryview, int | None]] | None = None
+        self._waiting: deque[bytes] | None = None
+        self._marks: deque[int | None] = _NO_MARKS
         self._waiting_bytes = 0
+        self._sent_of_first = 0
         self._drained: trio.Event | None = None
         #: Whether frames are taken.
         self._open = True
@@ -94,9 +104,11 @@ class Outlet(trio.abc.SendStream):
                 if through is not None:
                     self.sent_through = through
                 return
-            self._keep(memoryview(frames)[sent:], through)
+            self._keep(frames, through)
+            self._sent_of_first = sent
+            self._waiting_bytes -= sent
         elif self._behind_bytes(self._waiting) + len(frames) <= self._buffer_bytes:
-            self._keep(memoryview(frames), through)
+            self._keep(frames, through)
         else:
             self._open = False
             self._overflowed()
@@ -106,7 +118,7 @@ class Outlet(trio.abc.SendStream):
         if self._waiting is None:
             self.sent_through = through
         else:
-            self._keep(memoryview(b""), through)
+            self._keep(b"", through)
 
     def cut_off(self, farewell: Callable[[int | None], bytes]) -> None:
         """Throw away what waits, but for the write that is half done, and send last frames.
@@ -116,15 +128,15 @@ class Outlet(trio.abc.SendStream):
         """
         through = self.sent_through
         if self._waiting:
-            half_sent, *dropped = self._waiting
-            if half_sent[1] is not None:
-                through = half_sent[1]
+            if self._marks[0] is not None:
+                through = self._marks[0]
             # What was to follow may begin further back.
-            marks = [each for _, each in dropped if each is not None]
+            dropped = [each for each in islice(self._marks, 1, None) if each is not None]
             if through is not None:
-                through = min([through, *marks])
-            self._waiting.clear()
-            self._waiting.append(half_sent)
+                through = min([through, *dropped])
+            while len(self._waiting) > 1:
+                self._waiting.pop()
+                self._marks.pop()
         self._end(farewell(through))
 
     def end(self, frames: bytes) -> bool:
@@ -152,8 +164,10 @@ class Outlet(trio.abc.SendStream):
                 return
             if sent == len(frames):
                 return
-            self._waiting = deque()
-        self._waiting.append((memoryview(frames)[sent:], None))
+            self._waiting, self._marks = deque(), deque()
+            self._sent_of_first = sent
+        self._waiting.append(frames)
+        self._marks.append(None)
 
     @property
     def is_drained(self) -> bool:
@@ -167,20 +181,22 @@ class Outlet(trio.abc.SendStream):
                 self._drained = trio.Event()
             await self._drained.wait()
 
-    def _behind_bytes(self, waiting: deque[tuple[memoryview, int | None]]) -> int:
+    def _behind_bytes(self, waiting: deque[bytes]) -> int:
         """Return what is kept behind the write that the socket is busy with.
 
         That one does not count, so that one large event fits any buffer.
         """
-        writes = len(waiting) - 1
-        return self._waiting_bytes - len(waiting[0][0]) + writes * _WRITE_BYTES
+        busy_with = len(waiting[0]) - self._sent_of_first
+        return self._waiting_bytes - busy_with + (len(waiting) - 1) * _WRITE_BYTES
 
-    def _keep(self, rest: memoryview, through: int | None) -> None:
+    def _keep(self, frames: bytes, through: int | None) -> None:
         if self._waiting is None:
-            self._waiting = deque()
+            self._waiting, self._marks = deque(), deque()
+            self._sent_of_first = 0
             self._nursery.start_soon(self.flush)
-        self._waiting.append((rest, through))
-        self._waiting_bytes += len(rest)
+        self._waiting.append(frames)
+        self._marks.append(through)
+        self._waiting_bytes += len(frames)
 
     async def flush(self) -> None:
         """Send what waits, until nothing does or nothing can be sent any more.
@@ -191,29 +207,32 @@ class Outlet(trio.abc.SendStream):
         try:
             while waiting:
                 await trio.lowlevel.wait_writable(self._descriptor)
+                writes: list[bytes | memoryview] = [*islice(waiting, _JOINED_WRITES)]
+                writes[0] = memoryview(writes[0])[self._sent_of_first :]
                 try:
-                    writes = [each for each, _ in islice(waiting, _JOINED_WRITES)]
                     self._took(os.writev(self._descriptor, writes), waiting)
                 except BlockingIOError:
                     continue
         except (OSError, trio.ClosedResourceError):
             self._open = False
-        self._waiting = None
+        self._waiting, self._marks = None, _NO_MARKS
         self._waiting_bytes = 0
         if self._drained is not None:
             self._drained.set()
             self._drained = None
 
-    def _took(self, sent: int, waiting: deque[tuple[memoryview, int | None]]) -> None:
+    def _took(self, sent: int, waiting: deque[bytes]) -> None:
         """Take from what waits that the socket took so many bytes."""
         self._waiting_bytes -= sent
         while waiting:
-            first, through = waiting[0]
-            if sent < len(first):
-                waiting[0] = (first[sent:], through)
+            rest = len(waiting[0]) - self._sent_of_first
+            if sent < rest:
+                self._sent_of_first += sent
                 return
             waiting.popleft()
-            sent -= len(first)
+            through = self._marks.popleft()
+            self._sent_of_first = 0
+            sent -= rest
             if through is not None:
                 self.sent_through = through
 

@@ -30,6 +30,9 @@ from bridge.tokens import EVENTS_READ, Grant
 
 log = structlog.get_logger()
 
+#: How long a client may take for the message with its token: it has nothing to wait for, and one
+#: that knows of no such message, and forgot the token, learns that soon.
+TOKEN_SECONDS: Final = 4.0
 #: How often tokens are looked up again. One that was revoked, or has expired, is noticed by then.
 TOKENS_SECONDS: Final = 2.0
 #: A client of which nothing was heard for so many ping intervals has left two pings unanswered.
@@ -168,7 +171,7 @@ class LiveStream:
             # Counted apart: who has no token keeps nobody out who has one.
             if len(self._clients) - self._admitted > self._limits.clients:
                 return TRY_AGAIN_LATER, "Too many connections"
-            with trio.move_on_after(self._limits.connection.handshake_seconds):
+            with trio.move_on_after(min(TOKEN_SECONDS, self._limits.connection.handshake_seconds)):
                 token = _token_of_message(await client.connection.websocket.get_message())
         if not token:
             return POLICY_VIOLATION, "Missing API token"

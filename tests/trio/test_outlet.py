@@ -70,7 +70,7 @@ async def test_the_smallest_writes_take_no_more_memory_than_others() -> None:
         while not overflows:
             outlet.write_nowait(b"xx")
         assert outlet._waiting is not None
-        assert len(outlet._waiting) <= 100_000 / 400 + 2, "each of them is an object or three"
+        assert len(outlet._waiting) <= 100_000 / 100 + 2, "each of them is an object"
 
 
 async def test_writing_to_a_client_that_is_gone_is_quiet() -> None:
