@@ -183,6 +183,33 @@ def test_a_url_that_is_wrong_is_refused_without_its_password(
     assert refusal(**given).startswith(f"BRIDGE_{setting.upper()}: {said}")
 
 
+# --- the live stream
+
+
+def test_origins_are_compared_as_browsers_send_them() -> None:
+    settings = load_settings(
+        database_url=URL, ws_origins="https://Dashboard.Example, http://localhost:3000"
+    )
+    assert settings.ws_origins == ("https://dashboard.example", "http://localhost:3000")
+    assert load_settings(database_url=URL).ws_origins == ()
+
+
+@pytest.mark.parametrize(
+    "origin", ["dashboard.example", "https://dashboard.example/", "https://", "*", "null"]
+)
+def test_what_no_browser_sends_as_an_origin_is_refused(origin: str) -> None:
+    assert refusal(database_url=URL, ws_origins=origin) == (
+        f"BRIDGE_WS_ORIGINS: {origin!r} is no origin such as https://dashboard.example"
+    )
+
+
+@pytest.mark.parametrize(
+    "setting", ["ws_clients", "ws_clients_per_token", "ws_idle_seconds", "ws_ping_seconds"]
+)
+def test_a_limit_of_nothing_is_refused(setting: str) -> None:
+    assert refusal(database_url=URL, **{setting: "0"}).startswith(f"BRIDGE_{setting.upper()}: ")
+
+
 # --- the networks
 
 
