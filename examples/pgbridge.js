@@ -24,9 +24,10 @@ export class PgBridge {
   //   pingSeconds, silentSeconds: how often to say something; how long to hear nothing.
   //   WebSocket: the constructor, where there is no global one (Node before 22: `ws` has one).
   constructor(url, options = {}) {
+    if (!options.token) throw new Error('a token is needed');
     this.url = url;
     this.options = { pingSeconds: 30, silentSeconds: 75, WebSocket: globalThis.WebSocket, ...options };
-    this.since = options.since; // the last id that is known, and what to resume from
+    this.since = options.since ?? undefined; // the last id that is known, and what to resume from
     this.failures = 0;
     this.closed = false;
     this.connect();
@@ -54,7 +55,8 @@ export class PgBridge {
       this.take(JSON.parse(data));
     };
     socket.onclose = ({ code, reason }) => {
-      if (code === REFUSED) this.end(reason);
+      // A token that was sent may still come too late, over a very slow line.
+      if (code === REFUSED && reason !== 'Missing API token') this.end(reason);
       else this.lost(reason || `closed with ${code}`);
     };
     socket.onerror = () => this.lost('the connection failed'); // not every Node closes, too

@@ -193,9 +193,8 @@ class Connection:
         return not scope.cancelled_caught
 
     def _too_slow(self) -> None:
-        log.info("client_too_slow", sent_through=self.outlet.sent_through)
         self._closing_seconds = FAREWELL_SECONDS
-        self.outlet.cut_off(self._farewell)
+        log.info("client_too_slow", sent_through=self.outlet.cut_off(self._farewell))
         self.drop()
 
     def _closed(self) -> None:

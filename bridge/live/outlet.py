@@ -120,11 +120,11 @@ class Outlet(trio.abc.SendStream):
         else:
             self._keep(b"", through)
 
-    def cut_off(self, farewell: Callable[[int | None], bytes]) -> None:
+    def cut_off(self, farewell: Callable[[int | None], bytes]) -> int | None:
         """Throw away what waits, but for the write that is half done, and send last frames.
 
         Args:
-            farewell: makes them of what ``sent_through`` will be.
+            farewell: makes them of what ``sent_through`` will be, which is returned, too.
         """
         through = self.sent_through
         if self._waiting:
@@ -138,6 +138,7 @@ class Outlet(trio.abc.SendStream):
                 self._waiting.pop()
                 self._marks.pop()
         self._end(farewell(through))
+        return through
 
     def end(self, frames: bytes) -> bool:
         """Send last frames, or keep them behind what waits; :meth:`flush` sends them then.

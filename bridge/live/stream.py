@@ -179,8 +179,10 @@ class LiveStream:
             grant = await self._tokens.authenticate(token)
         except (DatabaseUnavailable, DatabaseError):
             return TRY_AGAIN_LATER, "Database unavailable, connect again"
-        if grant is None or not grant.allows(EVENTS_READ):
+        if grant is None:
             return POLICY_VIOLATION, "Invalid or expired API token"
+        if not grant.allows(EVENTS_READ):
+            return POLICY_VIOLATION, f"This API token does not have the scope {EVENTS_READ}"
         if self._admitted >= self._limits.clients:
             return TRY_AGAIN_LATER, "Too many connections"
         of_token = self._by_token.setdefault(grant.id, set())

@@ -166,6 +166,8 @@ class Follower:
         self._silence_seconds = silence_seconds
         self._ever_connected = False
         self._connected = False
+        # Whether somebody was there at the last try, and said no.
+        self._answered = False
 
     async def run(self, messages: trio.MemorySendChannel[Message]) -> None:
         """Follow until cancelled.
@@ -181,9 +183,12 @@ class Follower:
         while True:
             loss = await self._follow_once(messages)
             if not self._ever_connected:
+                hint = (
+                    "; is the bridge running there? Start it with `pgbridge run`, or set "
+                    "BRIDGE_HOST and BRIDGE_PORT, or --url"
+                )
                 raise TailError(
-                    f"cannot follow {self._address}: {loss}; is the bridge running there? Start it "
-                    "with `pgbridge run`, or set BRIDGE_HOST and BRIDGE_PORT, or --url"
+                    f"cannot follow {self._address}: {loss}{'' if self._answered else hint}"
                 )
             if self._connected:
                 self._connected = False
@@ -203,6 +208,7 @@ class Follower:
             refusal = _first(errors)
         except* _LOSSES as errors:
             error = _first(errors)
+        self._answered = isinstance(error, ConnectionClosed | ConnectionRejected)
         if refusal is None and isinstance(error, ConnectionClosed):
             refusal = self._refusal(error)
         if refusal is not None:

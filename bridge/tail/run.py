@@ -26,9 +26,15 @@ class Output:
 
     Args:
         as_json: print messages as they came, on a terminal, too.
+
+    Raises:
+        TailError: there is nowhere to print to.
     """
 
     def __init__(self, *, as_json: bool) -> None:
+        # A shell's >&- leaves us without one.
+        if sys.stdout is None or sys.stderr is None:
+            raise TailError("standard output or standard error is closed")
         self._console = Console(highlight=False, markup=False, emoji=False)
         self._errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
         # Not the console's answer: FORCE_COLOR makes it say that a pipe is a terminal.

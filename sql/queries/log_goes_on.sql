@@ -5,4 +5,4 @@
 select newest.id >= $1
            and not exists (select from bridge.events where id = $1 and occurred_at <> $2) as goes_on,
        newest.id as newest_id
-from (select case when is_called then last_value else 0 end as id from bridge.event_id) as newest;
+from (select last_value - (not is_called)::integer as id from bridge.event_id) as newest;

@@ -21,7 +21,7 @@ with stored as (
 ), bounds as (
     select coalesce((select min(id) from bridge.events), newest.id + 1) as available_from,
            newest.id as newest_id
-    from (select case when is_called then last_value else 0 end as id from bridge.event_id) as newest
+    from (select last_value - (not is_called)::integer as id from bridge.event_id) as newest
 )
 select b.available_from, b.newest_id, p.id, p.event_type, p.payload, p.occurred_at, p.read_rows
 from bounds b

@@ -3,4 +3,4 @@
 select (select coalesce(max(version), 0) from bridge.migrations) as version,
        coalesce(
            (select max(id) from bridge.events),
-           (select case when is_called then last_value else 0 end from bridge.event_id)) as last_event_id;
+           (select last_value - (not is_called)::integer from bridge.event_id)) as last_event_id;

@@ -34,7 +34,7 @@ async def test_a_token_in_a_header_is_welcomed(header: tuple[bytes, bytes]) -> N
     [
         ("?token=", "Missing API token"),
         ("?token=wrong", "Invalid or expired API token"),
-        ("?token=blind", "Invalid or expired API token"),
+        ("?token=blind", "This API token does not have the scope events:read"),
         ("?api_key=%00%ff", "Invalid or expired API token"),
     ],
 )
