@@ -35,7 +35,8 @@ log = structlog.get_logger()
 TOKEN_SECONDS: Final = 4.0
 #: How often tokens are looked up again. One that was revoked, or has expired, is noticed by then.
 TOKENS_SECONDS: Final = 2.0
-#: A client of which nothing was heard for so many ping intervals has left two pings unanswered.
+#: A client of which nothing was heard for so many ping intervals, and which took nothing of what
+#: waits for it, has left two pings unanswered.
 SILENT_INTERVALS: Final = 2.5
 
 
@@ -210,7 +211,8 @@ class LiveStream:
             now = trio.current_time()
             for client in self._clients:
                 outlet = client.connection.outlet
-                if now - client.connection.intake.heard_at > SILENT_INTERVALS * limits.ping_seconds:
+                heard_at = max(client.connection.intake.heard_at, outlet.took_at)
+                if now - heard_at > SILENT_INTERVALS * limits.ping_seconds:
                     log.info("client_gone", sent_through=outlet.sent_through)
                     client.connection.drop()
                 elif now >= client.ping_at:

@@ -229,6 +229,31 @@ async def test_a_client_that_answers_no_pings_is_let_go() -> None:
         await server.until_clients(0)
 
 
+async def test_a_client_that_reads_slowly_is_not_gone_before_it_comes_to_the_ping() -> None:
+    async with (
+        serving(limits=StreamLimits(ping_seconds=0.2), send_buffer_bytes=4096) as server,
+        slowly(server, "?token=right") as slow,
+    ):
+        server.publish(json.dumps("x" * 1_500_000))
+        with trio.move_on_after(2 * stream.SILENT_INTERVALS * 0.2):
+            while True:
+                slow.protocol.receive_data(await slow.stream.receive_some(4096))
+                await trio.sleep(0.02)
+        [client] = server.live._clients
+        assert not client.connection.outlet.is_drained
+        assert json.loads(await slow.text())["type"] == "connection"
+        assert json.loads(await slow.text())["id"] == 1
+
+
+async def test_a_client_that_reads_nothing_any_more_is_gone_whatever_waits_for_it() -> None:
+    async with (
+        serving(limits=StreamLimits(ping_seconds=0.05), send_buffer_bytes=4096) as server,
+        slowly(server, "?token=right"),
+    ):
+        server.publish(json.dumps("x" * 1_500_000))
+        await server.until_clients(0)
+
+
 def test_a_peer_that_vanished_is_noticed_within_a_minute() -> None:
     limits = StreamLimits()
     assert 2 * limits.ping_seconds < stream.SILENT_INTERVALS * limits.ping_seconds + 1.0 <= 60
