@@ -160,6 +160,11 @@ class Connection:
         """Run something beside the conversation, until the connection ends."""
         self._nursery.start_soon(work, *args)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the client was sent away or dropped already."""
+        return self._scope.cancel_called
+
     def send_away(self, code: int, reason: str) -> None:
         """End what goes on with the client, and close the connection with a code and a reason.
 

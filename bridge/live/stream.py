@@ -210,6 +210,8 @@ class LiveStream:
             await trio.sleep(min(1.0, limits.ping_seconds / 10))
             now = trio.current_time()
             for client in self._clients:
+                if client.connection.is_ending:
+                    continue  # its token is being looked up, which cannot be cancelled
                 outlet = client.connection.outlet
                 heard_at = max(client.connection.intake.heard_at, outlet.took_at)
                 if now - heard_at > SILENT_INTERVALS * limits.ping_seconds:

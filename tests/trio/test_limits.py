@@ -254,6 +254,26 @@ async def test_a_client_that_reads_nothing_any_more_is_gone_whatever_waits_for_i
         await server.until_clients(0)
 
 
+async def test_a_client_that_is_gone_is_told_of_once_however_long_its_token_is_looked_up() -> None:
+    answers = trio.Event()
+
+    class SlowTokens(Tokens):
+        async def authenticate(self, token: str) -> Grant | None:
+            with trio.CancelScope(shield=True):  # as a statement is
+                await answers.wait()
+            return await super().authenticate(token)
+
+    limits = StreamLimits(ping_seconds=0.05)
+    async with serving(limits=limits, tokens=SlowTokens()) as server:
+        with structlog.testing.capture_logs() as logs:
+            await RawClient(await server.raw()).open()
+            await until(lambda: bool(logs))
+            await trio.sleep(0.1)
+            answers.set()
+            await server.until_clients(0)
+        assert [each["event"] for each in logs] == ["client_gone"]
+
+
 def test_a_peer_that_vanished_is_noticed_within_a_minute() -> None:
     limits = StreamLimits()
     assert 2 * limits.ping_seconds < stream.SILENT_INTERVALS * limits.ping_seconds + 1.0 <= 60
