@@ -39,6 +39,8 @@ TOKENS_SECONDS: Final = 2.0
 #: waits for it, has left two pings unanswered.
 SILENT_INTERVALS: Final = 2.5
 
+_SHUTTING_DOWN: Final = (GOING_AWAY, "the bridge is shutting down")
+
 
 class Tokens(Protocol):
     """Knows the tokens: ``bridge.tokens.TokenStore``."""
@@ -96,6 +98,7 @@ class LiveStream:
         # By the token's id; None is the static one.
         self._by_token: dict[int | None, set[_Client]] = {}
         self._last_left = trio.Event()
+        self._stopping = False
 
     @property
     def clients(self) -> int:
@@ -133,13 +136,17 @@ class LiveStream:
 
     async def stop(self) -> None:
         """Send every client away, and wait a moment for them to go."""
+        self._stopping = True
         for client in self._clients:
-            client.connection.send_away(GOING_AWAY, "the bridge is shutting down")
+            client.connection.send_away(*_SHUTTING_DOWN)
         if self._clients:
             with trio.move_on_after(CLOSE_SECONDS):
                 await self._last_left.wait()
 
     async def _converse(self, connection: Connection) -> None:
+        if self._stopping:  # it was accepted before, and took its time
+            connection.send_away(*_SHUTTING_DOWN)
+            return
         now = trio.current_time()
         # Not all at once, though all may have come at once.
         client = _Client(connection, now + random.uniform(0.5, 1) * self._limits.ping_seconds)  # noqa: S311

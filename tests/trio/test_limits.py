@@ -303,6 +303,17 @@ async def test_a_client_that_says_nothing_for_too_long_is_sent_away() -> None:
             nursery.cancel_scope.cancel()
 
 
+# --- the end
+
+
+async def test_a_client_that_was_accepted_before_the_end_and_speaks_after_it_is_sent_away() -> None:
+    async with serving() as server:
+        late = RawClient(await server.raw())
+        await server.live.stop()
+        await late.open()
+        assert await late.everything() == ([], 1001, "the bridge is shutting down")
+
+
 # --- slow clients
 
 
