@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Any, Final
 
 import psycopg
+import trio
 
 from bridge.assets import query
-from bridge.db import Database, Row
+from bridge.db import Database, DatabaseUnavailable, Row
 
 EVENTS_READ: Final = "events:read"
 WEBHOOKS_READ: Final = "webhooks:read"
@@ -21,6 +22,10 @@ SCOPES: Final = (EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE, ADMIN)
 
 #: Characters of a token that are kept in clear, for people to recognise it by.
 PREFIX_LENGTH = 12
+#: Tokens looked up at once, as many as the pool has connections; and how long one waits for its
+#: turn. A lookup that has begun cannot be cancelled, and whoever has left meanwhile is kept for it.
+CONCURRENT_LOOKUPS = 8
+LOOKUP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class TokenStore:
     def __init__(self, database: Database, static_token: str | None) -> None:
         self._database = database
         self._static_hash = None if static_token is None else hash_token(static_token)
+        self._lookups = trio.CapacityLimiter(CONCURRENT_LOOKUPS)
 
     async def authenticate(self, token: str) -> Grant | None:
         """Return what the token allows, or None for an unknown, expired or revoked one.
@@ -73,8 +79,11 @@ class TokenStore:
         digest = hash_token(token)
         if self._static_hash is not None and hmac.compare_digest(digest, self._static_hash):
             return Grant(None, "BRIDGE_TOKEN", frozenset([ADMIN]))
-        row = await self._database.fetch_one("authenticate", digest)
-        return None if row is None else _grant(row)
+        with trio.move_on_after(LOOKUP_SECONDS):
+            async with self._lookups:
+                row = await self._database.fetch_one("authenticate", digest)
+                return None if row is None else _grant(row)
+        raise DatabaseUnavailable("it answers too slowly for all who have a token to show")
 
     async def grants(self, ids: Iterable[int]) -> list[Grant]:
         """Return what those of some tokens allow that are still valid.

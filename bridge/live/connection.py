@@ -75,7 +75,6 @@ class Connection:
         "_limits",
         "_most_fragments",
         "_nursery",
-        "_refusal",
         "_scope",
         "_stream",
         "intake",
@@ -101,7 +100,6 @@ class Connection:
         self._farewell = farewell
         self._scope = trio.CancelScope()
         self._accepted = False
-        self._refusal: tuple[int, str] | None = None
         self._closing_seconds = CLOSE_SECONDS
         self.intake = Intake(stream, self._heard)
         self.outlet = Outlet(
@@ -126,8 +124,6 @@ class Connection:
                         await trio.sleep(CLOSE_SECONDS)
                     else:
                         self._explain(closed.reason)
-        if self._refusal is not None:
-            self.outlet.end(close_frame(*self._refusal))
 
     async def _open(self) -> None:
         head = await self.intake.read_head()
@@ -164,14 +160,21 @@ class Connection:
         """Run something beside the conversation, until the connection ends."""
         self._nursery.start_soon(work, *args)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the client was sent away or dropped already."""
+        return self._scope.cancel_called
+
     def send_away(self, code: int, reason: str) -> None:
-        """End what goes on with the client, and close the connection with a code and a reason."""
-        self._refusal = (code, reason)
+        """End what goes on with the client, and close the connection with a code and a reason.
+
+        At once: what still goes on until it notices sends nothing more.
+        """
+        self.outlet.end(close_frame(code, reason))
         self._scope.cancel()
 
     def drop(self) -> None:
         """End what goes on with a client that is gone, without another word."""
-        self._refusal = None
         self._scope.cancel()
 
     def crashed(self, crash: ExceptionGroup[Exception]) -> None:

@@ -50,7 +50,7 @@ class LogPage:
         events: in order.
         complete: there are no others up to where they were asked for.
         available_from: lowest id that the log has; without events, the id that comes next.
-        newest_id: highest id that was given out.
+        newest_id: highest id that the log has; without events, the last that was given out.
     """
 
     events: Sequence[Event]
@@ -195,7 +195,7 @@ class History:
             await self._grown.wait()
 
     async def bounds(self) -> tuple[int, int]:
-        """Return the lowest id that the log has, and the highest that was given out."""
+        """Return the lowest and the highest id that the log has; see :class:`LogPage`."""
         read = await self._retried_read(0, 0, 1, 1)
         return read.available_from, read.newest_id
 

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
+from math import inf
 
 import trio
 
@@ -53,6 +54,7 @@ class Outlet(trio.abc.SendStream):
         "_waiting",
         "_waiting_bytes",
         "sent_through",
+        "took_at",
     )
 
     def __init__(
@@ -82,6 +84,9 @@ class Outlet(trio.abc.SendStream):
         #: The client was sent all that it has coming up to the event with this id; None before it
         #: has anything coming.
         self.sent_through: int | None = None
+        #: When the socket last took something that had waited, by trio's clock: a client that reads
+        #: slowly answers no ping before it has read what lies in front of it.
+        self.took_at = -inf
 
     def write_nowait(self, frames: bytes, through: int | None = None) -> None:
         """Send whole frames, or keep them to be sent; never waits, never raises.
@@ -224,6 +229,7 @@ class Outlet(trio.abc.SendStream):
 
     def _took(self, sent: int, waiting: deque[bytes]) -> None:
         """Take from what waits that the socket took so many bytes."""
+        self.took_at = trio.current_time()
         self._waiting_bytes -= sent
         while waiting:
             rest = len(waiting[0]) - self._sent_of_first

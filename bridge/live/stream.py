@@ -35,8 +35,11 @@ log = structlog.get_logger()
 TOKEN_SECONDS: Final = 4.0
 #: How often tokens are looked up again. One that was revoked, or has expired, is noticed by then.
 TOKENS_SECONDS: Final = 2.0
-#: A client of which nothing was heard for so many ping intervals has left two pings unanswered.
+#: A client of which nothing was heard for so many ping intervals, and which took nothing of what
+#: waits for it, has left two pings unanswered.
 SILENT_INTERVALS: Final = 2.5
+
+_SHUTTING_DOWN: Final = (GOING_AWAY, "the bridge is shutting down")
 
 
 class Tokens(Protocol):
@@ -95,6 +98,7 @@ class LiveStream:
         # By the token's id; None is the static one.
         self._by_token: dict[int | None, set[_Client]] = {}
         self._last_left = trio.Event()
+        self._stopping = False
 
     @property
     def clients(self) -> int:
@@ -132,13 +136,17 @@ class LiveStream:
 
     async def stop(self) -> None:
         """Send every client away, and wait a moment for them to go."""
+        self._stopping = True
         for client in self._clients:
-            client.connection.send_away(GOING_AWAY, "the bridge is shutting down")
+            client.connection.send_away(*_SHUTTING_DOWN)
         if self._clients:
             with trio.move_on_after(CLOSE_SECONDS):
                 await self._last_left.wait()
 
     async def _converse(self, connection: Connection) -> None:
+        if self._stopping:  # it was accepted before, and took its time
+            connection.send_away(*_SHUTTING_DOWN)
+            return
         now = trio.current_time()
         # Not all at once, though all may have come at once.
         client = _Client(connection, now + random.uniform(0.5, 1) * self._limits.ping_seconds)  # noqa: S311
@@ -211,8 +219,11 @@ class LiveStream:
             await trio.sleep(min(1.0, limits.ping_seconds / 10))
             now = trio.current_time()
             for client in self._clients:
+                if client.connection.is_ending:
+                    continue  # its token is being looked up, which cannot be cancelled
                 outlet = client.connection.outlet
-                if now - client.connection.intake.heard_at > SILENT_INTERVALS * limits.ping_seconds:
+                heard_at = max(client.connection.intake.heard_at, outlet.took_at)
+                if now - heard_at > SILENT_INTERVALS * limits.ping_seconds:
                     log.info("client_gone", sent_through=outlet.sent_through)
                     client.connection.drop()
                 elif now >= client.ping_at:

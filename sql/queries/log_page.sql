@@ -1,8 +1,9 @@
 -- A page of the log, in order, and the bounds of what the log has, all of one snapshot. Without
 -- events there is one row, with nulls.
 -- available_from is the lowest id of the log or, when it is empty, the id that comes next; newest_id
--- is the highest that was given out. read_rows counts the rows before they were cut at $4 bytes.
--- They are cut twice: what is stored may be compressed to a hundredth of the text, but tells without
+-- is the highest, or the last that was given out: of a log with events the sequence does not tell,
+-- since after a crash, and on a standby, it is up to 32 ids ahead.
+-- read_rows counts the rows before they were cut at $4 bytes. They are cut twice: what is stored may be compressed to a hundredth of the text, but tells without
 -- being read how many rows are worth reading.
 -- $1 the last id that is known; $2 the last that is wanted
 -- $3 how many events at most; $4 how many bytes of payload at most, but one event in any case
@@ -19,9 +20,9 @@ with stored as (
     select *, sum(octet_length(payload)) over (order by id) - octet_length(payload) as bytes_before
     from texts
 ), bounds as (
-    select coalesce((select min(id) from bridge.events), newest.id + 1) as available_from,
-           newest.id as newest_id
-    from (select last_value - (not is_called)::integer as id from bridge.event_id) as newest
+    select coalesce((select min(id) from bridge.events), given_out.id + 1) as available_from,
+           coalesce((select max(id) from bridge.events), given_out.id) as newest_id
+    from (select last_value - (not is_called)::integer as id from bridge.event_id) as given_out
 )
 select b.available_from, b.newest_id, p.id, p.event_type, p.payload, p.occurred_at, p.read_rows
 from bounds b

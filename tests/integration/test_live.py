@@ -276,9 +276,9 @@ async def test_a_token_whose_row_is_locked_holds_nobody_up(
                     operator.rollback()
 
 
-@pytest.mark.parametrize("overtaken", [False, True], ids=["shorter", "overtaken"])
+@pytest.mark.parametrize("log", ["shorter", "overtaken", "shorter, though ids were skipped"])
 async def test_a_database_that_went_back_in_time_is_a_gap_and_a_new_beginning(
-    bridge_url: str, bot: psycopg.Connection[tuple[object, ...]], overtaken: bool
+    bridge_url: str, bot: psycopg.Connection[tuple[object, ...]], log: str
 ) -> None:
     """As restored from a backup, or after a failover to a standby that had lagged behind."""
     with trio.fail_after(30):
@@ -294,10 +294,12 @@ async def test_a_database_that_went_back_in_time_is_a_gap_and_a_new_beginning(
                 assert [json.loads(await client.get_message())["id"] for _ in range(5)] == [
                     *range(1, 6)
                 ]
-            newest = 5 if overtaken else 2
+            newest = 5 if log == "overtaken" else 2
+            # A standby's sequence is ahead of what it has.
+            given_out = newest + 32 if "skipped" in log else newest
             bot.execute("delete from bridge.events where id > 2")
-            bot.execute("select setval('bridge.event_id', %s)", (newest,))
-            if overtaken:
+            bot.execute("select setval('bridge.event_id', %s)", (given_out,))
+            if log == "overtaken":
                 bot.execute(
                     "insert into bridge.events (id, event_type, payload, occurred_at)"
                     " select id, 'another.event', '{}', now() from generate_series(3, 5) as id"
@@ -317,4 +319,4 @@ async def test_a_database_that_went_back_in_time_is_a_gap_and_a_new_beginning(
                     got = json.loads(await client.get_message())
                     if got["type"] == "resumed":  # it was here before the event
                         got = json.loads(await client.get_message())
-                    assert got["id"] == newest + 1
+                    assert got["id"] == given_out + 1

@@ -78,6 +78,14 @@ async def test_an_empty_log_says_what_comes_next(bridge_url: str, bot: Bot) -> N
         assert (page.available_from, page.newest_id) == (8, 7)
 
 
+async def test_an_id_that_was_skipped_is_none_of_the_log(bridge_url: str, bot: Bot) -> None:
+    """As after a crash, which skips up to 32."""
+    log(bot, 1, 2)
+    bot.execute("select setval('bridge.event_id', 33)")
+    async with open_database(bridge_url) as database:
+        assert (await read_log(database, 0, 2, MANY, LARGE)).newest_id == 2
+
+
 async def test_what_has_expired_is_not_available(bridge_url: str, bot: Bot) -> None:
     log(bot, 1, 2, days_ago=1)
     log(bot, 3)

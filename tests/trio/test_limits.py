@@ -229,6 +229,51 @@ async def test_a_client_that_answers_no_pings_is_let_go() -> None:
         await server.until_clients(0)
 
 
+async def test_a_client_that_reads_slowly_is_not_gone_before_it_comes_to_the_ping() -> None:
+    async with (
+        serving(limits=StreamLimits(ping_seconds=0.2), send_buffer_bytes=4096) as server,
+        slowly(server, "?token=right") as slow,
+    ):
+        server.publish(json.dumps("x" * 1_500_000))
+        with trio.move_on_after(2 * stream.SILENT_INTERVALS * 0.2):
+            while True:
+                slow.protocol.receive_data(await slow.stream.receive_some(4096))
+                await trio.sleep(0.02)
+        [client] = server.live._clients
+        assert not client.connection.outlet.is_drained
+        assert json.loads(await slow.text())["type"] == "connection"
+        assert json.loads(await slow.text())["id"] == 1
+
+
+async def test_a_client_that_reads_nothing_any_more_is_gone_whatever_waits_for_it() -> None:
+    async with (
+        serving(limits=StreamLimits(ping_seconds=0.05), send_buffer_bytes=4096) as server,
+        slowly(server, "?token=right"),
+    ):
+        server.publish(json.dumps("x" * 1_500_000))
+        await server.until_clients(0)
+
+
+async def test_a_client_that_is_gone_is_told_of_once_however_long_its_token_is_looked_up() -> None:
+    answers = trio.Event()
+
+    class SlowTokens(Tokens):
+        async def authenticate(self, token: str) -> Grant | None:
+            with trio.CancelScope(shield=True):  # as a statement is
+                await answers.wait()
+            return await super().authenticate(token)
+
+    limits = StreamLimits(ping_seconds=0.05)
+    async with serving(limits=limits, tokens=SlowTokens()) as server:
+        with structlog.testing.capture_logs() as logs:
+            await RawClient(await server.raw()).open()
+            await until(lambda: bool(logs))
+            await trio.sleep(0.1)
+            answers.set()
+            await server.until_clients(0)
+        assert [each["event"] for each in logs] == ["client_gone"]
+
+
 def test_a_peer_that_vanished_is_noticed_within_a_minute() -> None:
     limits = StreamLimits()
     assert 2 * limits.ping_seconds < stream.SILENT_INTERVALS * limits.ping_seconds + 1.0 <= 60
@@ -256,6 +301,17 @@ async def test_a_client_that_says_nothing_for_too_long_is_sent_away() -> None:
 
             assert await closing(idle) == (1001, "Idle: no message for 1.5 s")
             nursery.cancel_scope.cancel()
+
+
+# --- the end
+
+
+async def test_a_client_that_was_accepted_before_the_end_and_speaks_after_it_is_sent_away() -> None:
+    async with serving() as server:
+        late = RawClient(await server.raw())
+        await server.live.stop()
+        await late.open()
+        assert await late.everything() == ([], 1001, "the bridge is shutting down")
 
 
 # --- slow clients

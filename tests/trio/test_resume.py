@@ -434,6 +434,22 @@ async def test_nothing_comes_after_the_goodbye(since: int) -> None:
             assert await client.stream.receive_some() == b""
 
 
+@pytest.mark.usefixtures("small_pages")
+async def test_nothing_of_a_log_that_went_back_comes_after_the_gap() -> None:
+    async with serving() as server:
+        server.publish(count=3000)
+        clients = [RawClient(await server.raw()) for _ in range(3)]
+        for client in clients:
+            await client.open("/ws?token=right&since=0")
+        server.live.start_over(10)
+        for client in clients:
+            texts, code, _ = await client.everything()
+            messages = [json.loads(each) for each in texts]
+            assert "resumed" not in {each["type"] for each in messages}, "still catching up"
+            assert messages[-1] == {"type": "gap", "since": 3000, "available_from": 11}
+            assert code == 1001
+
+
 async def test_a_stopping_bridge_sends_away_who_is_catching_up() -> None:
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=3)

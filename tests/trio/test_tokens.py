@@ -1,0 +1,36 @@
+"""Looking tokens up, without a database."""
+
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from bridge.db import Database, DatabaseUnavailable
+from bridge.tokens import CONCURRENT_LOOKUPS, LOOKUP_SECONDS, TokenStore
+
+
+class Silent:
+    """A database that does not answer."""
+
+    async def fetch_one(self, *_arguments: Any) -> None:
+        with trio.CancelScope(shield=True):  # as a statement is
+            await trio.sleep(1000 * LOOKUP_SECONDS)
+
+
+async def test_who_waits_for_a_database_that_does_not_answer_can_leave_or_is_told_soon(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = TokenStore(cast(Database, Silent()), "static")
+    async with trio.open_nursery() as nursery:
+        for _ in range(CONCURRENT_LOOKUPS):
+            nursery.start_soon(store.authenticate, "unknown")
+        await trio.testing.wait_all_tasks_blocked()
+        started = autojump_clock.current_time()
+        with trio.move_on_after(1):
+            await store.authenticate("unknown")
+        assert autojump_clock.current_time() - started == pytest.approx(1)
+        with pytest.raises(DatabaseUnavailable):
+            await store.authenticate("unknown")
+        assert autojump_clock.current_time() - started == pytest.approx(1 + LOOKUP_SECONDS)
+        assert await store.authenticate("static") is not None
