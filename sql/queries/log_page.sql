@@ -3,8 +3,8 @@
 -- available_from is the lowest id of the log or, when it is empty, the id that comes next; newest_id
 -- is the highest, or the last that was given out: of a log with events the sequence does not tell,
 -- since after a crash, and on a standby, it is up to 32 ids ahead.
--- read_rows counts the rows before they were cut at $4 bytes. They are cut twice: what is stored may be compressed to a hundredth of the text, but tells without
--- being read how many rows are worth reading.
+-- read_rows counts the rows before they were cut at $4 bytes. They are cut twice: what is stored may
+-- be compressed to a hundredth of the text, but tells without being read how many are worth it.
 -- $1 the last id that is known; $2 the last that is wanted
 -- $3 how many events at most; $4 how many bytes of payload at most, but one event in any case
 with stored as (
