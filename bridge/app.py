@@ -50,13 +50,6 @@ class StartError(Exception):
     """The bridge cannot start. The message says why and what to do."""
 
 
-def first_error(errors: BaseException) -> BaseException:
-    """Return the first exception inside a group, however deep."""
-    while isinstance(errors, BaseExceptionGroup):
-        errors = errors.exceptions[0]
-    return errors
-
-
 async def serve(
     settings: Settings,
     announce: Callable[[str], None],

@@ -133,7 +133,8 @@ def run(
 def _run_bridge(settings: Settings) -> None:
     import trio
 
-    from bridge.app import StartError, first_error, serve
+    from bridge.app import StartError, serve
+    from bridge.errors import first_error
 
     refusal: BaseException | None = None
     try:

@@ -16,7 +16,8 @@ import structlog
 import trio
 
 from bridge import metrics
-from bridge.app import StartError, first_error, serve
+from bridge.app import StartError, serve
+from bridge.errors import first_error
 from bridge.logs import configure_logs
 from bridge.supervisor import BACKLOG, Address, Orders
 

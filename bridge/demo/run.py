@@ -32,6 +32,7 @@ from bridge.demo.postgres import EmbeddedPostgres, EmbeddedPostgresMissing, embe
 from bridge.demo.receiver import Receiver
 from bridge.demo.screen import Arrival, Scene, plain_line, print_lines, show_frames
 from bridge.demo.watch import Dashboard, NoStreamError
+from bridge.errors import first_error
 
 EVENTS_PER_SECOND = 40.0
 SETTLE_SECONDS = 40.0
@@ -341,8 +342,7 @@ def _psql(server: EmbeddedPostgres, url: str) -> str:
 
 def _first(error: BaseException) -> str:
     """Return the message of the first failure in a group of them."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, psycopg.Error):
-        return " ".join(str(error).split())
-    return str(error).strip() or type(error).__name__
+    first = first_error(error)
+    if isinstance(first, psycopg.Error):
+        return " ".join(str(first).split())
+    return str(first).strip() or type(first).__name__

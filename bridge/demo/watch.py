@@ -15,6 +15,8 @@ from trio_websocket import (
     wrap_client_stream,
 )
 
+from bridge.errors import first_error
+
 _CONNECT_SECONDS = 10
 _PAUSE_SECONDS = 0.5
 _LOSSES = (ConnectionClosed, HandshakeError, trio.BrokenResourceError, trio.TooSlowError, OSError)
@@ -54,7 +56,7 @@ class Dashboard:
                 await self._watch_once(started)
             except* _LOSSES as losses:
                 # Not raising in here: some Pythons wrap what an except* raises into a group.
-                loss = _first(losses)
+                loss = first_error(losses)
             if loss is not None and not connected:
                 raise NoStreamError(f"the bridge refused the WebSocket client: {loss}")
             self.reconnections += 1
@@ -90,9 +92,3 @@ class Dashboard:
             return
         self._last_event_id = max(self._last_event_id or 0, int(message["id"]))
         self._on_event(message)
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

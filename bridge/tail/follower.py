@@ -26,6 +26,7 @@ from trio_websocket import (
 )
 from wsproto.utilities import ProtocolError
 
+from bridge.errors import first_error
 from bridge.events import parse_payload
 
 #: How long a connection may take to be made, and then its handshake up to the welcome.
@@ -205,9 +206,9 @@ class Follower:
             await self._converse(messages)
         except* TailError as errors:
             # Not raising in here: some Pythons wrap what is raised in an except* into a group.
-            refusal = _first(errors)
+            refusal = first_error(errors)
         except* _LOSSES as errors:
-            error = _first(errors)
+            error = first_error(errors)
         self._answered = isinstance(error, ConnectionClosed | ConnectionRejected)
         if refusal is None and isinstance(error, ConnectionClosed):
             refusal = self._refusal(error)
@@ -395,17 +396,10 @@ def _loss(error: BaseException | None) -> str:
     if isinstance(error, trio.TooSlowError):
         return f"no answer within {CONNECT_SECONDS:g} s"
     while error is not None and error.__cause__ is not None:
-        error = _first(error.__cause__)
+        error = first_error(error.__cause__)
     if isinstance(error, OSError) and error.errno is not None:
         # The text of trio's names the address once more; of names and certificates, only it tells.
         if not isinstance(error, socket.gaierror | ssl.SSLError):
             return os.strerror(error.errno)
         return str(error.strerror)
     return str(error)
-
-
-def _first(error: BaseException) -> BaseException:
-    """Return the first exception inside a group, however deep."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

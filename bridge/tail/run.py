@@ -14,6 +14,7 @@ import trio
 from rich.console import Console
 from rich.text import Text
 
+from bridge.errors import first_error
 from bridge.tail.follower import Follower, Gap, Message, StreamEvent, TailError
 from bridge.tail.lines import terminal_line, visible
 
@@ -108,7 +109,7 @@ async def tail(follower: Follower, output: Output, count: int | None) -> None:
         pass
     except* TailError as errors:
         # Not raising in here: some Pythons wrap what is raised in an except* into a group.
-        refusal = _first(errors)
+        refusal = first_error(errors)
     if refusal is not None:
         raise refusal
 
@@ -161,10 +162,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _first(error: BaseException) -> BaseException:
-    """Return the first exception inside a group, however deep."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

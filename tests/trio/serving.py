@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -53,6 +53,8 @@ class Log:
         self.reads = 0
         #: What a read raises, once.
         self.failure: Exception | None = None
+        #: Awaited before each read, with the id after which it reads.
+        self.before_read: Callable[[int], Awaitable[None]] | None = None
 
     def append(self, more: Sequence[events.Event]) -> None:
         self.events += more
@@ -60,6 +62,8 @@ class Log:
 
     async def read(self, after: int, through: int, most: int, most_bytes: int) -> LogPage:
         await trio.lowlevel.checkpoint()
+        if self.before_read is not None:
+            await self.before_read(after)
         self.reads += 1
         if self.failure is not None:
             failure, self.failure = self.failure, None
@@ -132,6 +136,24 @@ async def until(holds: Callable[[], bool]) -> None:
     """Wait until something holds that nobody announces."""
     while not holds():  # noqa: ASYNC110
         await trio.sleep(0.001)
+
+
+async def never(_after: int) -> None:
+    """Hold back what is awaited before a read for ever."""
+    await trio.sleep_forever()
+
+
+def hold_back(log: Log) -> tuple[trio.Event, trio.Event]:
+    """Have reads of the log wait; return what is set by the first, and what lets them go on."""
+    waiting, go_on = trio.Event(), trio.Event()
+
+    async def wait(_after: int) -> None:
+        waiting.set()
+        with trio.CancelScope(shield=True):  # as a statement is
+            await go_on.wait()
+
+    log.before_read = wait
+    return waiting, go_on
 
 
 async def message(client: WebSocketConnection) -> dict[str, Any]:

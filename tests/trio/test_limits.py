@@ -13,7 +13,7 @@ from bridge.db import DatabaseUnavailable
 from bridge.live import stream
 from bridge.live.connection import ConnectionLimits
 from bridge.live.frames import PING_FRAME
-from bridge.live.history import CHUNK_BYTES, LogPage
+from bridge.live.history import CHUNK_BYTES
 from bridge.live.session import CONCURRENT_REPLAYS
 from bridge.live.stream import StreamLimits
 from bridge.tokens import WEBHOOKS_READ, Grant
@@ -26,6 +26,7 @@ from tests.trio.serving import (
     closing,
     frame,
     message,
+    never,
     serving,
     until,
 )
@@ -397,12 +398,7 @@ async def test_cut_off_while_it_catches_up_it_resumes_from_there() -> None:
 async def test_cut_off_before_it_began_to_catch_up_it_resumes_from_where_it_asked() -> None:
     async with serving(limits=SMALL, recent_bytes=0, send_buffer_bytes=BUFFER) as server:
         server.publish(count=20)
-
-        async def never(*_bounds: int) -> LogPage:
-            await trio.sleep_forever()
-            raise AssertionError
-
-        server.hub.history._read_log = never
+        server.log.before_read = never
         async with slowly(server, "?token=right") as slow:
             server.publish(count=3)
             await slow.stream.send_all(frame(TEXT, b'{"type":"resume","since":7}'))

@@ -17,7 +17,17 @@ from trio_websocket import WebSocketConnection
 
 from bridge.db import DatabaseUnavailable
 from bridge.live import history
-from tests.trio.serving import Log, RawClient, Serving, ask, closing, message, serving
+from tests.trio.serving import (
+    Log,
+    RawClient,
+    Serving,
+    ask,
+    closing,
+    hold_back,
+    message,
+    never,
+    serving,
+)
 
 #: A memory that holds nothing: every event of the past comes from the log.
 FORGETFUL = 0
@@ -162,14 +172,12 @@ async def test_a_log_that_has_expired_altogether_is_a_gap() -> None:
 async def test_what_expires_while_it_is_sent_is_a_gap() -> None:
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=12)
-        read = server.log.read
 
-        async def expire_in_between(after: int, *bounds: int) -> history.LogPage:
+        async def expire_in_between(after: int) -> None:
             if after == 3:
                 del server.log.events[:9]
-            return await read(after, *bounds)
 
-        server.hub.history._read_log = expire_in_between
+        server.log.before_read = expire_in_between
         client = await server.welcomed("?token=right&since=0")
         assert [(await message(client))["id"] for _ in range(3)] == [1, 2, 3]
         assert await message(client) == {"type": "gap", "since": 3, "available_from": 10}
@@ -200,17 +208,15 @@ async def test_an_id_that_another_bridge_has_published_is_waited_for() -> None:
 async def test_the_log_is_not_asked_by_everybody_at_once_whether_there_is_an_id() -> None:
     async with serving() as server:
         now = most = 0
-        read = server.log.read
 
-        async def count(*arguments: int) -> history.LogPage:
+        async def count(_after: int) -> None:
             nonlocal now, most
             now += 1
             most = max(most, now)
             await trio.testing.wait_all_tasks_blocked()
             now -= 1
-            return await read(*arguments)
 
-        server.hub.history._read_log = count
+        server.log.before_read = count
         clients = [await server.welcomed("?token=right&since=900") for _ in range(10)]
         for client in clients:
             assert (await message(client))["type"] == "gap"
@@ -220,14 +226,14 @@ async def test_the_log_is_not_asked_by_everybody_at_once_whether_there_is_an_id(
 async def test_many_who_wait_for_the_database_knock_like_two() -> None:
     tries = 0
 
-    async def away(*_bounds: int) -> history.LogPage:
+    async def away(_after: int) -> None:
         nonlocal tries
         tries += 1
         raise DatabaseUnavailable("gone")
 
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=20)
-        server.hub.history._read_log = away
+        server.log.before_read = away
         with structlog.testing.capture_logs() as logs:
             for since in range(20):
                 await server.welcomed(f"?token=right&since={since}")
@@ -241,14 +247,12 @@ async def test_a_page_that_cannot_be_read_holds_nobody_else_up(
     monkeypatch.setattr(history, "RETRY_SECONDS", (0.0, 0.001))
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=20)
-        read = server.log.read
 
-        async def damaged(after: int, *bounds: int) -> history.LogPage:
+        async def damaged(after: int) -> None:
             if after < history.CONCURRENT_READS + 1:
                 raise DatabaseUnavailable("a damaged page")
-            return await read(after, *bounds)
 
-        server.hub.history._read_log = damaged
+        server.log.before_read = damaged
         for since in range(history.CONCURRENT_READS + 1):
             await server.welcomed(f"?token=right&since={since}")
         client = await server.welcomed("?token=right&since=10")
@@ -275,15 +279,13 @@ async def test_messages_are_answered_while_missed_events_are_sent() -> None:
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=9)
         reading, go_on = trio.Event(), trio.Event()
-        read = server.log.read
 
-        async def wait_in_between(after: int, *bounds: int) -> history.LogPage:
+        async def wait_in_between(after: int) -> None:
             if after == 3:
                 reading.set()
                 await go_on.wait()
-            return await read(after, *bounds)
 
-        server.hub.history._read_log = wait_in_between
+        server.log.before_read = wait_in_between
         client = await server.welcomed("?token=right&since=0")
         other = await server.welcomed()
         await reading.wait()
@@ -313,14 +315,7 @@ async def test_what_is_subscribed_to_meanwhile_is_sent_of_the_time_before_too() 
             server.publish(event_type="a")
             server.publish(event_type="b")
         assert [(await message(client))["id"] for _ in range(4)] == [9, 11, 13, 15]
-        go_on = trio.Event()
-        read = server.log.read
-
-        async def wait(*arguments: int) -> history.LogPage:
-            await go_on.wait()
-            return await read(*arguments)
-
-        server.hub.history._read_log = wait
+        _, go_on = hold_back(server.log)
         await client.send_message('{"type":"resume","since":0}')
         assert (await ask(client, type="subscribe", events=["b"]))["events"] == ["a", "b"]
         go_on.set()
@@ -387,17 +382,7 @@ async def test_many_who_come_back_at_once_read_the_log_like_one() -> None:
 async def test_a_session_that_ends_while_it_catches_up_does_not_join_any_more(events: str) -> None:
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=3)
-        waiting, go_on = trio.Event(), trio.Event()
-        read = server.log.read
-
-        async def wait(*arguments: int) -> history.LogPage:
-            page = await read(*arguments)
-            waiting.set()
-            with trio.CancelScope(shield=True):  # as a statement is
-                await go_on.wait()
-            return page
-
-        server.hub.history._read_log = wait
+        waiting, go_on = hold_back(server.log)
         await server.welcomed(f"?token=right&since=0&events={events}")
         await waiting.wait()
         await server.streams[-1].aclose()
@@ -412,17 +397,7 @@ async def test_nothing_comes_after_the_goodbye(since: int) -> None:
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=3)
         del server.log.events[:2]
-        waiting, go_on = trio.Event(), trio.Event()
-        read = server.log.read
-
-        async def wait(*arguments: int) -> history.LogPage:
-            page = await read(*arguments)
-            waiting.set()
-            with trio.CancelScope(shield=True):  # as a statement is
-                await go_on.wait()
-            return page
-
-        server.hub.history._read_log = wait
+        waiting, go_on = hold_back(server.log)
         client = RawClient(await server.raw())
         await client.open(f"/ws?token=right&since={since}")
         assert json.loads(await client.text())["type"] == "connection"
@@ -453,12 +428,7 @@ async def test_nothing_of_a_log_that_went_back_comes_after_the_gap() -> None:
 async def test_a_stopping_bridge_sends_away_who_is_catching_up() -> None:
     async with serving(recent_bytes=FORGETFUL) as server:
         server.publish(count=3)
-
-        async def never(*_arguments: int) -> history.LogPage:
-            await trio.sleep_forever()
-            raise AssertionError
-
-        server.hub.history._read_log = never
+        server.log.before_read = never
         client = await server.welcomed("?token=right&since=0")
         server.nursery.start_soon(server.live.stop)
         assert (await closing(client))[0] == 1001
