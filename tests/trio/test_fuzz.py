@@ -41,7 +41,7 @@ SETTINGS = settings(
 
 # --- what an attacker sends
 
-SMALL = StreamLimits(ConnectionLimits(message_bytes=2000, handshake_seconds=0.3))
+SMALL = StreamLimits(ConnectionLimits(message_bytes=2000, handshake_seconds=1.5))
 HANDSHAKE = (
     b"GET /ws?token=right HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -64,9 +64,9 @@ async def test_any_other_first_message_ends_it(first: str, reason: str) -> None:
         assert await closing(client) == (1008, reason)
 
 
-async def test_nothing_is_sent_before_the_token() -> None:
-    limits = StreamLimits(ConnectionLimits(handshake_seconds=0.2))
-    async with serving(limits=limits) as server:
+async def test_nothing_is_sent_before_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "TOKEN_SECONDS", 0.2)
+    async with serving() as server:
         client = await server.connect("")
         server.publish()
         with pytest.raises(ConnectionClosed, match="Missing API token"):
