@@ -15,7 +15,13 @@ import structlog
 import trio
 
 from bridge import assets, metrics
-from bridge.db import Database, DatabaseError, DatabaseUnavailable, keep_running, open_database
+from bridge.db import (
+    Database,
+    DatabaseError,
+    DatabaseUnavailable,
+    keep_running,
+    open_database,
+)
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import Lookups, resolve, url_refusal
@@ -30,7 +36,8 @@ from bridge.relay.drain import Relay
 from bridge.relay.upkeep import Upkeep, create_partitions
 from bridge.secrets import Vault
 from bridge.settings import Settings, unknown_variables
-from bridge.tokens import TokenStore
+from bridge.throttle import Throttle
+from bridge.tokens import BotTokens, TokenStore
 from bridge.web.api import build_api
 from bridge.web.front import Front
 
@@ -42,6 +49,10 @@ GARBAGE_OBJECTS = 10_000
 STOP_SECONDS = 9.5
 #: How long REST requests in flight may go on when it stops.
 REST_SECONDS = 1.0
+#: Seconds' worth of requests that a token may send at once.
+BURST_SECONDS = 5.0
+#: A static token of fewer characters can be guessed.
+SHORTEST_TOKEN = 16
 #: Open files beside those of WebSocket clients: requests, receivers, the database.
 OTHER_DESCRIPTORS = 500
 
@@ -76,6 +87,8 @@ async def serve(
             except DatabaseUnavailable as error:
                 raise StartError(f"cannot connect to the database: {error}") from None
             last_event_id = await _prepare(database)
+            if settings.bot_tokens:
+                await _look_at_bot_tokens(database)
             trio.socket.set_custom_hostname_resolver(Lookups())
             policy = AddressPolicy(settings.allowed_networks)
             transport = stack.enter_context(
@@ -101,7 +114,12 @@ async def serve(
             )
             hub = Hub(History(last_event_id, partial(read_log, database)))
             tokens = TokenStore(
-                database, settings.token.get_secret_value() if settings.token else None
+                database,
+                settings.token.get_secret_value() if settings.token else None,
+                bot=_bot_tokens(settings),
+                failures=_throttle(
+                    settings.failed_logins_per_minute / 60, settings.failed_logins_per_minute
+                ),
             )
             live = LiveStream(
                 hub,
@@ -117,7 +135,9 @@ async def serve(
                     ping_seconds=settings.ws_ping_seconds,
                     idle_seconds=settings.ws_idle_seconds,
                     origins=settings.ws_origins,
+                    proxies=settings.trusted_proxies,
                 ),
+                access_log=settings.access_log,
             )
             relay = Relay(
                 database,
@@ -140,12 +160,18 @@ async def serve(
                     "delivery_attempts": settings.keep_failures_days,
                 },
                 vault,
+                keep_audit_days=settings.keep_audit_days,
             )
             api = build_api(
                 database,
                 tokens,
                 vault=vault,
                 cors_origins=settings.cors_origins,
+                proxies=settings.trusted_proxies,
+                requests=_throttle(
+                    settings.requests_per_second, BURST_SECONDS * settings.requests_per_second
+                ),
+                access_log=settings.access_log,
                 ready=lambda: {"relay": relay.alive},
                 url_refusal=partial(url_refusal, policy=policy),
                 send_trial=partial(send_trial, transport, vault),
@@ -167,6 +193,11 @@ async def serve(
                         log.warning("setting_unknown", name=name)
                     if settings.token is None:
                         log.info("no_static_token", valid="those of `pgbridge token create`")
+                    elif len(settings.token.get_secret_value()) < SHORTEST_TOKEN:
+                        log.warning(
+                            "short_static_token",
+                            fix="set BRIDGE_TOKEN to the output of: openssl rand -hex 32",
+                        )
                     number = await anext(signals)
                     log.info("stopping", signal=signal.Signals(number).name)
                     # First no more clients and no more work, then the clients; deliveries in
@@ -219,8 +250,37 @@ async def _prepare(database: Database) -> int:
     return last_event_id
 
 
+def _bot_tokens(settings: Settings) -> BotTokens | None:
+    if not settings.bot_tokens:
+        return None
+    secret = settings.bot_tokens_secret
+    return BotTokens(
+        settings.bot_tokens_algorithm,
+        None if secret is None else secret.get_secret_value().encode(),
+        frozenset(settings.bot_tokens_scopes),
+    )
+
+
+def _throttle(per_second: float, burst: float) -> Throttle | None:
+    return Throttle(per_second, max(1, round(burst))) if per_second else None
+
+
 async def _open_listeners(settings: Settings) -> list[trio.SocketListener]:
     return await trio.open_tcp_listeners(settings.port, host=settings.host)
+
+
+async def _look_at_bot_tokens(database: Database) -> None:
+    """Check that the bot's own tokens can be read."""
+    try:
+        await database.fetch("valid_bot_tokens", [])
+    except DatabaseUnavailable as error:
+        raise StartError(f"cannot use the database: {error}") from None
+    except DatabaseError as error:
+        raise StartError(
+            f"BRIDGE_BOT_TOKENS is on, and public.web_api_tokens cannot be read: {error}; let its "
+            "owner run: grant select (id, name, token_hash, is_active, expires_at) on "
+            "public.web_api_tokens to the bridge's role; or switch BRIDGE_BOT_TOKENS off"
+        ) from None
 
 
 def _spare_the_collector() -> None:

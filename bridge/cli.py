@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import re
+import socket
 import sys
 import textwrap
 from collections import Counter
@@ -25,6 +28,7 @@ from bridge.capture.doctor import Finding, examine
 from bridge.capture.rules import Rule, RuleError, load_rules
 from bridge.capture.status import StatusError, read_status
 from bridge.delivery.addresses import AddressPolicy
+from bridge.scopes import EVENTS_READ, SCOPES, ScopeError, checked_scopes
 from bridge.secrets import Vault, new_secret
 from bridge.settings import Settings, SettingsError, config_text, load_settings
 
@@ -297,16 +301,20 @@ def token_create(
     name: Annotated[str, typer.Option(help="What the token is for.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help=f"What it may do: {', '.join(tokens.SCOPES)}. May be given repeatedly."),
+        typer.Option(
+            help=f"What it may do: {', '.join(SCOPES)}; events:read:ticket.* for events of some "
+            "types. May be given repeatedly; events:read if it is not."
+        ),
     ] = None,
     days: Annotated[
         int | None, typer.Option(min=1, max=36500, help="Valid for so many days; else for ever.")
     ] = None,
 ) -> None:
     """Make a token and print it, alone, on standard output. It is not shown again."""
-    scopes = sorted(set(scope or [tokens.EVENTS_READ]))
-    if unknown := [each for each in scopes if each not in tokens.SCOPES]:
-        _fail(f"unknown scope {unknown[0]!r}; there are {', '.join(tokens.SCOPES)}", MISUSED)
+    try:
+        scopes = checked_scopes(scope or [EVENTS_READ])
+    except ScopeError as error:
+        _fail(str(error), MISUSED)
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     token = tokens.new_token()
     with _installing(_settings()) as connection:
@@ -320,7 +328,7 @@ def token_list() -> None:
     table = Table("id", "name", "begins", "scopes", "created", "expires", "last used", "state")
     with _installing(_settings()) as connection:
         for row in tokens.list_tokens(connection):
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
     Console().print(table)
 
 
@@ -527,6 +535,9 @@ def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ..
     """Open the installer's connection; what goes wrong within ends the command in one line."""
     try:
         with install.connect(settings.session_url) as connection:
+            connection.execute(
+                "select set_config('bridge.actor', %s, false)", [json.dumps(_actor())]
+            )
             yield connection
     except webhooks.InvalidWebhookError as error:
         _fail(str(error), MISUSED)
@@ -536,6 +547,15 @@ def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ..
         _fail("pgbridge is not installed in this database; run: pgbridge init")
     except psycopg.Error as error:
         _fail(install.one_line(error))
+
+
+def _actor() -> dict[str, str]:
+    """Return who runs this command, for the audit log."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user need not have a name
+        user = str(os.getuid())
+    return {"via": "cli", "actor": f"{user}@{socket.gethostname()}"}
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

@@ -48,6 +48,8 @@ DeadlockError = asyncpg.DeadlockDetectedError
 #: connection is taken for dead.
 STATEMENT_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
+#: How long somebody waits for one of the connections of a share.
+SHARE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 5.0
 #: From then on, every pause is the longest; counting on would leave what a float can hold.
 MANY_FAILURES = 10
@@ -165,6 +167,24 @@ class Database:
         rows = await self.fetch(name, *values)
         return rows[0] if rows else None
 
+    async def change(self, actor: str, name: str, *values: object) -> list[Row]:
+        """Like :meth:`fetch`, and what changes is written down as this actor's doing.
+
+        Args:
+            actor: JSON, as ``bridge.audit`` reads it.
+        """
+        rows: list[Row] = []
+        with _translated(), trio.CancelScope(shield=True):
+            rows = await aio_as_trio(self._change)(actor, query(name), values)
+        return rows  # noqa: RET504 - mypy, as above
+
+    async def _change(self, actor: str, statement: str, values: Sequence[object]) -> list[Row]:
+        async with self._pool.acquire() as connection, connection.transaction():
+            # For this transaction: a pooler gives the session to others behind it.
+            await connection.execute("select set_config('bridge.actor', $1, true)", actor)
+            rows: list[Row] = await connection.fetch(statement, *values)
+            return rows
+
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Connection]:
         """Open a connection outside the pool, for LISTEN and session locks."""
@@ -175,6 +195,41 @@ class Database:
         finally:
             # Not close(): that would wait for a server that may be gone.
             raw.terminate()
+
+
+class Share:
+    """A share of the pool: those who ask through it take no more connections at once than that.
+
+    Who waits for a turn waits ``SHARE_SECONDS`` at most; they are not kept waiting for ever by a
+    database that is slow, and others not by them.
+    """
+
+    def __init__(self, database: Database, connections: int) -> None:
+        self._database = database
+        self._turns = trio.CapacityLimiter(connections)
+
+    async def fetch(self, name: str, *values: object) -> list[Row]:
+        """Like :meth:`Database.fetch`.
+
+        Raises:
+            DatabaseUnavailable: also if there was no turn in time.
+        """
+        return await self._in_turn(partial(self._database.fetch, name, *values))
+
+    async def fetch_one(self, name: str, *values: object) -> Row | None:
+        """Like :meth:`fetch`, and return the first row or None."""
+        rows = await self.fetch(name, *values)
+        return rows[0] if rows else None
+
+    async def change(self, actor: str, name: str, *values: object) -> list[Row]:
+        """Like :meth:`Database.change`, and raises what :meth:`fetch` does."""
+        return await self._in_turn(partial(self._database.change, actor, name, *values))
+
+    async def _in_turn(self, statement: Callable[[], Awaitable[list[Row]]]) -> list[Row]:
+        with trio.move_on_after(SHARE_SECONDS):
+            async with self._turns:
+                return await statement()
+        raise DatabaseUnavailable("it answers too slowly for all who ask")
 
 
 @asynccontextmanager

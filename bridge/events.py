@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -62,3 +63,25 @@ def patterns_matching(event_type: str) -> list[str]:
     parts = event_type.split(".")
     prefixes = [".".join(parts[:length]) + ".*" for length in range(len(parts) - 1, 0, -1)]
     return [event_type, *prefixes, "*"]
+
+
+def narrowed(patterns: Iterable[str], within: Iterable[str]) -> frozenset[str]:
+    """Return patterns that choose just the events that both lists choose.
+
+    Of two patterns that have an event in common, one covers the other.
+    """
+    bounds = frozenset(within)
+    return frozenset(
+        narrower
+        for pattern in patterns
+        for bound in bounds
+        for wider, narrower in ((bound, pattern), (pattern, bound))
+        if _covers(wider, narrower)
+    )
+
+
+def _covers(wider: str, narrower: str) -> bool:
+    """Tell whether every event of one pattern is one of the other."""
+    if wider in ("*", narrower):
+        return True
+    return wider.endswith(".*") and narrower.startswith(wider[:-1])

@@ -19,6 +19,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from bridge.scopes import EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE, checked_scopes
+
 #: Waits before each attempt of a delivery, in seconds: the first at once, the tenth a day after
 #: the ninth. They add up to a little over three days.
 RETRY_SCHEDULE_SECONDS = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
@@ -65,6 +67,24 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=64)
     token: SecretStr | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    # Reverse proxies whose X-Forwarded-For is believed.
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    access_log: bool = False
+
+    # Tokens of the bot's own table, and how it stores them: its algorithm, and its key if the hash
+    # is an HMAC.
+    bot_tokens: bool = False
+    bot_tokens_algorithm: Literal["sha256", "sha384", "sha512"] = "sha256"
+    bot_tokens_secret: SecretStr | None = None
+    bot_tokens_scopes: Annotated[tuple[str, ...], NoDecode] = (
+        EVENTS_READ,
+        WEBHOOKS_READ,
+        WEBHOOKS_WRITE,
+    )
+
+    # What strangers and clients may do how often; 0: without limit.
+    failed_logins_per_minute: float = Field(30.0, ge=0)
+    requests_per_second: float = Field(100.0, ge=0)
 
     # Relay. The poll is a net under LISTEN; while the doorbell is quiet, the other replaces it.
     doorbell: Literal["adaptive", "notify", "poll"] = "adaptive"
@@ -97,6 +117,8 @@ class Settings(BaseSettings):
     keep_events_days: int = Field(35, ge=1)
     keep_successes_days: int = Field(7, ge=1)
     keep_failures_days: int = Field(30, ge=1)
+    # Who changed what.
+    keep_audit_days: int = Field(365, ge=30, le=100_000)
 
     # How long `init` waits for a lock on an application's table before it steps back and retries.
     lock_timeout_seconds: float = Field(2.0, gt=0)
@@ -147,7 +169,17 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin!r} is no origin such as https://dashboard.example")
         return tuple(origin.lower() for origin in value)
 
-    @field_validator("allowed_networks", mode="before")
+    @field_validator("bot_tokens_scopes", mode="before")
+    @classmethod
+    def _scope_list(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("bot_tokens_scopes")
+    @classmethod
+    def _scopes_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(checked_scopes(value))
+
+    @field_validator("allowed_networks", "trusted_proxies", mode="before")
     @classmethod
     def _networks(cls, value: object) -> object:
         items = _split(value)

@@ -1,44 +1,111 @@
-"""API tokens: how they are made, and who a token that is shown belongs to."""
+"""API tokens: how they are made, and who a token or ticket that is shown belongs to."""
+
+from __future__ import annotations
 
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import psycopg
+import structlog
 import trio
 
 from bridge.assets import query
-from bridge.db import Database, DatabaseUnavailable, Row
+from bridge.db import Database, DatabaseError, DatabaseUnavailable, Row, Share
+from bridge.proxies import origin
+from bridge.scopes import ADMIN, allows, event_patterns
+from bridge.throttle import Throttle
 
-EVENTS_READ: Final = "events:read"
-WEBHOOKS_READ: Final = "webhooks:read"
-WEBHOOKS_WRITE: Final = "webhooks:write"
-ADMIN: Final = "admin"
-SCOPES: Final = (EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE, ADMIN)
+log = structlog.get_logger()
 
 #: Characters of a token that are kept in clear, for people to recognise it by.
-PREFIX_LENGTH = 12
-#: Tokens looked up at once, as many as the pool has connections; and how long one waits for its
-#: turn. A lookup that has begun cannot be cancelled, and whoever has left meanwhile is kept for it.
-CONCURRENT_LOOKUPS = 8
-LOOKUP_SECONDS = 10.0
+PREFIX_LENGTH: Final = 12
+#: Connections of the pool that look tokens up.
+LOOKUP_CONNECTIONS: Final = 2
+#: How long a ticket is good.
+TICKET_SECONDS: Final = 30.0
+#: Tokens that are known to have been valid, and for how long: they are looked up each time all the
+#: same, but whoever brings one is not held for somebody who guesses.
+KNOWN_TOKENS: Final = 10_000
+KNOWN_SECONDS: Final = 3600.0
+#: How often it is logged that the bot's tokens cannot be read.
+UNREADABLE_SECONDS: Final = 60.0
+
+#: Where a token is: the settings, ``bridge.api_tokens``, or the bot's ``public.web_api_tokens``.
+Source = Literal["setting", "bridge", "bot"]
+#: What a token is known by: where it is, and its id there.
+TokenKey = tuple[Source, int | None]
+
+_TakeBack = Callable[[], None]
+
+
+class TooManyFailuresError(Exception):
+    """Somebody at this address has shown too many tokens that are none."""
+
+    def __init__(self, retry_seconds: float) -> None:
+        super().__init__(f"too many failed attempts; try again in {retry_seconds:.0f} s")
+        self.retry_seconds = retry_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What a valid token allows."""
 
-    #: Of the row in ``bridge.api_tokens``; None for the static token of the settings.
+    #: Of the row in the table that it is in; None for the static token of the settings.
     id: int | None
     name: str
     scopes: frozenset[str]
+    source: Source = "bridge"
+
+    @property
+    def key(self) -> TokenKey:
+        """What the token is known by."""
+        return self.source, self.id
+
+    @property
+    def events(self) -> frozenset[str]:
+        """The patterns of the events that it may see."""
+        return event_patterns(self.scopes)
 
     def allows(self, scope: str) -> bool:
-        return scope in self.scopes or ADMIN in self.scopes
+        """Tell whether it may do what a scope is for."""
+        return allows(self.scopes, scope)
+
+    def __str__(self) -> str:
+        """Return how it is written down who did something."""
+        if self.source == "setting":
+            return self.name
+        return f"{self.source} token {self.id} ({self.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class BotTokens:
+    """How the bot's own tokens are stored, and what they allow here.
+
+    Attributes:
+        algorithm: ``sha256``, ``sha384`` or ``sha512``.
+        secret: key of the HMAC; None: it is a plain hash.
+        scopes: of each of them.
+    """
+
+    algorithm: str
+    secret: bytes | None
+    scopes: frozenset[str]
+
+    def __repr__(self) -> str:
+        return f"<BotTokens by {self.algorithm}>"
+
+    def hash(self, token: str) -> str:
+        """Return what the bot stores of a token."""
+        text = token.encode("utf-8", "surrogatepass")
+        if self.secret is None:
+            return hashlib.new(self.algorithm, text).hexdigest()
+        return hmac.new(self.secret, text, self.algorithm).hexdigest()
 
 
 def new_token() -> str:
@@ -63,39 +130,164 @@ def token_of_headers(api_key: str, authorization: str) -> str | None:
 
 
 class TokenStore:
-    """Knows the tokens of ``bridge.api_tokens`` and the one static token of the settings."""
+    """Knows all tokens: those of the tables, and the static one of the settings.
 
-    def __init__(self, database: Database, static_token: str | None) -> None:
-        self._database = database
+    Args:
+        database: where the tables are.
+        static_token: of the settings.
+        bot: how to read the bot's own tokens; None: they are not valid here.
+        failures: how often an address may show a token that is none; None: without end.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        static_token: str | None,
+        *,
+        bot: BotTokens | None = None,
+        failures: Throttle | None = None,
+    ) -> None:
+        # A lookup that has begun cannot be cancelled, and whoever has left is kept for it.
+        self._database = Share(database, LOOKUP_CONNECTIONS)
         self._static_hash = None if static_token is None else hash_token(static_token)
-        self._lookups = trio.CapacityLimiter(CONCURRENT_LOOKUPS)
+        self._bot = bot
+        self._failures = failures
+        # Hashes of tokens that were valid, and until when they count; the latest last.
+        self._known: OrderedDict[bytes, float] = OrderedDict()
+        self._unreadable_logged_at = float("-inf")
 
-    async def authenticate(self, token: str) -> Grant | None:
+    async def authenticate(self, token: str, address: str = "") -> Grant | None:
         """Return what the token allows, or None for an unknown, expired or revoked one.
 
+        Args:
+            address: of who shows it.
+
         Raises:
+            TooManyFailuresError: whoever has this address has guessed too often, and this token has
+                not been valid lately. It was not looked up.
             DatabaseUnavailable: it cannot be looked up now.
         """
         digest = hash_token(token)
         if self._static_hash is not None and hmac.compare_digest(digest, self._static_hash):
-            return Grant(None, "BRIDGE_TOKEN", frozenset([ADMIN]))
-        with trio.move_on_after(LOOKUP_SECONDS):
-            async with self._lookups:
-                row = await self._database.fetch_one("authenticate", digest)
-                return None if row is None else _grant(row)
-        raise DatabaseUnavailable("it answers too slowly for all who have a token to show")
+            return _static_grant()
+        take_back = self._let_try(address, digest)
+        try:
+            grant = await self._look_up(token, digest)
+        except BaseException:
+            take_back()
+            raise
+        if grant is None:
+            self._known.pop(digest, None)
+        else:
+            take_back()
+            self._remember(digest)
+        return grant
 
-    async def grants(self, ids: Iterable[int]) -> list[Grant]:
+    async def use_ticket(self, ticket: str, address: str = "") -> Grant | None:
+        """Return what the token allows that a ticket was got with; the ticket is good no more.
+
+        None for one that is unknown, used or expired, or whose token is not valid any more.
+
+        Raises:
+            TooManyFailuresError, DatabaseUnavailable: as :meth:`authenticate`.
+        """
+        digest = hash_token(ticket)
+        take_back = self._let_try(address, digest)
+        try:
+            row = await self._database.fetch_one("use_ticket", digest)
+            grants = (
+                await self.grants([(row["token_source"], row["token_id"])])
+                if row is not None
+                else []
+            )
+        except BaseException:
+            take_back()
+            raise
+        if not grants:
+            return None
+        take_back()
+        return grants[0]
+
+    async def create_ticket(self, grant: Grant) -> tuple[str, datetime]:
+        """Return a fresh ticket that opens one WebSocket, and until when it is good.
+
+        Raises:
+            DatabaseUnavailable: it cannot be stored now.
+        """
+        ticket = f"pgt_{secrets.token_urlsafe(32)}"
+        [row] = await self._database.fetch(
+            "create_ticket", hash_token(ticket), grant.source, grant.id, TICKET_SECONDS
+        )
+        return ticket, row["expires_at"]
+
+    async def grants(self, keys: Iterable[TokenKey]) -> list[Grant]:
         """Return what those of some tokens allow that are still valid.
 
         Raises:
             DatabaseUnavailable: they cannot be looked up now.
         """
-        return [_grant(row) for row in await self._database.fetch("valid_tokens", list(ids))]
+        found: list[Grant] = []
+        ids: dict[Source, list[int]] = {"bridge": [], "bot": []}
+        for source, token_id in keys:
+            if token_id is not None:
+                ids[source].append(token_id)
+            elif self._static_hash is not None:
+                found.append(_static_grant())
+        if ids["bridge"]:
+            rows = await self._database.fetch("valid_tokens", ids["bridge"])
+            found += map(_grant, rows)
+        if ids["bot"] and self._bot is not None:
+            bot_rows = await self._fetch_bots("valid_bot_tokens", ids["bot"])
+            found += [_bot_grant(row, self._bot) for row in bot_rows]
+        return found
+
+    def _let_try(self, address: str, digest: bytes) -> _TakeBack:
+        """Count an attempt of an address, and return what takes it back."""
+        failures, key = self._failures, origin(address)
+        if failures is None or self._known.get(digest, 0.0) > trio.current_time():
+            return lambda: None
+        wait = failures.take(key, trio.current_time())
+        if wait:
+            raise TooManyFailuresError(wait)
+        return lambda: failures.give_back(key)
+
+    def _remember(self, digest: bytes) -> None:
+        self._known[digest] = trio.current_time() + KNOWN_SECONDS
+        self._known.move_to_end(digest)
+        if len(self._known) > KNOWN_TOKENS:
+            self._known.popitem(last=False)
+
+    async def _look_up(self, token: str, digest: bytes) -> Grant | None:
+        row = await self._database.fetch_one("authenticate", digest)
+        if row is not None:
+            return _grant(row)
+        if self._bot is None:
+            return None
+        rows = await self._fetch_bots("bot_token", self._bot.hash(token))
+        return _bot_grant(rows[0], self._bot) if rows else None
+
+    async def _fetch_bots(self, name: str, value: object) -> Sequence[Row]:
+        """Run a query on the bot's table, which its next release may alter or drop."""
+        try:
+            return await self._database.fetch(name, value)
+        except DatabaseError as error:
+            now = trio.current_time()
+            if now - self._unreadable_logged_at > UNREADABLE_SECONDS:
+                self._unreadable_logged_at = now
+                log.error("bot_tokens_unreadable", reason=str(error))
+            raise DatabaseUnavailable("the bot's tokens cannot be read") from None
 
 
 def _grant(row: Row) -> Grant:
     return Grant(row["id"], row["name"], frozenset(row["scopes"]))
+
+
+def _static_grant() -> Grant:
+    return Grant(None, "BRIDGE_TOKEN", frozenset([ADMIN]), "setting")
+
+
+def _bot_grant(row: Row, bot: BotTokens) -> Grant:
+    return Grant(row["id"], row["name"], bot.scopes, "bot")
 
 
 def create_token(
@@ -106,25 +298,35 @@ def create_token(
     expires_at: datetime | None,
 ) -> None:
     """Make a token valid; of the token itself only hash and beginning are kept."""
-    connection.execute(
-        query("create_token").encode(),
-        {
-            "name": name,
-            "token_hash": hash_token(token),
-            "prefix": token[:PREFIX_LENGTH],
-            "scopes": list(scopes),
-            "expires_at": expires_at,
-        },
-    )
+    with psycopg.RawCursor(connection) as cursor:
+        cursor.execute(query("create_token").encode(), new_row(name, token, scopes, expires_at))
+
+
+def new_row(
+    name: str, token: str, scopes: Iterable[str], expires_at: datetime | None
+) -> tuple[object, ...]:
+    """Return what ``create_token`` takes of a new token."""
+    return name, hash_token(token), token[:PREFIX_LENGTH], list(scopes), expires_at
 
 
 def list_tokens(connection: psycopg.Connection[Any]) -> Iterator[tuple[str, ...]]:
     """Yield every token as texts: id, name, beginning, scopes, created, expires, used, state."""
-    for row in connection.execute(query("list_tokens").encode()):
-        yield tuple("" if value is None else str(value) for value in row)
+    with psycopg.RawCursor(connection) as cursor:
+        rows = cursor.execute(query("list_tokens").encode(), [None, 0]).fetchall()
+    for _, token_id, name, prefix, scopes, *moments, state in reversed(rows):
+        if token_id is None:  # there are none
+            return
+        yield (
+            str(token_id),
+            name,
+            f"{prefix}…",
+            " ".join(scopes),
+            *("" if moment is None else f"{moment:%Y-%m-%d %H:%M}" for moment in moments),
+            state,
+        )
 
 
 def revoke_token(connection: psycopg.Connection[Any], token_id: int) -> bool:
     """Make a token invalid; return False if there is no valid token with this id."""
-    revoked = connection.execute(query("revoke_token").encode(), {"id": token_id})
-    return revoked.rowcount == 1
+    with psycopg.RawCursor(connection) as cursor:
+        return cursor.execute(query("revoke_token").encode(), [token_id]).rowcount == 1

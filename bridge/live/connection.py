@@ -161,6 +161,14 @@ class Connection:
         self._nursery.start_soon(work, *args)
 
     @property
+    def peer(self) -> str:
+        """The address of the other end; empty if it is gone."""
+        try:
+            return str(self._stream.socket.getpeername()[0])
+        except (OSError, IndexError, TypeError):
+            return ""
+
+    @property
     def is_ending(self) -> bool:
         """Whether the client was sent away or dropped already."""
         return self._scope.cancel_called

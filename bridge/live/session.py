@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import trio
 
+from bridge.events import narrowed
 from bridge.live.connection import Connection
 from bridge.live.frames import text_frame
 from bridge.live.handshake import Opening
@@ -48,24 +49,37 @@ class Session:
 
     Args:
         turns: shared by all sessions: who may write something missed.
+        visible: patterns of the events that it may see, whatever it chooses.
     """
 
     __slots__ = (
         "_carried_from",
+        "_chosen",
         "_connection",
         "_hub",
         "_replay",
         "_selection",
         "_subscribed",
         "_turns",
+        "_visible",
         "spoke_at",
     )
 
-    def __init__(self, connection: Connection, hub: Hub, turns: trio.Semaphore) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        hub: Hub,
+        turns: trio.Semaphore,
+        *,
+        visible: frozenset[str] = EVERYTHING.patterns,
+    ) -> None:
         self._connection = connection
         self._hub = hub
         self._turns = turns
-        self._selection = EVERYTHING
+        self._visible = visible
+        self._chosen = EVERYTHING.patterns
+        #: What is chosen, as far as it is visible.
+        self._selection = Selection(narrowed(self._chosen, visible))
         #: Whether it was the client who chose them.
         self._subscribed = False
         #: What is selected of all events after this id has been sent, or is being sent.
@@ -82,7 +96,7 @@ class Session:
         """
         outlet = self._connection.outlet
         try:
-            outlet.write_nowait(_welcome(self._carried_from), self._carried_from)
+            outlet.write_nowait(self._welcome(), self._carried_from)
             self._hub.join(outlet, self._selection)
             for begin in (self._begin_events, self._begin_since):
                 try:
@@ -124,6 +138,17 @@ class Session:
             return _refused(refusal)
         return None if answer is None else _framed(answer)
 
+    def _welcome(self) -> bytes:
+        welcome: Message = {
+            "type": "connection",
+            "status": "connected",
+            "message": "WebSocket connection established",
+            "last_event_id": self._carried_from,
+        }
+        if self._visible != EVERYTHING.patterns:
+            welcome["visible"] = sorted(self._visible)
+        return _framed(welcome)
+
     # --- what a client may say
 
     def _ping(self, _message: Message) -> Message:
@@ -134,21 +159,24 @@ class Session:
 
     def _subscribe(self, message: Message) -> Message:
         patterns = _patterns(message)
+        for pattern in sorted(patterns):
+            if not narrowed([pattern], self._visible):
+                raise RefusedMessageError("forbidden", f"this token does not see {pattern}")
         if not self._subscribed:
             self._select(patterns)  # a part of everything
-        elif not patterns <= self._selection.patterns:
-            if len(patterns | self._selection.patterns) > MOST_PATTERNS:
+        elif not patterns <= self._chosen:
+            if len(patterns | self._chosen) > MOST_PATTERNS:
                 raise RefusedMessageError("bad_events", f"more than {MOST_PATTERNS} patterns")
-            self._select(patterns | self._selection.patterns)
+            self._select(patterns | self._chosen)
             self._carried_from = self._hub.last_event_id
-        return {"type": "subscribed", "events": sorted(self._selection.patterns)}
+        return {"type": "subscribed", "events": sorted(self._chosen)}
 
     def _unsubscribe(self, message: Message) -> Message:
         patterns = _patterns(message)
-        if unknown := patterns - self._selection.patterns:
+        if unknown := patterns - self._chosen:
             raise RefusedMessageError("not_subscribed", f"not subscribed to {min(unknown)}")
-        self._select(self._selection.patterns - patterns)
-        return {"type": "unsubscribed", "events": sorted(self._selection.patterns)}
+        self._select(self._chosen - patterns)
+        return {"type": "unsubscribed", "events": sorted(self._chosen)}
 
     def _resume(self, message: Message) -> None:
         since = message.get("since")
@@ -175,7 +203,8 @@ class Session:
     def _select(self, patterns: frozenset[str]) -> None:
         self._subscribed = True
         self._hub.leave(self._connection.outlet, self._selection)
-        self._selection = Selection(patterns)
+        self._chosen = patterns
+        self._selection = Selection(narrowed(patterns, self._visible))
         if self._replay is None:
             self._hub.join(self._connection.outlet, self._selection)
 
@@ -312,17 +341,6 @@ def _patterns(message: Message) -> frozenset[str]:
         return checked_patterns(message.get("events"))
     except PatternError as error:
         raise RefusedMessageError("bad_events", str(error)) from None
-
-
-def _welcome(last_event_id: int) -> bytes:
-    return _framed(
-        {
-            "type": "connection",
-            "status": "connected",
-            "message": "WebSocket connection established",
-            "last_event_id": last_event_id,
-        }
-    )
 
 
 def gap_frame(since: int, available_from: int) -> bytes:

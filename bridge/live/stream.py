@@ -26,7 +26,9 @@ from bridge.live.frames import PING_FRAME, close_frame, text_frame
 from bridge.live.handshake import Opening, read_opening
 from bridge.live.hub import Hub
 from bridge.live.session import CONCURRENT_REPLAYS, Session, gap_frame
-from bridge.tokens import EVENTS_READ, Grant
+from bridge.proxies import Network, client_address
+from bridge.scopes import EVENTS_READ
+from bridge.tokens import Grant, TokenKey, TooManyFailuresError
 
 log = structlog.get_logger()
 
@@ -45,10 +47,13 @@ _SHUTTING_DOWN: Final = (GOING_AWAY, "the bridge is shutting down")
 class Tokens(Protocol):
     """Knows the tokens: ``bridge.tokens.TokenStore``."""
 
-    async def authenticate(self, token: str) -> Grant | None:
-        """Return what a token allows; None if it is not valid."""
+    async def authenticate(self, token: str, address: str) -> Grant | None:
+        """Return what a token allows that somebody shows; None if it is not valid."""
 
-    async def grants(self, ids: Iterable[int]) -> list[Grant]:
+    async def use_ticket(self, ticket: str, address: str) -> Grant | None:
+        """Return what the token of a ticket allows; None if either is not valid."""
+
+    async def grants(self, keys: Iterable[TokenKey]) -> list[Grant]:
         """Return what those of some tokens allow that are still valid."""
 
 
@@ -63,6 +68,7 @@ class StreamLimits:
         ping_seconds: how often each client is pinged.
         idle_seconds: how long a client may say nothing; None: for ever.
         origins: of pages that may connect; empty: any.
+        proxies: that are believed whom they have a connection from.
     """
 
     connection: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -71,6 +77,7 @@ class StreamLimits:
     ping_seconds: float = 20.0
     idle_seconds: float | None = None
     origins: tuple[str, ...] = ()
+    proxies: tuple[Network, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -87,16 +94,19 @@ class LiveStream:
     Args:
         hub: where events come from.
         tokens: knows who may listen.
+        access_log: whether it is logged who comes and goes.
     """
 
-    def __init__(self, hub: Hub, tokens: Tokens, limits: StreamLimits) -> None:
+    def __init__(
+        self, hub: Hub, tokens: Tokens, limits: StreamLimits, *, access_log: bool = False
+    ) -> None:
         self._hub = hub
         self._tokens = tokens
         self._limits = limits
+        self._access_log = access_log
         self._turns = trio.Semaphore(CONCURRENT_REPLAYS)
         self._clients: set[_Client] = set()
-        # By the token's id; None is the static one.
-        self._by_token: dict[int | None, set[_Client]] = {}
+        self._by_token: dict[TokenKey, set[_Client]] = {}
         self._last_left = trio.Event()
         self._stopping = False
 
@@ -159,7 +169,10 @@ class LiveStream:
             if refusal is not None:
                 connection.send_away(*refusal)
                 return
-            client.session = Session(connection, self._hub, self._turns)
+            assert client.grant is not None  # noqa: S101 - else it is refused
+            client.session = Session(
+                connection, self._hub, self._turns, visible=client.grant.events
+            )
             await client.session.run(opening)
         finally:
             self._forget(client)
@@ -175,39 +188,52 @@ class LiveStream:
     async def _admit(self, client: _Client, opening: Opening) -> tuple[int, str] | None:
         """Return close code and reason for a client that may not listen, None for one that may."""
         token = opening.token
-        if token is None:
+        if token is None and opening.ticket is None:
             # Counted apart: who has no token keeps nobody out who has one.
             if len(self._clients) - self._admitted > self._limits.clients:
                 return TRY_AGAIN_LATER, "Too many connections"
             with trio.move_on_after(min(TOKEN_SECONDS, self._limits.connection.handshake_seconds)):
                 token = _token_of_message(await client.connection.websocket.get_message())
-        if not token:
+        if not token and opening.ticket is None:
             return POLICY_VIOLATION, "Missing API token"
+        address = client_address(
+            client.connection.peer, opening.forwarded_for, self._limits.proxies
+        )
         try:
-            grant = await self._tokens.authenticate(token)
+            if token:
+                grant = await self._tokens.authenticate(token, address)
+            else:
+                grant = await self._tokens.use_ticket(opening.ticket or "", address)
+        except TooManyFailuresError:
+            return TRY_AGAIN_LATER, "Too many failed attempts, try again later"
         except (DatabaseUnavailable, DatabaseError):
             return TRY_AGAIN_LATER, "Database unavailable, connect again"
         if grant is None:
-            return POLICY_VIOLATION, "Invalid or expired API token"
+            what = "API token" if token else "ticket"
+            return POLICY_VIOLATION, f"Invalid or expired {what}"
         if not grant.allows(EVENTS_READ):
             return POLICY_VIOLATION, f"This API token does not have the scope {EVENTS_READ}"
         if self._admitted >= self._limits.clients:
             return TRY_AGAIN_LATER, "Too many connections"
-        of_token = self._by_token.setdefault(grant.id, set())
+        of_token = self._by_token.setdefault(grant.key, set())
         if len(of_token) >= self._limits.clients_per_token:
             return TRY_AGAIN_LATER, "Too many connections with this API token"
         client.grant = grant
         of_token.add(client)
+        if self._access_log:
+            log.info("client_joined", address=address, token=str(grant))
         return None
 
     def _forget(self, client: _Client) -> None:
         metrics.clients.dec()
         self._clients.discard(client)
         if client.grant is not None:
-            of_token = self._by_token[client.grant.id]
+            if self._access_log:
+                log.info("client_left", token=str(client.grant))
+            of_token = self._by_token[client.grant.key]
             of_token.discard(client)
             if not of_token:
-                del self._by_token[client.grant.id]
+                del self._by_token[client.grant.key]
         if not self._clients:
             self._last_left.set()
             self._last_left = trio.Event()
@@ -239,20 +265,29 @@ class LiveStream:
                     client.connection.send_away(GOING_AWAY, reason)
 
     async def _look_up_tokens(self) -> None:
-        """Send away whose token is not valid any more."""
+        """Send away whose token is not valid any more, or not for the same events."""
         while True:
             await trio.sleep(TOKENS_SECONDS)
-            ids = [each for each in self._by_token if each is not None]
-            if not ids:
-                continue
-            try:
-                grants = await self._tokens.grants(ids)
-            except (DatabaseUnavailable, DatabaseError):
-                continue  # They were valid; others are not let in meanwhile.
-            valid = {each.id for each in grants if each.allows(EVENTS_READ)}
-            for token_id in ids:
-                for client in () if token_id in valid else self._by_token.get(token_id, ()):
+            # One table that cannot be read keeps nobody whose token is in the other.
+            for source in ("bridge", "bot"):
+                keys = [key for key in self._by_token if key[0] == source]
+                if not keys:
+                    continue
+                try:
+                    grants = await self._tokens.grants(keys)
+                except (DatabaseUnavailable, DatabaseError):
+                    continue  # They were valid; others are not let in meanwhile.
+                self._compare(keys, grants)
+
+    def _compare(self, keys: Iterable[TokenKey], grants: Iterable[Grant]) -> None:
+        """Send away the clients of some tokens, by what these allow now."""
+        visible = {each.key: each.events for each in grants if each.allows(EVENTS_READ)}
+        for key in keys:
+            for client in self._by_token.get(key, ()):
+                if key not in visible:
                     client.connection.send_away(POLICY_VIOLATION, "API token revoked or expired")
+                elif client.grant is not None and client.grant.events != visible[key]:
+                    client.connection.send_away(GOING_AWAY, "API token changed, connect again")
 
 
 def _token_of_message(message: str | bytes) -> str | None:

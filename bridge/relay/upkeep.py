@@ -30,12 +30,21 @@ class Upkeep:
     Args:
         keep_days: for each partitioned log, how many days of it are kept.
         vault: seals secrets of webhooks that are stored otherwise.
+        keep_audit_days: how long it is kept who changed what.
     """
 
-    def __init__(self, database: Database, keep_days: Mapping[str, int], vault: Vault) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keep_days: Mapping[str, int],
+        vault: Vault,
+        *,
+        keep_audit_days: int = 365,
+    ) -> None:
         self._database = database
         self._keep_days = keep_days
         self._vault = vault
+        self._keep_audit_days = keep_audit_days
         # Webhooks and secrets that could not be opened last time, which has been logged.
         self._unopened: set[tuple[int, str]] = set()
 
@@ -50,6 +59,7 @@ class Upkeep:
             for parent, days in self._keep_days.items():
                 await self._drop_expired(parent, days)
             await self._database.fetch("delete_old_notes")
+            await self._database.fetch("forget_audit", self._keep_audit_days)
             await self.forget_expired_secrets()
             await self.seal_secrets()
             await trio.sleep(UPKEEP_SECONDS)

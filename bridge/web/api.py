@@ -11,21 +11,29 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 from bridge import metrics
-from bridge.db import Database, DatabaseUnavailable, Row
+from bridge.db import Database, DatabaseUnavailable, Row, Share
+from bridge.proxies import Network
 from bridge.secrets import Vault
+from bridge.throttle import Throttle
 from bridge.tokens import TokenStore
-from bridge.web import deliveries, health, webhooks
+from bridge.web import audit, deliveries, health, tickets, tokens, webhooks
+from bridge.web.access import AccessLog
 
+#: Connections of the pool for requests; the others are left to the stream and to delivery.
+REST_CONNECTIONS = 3
 #: Tests of webhooks under way at once; each may hold its request for as long as an attempt.
 TRIALS = 8
 
 
 def build_api(
     database: Database,
-    tokens: TokenStore,
+    token_store: TokenStore,
     *,
     vault: Vault,
     cors_origins: Sequence[str] = (),
+    proxies: Sequence[Network] = (),
+    requests: Throttle | None = None,
+    access_log: bool = False,
     ready: Callable[[], Mapping[str, bool]],
     url_refusal: Callable[[str], Awaitable[str | None]],
     send_trial: Callable[[Row], Awaitable[object]],
@@ -35,9 +43,12 @@ def build_api(
 
     Args:
         database: where the webhooks are.
-        tokens: who may call.
+        token_store: who may call.
         vault: seals the webhooks' secrets.
         cors_origins: origins of the dashboards that may call from a browser.
+        proxies: that are believed whom they have a request from.
+        requests: how often each token may ask; None: without limit.
+        access_log: whether each request is logged.
         ready: the parts of the bridge by name, and whether each does its work.
         send_trial: sends a test to a webhook, a row of ``webhook_to_try``, and returns what came
             of it, with the attributes of ``WebhookTrial``.
@@ -50,15 +61,17 @@ def build_api(
         version=_version(),
         generate_unique_id_function=_operation_id,
     )
-    api.state.database = database
-    api.state.tokens = tokens
+    api.state.database = Share(database, REST_CONNECTIONS)
+    api.state.tokens = token_store
+    api.state.requests = requests
+    api.state.proxies = proxies
     api.state.vault = vault
     api.state.ready = ready
     api.state.url_refusal = url_refusal
     api.state.send_trial = send_trial
     api.state.exposition = exposition
     api.state.trials = trio.Semaphore(TRIALS)
-    for room in (health, webhooks, deliveries):
+    for room in (health, tickets, webhooks, deliveries, tokens, audit):
         for router in room.ROUTERS:
             api.include_router(router)
     api.add_exception_handler(RequestValidationError, _invalid)
@@ -70,6 +83,8 @@ def build_api(
             allow_methods=["*"],
             allow_headers=["Authorization", "X-API-Key", "Content-Type"],
         )
+    if access_log:
+        api.add_middleware(AccessLog)
     return api
 
 

@@ -1,18 +1,22 @@
-"""Who may call what: a token in a header, and the scope that it has to have."""
+"""Who may call what, and how often: a token in a header, and the scope that it has to have."""
 
+import json
+import math
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any
 
+import trio
 from fastapi import APIRouter, HTTPException, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
-from bridge.tokens import WEBHOOKS_READ, WEBHOOKS_WRITE, Grant, TokenStore, token_of_headers
+from bridge.proxies import client_address
+from bridge.throttle import Throttle
+from bridge.tokens import Grant, TokenStore, TooManyFailuresError, token_of_headers
 from bridge.web.body import BoundedRequest
 from bridge.web.schemas import Problem
-
-# A scope that includes another.
-_IMPLIED_BY: Final = {WEBHOOKS_READ: WEBHOOKS_WRITE}
 
 # For the OpenAPI document; the tokens are read by authorize.
 _SCHEMES = (
@@ -28,7 +32,9 @@ _SCHEMES = (
 def guarded_router(scope: str) -> APIRouter:
     """Return a router whose routes need a token with this scope.
 
-    The application that includes it keeps its ``TokenStore`` in ``state.tokens``.
+    The application that includes it has in its state ``tokens``, its ``TokenStore``;
+    ``requests``, how often each token may ask, or None; and ``proxies``, those that are believed.
+    The routes find whose token it was in ``request.state.grant``.
     """
 
     class GuardedRoute(APIRoute):
@@ -38,7 +44,7 @@ def guarded_router(scope: str) -> APIRouter:
             handle = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
-                await authorize(request, scope)
+                request.state.grant = await authorize(request, scope)
                 return await handle(BoundedRequest(request.scope, request.receive))
 
             return guarded
@@ -49,16 +55,20 @@ def guarded_router(scope: str) -> APIRouter:
         responses={
             401: {"model": Problem, "description": "No token, or none that is valid"},
             403: {"model": Problem, "description": "The token does not have the scope"},
+            429: {
+                "model": Problem,
+                "description": "Too many requests with this token, or failed ones from there",
+            },
             503: {"model": Problem, "description": "The database is away"},
         },
     )
 
 
-async def authorize(request: Request, scope: str) -> None:
-    """Let a request pass whose token has the scope.
+async def authorize(request: Request, scope: str) -> Grant:
+    """Let a request pass whose token has the scope, and return what else the token allows.
 
     Raises:
-        HTTPException: 401 without a valid token, 403 without the scope.
+        HTTPException: 401 without a valid token, 403 without the scope, 429 too often.
         DatabaseUnavailable: the token cannot be looked up now.
     """
     headers = request.headers
@@ -66,16 +76,41 @@ async def authorize(request: Request, scope: str) -> None:
     if token is None:
         raise _unauthorized("Missing API key")
     tokens: TokenStore = request.app.state.tokens
-    grant = await tokens.authenticate(token)
+    try:
+        grant = await tokens.authenticate(token, address_of(request))
+    except TooManyFailuresError as error:
+        raise _too_often("Too many failed attempts", error.retry_seconds) from None
     if grant is None:
         raise _unauthorized("Invalid or expired API key")
-    if not _allows(grant, scope):
+    requests: Throttle | None = request.app.state.requests
+    if requests is not None and (wait := requests.take(grant.key, trio.current_time())):
+        raise _too_often("Too many requests with this API key", wait)
+    if not grant.allows(scope):
         raise HTTPException(403, f"This API key does not have the scope {scope}")
+    return grant
 
 
-def _allows(grant: Grant, scope: str) -> bool:
-    return grant.allows(scope) or (scope in _IMPLIED_BY and grant.allows(_IMPLIED_BY[scope]))
+def address_of(request: Request) -> str:
+    """Return the address of whoever sent a request, as far as proxies are believed."""
+    return address_of_scope(request.scope)
+
+
+def address_of_scope(scope: Scope) -> str:
+    """Like :func:`address_of`, of an ASGI scope."""
+    peer = scope["client"][0] if scope.get("client") else ""
+    forwarded_for = Headers(scope=scope).getlist("X-Forwarded-For")
+    return client_address(peer, forwarded_for, scope["app"].state.proxies)
+
+
+def actor_of(request: Request) -> str:
+    """Return who sent a guarded request, as the audit log takes it."""
+    grant: Grant = request.state.grant
+    return json.dumps({"via": "api", "actor": str(grant), "address": address_of(request)})
 
 
 def _unauthorized(detail: str) -> HTTPException:
     return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _too_often(detail: str, wait_seconds: float) -> HTTPException:
+    return HTTPException(429, detail, headers={"Retry-After": str(math.ceil(wait_seconds))})

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Path, Query, Request
 
-from bridge.tokens import WEBHOOKS_READ, WEBHOOKS_WRITE
+from bridge.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.web.auth import guarded_router
 from bridge.web.parts import InDatabase
 from bridge.web.refusals import (

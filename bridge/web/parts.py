@@ -1,18 +1,38 @@
 """The parts of the bridge that routes work with; ``build_api`` keeps them in the state."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 
-from bridge.db import Database
+from bridge.db import Row, Share
 from bridge.secrets import Vault
+from bridge.web.auth import actor_of
 
 
-async def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
+class Queries(Protocol):
+    """Runs the named queries of ``sql/queries``."""
+
+    async def fetch(self, name: str, *values: object) -> list[Row]:
+        """Run a query, and return its rows."""
+
+
+class Acting:
+    """The database for a request that changes something: what changes is its sender's doing."""
+
+    def __init__(self, database: Share, actor: str) -> None:
+        self._database = database
+        self._actor = actor
+
+    async def fetch(self, name: str, *values: object) -> list[Row]:
+        """Run a query, and return its rows."""
+        return await self._database.change(self._actor, name, *values)
+
+
+async def _database(request: Request) -> Queries:
+    database: Share = request.app.state.database
+    return database if request.method in ("GET", "HEAD") else Acting(database, actor_of(request))
 
 
 UrlCheck = Callable[[str], Awaitable[None]]
@@ -35,6 +55,6 @@ async def _vault(request: Request) -> Vault:
     return vault
 
 
-InDatabase = Annotated[Database, Depends(_database)]
+InDatabase = Annotated[Queries, Depends(_database)]
 InVault = Annotated[Vault, Depends(_vault)]
 ChecksUrl = Annotated[UrlCheck, Depends(_url_check)]

@@ -71,7 +71,7 @@ def _empty_is_none(value: Any) -> Any:
     return None if value == "" else value
 
 
-def _huge_is_zero(value: Any) -> Any:
+def huge_is_zero(value: Any) -> Any:
     """Turn more digits than any id has into an id that no row has: it is not found, not refused."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{20,}", value):
         return 0
@@ -154,8 +154,8 @@ RetrySchedule = Annotated[
 DeliveryStatus = Literal["pending", "success", "failed"]
 
 # Parameters of requests.
-WebhookId = Annotated[int, BeforeValidator(_huge_is_zero)]
-DeliveryId = Annotated[int, BeforeValidator(_huge_is_zero)]
+WebhookId = Annotated[int, BeforeValidator(huge_is_zero)]
+DeliveryId = Annotated[int, BeforeValidator(huge_is_zero)]
 BeforeId = Annotated[int, Field(ge=1, le=MAX_BIGINT)]
 Limit = Annotated[int, Field(ge=1, le=200)]
 Offset = Annotated[int, Field(ge=0, le=MAX_BIGINT)]

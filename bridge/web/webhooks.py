@@ -7,8 +7,8 @@ import trio
 from fastapi import HTTPException, Path, Query, Request
 
 from bridge.db import DeadlockError, Row
+from bridge.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.secrets import new_secret
-from bridge.tokens import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.web.auth import guarded_router
 from bridge.web.parts import ChecksUrl, InDatabase, InVault
 from bridge.web.refusals import (

@@ -1,2 +1,3 @@
--- Revokes a token that is not revoked yet.
-update bridge.api_tokens set revoked_at = now() where id = %(id)s and revoked_at is null;
+-- Revokes a token. No row: there is none with this id that is not revoked yet.
+-- $1 its id
+update bridge.api_tokens set revoked_at = now() where id = $1 and revoked_at is null returning id;

@@ -4,6 +4,69 @@ CREATE SCHEMA bridge;
 
 COMMENT ON SCHEMA bridge IS 'pgbridge: captured events, their log, and the deliveries made of them.';
 
+CREATE FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_who jsonb;
+begin
+    begin
+        v_who := nullif(current_setting('bridge.actor', true), '')::jsonb;
+    exception when others then
+        v_who := null; -- Somebody has set it to something else.
+    end;
+    if coalesce(v_who ->> 'via' not in ('api', 'console', 'cli'), true) then
+        v_who := jsonb_build_object(
+            'via', case when current_setting('application_name') = 'pgbridge' then 'bridge' else 'sql' end,
+            'actor', current_setting('application_name'));
+    end if;
+    insert into bridge.audit_log (action, target_id, target, via, actor, address, changes)
+    values (p_action, p_target_id, p_target, v_who ->> 'via', coalesce(v_who ->> 'actor', ''),
+            v_who ->> 'address', p_changes);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) IS 'Writes down a change, and who makes it: bridge.actor, a setting of the transaction or session: {"via": "api", "actor": …, "address": …}.';
+
+CREATE FUNCTION bridge.audit_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_columns constant text[] := string_to_array(tg_argv[1], ' ');
+    v_secrets constant text[] := string_to_array(tg_argv[2], ' ');
+    v_old     jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) else '{}' end;
+    v_new     jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) else '{}' end;
+    v_row     jsonb := case when tg_op <> 'DELETE' then v_new else v_old end;
+    v_changes jsonb;
+begin
+    select jsonb_object_agg(
+               changed.name,
+               case when changed.name = any (v_secrets)
+                   then jsonb_build_object(
+                       'from', case when changed.old_value <> 'null' then '(secret)' end,
+                       'to', case when changed.new_value <> 'null' then '(secret)' end)
+                   else jsonb_build_object('from', changed.old_value, 'to', changed.new_value)
+               end)
+    into v_changes
+    from (
+        select c.name, coalesce(v_old -> c.name, 'null') as old_value, coalesce(v_new -> c.name, 'null') as new_value
+        from unnest(v_columns || v_secrets) as c(name)
+    ) as changed
+    where changed.old_value <> changed.new_value;
+    if v_changes is not null then
+        perform bridge.audit(
+            format('%s.%s', tg_argv[0],
+                   case tg_op when 'INSERT' then 'created' when 'DELETE' then 'deleted' else 'updated' end),
+            (v_row ->> 'id')::bigint, v_row ->> 'name', v_changes);
+    end if;
+    return null;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.audit_change() IS 'Trigger: writes a change of a row into audit_log. Arguments: what the row is, the columns that matter, and those that are secret.';
+
 CREATE FUNCTION bridge.create_partitions(p_first_day date, p_days integer) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -151,6 +214,20 @@ $$;
 
 COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'The payload of an event whose own payload cannot be computed: why not, and the row''s primary key.';
 
+CREATE FUNCTION bridge.forget_audit(p_keep_days integer) RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    with forgotten as (
+        delete from bridge.audit_log
+        where changed_at < now() - make_interval(days => greatest(p_keep_days, 30))
+        returning id
+    )
+    select count(*) from forgotten
+$$;
+
+COMMENT ON FUNCTION bridge.forget_audit(p_keep_days integer) IS 'Deletes what is older than so many days from audit_log, but nothing of the last 30. Returns how many.';
+
 CREATE FUNCTION bridge.forgive_webhook() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -263,13 +340,17 @@ CREATE FUNCTION bridge.redeliver(p_delivery_id bigint) RETURNS boolean
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
+    v_queued   record;
     v_finished record;
 begin
     loop
         update bridge.delivery_queue
         set next_attempt_at = least(next_attempt_at, clock_timestamp())
-        where id = p_delivery_id;
+        where id = p_delivery_id
+        returning webhook_id into v_queued;
         if found then
+            perform bridge.audit('delivery.redelivered', p_delivery_id, null,
+                jsonb_build_object('webhook_id', v_queued.webhook_id, 'was_pending', true));
             perform bridge.wake_couriers();
             return false;
         end if;
@@ -294,6 +375,8 @@ begin
                 using errcode = 'object_not_in_prerequisite_state';
         end if;
         if bridge.requeue(v_finished.webhook_id, array[p_delivery_id], 1) > 0 then
+            perform bridge.audit('delivery.redelivered', p_delivery_id, null,
+                jsonb_build_object('webhook_id', v_finished.webhook_id, 'was_pending', false));
             perform bridge.wake_couriers();
             return true;
         end if;
@@ -332,6 +415,8 @@ begin
         return coalesce(cardinality(v_delivery_ids), 0);
     end if;
     v_requeued := bridge.requeue(p_webhook_id, coalesce(v_delivery_ids, '{}'), p_per_second);
+    perform bridge.audit('webhook.redelivered', p_webhook_id, null,
+        jsonb_build_object('since', p_since, 'until', p_until, 'per_second', p_per_second, 'count', v_requeued));
     perform bridge.wake_couriers();
     return v_requeued;
 end
@@ -443,7 +528,7 @@ CREATE TABLE bridge.api_tokens (
     expires_at timestamp with time zone,
     revoked_at timestamp with time zone,
     last_used_at timestamp with time zone,
-    CONSTRAINT api_tokens_scopes_known CHECK (((scopes <@ ARRAY['events:read'::text, 'webhooks:read'::text, 'webhooks:write'::text, 'admin'::text]) AND (scopes <> '{}'::text[])))
+    CONSTRAINT api_tokens_scopes_known CHECK ((((cardinality(scopes) >= 1) AND (cardinality(scopes) <= 100)) AND (array_position(scopes, NULL::text) IS NULL) AND (length(regexp_replace(array_to_string(scopes, ' '::text), '[^ ]'::text, ''::text, 'g'::text)) = (cardinality(scopes) - 1)) AND (array_to_string(scopes, ' '::text) ~ '^((events:read|webhooks:read|webhooks:write|admin|events:read:(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?))( (?=.)|$))+$'::text)))
 );
 
 COMMENT ON TABLE bridge.api_tokens IS 'Tokens for REST and WebSocket. The token itself is shown once and not kept.';
@@ -452,12 +537,49 @@ COMMENT ON COLUMN bridge.api_tokens.token_hash IS 'SHA-256 of the token, which i
 
 COMMENT ON COLUMN bridge.api_tokens.prefix IS 'How the token begins, for people to recognise it by.';
 
-COMMENT ON COLUMN bridge.api_tokens.scopes IS 'What it may do; admin includes all.';
+COMMENT ON COLUMN bridge.api_tokens.scopes IS 'What it may do: events:read, events:read:ticket.* for events of some types, webhooks:read, webhooks:write, which includes webhooks:read, and admin, which includes all.';
 
 COMMENT ON COLUMN bridge.api_tokens.last_used_at IS 'Written at most once a minute.';
 
 ALTER TABLE bridge.api_tokens ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.api_tokens_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE bridge.audit_log (
+    id bigint NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    action text NOT NULL,
+    target_id bigint,
+    target text,
+    via text NOT NULL,
+    actor text NOT NULL,
+    address text,
+    db_role text DEFAULT SESSION_USER NOT NULL,
+    changes jsonb NOT NULL,
+    CONSTRAINT audit_log_via_known CHECK ((via = ANY (ARRAY['api'::text, 'console'::text, 'cli'::text, 'sql'::text, 'bridge'::text])))
+);
+
+COMMENT ON TABLE bridge.audit_log IS 'Who changed what, and when: webhooks, tokens, rules of capture, redeliveries. Written by triggers in the transaction of the change, whichever way it came.';
+
+COMMENT ON COLUMN bridge.audit_log.action IS 'What was done to what kind of thing: webhook.updated, token.created, delivery.redelivered.';
+
+COMMENT ON COLUMN bridge.audit_log.target IS 'The name of the thing, as it was then.';
+
+COMMENT ON COLUMN bridge.audit_log.via IS 'By which way: api; console; cli: a pgbridge command; sql: a session of somebody''s own; bridge: pgbridge run by itself, such as switching off what fails for days.';
+
+COMMENT ON COLUMN bridge.audit_log.actor IS 'The token (its source, id and name) or, on a command line, user and machine: as the way says, which nobody checks. Who was logged in to the database is db_role.';
+
+COMMENT ON COLUMN bridge.audit_log.address IS 'Where the request came from.';
+
+COMMENT ON COLUMN bridge.audit_log.changes IS 'For each column that changed: {"from": …, "to": …}. Of secrets only whether there is one.';
+
+ALTER TABLE bridge.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME bridge.audit_log_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -1050,6 +1172,22 @@ ALTER TABLE bridge.webhooks ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE UNLOGGED TABLE bridge.ws_tickets (
+    ticket_hash bytea NOT NULL,
+    token_source text NOT NULL,
+    token_id bigint,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT ws_tickets_token_source_known CHECK ((token_source = ANY (ARRAY['bridge'::text, 'bot'::text, 'setting'::text])))
+);
+
+COMMENT ON TABLE bridge.ws_tickets IS 'Tickets that open one WebSocket each, within seconds, so that no URL has a token in it. Unlogged: after a crash, clients ask for another.';
+
+COMMENT ON COLUMN bridge.ws_tickets.ticket_hash IS 'SHA-256 of the ticket, which is 256 random bits.';
+
+COMMENT ON COLUMN bridge.ws_tickets.token_source IS 'Where the token is that the ticket was got with: bridge: api_tokens; bot: public.web_api_tokens; setting: BRIDGE_TOKEN.';
+
+COMMENT ON COLUMN bridge.ws_tickets.token_id IS 'Its id there: what it allows is looked up when the ticket is used. Null: setting.';
+
 ALTER TABLE ONLY bridge.delivery_log ATTACH PARTITION bridge.delivery_log_failed FOR VALUES IN ('failed');
 
 ALTER TABLE ONLY bridge.delivery_log ATTACH PARTITION bridge.delivery_log_success FOR VALUES IN ('success');
@@ -1061,6 +1199,9 @@ ALTER TABLE ONLY bridge.api_tokens
 
 ALTER TABLE ONLY bridge.api_tokens
     ADD CONSTRAINT api_tokens_token_hash_key UNIQUE (token_hash);
+
+ALTER TABLE ONLY bridge.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY bridge.capture_rules
     ADD CONSTRAINT capture_rules_pkey PRIMARY KEY (name);
@@ -1101,7 +1242,16 @@ ALTER TABLE ONLY bridge.transaction_notes
 ALTER TABLE ONLY bridge.webhooks
     ADD CONSTRAINT webhooks_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY bridge.ws_tickets
+    ADD CONSTRAINT ws_tickets_pkey PRIMARY KEY (ticket_hash);
+
 COMMENT ON INDEX bridge.api_tokens_token_hash_key IS 'authenticate: the token that a request brings.';
+
+CREATE INDEX audit_log_changed_at ON bridge.audit_log USING brin (changed_at);
+
+COMMENT ON INDEX bridge.audit_log_changed_at IS 'forget_audit: what is too old.';
+
+COMMENT ON INDEX bridge.audit_log_pkey IS 'list_audit: the newest first.';
 
 CREATE INDEX delivery_attempts_delivery ON ONLY bridge.delivery_attempts USING btree (delivery_id, attempt_number);
 
@@ -1147,6 +1297,12 @@ CREATE INDEX webhooks_active_event_type ON bridge.webhooks USING btree (event_ty
 
 COMMENT ON INDEX bridge.webhooks_active_event_type IS 'drain: who takes an event of this type.';
 
+CREATE INDEX ws_tickets_expiry ON bridge.ws_tickets USING btree (expires_at);
+
+COMMENT ON INDEX bridge.ws_tickets_expiry IS 'create_ticket: those that nobody has used in time.';
+
+COMMENT ON INDEX bridge.ws_tickets_pkey IS 'use_ticket: the ticket that a client brings.';
+
 ALTER INDEX bridge.delivery_log_time ATTACH PARTITION bridge.delivery_log_failed_finished_at_idx;
 
 ALTER INDEX bridge.delivery_log_pkey ATTACH PARTITION bridge.delivery_log_failed_pkey;
@@ -1174,9 +1330,61 @@ CREATE OR REPLACE VIEW bridge.backlog AS
      LEFT JOIN bridge.delivery_queue q ON ((q.webhook_id = w.id)))
   GROUP BY w.id;
 
+CREATE TRIGGER audit_change AFTER INSERT OR DELETE OR UPDATE OF name, scopes, expires_at, revoked_at, token_hash ON bridge.api_tokens FOR EACH ROW EXECUTE FUNCTION bridge.audit_change('token', 'name prefix scopes expires_at revoked_at', 'token_hash');
+
+CREATE TRIGGER audit_change AFTER INSERT OR DELETE OR UPDATE OF table_name, trigger_sql, function_sql, paused_at ON bridge.capture_rules FOR EACH ROW EXECUTE FUNCTION bridge.audit_change('rule', 'table_name trigger_sql function_sql paused_at', '');
+
+CREATE TRIGGER audit_new_or_deleted AFTER INSERT OR DELETE ON bridge.webhooks FOR EACH ROW EXECUTE FUNCTION bridge.audit_change('webhook', 'name url event_type description is_active timeout_seconds max_concurrency filter rate_per_second ordered retry_schedule', 'secret');
+
+CREATE TRIGGER audit_update AFTER UPDATE ON bridge.webhooks FOR EACH ROW WHEN ((((((((((((((((old.name IS DISTINCT FROM new.name) OR (old.url IS DISTINCT FROM new.url)) OR (old.event_type IS DISTINCT FROM new.event_type)) OR (old.secret IS DISTINCT FROM new.secret)) OR (old.previous_secret IS DISTINCT FROM new.previous_secret)) OR (old.description IS DISTINCT FROM new.description)) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.disabled_reason IS DISTINCT FROM new.disabled_reason)) OR (old.timeout_seconds IS DISTINCT FROM new.timeout_seconds)) OR (old.max_concurrency IS DISTINCT FROM new.max_concurrency)) OR ((old.filter)::text IS DISTINCT FROM (new.filter)::text)) OR (old.rate_per_second IS DISTINCT FROM new.rate_per_second)) OR (old.ordered IS DISTINCT FROM new.ordered)) OR (old.retry_schedule IS DISTINCT FROM new.retry_schedule)) OR (old.paused_at IS DISTINCT FROM new.paused_at))) EXECUTE FUNCTION bridge.audit_change('webhook', 'name url event_type description is_active disabled_reason timeout_seconds max_concurrency filter rate_per_second ordered retry_schedule paused_at', 'secret previous_secret');
+
 CREATE TRIGGER forgive_webhook BEFORE UPDATE OF is_active ON bridge.webhooks FOR EACH ROW WHEN ((new.is_active AND (NOT old.is_active))) EXECUTE FUNCTION bridge.forgive_webhook();
 
 CREATE TRIGGER note_deleted_webhook AFTER DELETE ON bridge.webhooks FOR EACH ROW WHEN (((old.delivered_count > 0) OR (old.failed_count > 0))) EXECUTE FUNCTION bridge.note_deleted_webhook();
 
 ALTER TABLE ONLY bridge.delivery_queue
     ADD CONSTRAINT delivery_queue_webhook_fkey FOREIGN KEY (webhook_id) REFERENCES bridge.webhooks(id) ON DELETE CASCADE;
+
+REVOKE ALL ON FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.audit_change() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.emit(p_event_type text, p_payload jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.forget_audit(p_keep_days integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.forgive_webhook() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.is_ours(p_xid xid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.note_deleted_webhook() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.noted(p_topic text, p_key text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.patterns_matching(p_event_type text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.pause_webhook(p_webhook_id bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.redeliver(p_delivery_id bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.ring() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.take_note(p_topic text, p_key text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.wake_couriers() FROM PUBLIC;

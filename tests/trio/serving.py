@@ -21,7 +21,8 @@ from bridge.live.connection import ConnectionLimits
 from bridge.live.history import RECENT_BYTES, History, LogPage
 from bridge.live.hub import Hub
 from bridge.live.stream import LiveStream, StreamLimits
-from bridge.tokens import EVENTS_READ, WEBHOOKS_READ, Grant
+from bridge.scopes import EVENTS_READ, WEBHOOKS_READ
+from bridge.tokens import Grant, TokenKey
 from bridge.web.front import Front
 
 LIMITS = StreamLimits(ConnectionLimits(handshake_seconds=5.0))
@@ -35,13 +36,24 @@ class Tokens:
             "right": Grant(1, "right", frozenset([EVENTS_READ])),
             "other": Grant(2, "other", frozenset([EVENTS_READ])),
             "blind": Grant(3, "blind", frozenset([WEBHOOKS_READ])),
+            "tickets": Grant(4, "tickets", frozenset(["events:read:ticket.*"])),
         }
+        #: Tickets, and the token that each was got with.
+        self.tickets: dict[str, str] = {}
+        #: Of those who have shown a token or ticket.
+        self.addresses: list[str] = []
 
-    async def authenticate(self, token: str) -> Grant | None:
+    async def authenticate(self, token: str, address: str) -> Grant | None:
+        self.addresses.append(address)
         return self.known.get(token)
 
-    async def grants(self, ids: Iterable[int]) -> list[Grant]:
-        return [grant for grant in self.known.values() if grant.id in set(ids)]
+    async def use_ticket(self, ticket: str, address: str) -> Grant | None:
+        self.addresses.append(address)
+        return self.known.get(self.tickets.pop(ticket, ""))
+
+    async def grants(self, keys: Iterable[TokenKey]) -> list[Grant]:
+        wanted = set(keys)
+        return [grant for grant in self.known.values() if grant.key in wanted]
 
 
 class Log:
@@ -187,6 +199,7 @@ async def serving(
     log: Log | None = None,
     recent_bytes: int = RECENT_BYTES,
     send_buffer_bytes: int | None = None,
+    access_log: bool = False,
 ) -> AsyncIterator[Serving]:
     """Serve the stream, and a REST API with one page, on a free port.
 
@@ -201,7 +214,7 @@ async def serving(
 
     tokens, log = tokens or Tokens(), log or Log()
     hub = Hub(History(log.newest_id, log.read, recent_bytes=recent_bytes))
-    live = LiveStream(hub, tokens, limits)
+    live = LiveStream(hub, tokens, limits, access_log=access_log)
     front = Front(api, live.serve, handshake_seconds=limits.connection.handshake_seconds)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     if send_buffer_bytes is not None:

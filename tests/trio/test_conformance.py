@@ -521,9 +521,9 @@ async def test_messages_right_behind_the_handshake_are_answered_by_the_stream() 
 class SlowTokens(Tokens):
     """Looked up when all that was sent has been read."""
 
-    async def authenticate(self, token: str) -> Grant | None:
+    async def authenticate(self, token: str, address: str) -> Grant | None:
         await trio.testing.wait_all_tasks_blocked(0.01)
-        return await super().authenticate(token)
+        return await super().authenticate(token, address)
 
 
 async def test_what_is_said_while_a_token_is_looked_up_is_answered_before_the_close() -> None:

@@ -16,7 +16,8 @@ from bridge.live.frames import PING_FRAME
 from bridge.live.history import CHUNK_BYTES
 from bridge.live.session import CONCURRENT_REPLAYS
 from bridge.live.stream import StreamLimits
-from bridge.tokens import WEBHOOKS_READ, Grant
+from bridge.scopes import WEBHOOKS_READ
+from bridge.tokens import Grant
 from tests.trio.serving import (
     TEXT,
     RawClient,
@@ -124,7 +125,7 @@ async def test_while_the_database_is_away_clients_stay() -> None:
 @pytest.mark.usefixtures("quickly")
 async def test_the_static_token_is_not_looked_up() -> None:
     tokens = Tokens()
-    tokens.known["static"] = Grant(None, "BRIDGE_TOKEN", frozenset(["admin"]))
+    tokens.known["static"] = Grant(None, "BRIDGE_TOKEN", frozenset(["admin"]), "setting")
     async with serving(tokens=tokens) as server:
         static, other = await server.welcomed("?token=static"), await server.welcomed()
         del tokens.known["right"], tokens.known["static"]
@@ -259,10 +260,10 @@ async def test_a_client_that_is_gone_is_told_of_once_however_long_its_token_is_l
     answers = trio.Event()
 
     class SlowTokens(Tokens):
-        async def authenticate(self, token: str) -> Grant | None:
+        async def authenticate(self, token: str, address: str) -> Grant | None:
             with trio.CancelScope(shield=True):  # as a statement is
                 await answers.wait()
-            return await super().authenticate(token)
+            return await super().authenticate(token, address)
 
     limits = StreamLimits(ping_seconds=0.05)
     async with serving(limits=limits, tokens=SlowTokens()) as server:

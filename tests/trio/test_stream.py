@@ -47,7 +47,7 @@ async def test_without_a_valid_token_it_is_accepted_and_closed_with_1008(
 
 async def test_a_database_that_is_away_asks_the_client_to_try_later() -> None:
     class Away(Tokens):
-        async def authenticate(self, token: str) -> Grant | None:
+        async def authenticate(self, token: str, address: str) -> Grant | None:
             raise DatabaseUnavailable("gone")
 
     async with serving(tokens=Away()) as server:

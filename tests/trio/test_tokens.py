@@ -6,16 +6,16 @@ import pytest
 import trio
 import trio.testing
 
-from bridge.db import Database, DatabaseUnavailable
-from bridge.tokens import CONCURRENT_LOOKUPS, LOOKUP_SECONDS, TokenStore
+from bridge.db import SHARE_SECONDS, Database, DatabaseUnavailable
+from bridge.tokens import LOOKUP_CONNECTIONS, TokenStore
 
 
 class Silent:
     """A database that does not answer."""
 
-    async def fetch_one(self, *_arguments: Any) -> None:
+    async def fetch(self, *_arguments: Any) -> None:
         with trio.CancelScope(shield=True):  # as a statement is
-            await trio.sleep(1000 * LOOKUP_SECONDS)
+            await trio.sleep(1000 * SHARE_SECONDS)
 
 
 async def test_who_waits_for_a_database_that_does_not_answer_can_leave_or_is_told_soon(
@@ -23,7 +23,7 @@ async def test_who_waits_for_a_database_that_does_not_answer_can_leave_or_is_tol
 ) -> None:
     store = TokenStore(cast(Database, Silent()), "static")
     async with trio.open_nursery() as nursery:
-        for _ in range(CONCURRENT_LOOKUPS):
+        for _ in range(LOOKUP_CONNECTIONS):
             nursery.start_soon(store.authenticate, "unknown")
         await trio.testing.wait_all_tasks_blocked()
         started = autojump_clock.current_time()
@@ -32,5 +32,5 @@ async def test_who_waits_for_a_database_that_does_not_answer_can_leave_or_is_tol
         assert autojump_clock.current_time() - started == pytest.approx(1)
         with pytest.raises(DatabaseUnavailable):
             await store.authenticate("unknown")
-        assert autojump_clock.current_time() - started == pytest.approx(1 + LOOKUP_SECONDS)
+        assert autojump_clock.current_time() - started == pytest.approx(1 + SHARE_SECONDS)
         assert await store.authenticate("static") is not None

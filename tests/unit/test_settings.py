@@ -358,3 +358,47 @@ def test_settings_cannot_change_while_the_bridge_runs() -> None:
     settings: Settings = load_settings(database_url=URL)
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1
+
+
+# --- who is let in
+
+
+def test_the_bots_tokens_are_off_until_they_are_switched_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", URL)
+    settings = load_settings()
+    assert not settings.bot_tokens
+    monkeypatch.setenv("BRIDGE_BOT_TOKENS", "on")
+    monkeypatch.setenv("BRIDGE_BOT_TOKENS_ALGORITHM", "sha512")
+    monkeypatch.setenv("BRIDGE_BOT_TOKENS_SECRET", "hunter2")
+    monkeypatch.setenv("BRIDGE_BOT_TOKENS_SCOPES", "events:read:ticket.*, webhooks:read")
+    settings = load_settings()
+    assert settings.bot_tokens
+    assert settings.bot_tokens_algorithm == "sha512"
+    assert settings.bot_tokens_scopes == ("events:read:ticket.*", "webhooks:read")
+    assert settings.bot_tokens_secret is not None
+    assert settings.bot_tokens_secret.get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(settings)
+
+
+def test_wrong_settings_of_the_bots_tokens_are_named() -> None:
+    assert "BRIDGE_BOT_TOKENS_ALGORITHM" in refusal(database_url=URL, bot_tokens_algorithm="md5")
+    assert refusal(database_url=URL, bot_tokens_scopes="events:read,root") == (
+        "BRIDGE_BOT_TOKENS_SCOPES: unknown scope 'root'; there are events:read, webhooks:read, "
+        "webhooks:write, admin, and events:read:ticket.* for events of some types"
+    )
+    assert "BRIDGE_BOT_TOKENS" in refusal(database_url=URL, bot_tokens="perhaps")
+
+
+def test_proxies_are_networks() -> None:
+    settings = load_settings(database_url=URL, trusted_proxies="127.0.0.1,10.0.0.0/8")
+    assert settings.trusted_proxies == (ip_network("127.0.0.1/32"), ip_network("10.0.0.0/8"))
+    assert "BRIDGE_TRUSTED_PROXIES" in refusal(database_url=URL, trusted_proxies="nginx")
+
+
+def test_limits_may_be_off_and_the_audit_log_is_kept_for_a_month_at_least() -> None:
+    settings = load_settings(database_url=URL, failed_logins_per_minute=0, requests_per_second=0)
+    assert settings.failed_logins_per_minute == settings.requests_per_second == 0
+    assert "BRIDGE_REQUESTS_PER_SECOND" in refusal(database_url=URL, requests_per_second=-1)
+    assert "BRIDGE_KEEP_AUDIT_DAYS" in refusal(database_url=URL, keep_audit_days=29)

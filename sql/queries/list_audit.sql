@@ -1,0 +1,7 @@
+-- A page of changes, the newest first.
+-- $1 only before this id, or null; $2 how many
+select id, changed_at, action, target_id, target, via, actor, address, db_role, changes
+from bridge.audit_log
+where $1::bigint is null or id < $1
+order by id desc
+limit $2;

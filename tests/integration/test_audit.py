@@ -1,0 +1,281 @@
+"""Who changed what is written down, whichever way it came."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import pytest
+from psycopg.rows import dict_row
+
+from bridge.db import open_database
+from bridge.relay.upkeep import Upkeep
+from bridge.secrets import Vault
+from tests.integration.calling import TOKEN, Bot, add_token, calling
+
+FORM = {"name": "crm", "url": "https://crm.example/hook", "event_type": "user.created"}
+KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+
+def written(bot: Bot) -> list[dict[str, Any]]:
+    """What the log has, oldest first."""
+    with bot.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute("select * from bridge.audit_log order by id").fetchall()
+
+
+def forget(bot: Bot) -> None:
+    bot.execute("truncate bridge.audit_log")
+
+
+@pytest.fixture(autouse=True)
+def begin_with_nothing_written(bot: Bot) -> None:
+    """The rules' own beginning is written down as well."""
+    forget(bot)
+
+
+def pgbridge(url: str, *arguments: str, stdin: str = "") -> str:
+    """Run a command; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", *arguments],
+        env={"PATH": os.environ["PATH"], "BRIDGE_DATABASE_URL": url, "BRIDGE_SECRET_KEY": KEY},
+        cwd=tempfile.gettempdir(),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def test_what_comes_over_rest_is_the_tokens_doing(bridge_url: str, bot: Bot) -> None:
+    token_id = add_token(bot, "token", "webhooks:write")
+    forget(bot)
+    async with calling(bridge_url, token="token", address="198.51.100.7") as client:
+        webhook = (await client.post("/webhooks", json=FORM)).json()
+        path = f"/webhooks/{webhook['id']}"
+        await client.patch(path, json={"name": "crm 2", "is_active": False})
+        await client.patch(path, json={"name": "crm 2"})  # changes nothing
+        await client.post(f"{path}/pause")
+        await client.delete(path)
+    rows = written(bot)
+    assert [row["action"] for row in rows] == [
+        "webhook.created",
+        "webhook.updated",
+        "webhook.updated",
+        "webhook.deleted",
+    ]
+    for row in rows:
+        assert (row["via"], row["actor"]) == ("api", f"bridge token {token_id} (t)")
+        assert (row["address"], row["target_id"]) == ("198.51.100.7", webhook["id"])
+        assert row["db_role"] == "postgres"
+    assert [row["target"] for row in rows] == ["crm", "crm 2", "crm 2", "crm 2"]
+    assert rows[1]["changes"] == {
+        "name": {"from": "crm", "to": "crm 2"},
+        "is_active": {"from": True, "to": False},
+    }
+    assert rows[2]["changes"].keys() == {"paused_at"}
+    assert rows[3]["changes"]["url"] == {"from": FORM["url"], "to": None}
+
+
+async def test_of_secrets_it_is_only_written_that_there_is_one(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        form = {**FORM, "secret": "the-first-secret"}
+        path = f"/webhooks/{(await client.post('/webhooks', json=form)).json()['id']}"
+        await client.patch(path, json={"secret": "the-second-secret"})
+        rotated = (await client.post(f"{path}/rotate-secret")).json()["secret"]
+        await client.patch(path, json={"secret": None})
+        made = (await client.post("/tokens", json={"name": "t", "scopes": ["admin"]})).json()
+        page = await client.get("/audit")
+    rows = written(bot)
+    changes = [
+        {name: change for name, change in row["changes"].items() if "secret" in name}
+        for row in rows[:4]
+    ]
+    there, none = "(secret)", None
+    assert changes == [
+        {"secret": {"from": none, "to": there}},
+        {"secret": {"from": there, "to": there}},
+        {
+            "secret": {"from": there, "to": there},
+            "previous_secret": {"from": none, "to": there},
+        },
+        {
+            "secret": {"from": there, "to": none},
+            "previous_secret": {"from": there, "to": none},
+        },
+    ]
+    assert rows[4]["changes"]["token_hash"] == {"from": none, "to": there}
+    everything = json.dumps([{**row, "changed_at": None} for row in rows]) + page.text
+    for secret in ("the-first-secret", "the-second-secret", rotated, made["token"], TOKEN):
+        assert secret not in everything
+
+
+async def test_a_redelivery_is_written_down_and_a_dry_run_is_not(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = (await client.post("/webhooks", json=FORM)).json()["id"]
+        bot.execute(
+            """with event as (
+                   insert into bridge.events (event_type, payload, occurred_at)
+                   values ('user.created', '{}', now()) returning id, recorded_at
+               )
+               insert into bridge.delivery_queue
+                   (webhook_id, event_id, event_recorded_at, event_type)
+               select %s, id, recorded_at, 'user.created' from event""",
+            [webhook],
+        )
+        [(delivery,)] = bot.execute("select id from bridge.delivery_queue").fetchall()
+        forget(bot)
+        await client.post(f"/deliveries/{delivery}/redeliver")
+        since = {"since": "2020-01-01"}
+        await client.post(f"/webhooks/{webhook}/redeliver", json=since)
+        await client.post(f"/webhooks/{webhook}/redeliver", json={**since, "dry_run": False})
+    first, second = written(bot)
+    assert (first["action"], first["target_id"]) == ("delivery.redelivered", delivery)
+    assert first["changes"] == {"webhook_id": webhook, "was_pending": True}
+    assert (second["action"], second["target_id"]) == ("webhook.redelivered", webhook)
+    assert second["changes"]["count"] == 0
+    assert {first["actor"], second["actor"]} == {"BRIDGE_TOKEN"}
+
+
+def test_what_commands_do_is_the_doing_of_who_runs_them(bridge_url: str, bot: Bot) -> None:
+    pgbridge(bridge_url, "token", "create", "--name", "dashboard", "--scope", "admin")
+    pgbridge(bridge_url, "token", "revoke", "1")
+    pgbridge(
+        bridge_url, "webhooks", "create", "--name", "crm", "--url", "https://crm.example/",
+        "--event-type", "*", "--secret-stdin", stdin="the-secret-of-stdin",
+    )  # fmt: skip
+    pgbridge(bridge_url, "webhooks", "pause", "1")
+    pgbridge(bridge_url, "capture", "pause", "user.created")
+    rows = written(bot)
+    assert [(row["action"], row["target"]) for row in rows] == [
+        ("token.created", "dashboard"),
+        ("token.updated", "dashboard"),
+        ("webhook.created", "crm"),
+        ("webhook.updated", "crm"),
+        ("rule.updated", "user.created"),
+    ]
+    assert {row["via"] for row in rows} == {"cli"}
+    assert all("@" in row["actor"] for row in rows)
+    assert rows[1]["changes"].keys() == {"revoked_at"}
+    assert "the-secret-of-stdin" not in str(rows)
+
+
+def test_what_is_done_in_psql_is_written_down_with_the_role(bridge_url: str, bot: Bot) -> None:
+    bot.execute("set application_name = psql")
+    bot.execute(
+        "insert into bridge.webhooks (name, url, event_type) values ('x', 'http://x/', '*')"
+    )
+    bot.execute("select bridge.pause_webhook(1)")
+    bot.execute("update bridge.webhooks set success_count = 7, last_triggered_at = now()")
+    created, paused = written(bot)
+    assert created["action"] == "webhook.created"
+    assert (paused["via"], paused["actor"], paused["db_role"]) == ("sql", "psql", "postgres")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["nonsense", "[]", "7", '{"via": "bridge", "actor": "x"}', '{"via": 7}', "{}", '"api"'],
+)
+def test_a_setting_that_names_nobody_stops_nothing(bot: Bot, setting: str) -> None:
+    bot.execute("select set_config('bridge.actor', %s, false)", [setting])
+    bot.execute(
+        "insert into bridge.webhooks (name, url, event_type) values ('x', 'http://x/', '*')"
+    )
+    [row] = written(bot)
+    assert row["via"] == "sql"
+
+
+async def test_what_the_bridge_does_by_itself_is_its_own_doing(bridge_url: str, bot: Bot) -> None:
+    bot.execute(
+        "insert into bridge.webhooks (name, url, event_type, secret)"
+        " values ('x', 'http://x/', '*', 'in the clear')"
+    )
+    forget(bot)
+    async with open_database(bridge_url) as database:
+        await Upkeep(database, {}, Vault([KEY])).seal_secrets()
+    [row] = written(bot)
+    assert (row["via"], row["actor"]) == ("bridge", "pgbridge")
+    assert row["changes"] == {"secret": {"from": "(secret)", "to": "(secret)"}}
+
+
+async def test_an_actor_does_not_stay_behind_in_the_session(bridge_url: str, bot: Bot) -> None:
+    async with open_database(bridge_url, pool_size=1) as database:
+        actor = json.dumps({"via": "api", "actor": "somebody"})
+        add_token(bot, "a", "admin")
+        add_token(bot, "b", "admin")
+        forget(bot)
+        await database.change(actor, "revoke_token", 1)
+        await database.fetch("revoke_token", 2)
+    assert [(row["via"], row["actor"]) for row in written(bot)] == [
+        ("api", "somebody"),
+        ("bridge", "pgbridge"),
+    ]
+
+
+async def test_a_change_that_fails_is_not_written_down(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        assert (await client.post("/webhooks", json={**FORM, "filter": "$.("})).status_code == 422
+        assert (await client.delete("/webhooks/7")).status_code == 404
+    assert written(bot) == []
+
+
+async def test_an_admin_reads_it_in_pages_newest_first(bridge_url: str, bot: Bot) -> None:
+    for number in range(3):
+        add_token(bot, f"token{number}", "webhooks:read")
+    ids = [row["id"] for row in written(bot)][::-1]
+    async with calling(bridge_url) as client:
+        page = (await client.get("/audit?limit=2")).json()
+        assert [each["id"] for each in page["items"]] == ids[:2]
+        assert page["items"][0]["changes"]["name"] == {"from": None, "to": "t"}
+        assert page["next_before_id"] == ids[1]
+        page = (await client.get(f"/audit?limit=2&before_id={ids[1]}")).json()
+        assert [each["id"] for each in page["items"]] == ids[2:]
+        assert page["next_before_id"] is None
+
+
+async def test_it_is_kept_for_as_long_as_is_said_but_never_less_than_a_month(
+    bridge_url: str, bot: Bot
+) -> None:
+    for days in (400, 100, 29):
+        bot.execute(
+            """insert into bridge.audit_log (changed_at, action, via, actor, changes)
+               values (now() - make_interval(days => %s), 'x', 'sql', 'x', '{}')""",
+            [days],
+        )
+
+    async def kept(days: int) -> int:
+        async with open_database(bridge_url) as database:
+            await database.fetch("forget_audit", days)
+        return len(written(bot))
+
+    assert await kept(365) == 2
+    assert await kept(1) == 1
+
+
+def test_it_follows_the_columns_of_a_webhook(bot: Bot) -> None:
+    """Whoever adds a column says whether it is audited."""
+    bookkeeping = {
+        "id", "created_at", "updated_at", "last_triggered_at", "success_count", "failure_count",
+        "failure_share", "failing_since", "probe_at", "paced_until", "delivered_count",
+        "failed_count", "previous_secret_expires_at",
+    }  # fmt: skip
+    columns = {
+        name
+        for (name,) in bot.execute(
+            "select attname::text from pg_attribute"
+            " where attrelid = 'bridge.webhooks'::regclass and attnum > 0 and not attisdropped"
+        )
+    }
+    [(definition,)] = bot.execute(
+        "select pg_get_triggerdef(oid) from pg_trigger"
+        " where tgrelid = 'bridge.webhooks'::regclass and tgname = 'audit_update'"
+    ).fetchall()
+    audited = set(str(definition).rpartition("audit_change(")[2].replace("'", " ").split())
+    assert columns - bookkeeping <= audited
+    assert not bookkeeping & audited

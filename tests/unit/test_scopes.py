@@ -1,0 +1,88 @@
+"""What a token may do."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.events import narrowed, patterns_matching
+from bridge.scopes import (
+    ADMIN,
+    EVENTS_READ,
+    MOST_SCOPES,
+    SCOPES,
+    WEBHOOKS_READ,
+    WEBHOOKS_WRITE,
+    ScopeError,
+    allows,
+    checked_scopes,
+    event_patterns,
+)
+
+NAMES = st.sampled_from(["a", "b", "ticket"])
+TYPES = st.lists(NAMES, min_size=1, max_size=4).map(".".join)
+PATTERNS = st.one_of(st.just("*"), TYPES, TYPES.map(lambda name: f"{name}.*"))
+
+
+@pytest.mark.parametrize(
+    ("scopes", "may"),
+    [
+        ([EVENTS_READ], [EVENTS_READ]),
+        (["events:read:ticket.*"], [EVENTS_READ]),
+        ([WEBHOOKS_READ], [WEBHOOKS_READ]),
+        ([WEBHOOKS_WRITE], [WEBHOOKS_READ, WEBHOOKS_WRITE]),
+        ([ADMIN], list(SCOPES)),
+        ([], []),
+    ],
+    ids=["events", "some events", "read", "write", "admin", "nothing"],
+)
+def test_a_scope_allows_what_it_is_for_and_what_it_includes(
+    scopes: list[str], may: list[str]
+) -> None:
+    assert [scope for scope in SCOPES if allows(frozenset(scopes), scope)] == may
+
+
+def test_a_token_for_some_types_sees_these() -> None:
+    scopes = frozenset(["events:read:ticket.*", "events:read:user.created", WEBHOOKS_READ])
+    assert event_patterns(scopes) == {"ticket.*", "user.created"}
+    assert event_patterns(scopes | {EVENTS_READ}) == {"*"}
+    assert event_patterns(frozenset([ADMIN])) == {"*"}
+    assert event_patterns(frozenset([WEBHOOKS_WRITE])) == frozenset()
+
+
+def test_scopes_are_in_order_and_each_is_there_once() -> None:
+    assert checked_scopes([WEBHOOKS_READ, "events:read:*", WEBHOOKS_READ]) == [
+        "events:read:*",
+        WEBHOOKS_READ,
+    ]
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        [],
+        [""],
+        ["events"],
+        ["events:read:"],
+        ["events:read:tick*"],
+        ["events:read:a.b c"],
+        ["events:read:ticket.*\n"],
+        ["webhooks:read:ticket.*"],
+        ["ADMIN"],
+        ["events:read:" + "a" * 250],
+        [f"events:read:a{number}" for number in range(MOST_SCOPES + 1)],
+    ],
+    ids=range(11),
+)
+def test_what_is_no_scope_is_refused(scopes: list[str]) -> None:
+    with pytest.raises(ScopeError):
+        checked_scopes(scopes)
+
+
+@given(st.lists(PATTERNS, max_size=4), st.lists(PATTERNS, max_size=4), TYPES)
+def test_narrowed_patterns_choose_just_what_both_lists_choose(
+    one: list[str], other: list[str], event_type: str
+) -> None:
+    def chosen(patterns: frozenset[str]) -> bool:
+        return not patterns.isdisjoint(patterns_matching(event_type))
+
+    assert chosen(narrowed(one, other)) == (chosen(frozenset(one)) and chosen(frozenset(other)))

@@ -1,0 +1,56 @@
+"""How often somebody may do something."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.throttle import Throttle
+
+
+def test_a_burst_passes_and_then_one_an_interval() -> None:
+    throttle = Throttle(2, 3)
+    assert [throttle.take("a", 10.0) for _ in range(4)] == [0, 0, 0, pytest.approx(0.5)]
+    assert throttle.take("a", 10.4) == pytest.approx(0.1)
+    assert throttle.take("a", 10.5) == 0
+    assert throttle.take("a", 10.5) == pytest.approx(0.5)
+    assert [throttle.take("a", 100.0) for _ in range(4)] == [0, 0, 0, pytest.approx(0.5)]
+
+
+def test_keys_do_not_know_of_each_other() -> None:
+    throttle = Throttle(1, 1)
+    assert throttle.take("a", 0.0) == 0
+    assert throttle.take("b", 0.0) == 0
+    assert throttle.take("a", 0.0) == pytest.approx(1)
+
+
+def test_what_is_given_back_did_not_count() -> None:
+    throttle = Throttle(1, 2)
+    for _ in range(50):
+        assert throttle.take("a", 0.0) == 0
+        throttle.give_back("a")
+    assert [throttle.take("a", 0.0) for _ in range(3)] == [0, 0, pytest.approx(1)]
+
+
+def test_it_remembers_only_so_many_keys_and_forgets_who_was_quiet_longest() -> None:
+    throttle = Throttle(1, 1, most_keys=2)
+    for key in "abac":
+        throttle.take(key, 0.0)
+        throttle.take("a", 0.0)
+    assert throttle.take("a", 0.0) > 0
+    assert throttle.take("c", 0.0) > 0
+    assert throttle.take("b", 0.0) == 0  # forgotten
+
+
+@given(
+    st.floats(0.01, 1000),
+    st.integers(1, 50),
+    st.lists(st.floats(0, 10), min_size=1, max_size=200),
+)
+def test_whatever_the_pace_never_more_than_the_burst_and_the_rate_allow(
+    per_second: float, burst: int, pauses: list[float]
+) -> None:
+    throttle, now, passed = Throttle(per_second, burst), 0.0, 0
+    for pause in pauses:
+        now += pause
+        passed += throttle.take("a", now) == 0
+    assert passed <= burst + now * per_second + 1e-3
