@@ -311,6 +311,8 @@ def token_create(
     ] = None,
 ) -> None:
     """Make a token and print it, alone, on standard output. It is not shown again."""
+    if not (name.isprintable() and 1 <= len(name.strip()) <= 255):
+        _fail("--name must be 1 to 255 printable characters", MISUSED)
     try:
         scopes = checked_scopes(scope or [EVENTS_READ])
     except ScopeError as error:

@@ -16,15 +16,19 @@
 const HANDSHAKE_SECONDS = 15; // up to the welcome
 const RETRY_SECONDS = [0.2, 5]; // between tries to connect: from, to
 const REFUSED = 1008; // a close code: connecting again would be no help
+// But for these: what was sent came too late, over a very slow line.
+const LATE = ['Missing API token', 'Invalid or expired ticket'];
 
 export class PgBridge {
   // Options beside those above:
+  //   getTicket: in place of token: an async function that returns a ticket, which opens one
+  //     connection. So the page has no token: your server has it, and asks POST /ws/tickets.
   //   since: the id after which to begin; without it, with what is new.
   //   tokenInUrl: send the token in the URL, not in a first message. URLs end up in access logs.
   //   pingSeconds, silentSeconds: how often to say something; how long to hear nothing.
   //   WebSocket: the constructor, where there is no global one (Node before 22: `ws` has one).
   constructor(url, options = {}) {
-    if (!options.token) throw new Error('a token is needed');
+    if (!options.token && !options.getTicket) throw new Error('token or getTicket is needed');
     this.url = url;
     this.options = { pingSeconds: 30, silentSeconds: 75, WebSocket: globalThis.WebSocket, ...options };
     this.since = options.since ?? undefined; // the last id that is known, and what to resume from
@@ -38,9 +42,19 @@ export class PgBridge {
   }
 
   connect() {
+    this.options.onState?.('connecting');
+    if (!this.options.getTicket) this.open();
+    else this.options.getTicket().then(
+      (ticket) => this.closed || this.open(ticket),
+      (error) => this.closed || this.lost(`no ticket: ${error.message}`),
+    );
+  }
+
+  open(ticket) {
     const { token, tokenInUrl, events, WebSocket } = this.options;
     const url = new URL(this.url);
-    if (tokenInUrl) url.searchParams.set('token', token);
+    if (ticket) url.searchParams.set('ticket', ticket);
+    else if (tokenInUrl) url.searchParams.set('token', token);
     // In the URL rather than in messages: nothing else comes before them.
     if (events) url.searchParams.set('events', events.join(','));
     if (this.since !== undefined) url.searchParams.set('since', this.since);
@@ -48,20 +62,18 @@ export class PgBridge {
     this.welcomed = false;
     this.heardAt = this.pingedAt = Date.now();
     socket.onopen = () => {
-      if (!tokenInUrl) socket.send(JSON.stringify({ type: 'auth', token }));
+      if (!ticket && !tokenInUrl) socket.send(JSON.stringify({ type: 'auth', token }));
     };
     socket.onmessage = ({ data }) => {
       this.heardAt = Date.now();
       this.take(JSON.parse(data));
     };
     socket.onclose = ({ code, reason }) => {
-      // A token that was sent may still come too late, over a very slow line.
-      if (code === REFUSED && reason !== 'Missing API token') this.end(reason);
+      if (code === REFUSED && !LATE.includes(reason)) this.end(reason);
       else this.lost(reason || `closed with ${code}`);
     };
     socket.onerror = () => this.lost('the connection failed'); // not every Node closes, too
     this.watch = setInterval(() => this.look(), 1000);
-    this.options.onState?.('connecting');
   }
 
   take(message) {
@@ -119,6 +131,7 @@ export class PgBridge {
   drop() {
     clearInterval(this.watch);
     clearTimeout(this.retry);
+    if (!this.socket) return;
     // Not waiting for onclose: of a peer that vanished it may take minutes to come.
     this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;
     this.socket.onerror = () => {}; // `ws` complains when it is closed before it is open

@@ -5,11 +5,21 @@ import { createRequire } from 'node:module';
 
 const [module, url, options] = process.argv.slice(2);
 const { PgBridge } = await import(module);
-const { closeAfter, ...rest } = JSON.parse(options);
+const { closeAfter, tickets, ...rest } = JSON.parse(options);
+const token = process.env.BRIDGE_TOKEN;
+
+// What a page's server would do for it.
+async function getTicket() {
+  const headers = { Authorization: `Bearer ${token}` };
+  const answer = await fetch(tickets, { method: 'POST', headers });
+  if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
+  return (await answer.json()).ticket;
+}
+
 let events = 0;
 
 const bridge = new PgBridge(url, {
-  token: process.env.BRIDGE_TOKEN,
+  ...(tickets ? { getTicket } : { token }),
   // A Node without a global one has the package's.
   WebSocket: globalThis.WebSocket ?? createRequire(import.meta.url)('ws'),
   onEvent: ({ id, type, payload }) => {

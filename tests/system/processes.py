@@ -19,7 +19,7 @@ from typing import Any
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
-TOKEN = "the-test-token"
+TOKEN = "the-token-of-the-tests"
 
 
 def environment(url: str | None, **settings: object) -> dict[str, str]:

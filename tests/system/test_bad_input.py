@@ -76,8 +76,11 @@ def test_wrong_usage() -> None:
         result = pgbridge(*arguments, url=NOWHERE)
         assert result.returncode == 2
         assert "Traceback" not in result.stderr
-    line = complaint(pgbridge("token", "create", "--name", "x", "--scope", "all", url=NOWHERE), 2)
-    assert "events:read" in line
+    for scope in ("all", "events:read:tick*", "webhooks:read:ticket.*"):
+        create = ("token", "create", "--name", "x", "--scope", scope)
+        assert f"unknown scope '{scope}'" in complaint(pgbridge(*create, url=NOWHERE), 2)
+    for name in ("", " ", "a\nb", "\udcff", "x" * 256):
+        assert "--name" in complaint(pgbridge("token", "create", "--name", name, url=NOWHERE), 2)
 
 
 def test_the_applications_tables_are_missing(empty_url: str) -> None:
@@ -111,6 +114,15 @@ def test_a_role_without_rights(bot_url: str, bridge_url: str) -> None:
     ]:
         weak = url.replace("postgres:@", "nobody_special:@")
         assert "permission denied" in complaint(pgbridge(*command, url=weak), 1)
+
+
+def test_the_bots_tokens_are_not_there_or_not_to_be_read(
+    bridge_url: str, bot: psycopg.Connection[object]
+) -> None:
+    result = pgbridge("run", url=bridge_url, port=0, bot_tokens="on")
+    assert "public.web_api_tokens cannot be read" in complaint(result, 1)
+    for setting, value in (("bot_tokens", "maybe"), ("bot_tokens_algorithm", "md5")):
+        assert setting.upper() in complaint(pgbridge("run", url=bridge_url, **{setting: value}), 2)
 
 
 def test_a_port_in_use(bridge_url: str) -> None:

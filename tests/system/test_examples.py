@@ -225,3 +225,21 @@ async def test_the_contract_documents_client_works_as_it_is(bridge_url: str, bot
             assert await bridge.terminate() == 0
             await page.out.having("Disconnected")
             assert page.err.all == [] or "Warning" in page.err.all[0]
+
+
+async def test_pgbridge_js_gets_a_ticket_for_every_connection(
+    bridge_url: str, bot: Bot, javascript: Callable[..., AbstractAsyncContextManager[Child]]
+) -> None:
+    port = lasting_port()
+    tickets = f"http://127.0.0.1:{port}/ws/tickets"
+    async with (
+        running(bridge_url, port=port) as bridge,
+        javascript(port, tickets=tickets, events=["user.*"]) as listener,
+    ):
+        await listener.err.having("listening")
+        await bridge.kill()
+        await listener.err.having("waiting")
+        bot.execute(SIGN_UP, ("missed",))
+        async with running(bridge_url, port=port):
+            assert names(await listener.out.count(1)) == ["missed"]
+    assert bot.execute("select from bridge.ws_tickets").fetchall() == []
