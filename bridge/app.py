@@ -32,7 +32,7 @@ from bridge.secrets import Vault
 from bridge.settings import Settings, unknown_variables
 from bridge.tokens import TokenStore
 from bridge.web.api import build_api
-from bridge.web.front import Front
+from bridge.web.front import MOST_WAITING, Front
 
 log = structlog.get_logger()
 
@@ -42,8 +42,9 @@ GARBAGE_OBJECTS = 10_000
 STOP_SECONDS = 9.5
 #: How long REST requests in flight may go on when it stops.
 REST_SECONDS = 1.0
-#: Open files beside those of WebSocket clients: requests, receivers, the database.
-OTHER_DESCRIPTORS = 500
+#: Open files beside those of WebSocket clients: who has not said a request yet, requests,
+#: receivers, the database.
+OTHER_DESCRIPTORS = MOST_WAITING + 500
 
 
 class StartError(Exception):
@@ -176,7 +177,7 @@ async def serve(
                     end_by_force.start()
                     accepting.cancel_scope.cancel()
                     courier.stop()
-                    await front.stop()
+                    front.stop()
                     await live.stop()
                     connections.cancel_scope.deadline = trio.current_time() + REST_SECONDS
                 await courier.stopped.wait()
