@@ -39,7 +39,7 @@ from bridge.settings import Settings, unknown_variables
 from bridge.throttle import Throttle
 from bridge.tokens import BotTokens, TokenStore
 from bridge.web.api import build_api
-from bridge.web.front import Front
+from bridge.web.front import MOST_WAITING, Front
 
 log = structlog.get_logger()
 
@@ -53,8 +53,9 @@ REST_SECONDS = 1.0
 BURST_SECONDS = 5.0
 #: A static token of fewer characters can be guessed.
 SHORTEST_TOKEN = 16
-#: Open files beside those of WebSocket clients: requests, receivers, the database.
-OTHER_DESCRIPTORS = 500
+#: Open files beside those of WebSocket clients: who has not said a request yet, requests,
+#: receivers, the database.
+OTHER_DESCRIPTORS = MOST_WAITING + 500
 
 
 class StartError(Exception):
@@ -207,7 +208,7 @@ async def serve(
                     end_by_force.start()
                     accepting.cancel_scope.cancel()
                     courier.stop()
-                    await front.stop()
+                    front.stop()
                     await live.stop()
                     connections.cancel_scope.deadline = trio.current_time() + REST_SECONDS
                 await courier.stopped.wait()

@@ -66,6 +66,7 @@ class Connection:
     Args:
         farewell: makes the last frames for a client that was too slow, of the id up to which it
             gets what it has coming; None if it was not let in yet.
+        received: what was read from the stream already.
     """
 
     __slots__ = (
@@ -92,6 +93,7 @@ class Connection:
         nursery: trio.Nursery,
         limits: ConnectionLimits,
         farewell: Callable[[int | None], bytes],
+        received: bytes,
     ) -> None:
         self._stream = stream
         self._nursery = nursery
@@ -101,7 +103,7 @@ class Connection:
         self._scope = trio.CancelScope()
         self._accepted = False
         self._closing_seconds = CLOSE_SECONDS
-        self.intake = Intake(stream, self._heard)
+        self.intake = Intake(stream, self._heard, received)
         self.outlet = Outlet(
             stream,
             nursery,
@@ -230,16 +232,18 @@ async def serve_connection(
     *,
     limits: ConnectionLimits,
     farewell: Callable[[int | None], bytes],
+    received: bytes = b"",
 ) -> None:
     """Serve one accepted connection until it ends. Nothing that the client does gets out.
 
     Args:
         converse: speaks with the client; ``trio_websocket.ConnectionClosed`` may come out of it.
         farewell: see :class:`Connection`.
+        received: what whoever accepted it has read from the stream already.
     """
     try:
         async with trio.open_nursery() as nursery:
-            connection = Connection(stream, nursery, limits, farewell)
+            connection = Connection(stream, nursery, limits, farewell, received)
             await connection.run(converse)
             nursery.cancel_scope.cancel()
     except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):

@@ -23,15 +23,19 @@ class Intake(trio.abc.ReceiveStream):
     Args:
         stream: the accepted connection. Whoever accepted it also closes it.
         heard: called whenever the client has sent something, before it is looked at.
+        received: what was read from the stream already, from its first byte on.
     """
 
     __slots__ = ("_answered", "_behind", "_head", "_heard", "_stream", "heard_at")
 
-    def __init__(self, stream: trio.SocketStream, heard: Callable[[], None]) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, heard: Callable[[], None], received: bytes = b""
+    ) -> None:
         self._stream = stream
         self._heard = heard
         self._head: bytes | None = None
-        self._behind = b""
+        # Until the head is read, all there is.
+        self._behind = received
         # None from when the handshake is answered: thousands of clients are past it.
         self._answered: trio.Event | None = trio.Event()
         #: When the client last sent anything, by trio's clock.
@@ -44,8 +48,8 @@ class Intake(trio.abc.ReceiveStream):
         Raises:
             trio.BrokenResourceError: the connection is gone.
         """
-        received = bytearray()
-        end = None
+        received = bytearray(self._behind)
+        end = _END_OF_HEAD.search(received)
         while end is None and len(received) <= _MOST_HEAD_BYTES:
             data = await self._stream.receive_some(_READ_BYTES)
             if not data:

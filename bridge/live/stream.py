@@ -119,10 +119,18 @@ class LiveStream:
     def _admitted(self) -> int:
         return sum(map(len, self._by_token.values()))
 
-    async def serve(self, stream: trio.SocketStream) -> None:
-        """Serve one accepted connection until it ends. Nothing that the client does gets out."""
+    async def serve(self, stream: trio.SocketStream, received: bytes = b"") -> None:
+        """Serve one accepted connection until it ends. Nothing that the client does gets out.
+
+        Args:
+            received: what whoever accepted it has read from the stream already.
+        """
         await serve_connection(
-            stream, self._converse, limits=self._limits.connection, farewell=_too_slow
+            stream,
+            self._converse,
+            limits=self._limits.connection,
+            farewell=_too_slow,
+            received=received,
         )
 
     async def run(self) -> None:

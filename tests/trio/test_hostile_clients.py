@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import cast
-from unittest.mock import AsyncMock
 
 import pytest
 import structlog
 import trio
-from fastapi import FastAPI
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from bridge.live.connection import ConnectionLimits
 from bridge.live.session import Session
 from bridge.live.stream import StreamLimits
-from bridge.web.front import Front
 from tests.trio.serving import (
     BINARY,
     CLOSE,
@@ -128,25 +124,6 @@ async def test_handshakes_that_are_none_harm_nobody(
             pass
         server.publish()
         assert await next_id(witness) == 1
-
-
-async def test_who_says_one_letter_is_not_looked_at_all_the_time() -> None:
-    looks = 0
-
-    class OneLetter:
-        @property
-        def socket(self) -> OneLetter:
-            return self
-
-        async def recv(self, *_arguments: int) -> bytes:
-            nonlocal looks
-            looks += 1
-            await trio.lowlevel.checkpoint()
-            return b"G"
-
-    front = Front(FastAPI(), AsyncMock(), handshake_seconds=1.0)
-    await front._wanted(cast(trio.SocketStream, OneLetter()))
-    assert looks < 10
 
 
 async def test_an_exception_in_a_session_ends_only_that_session(
