@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
 from bridge.tokens import token_of_headers
@@ -20,7 +20,7 @@ class Opening:
         origin: of the page that a browser connects from.
     """
 
-    token: str | None
+    token: str | None = field(repr=False)
     events: list[str] | None
     since: str | None
     origin: str | None
