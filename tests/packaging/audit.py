@@ -16,7 +16,7 @@ CLEAN, VULNERABLE, UNKNOWN = 0, 1, 2
 
 UNREACHED = (
     "make audit: the advisory service could not be reached, and nothing was checked; "
-    "try again where https://pypi.org can be reached"
+    "try again where there is a network"
 )
 
 

@@ -83,7 +83,7 @@ def package(name: str, *vulnerabilities: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "version": "1.0", "vulns": list(vulnerabilities)}
 
 
-SKIPPED = {"name": "s", "skip_reason": "Dependency not found on PyPI"}
+SKIPPED = {"name": "s", "skip_reason": "unknown to the service"}
 
 
 def test_an_audit_without_findings_says_how_much_it_has_checked() -> None:
@@ -119,7 +119,7 @@ def test_an_audit_that_could_look_nothing_up_says_so_and_fails(
 def test_an_audit_that_could_not_look_everything_up_names_what_is_missing_and_fails() -> None:
     lines, code = verdict({"dependencies": [package("a"), SKIPPED]})
     assert lines == [
-        "s: Dependency not found on PyPI",
+        "s: unknown to the service",
         "1 packages checked, 0 with known vulnerabilities",
     ]
     assert code == UNKNOWN
