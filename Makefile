@@ -53,6 +53,19 @@ lock: ## Write tests/constraints.txt anew, with the newest versions that fit.
 	} > "$$clean/constraints.txt"; \
 	cp "$$clean/constraints.txt" $(lock)
 
+# Not a part of make test: what is known of a package changes without anything changing here. The
+# report, and not pip-audit's exit code, says what was looked up.
+.PHONY: audit
+audit: ## Check the packages of the lock against known vulnerabilities; needs the network.
+	@$(python_usable)
+	@set -e; clean=$$(mktemp -d); trap 'rm -rf "$$clean"' EXIT; \
+	$(PYTHON) -m venv "$$clean/venv"; \
+	"$$clean/venv/bin/python" -m pip --disable-pip-version-check --quiet --retries 1 install pip-audit \
+	    >"$$clean/log" 2>&1 || true; \
+	"$$clean/venv/bin/pip-audit" --requirement $(lock) --no-deps --disable-pip \
+	    --progress-spinner off --format json --output "$$clean/report.json" >"$$clean/log" 2>&1 || true; \
+	$(PYTHON) -m tests.packaging.audit "$$clean/report.json"
+
 .PHONY: clean
 clean: ## Remove what the other targets made.
 	rm -rf $(venv) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -93,8 +93,19 @@ class DatabaseUnavailable(Exception):  # noqa: N818 - a state, not a mistake
 def _translated() -> Iterator[None]:
     try:
         yield
+    except asyncpg.PostgresError as error:
+        # It shows values: all of a row that a constraint refuses, a webhook's secret among them.
+        # The server's own log has it.
+        error.detail = None
+        if isinstance(error, _AWAY):
+            raise _unavailable(error) from error
+        raise
     except _AWAY as error:
-        raise DatabaseUnavailable(str(error).strip() or type(error).__name__) from error
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: BaseException) -> DatabaseUnavailable:
+    return DatabaseUnavailable(str(error).strip() or type(error).__name__)
 
 
 class Connection:

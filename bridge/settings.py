@@ -46,7 +46,11 @@ class Settings(BaseSettings):
     """The settings of one bridge: each is ``BRIDGE_<FIELD>``, or a key of ``pgbridge.toml``."""
 
     model_config = SettingsConfigDict(
-        env_prefix="BRIDGE_", env_ignore_empty=True, extra="forbid", frozen=True
+        env_prefix="BRIDGE_",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # it may be a password
     )
 
     # Where the application's tables and schema bridge are.
@@ -148,9 +152,16 @@ class Settings(BaseSettings):
                 _ = parts.port
             except ValueError:
                 raise ValueError("has a port that is not a number up to 65535") from None
-        # PostgreSQL's client would show the password in its complaint.
+        # PostgreSQL's client would show the password, or a part of it, in its complaint.
         if parts.netloc.count("@") > 1:
             raise ValueError("has a second @; write one in a password as %40")
+        if "@" in parts.path + parts.fragment or any(
+            part and "=" not in part for part in parts.query.split("&")
+        ):
+            raise ValueError(
+                "has an @ or a ? where none belongs; in a password, "
+                "write / as %2F, ? as %3F, # as %23 and @ as %40"
+            )
         if re.search("%(?!(?!00)[0-9A-Fa-f]{2})", url):
             raise ValueError("has a % that begins no escape; write one in a password as %25")
         return "postgresql" + url[len(parts.scheme) :]

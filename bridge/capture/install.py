@@ -419,5 +419,7 @@ def _drop_trigger(name: str, table: str) -> str:
 
 
 def one_line(error: psycopg.Error) -> str:
-    """Return what PostgreSQL said as one line."""
+    """Return what PostgreSQL said as one line, without the values of a row that it refused."""
+    if isinstance(error, psycopg.IntegrityError) and error.diag.message_primary:
+        return error.diag.message_primary
     return " ".join(str(error).split()) or type(error).__name__

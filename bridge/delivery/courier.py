@@ -12,7 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -90,9 +90,10 @@ class _Delivery:
     is_failing: bool
     #: Sent while the breaker is open, to see whether the receiver is back.
     is_probe: bool
-    url: str
-    secret: str | None
-    previous_secret: str | None
+    #: May hold a secret in its path.
+    url: str = field(repr=False)
+    secret: str | None = field(repr=False)
+    previous_secret: str | None = field(repr=False)
     timeout_seconds: int
     schedule: Sequence[float]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
 from bridge.tokens import token_of_headers
@@ -22,8 +22,8 @@ class Opening:
         forwarded_for: what proxies, or anybody, say of whom they have it from.
     """
 
-    token: str | None
-    ticket: str | None
+    token: str | None = field(repr=False)
+    ticket: str | None = field(repr=False)
     events: list[str] | None
     since: str | None
     origin: str | None

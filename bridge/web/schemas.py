@@ -9,6 +9,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -163,14 +164,22 @@ OptionalFlag = Annotated[bool | None, BeforeValidator(_empty_is_none)]
 OptionalStatus = Annotated[DeliveryStatus | None, BeforeValidator(_empty_is_none)]
 
 
+#: Of what has a secret: an error that is printed does not show what was given.
+WITHOUT_INPUT = ConfigDict(hide_input_in_errors=True)
+
+
 class NewWebhook(BaseModel):
     """A webhook to create. Fields that only the bridge writes are ignored, and so are others."""
+
+    model_config = WITHOUT_INPUT
 
     name: Name
     url: Url
     event_type: EventType
     secret: OptionalSecret = Field(
-        default=None, description="Key of the signatures, never shown again. Empty: none."
+        default=None,
+        repr=False,
+        description="Key of the signatures, never shown again. Empty: none.",
     )
     generate_secret: bool = Field(
         default=False, description="Make a secret, and show it in the answer to this request alone."
@@ -204,11 +213,14 @@ class WebhookChanges(BaseModel):
     Only what a webhook need not have (``REMOVABLE``) can be removed, with null.
     """
 
+    model_config = WITHOUT_INPUT
+
     name: Name | None = None
     url: Url | None = None
     event_type: EventType | None = None
     secret: Secret | None = Field(
         default=None,
+        repr=False,
         description="Replaces it at once, and the one before a rotation, too. Null removes it; "
         "empty or missing leaves it as it is.",
     )
@@ -269,21 +281,27 @@ class CreatedWebhook(Webhook):
     """A webhook as it is answered once, when it is created."""
 
     secret: str | None = Field(
-        default=None, description="The secret that was made, if one was asked for; else missing."
+        default=None,
+        repr=False,
+        description="The secret that was made, if one was asked for; else missing.",
     )
 
 
 class SecretRotation(BaseModel):
     """A webhook's next secret."""
 
-    secret: OptionalSecret = Field(default=None, description="Missing, null or empty: one is made.")
+    model_config = WITHOUT_INPUT
+
+    secret: OptionalSecret = Field(
+        default=None, repr=False, description="Missing, null or empty: one is made."
+    )
 
 
 class RotatedSecret(BaseModel):
     """What became of a webhook's secrets."""
 
     secret: str | None = Field(
-        description="The secret that was made, never shown again; null if it was given."
+        repr=False, description="The secret that was made, never shown again; null if it was given."
     )
     previous_secret_expires_at: datetime | None = Field(
         description="Until when requests are signed with the old secret as well; null: there was "

@@ -1,11 +1,13 @@
 """The daemon's connections survive what happens to their statements."""
 
+import traceback
 from typing import Any
 
 import psycopg
+import pytest
 import trio
 
-from bridge.db import open_database
+from bridge.db import DatabaseError, open_database
 
 
 async def test_statements_that_are_cancelled_leave_their_connections_usable(
@@ -49,3 +51,16 @@ async def test_a_connection_of_its_own_can_be_used_after_a_statement_that_was_ca
                 for _ in range(2):
                     [row] = await connection.fetch("schema_version")
                     assert row["version"]
+
+
+async def test_what_the_database_refuses_is_told_without_the_values_of_the_row(
+    bridge_url: str,
+) -> None:
+    form = ["n", "http://h/", "*", "s3cret", None, True, 15, 0, None, None, False, None]
+    with trio.fail_after(30):
+        async with open_database(bridge_url) as database, database.connect() as connection:
+            for ask in database.fetch, connection.fetch:
+                with pytest.raises(DatabaseError) as refused:
+                    await ask("create_webhook", *form)
+                assert refused.value.constraint_name == "webhooks_max_concurrency_range"
+                assert "s3cret" not in "".join(traceback.format_exception(refused.value))

@@ -173,6 +173,18 @@ def test_a_session_is_had_where_notifications_are_listened_for() -> None:
         ("postgresql://u:hunter2@h:port/d", "has a port that is not a number up to 65535"),
         ("postgresql://u:hunter2@hunter2@h/d", "has a second @; write one in a password as %40"),
         ("postgresql://u:hunter2%@h/d", "has a % that begins no escape; write one in a password"),
+        (
+            "postgresql://u:1/hunter2@h/d",
+            "has an @ or a ? where none belongs; in a password, write",
+        ),
+        (
+            "postgresql://u:1?hunter2@h/d",
+            "has an @ or a ? where none belongs; in a password, write",
+        ),
+        (
+            "postgresql://u:1#hunter2@h/d",
+            "has an @ or a ? where none belongs; in a password, write",
+        ),
         ("postgresql://u:hunter2%00@h/d", "has a % that begins no escape; write one in a password"),
     ],
 )
@@ -181,6 +193,19 @@ def test_a_url_that_is_wrong_is_refused_without_its_password(
 ) -> None:
     given = {"database_url": URL} | {setting: url}
     assert refusal(**given).startswith(f"BRIDGE_{setting.upper()}: {said}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@h/d?application_name=a@b&sslmode=require",
+        "postgresql:///d?host=/run/postgresql&user=u@realm",
+        "postgresql://u%40realm:p%2F%3F%23@h/d?",
+        "postgresql://h",
+    ],
+)
+def test_an_at_sign_may_stand_in_what_a_url_says_by_name(url: str) -> None:
+    assert load_settings(database_url=url).database_url == url
 
 
 # --- the live stream

@@ -1,0 +1,140 @@
+"""What is installed: the lock names every version, and an audit says what is known of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.packaging.audit import CLEAN, UNKNOWN, UNREACHED, VULNERABLE, main, verdict
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+ASKED = [
+    Requirement(each)
+    for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for each in group
+]
+PINS = {
+    canonicalize_name(name): Version(version)
+    for name, version in re.findall(
+        r"^([\w.-]+)==(\S+)$", (ROOT / "tests" / "constraints.txt").read_text("utf-8"), re.M
+    )
+}
+#: The oldest Python, with which the lock is made: it needs the most packages.
+OLDEST = {"python_version": "3.11", "python_full_version": "3.11.0"}
+
+
+# --- the lock
+
+
+@pytest.mark.parametrize("requirement", ASKED, ids=lambda each: each.name)
+def test_what_pyproject_asks_for_has_a_lower_bound_that_its_pin_satisfies(
+    requirement: Requirement,
+) -> None:
+    assert {each.operator for each in requirement.specifier} == {">="}
+    pin = PINS[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(pin), f"{requirement}, and the lock has {pin}"
+
+
+def test_the_lock_has_nothing_that_nobody_needs() -> None:
+    needed: set[str] = set()
+    waiting = [(canonicalize_name(each.name), frozenset(each.extras)) for each in ASKED]
+    seen = set(waiting)
+    while waiting:
+        name, extras = waiting.pop()
+        needed.add(name)
+        for requirement in _requirements(name, extras):
+            package = canonicalize_name(requirement.name), frozenset(requirement.extras)
+            if package not in seen:
+                seen.add(package)
+                waiting.append(package)
+    assert sorted(set(PINS) - needed) == [], "run make lock"
+
+
+def _requirements(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
+    """Yield what a package needs on the oldest Python; one that is not installed needs nothing."""
+    try:
+        required = requires(name) or []
+    except PackageNotFoundError:
+        return
+    for text in required:
+        requirement = Requirement(text)
+        marker = requirement.marker
+        if marker is None or any(
+            marker.evaluate({**OLDEST, "extra": extra}) for extra in ("", *extras)
+        ):
+            yield requirement
+
+
+# --- the audit
+
+
+def package(name: str, *vulnerabilities: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "version": "1.0", "vulns": list(vulnerabilities)}
+
+
+SKIPPED = {"name": "s", "skip_reason": "unknown to the service"}
+
+
+def test_an_audit_without_findings_says_how_much_it_has_checked() -> None:
+    report = {"dependencies": [package("a"), package("b")]}
+    assert verdict(report) == (["2 packages checked, 0 with known vulnerabilities"], CLEAN)
+
+
+def test_an_audit_names_what_is_known_and_where_it_is_fixed() -> None:
+    report = {
+        "dependencies": [
+            package("a", {"id": "PYSEC-1", "fix_versions": ["1.1", "2.0"]}),
+            package("b", {"id": "CVE-2", "fix_versions": []}),
+            package("c"),
+        ]
+    }
+    assert verdict(report) == (
+        [
+            "a 1.0: PYSEC-1, fixed in 1.1, 2.0",
+            "b 1.0: CVE-2, not fixed in any version yet",
+            "3 packages checked, 2 with known vulnerabilities",
+        ],
+        VULNERABLE,
+    )
+
+
+@pytest.mark.parametrize("report", [None, {"dependencies": []}, {"dependencies": [SKIPPED] * 3}])
+def test_an_audit_that_could_look_nothing_up_says_so_and_fails(
+    report: dict[str, Any] | None,
+) -> None:
+    assert verdict(report) == ([UNREACHED], UNKNOWN)
+
+
+def test_an_audit_that_could_not_look_everything_up_names_what_is_missing_and_fails() -> None:
+    lines, code = verdict({"dependencies": [package("a"), SKIPPED]})
+    assert lines == [
+        "s: unknown to the service",
+        "1 packages checked, 0 with known vulnerabilities",
+    ]
+    assert code == UNKNOWN
+    known = package("a", {"id": "PYSEC-1", "fix_versions": []})
+    assert verdict({"dependencies": [known, SKIPPED]})[1] == VULNERABLE
+
+
+def test_a_report_that_is_missing_or_cut_short_is_no_clean_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.json"
+    assert main(str(report)) == UNKNOWN
+    report.write_text('{"dependencies": [')
+    assert main(str(report)) == UNKNOWN
+    assert capsys.readouterr() == ("", f"{UNREACHED}\n" * 2)
+    report.write_text(json.dumps({"dependencies": [package("a")]}))
+    assert main(str(report)) == CLEAN
+    assert capsys.readouterr().err == ""
