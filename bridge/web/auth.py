@@ -9,7 +9,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from bridge.tokens import WEBHOOKS_READ, WEBHOOKS_WRITE, Grant, TokenStore, token_of_headers
 from bridge.web.body import BoundedRequest
-from bridge.web.schemas import Problem
+from bridge.web.refusals import GUARDED
 
 # A scope that includes another.
 _IMPLIED_BY: Final = {WEBHOOKS_READ: WEBHOOKS_WRITE}
@@ -46,11 +46,7 @@ def guarded_router(scope: str) -> APIRouter:
     return APIRouter(
         route_class=GuardedRoute,
         dependencies=[Security(scheme) for scheme in _SCHEMES],
-        responses={
-            401: {"model": Problem, "description": "No token, or none that is valid"},
-            403: {"model": Problem, "description": "The token does not have the scope"},
-            503: {"model": Problem, "description": "The database is away"},
-        },
+        responses=GUARDED,
     )
 
 

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.exceptions import RequestValidationError
 
 from bridge.db import Database
 from bridge.secrets import Vault
+from bridge.web.refusals import invalid
 
 
 async def _database(request: Request) -> Database:
@@ -23,9 +23,7 @@ async def _url_check(request: Request) -> UrlCheck:
 
     async def check(url: str) -> None:
         if refusal := await request.app.state.url_refusal(url):
-            raise RequestValidationError(
-                [{"type": "url_refused", "loc": ("body", "url"), "msg": refusal}]
-            )
+            raise invalid("body", "url", message=refusal, kind="url_refused")
 
     return check
 
