@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from bridge.scopes import ADMIN
 from bridge.web.auth import guarded_router
 from bridge.web.parts import InDatabase
-from bridge.web.schemas import BeforeId, Limit
+from bridge.web.schemas import BeforeId, Id, Limit
 
 managing = guarded_router(ADMIN)
 ROUTERS = (managing,)
@@ -19,10 +19,10 @@ ROUTERS = (managing,)
 class Change(BaseModel):
     """One change."""
 
-    id: int
+    id: Id
     changed_at: datetime
     action: str = Field(examples=["webhook.updated", "token.created", "delivery.redelivered"])
-    target_id: int | None = Field(description="The id of what was changed.")
+    target_id: Id | None = Field(description="The id of what was changed.")
     target: str | None = Field(description="Its name, as it was then.")
     via: Literal["api", "console", "cli", "sql", "bridge"] = Field(
         description="By which way; `bridge`: by itself."
@@ -39,12 +39,12 @@ class ChangeList(BaseModel):
     """A page of changes, newest first."""
 
     items: list[Change]
-    next_before_id: int | None = Field(
+    next_before_id: Id | None = Field(
         description="The next page is the one with this `before_id`; null: this is the last."
     )
 
 
-@managing.get("/audit", tags=["audit"])
+@managing.get("/audit", tags=["audit"], summary="List changes")
 async def list_audit(
     database: InDatabase,
     limit: Annotated[Limit, Query()] = 50,

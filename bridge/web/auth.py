@@ -16,7 +16,7 @@ from bridge.proxies import client_address
 from bridge.throttle import Throttle
 from bridge.tokens import Grant, TokenStore, TooManyFailuresError, token_of_headers
 from bridge.web.body import BoundedRequest
-from bridge.web.schemas import Problem
+from bridge.web.refusals import GUARDED
 
 # For the OpenAPI document; the tokens are read by authorize.
 _SCHEMES = (
@@ -52,15 +52,7 @@ def guarded_router(scope: str) -> APIRouter:
     return APIRouter(
         route_class=GuardedRoute,
         dependencies=[Security(scheme) for scheme in _SCHEMES],
-        responses={
-            401: {"model": Problem, "description": "No token, or none that is valid"},
-            403: {"model": Problem, "description": "The token does not have the scope"},
-            429: {
-                "model": Problem,
-                "description": "Too many requests with this token, or failed ones from there",
-            },
-            503: {"model": Problem, "description": "The database is away"},
-        },
+        responses=GUARDED,
     )
 
 

@@ -12,7 +12,7 @@ from bridge.web.refusals import (
     NO_DELIVERY,
     NO_WEBHOOK,
     found,
-    invalid_field,
+    invalid,
     refusing,
     stored_id,
 )
@@ -34,13 +34,24 @@ reading = guarded_router(WEBHOOKS_READ)
 writing = guarded_router(WEBHOOKS_WRITE)
 ROUTERS = (reading, writing)
 
+_FIRST = {"delivery_id": "$response.body#/items/0/id"}
+_LINKS = {
+    "GetDelivery": {"operationId": "get_delivery", "parameters": _FIRST},
+    "Redeliver": {"operationId": "redeliver", "parameters": _FIRST},
+}
 
-@reading.get("/webhooks/{webhook_id}/deliveries", responses=NO_WEBHOOK, tags=["webhooks"])
+
+@reading.get(
+    "/webhooks/{webhook_id}/deliveries",
+    responses={**NO_WEBHOOK, 200: {"links": _LINKS}},
+    tags=["deliveries"],
+    summary="List a webhook's deliveries",
+)
 async def list_deliveries(
     request: Request,
     database: InDatabase,
     webhook_id: Annotated[WebhookId, Path()],
-    status: Annotated[OptionalStatus, Query()] = None,
+    status: Annotated[OptionalStatus, Query(description="Only those.")] = None,
     limit: Annotated[Limit, Query()] = 50,
     offset: Annotated[Offset, Query()] = 0,
     before_id: Annotated[
@@ -50,7 +61,7 @@ async def list_deliveries(
 ) -> DeliveryList:
     """A page of a webhook's deliveries, newest first. Deep pages are fast with `before_id`."""
     if before_id is not None and "offset" in request.query_params:
-        raise invalid_field("query", "before_id", "cannot be combined with offset")
+        raise invalid("query", "before_id", message="cannot be combined with offset")
     reach = min(offset + limit + 1, MAX_BIGINT)
     rows = await database.fetch(
         "list_deliveries", stored_id(webhook_id), status, reach, offset, limit, before_id
@@ -64,7 +75,12 @@ async def list_deliveries(
     )
 
 
-@reading.get("/deliveries/{delivery_id}", responses=NO_DELIVERY, tags=["deliveries"])
+@reading.get(
+    "/deliveries/{delivery_id}",
+    responses=NO_DELIVERY,
+    tags=["deliveries"],
+    summary="Show a delivery",
+)
 async def get_delivery(
     database: InDatabase, delivery_id: Annotated[DeliveryId, Path()]
 ) -> DeliveryDetail:
@@ -82,6 +98,7 @@ async def get_delivery(
     status_code=202,
     responses={**NO_DELIVERY, **CANNOT_BE_SENT},
     tags=["deliveries"],
+    summary="Send a delivery again",
 )
 async def redeliver(
     database: InDatabase, delivery_id: Annotated[DeliveryId, Path()]

@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
-from fastapi.exceptions import RequestValidationError
 
 from bridge.db import Row, Share
 from bridge.secrets import Vault
 from bridge.web.auth import actor_of
+from bridge.web.refusals import invalid
 
 
 class Queries(Protocol):
@@ -43,9 +43,7 @@ async def _url_check(request: Request) -> UrlCheck:
 
     async def check(url: str) -> None:
         if refusal := await request.app.state.url_refusal(url):
-            raise RequestValidationError(
-                [{"type": "url_refused", "loc": ("body", "url"), "msg": refusal}]
-            )
+            raise invalid("body", "url", message=refusal, kind="url_refused")
 
     return check
 

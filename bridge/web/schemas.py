@@ -14,6 +14,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from bridge.events import PATTERN, parse_payload
 from bridge.secrets import secret_problem
@@ -74,8 +75,15 @@ def _empty_is_none(value: Any) -> Any:
 
 def huge_is_zero(value: Any) -> Any:
     """Turn more digits than any id has into an id that no row has: it is not found, not refused."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{20,}", value):
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{20,}", value):
         return 0
+    return value
+
+
+def _plain_digits(value: Any) -> Any:
+    """Refuse a number that is written as only Python would: ``1_0``, `` 1 ``, ``1.0``, ``+1``."""
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]+", value):
+        raise PydanticCustomError("int_parsing", "Input should be a valid integer")
     return value
 
 
@@ -87,7 +95,9 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("must be between the years 1 and 9999") from None
 
 
-Text = Annotated[str, AfterValidator(_storable)]
+Text = Annotated[
+    str, AfterValidator(_storable), Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})
+]
 Moment = Annotated[datetime, AfterValidator(_in_utc)]
 Name = Annotated[Text, Field(min_length=1, max_length=255)]
 Url = Annotated[
@@ -123,6 +133,7 @@ Filter = Annotated[
     Text,
     Field(
         max_length=4000,
+        json_schema_extra={"format": "jsonpath"},
         description=(
             "A jsonpath predicate: only events of whose payload it is true are delivered. "
             "An error in it means no."
@@ -154,24 +165,71 @@ RetrySchedule = Annotated[
 ]
 DeliveryStatus = Literal["pending", "success", "failed"]
 
-# Parameters of requests.
-WebhookId = Annotated[int, BeforeValidator(huge_is_zero)]
-DeliveryId = Annotated[int, BeforeValidator(huge_is_zero)]
-BeforeId = Annotated[int, Field(ge=1, le=MAX_BIGINT)]
-Limit = Annotated[int, Field(ge=1, le=200)]
-Offset = Annotated[int, Field(ge=0, le=MAX_BIGINT)]
+# Numbers as PostgreSQL has them.
+Id = Annotated[int, Field(json_schema_extra={"format": "int64"})]
+Count = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
+
+# Parameters of requests. An id out of range is one that no row has: it is not found.
+RowId = Annotated[
+    int,
+    Field(examples=[1], json_schema_extra={"format": "int64"}),
+    BeforeValidator(huge_is_zero),
+    BeforeValidator(_plain_digits),
+]
+WebhookId = Annotated[RowId, Field(description="The webhook's id.")]
+DeliveryId = Annotated[RowId, Field(description="The delivery's id.")]
+BeforeId = Annotated[
+    int,
+    Field(ge=1, le=MAX_BIGINT, json_schema_extra={"format": "int64"}),
+    BeforeValidator(_plain_digits),
+]
+EventId = Annotated[
+    int,
+    Field(ge=0, le=MAX_BIGINT, json_schema_extra={"format": "int64"}),
+    BeforeValidator(_plain_digits),
+]
+Limit = Annotated[
+    int,
+    Field(ge=1, le=200, description="How many there may be on a page."),
+    BeforeValidator(_plain_digits),
+]
+Offset = Annotated[
+    int,
+    Field(
+        ge=0, le=MAX_BIGINT, description="How many to skip.", json_schema_extra={"format": "int64"}
+    ),
+    BeforeValidator(_plain_digits),
+]
+OptionalPatterns = Annotated[
+    Annotated[
+        str,
+        Field(
+            max_length=8192,
+            pattern=f"^ *(?:{PATTERN.pattern}) *(?:, *(?:{PATTERN.pattern}) *)*$",
+            examples=["ticket.*,user.created"],
+        ),
+    ]
+    | None,
+    BeforeValidator(_empty_is_none),
+]
 OptionalFlag = Annotated[bool | None, BeforeValidator(_empty_is_none)]
 OptionalStatus = Annotated[DeliveryStatus | None, BeforeValidator(_empty_is_none)]
 
 
-#: Of what has a secret: an error that is printed does not show what was given.
-WITHOUT_INPUT = ConfigDict(hide_input_in_errors=True)
+def example(**fields: Any) -> ConfigDict:
+    """Say in the schema what a body may look like; an error shows nothing of one that was sent."""
+    return ConfigDict(hide_input_in_errors=True, json_schema_extra={"examples": [fields]})
 
 
 class NewWebhook(BaseModel):
     """A webhook to create. Fields that only the bridge writes are ignored, and so are others."""
 
-    model_config = WITHOUT_INPUT
+    model_config = example(
+        name="crm",
+        url="https://crm.example/hook",
+        event_type="payment.completed",
+        generate_secret=True,
+    )
 
     name: Name
     url: Url
@@ -213,7 +271,7 @@ class WebhookChanges(BaseModel):
     Only what a webhook need not have (``REMOVABLE``) can be removed, with null.
     """
 
-    model_config = WITHOUT_INPUT
+    model_config = example(event_type="ticket.*", is_active=True, description=None)
 
     name: Name | None = None
     url: Url | None = None
@@ -246,10 +304,10 @@ class WebhookChanges(BaseModel):
 class Webhook(BaseModel):
     """A webhook. Its secret is never shown."""
 
-    id: int
-    name: str
-    url: str
-    event_type: str
+    id: Id
+    name: str = Field(examples=["crm"])
+    url: str = Field(examples=["https://crm.example/hook"], json_schema_extra={"format": "uri"})
+    event_type: str = Field(examples=["ticket.*"])
     is_active: bool
     description: str | None
     disabled_reason: str | None = Field(
@@ -273,8 +331,8 @@ class Webhook(BaseModel):
     created_at: datetime
     updated_at: datetime
     last_triggered_at: datetime | None
-    failure_count: int
-    success_count: int
+    failure_count: Count
+    success_count: Count
 
 
 class CreatedWebhook(Webhook):
@@ -290,7 +348,7 @@ class CreatedWebhook(Webhook):
 class SecretRotation(BaseModel):
     """A webhook's next secret."""
 
-    model_config = WITHOUT_INPUT
+    model_config = example(secret="the-next-secret")  # noqa: S106 - an example
 
     secret: OptionalSecret = Field(
         default=None, repr=False, description="Missing, null or empty: one is made."
@@ -313,9 +371,9 @@ class WebhookList(BaseModel):
     """A page of webhooks, newest first."""
 
     items: list[Webhook]
-    total: int = Field(description="How many there are on all pages.")
+    total: Count = Field(description="How many there are on all pages.")
     limit: int
-    offset: int
+    offset: Count
 
 
 class WebhookTrial(BaseModel):
@@ -330,11 +388,11 @@ class WebhookTrial(BaseModel):
 class WebhookStats(BaseModel):
     """How many webhooks and deliveries there are."""
 
-    total_webhooks: int
-    active_webhooks: int
-    total_deliveries: int
-    successful_deliveries: int
-    failed_deliveries: int
+    total_webhooks: Count
+    active_webhooks: Count
+    total_deliveries: Count
+    successful_deliveries: Count
+    failed_deliveries: Count
     success_rate: float = Field(description="Successful deliveries in percent of all.")
 
 
@@ -346,8 +404,8 @@ def _parsed(payload: Any) -> Any:
 class Delivery(BaseModel):
     """A delivery of one event to one webhook."""
 
-    id: int
-    webhook_id: int
+    id: Id
+    webhook_id: Id
     event_type: str
     payload: Annotated[Any, BeforeValidator(_parsed)] = Field(
         description="What was sent; null when the event is no longer in the log."
@@ -366,10 +424,10 @@ class DeliveryList(BaseModel):
     """A page of a webhook's deliveries, newest first."""
 
     items: list[Delivery]
-    total: int = Field(description="How many there are on all pages.")
+    total: Count = Field(description="How many there are on all pages.")
     limit: int
-    offset: int
-    next_before_id: int | None = Field(
+    offset: Count
+    next_before_id: Id | None = Field(
         description="The next page is the one with this `before_id`; null: this is the last."
     )
 
@@ -389,7 +447,7 @@ class Attempt(BaseModel):
 class DeliveryDetail(Delivery):
     """A delivery with the times of its way, and its attempts."""
 
-    event_id: int
+    event_id: Id
     committed_at: datetime | None = Field(
         description="When the application committed; captured_at where that is not tracked."
     )
@@ -403,6 +461,10 @@ class DeliveryDetail(Delivery):
 class Redelivery(BaseModel):
     """Which failed deliveries to send again, by the time at which they were given up."""
 
+    model_config = example(
+        since="2026-01-15T10:00:00Z", until="2026-01-15T12:00:00Z", dry_run=False, per_second=20
+    )
+
     since: Moment = Field(description="From then on; without a zone, UTC.")
     until: Moment | None = Field(default=None, description="Before then.")
     dry_run: bool = Field(default=True, description="Only count them.")
@@ -412,26 +474,26 @@ class Redelivery(BaseModel):
 class RedeliveryCount(BaseModel):
     """How many deliveries are sent again, or would be."""
 
-    count: int
+    count: Count
     dry_run: bool
 
 
 class WebhookHealth(BaseModel):
     """How a webhook does. Rates are percent of attempts, times are seconds."""
 
-    webhook_id: int
+    webhook_id: Id
     name: str
     state: Literal["delivering", "failing", "paused", "disabled", "off"]
     disabled_reason: str | None
     failing_since: datetime | None
     probe_at: datetime | None
     failure_share: float
-    pending: int
-    due: int
+    pending: Count
+    due: Count
     oldest_pending_at: datetime | None
     oldest_pending_seconds: float | None
-    attempts_hour: int
-    attempts_day: int
+    attempts_hour: Count
+    attempts_day: Count
     success_rate_hour: float | None
     success_rate_day: float | None
     commit_to_acknowledged_p50_hour: float | None
@@ -444,10 +506,54 @@ class WebhookHealth(BaseModel):
     answer_p95_day: float | None
 
 
+class LoggedEvent(BaseModel):
+    """An event of the log, as the stream sends it."""
+
+    id: Id
+    type: str = Field(examples=["user.created"])
+    payload: Any = Field(examples=[{"user_id": 7, "username": "ivan"}])
+    timestamp: str = Field(
+        description="When it was captured: UTC, with microseconds.",
+        examples=["2026-01-15T10:30:00.123456Z"],
+        json_schema_extra={"format": "date-time"},
+    )
+
+
+class EventList(BaseModel):
+    """A page of the log, oldest first."""
+
+    items: list[LoggedEvent]
+    last_event_id: Id = Field(description="The newest event of the log, whatever its type.")
+    next_since: Id | None = Field(
+        description="The next page is the one with this `since`; null: there is nothing more yet."
+    )
+    available_from: Id | None = Field(
+        description="The oldest event that is still in the log; null: it is empty."
+    )
+
+
 class Problem(BaseModel):
     """What was wrong with a request."""
 
     detail: str
+
+
+# The names that FastAPI's documents give to the same, for who generates a client.
+class ValidationError(BaseModel):
+    """What is wrong with one place of a request."""
+
+    type: str = Field(description="A word for what is wrong.", examples=["missing"])
+    loc: list[str | int] = Field(
+        description="`body`, `query`, `path` or `header`, then the way to it.",
+        examples=[["body", "name"]],
+    )
+    msg: str = Field(examples=["Field required"])
+
+
+class HTTPValidationError(BaseModel):
+    """All that is wrong with a request."""
+
+    detail: list[ValidationError]
 
 
 class Health(BaseModel):

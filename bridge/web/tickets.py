@@ -17,13 +17,14 @@ class Ticket(BaseModel):
     """A ticket that opens one WebSocket."""
 
     ticket: str = Field(
+        repr=False,
         description="For `/ws?ticket=…`, once. What it allows is what the token allows.",
         examples=["pgt_2dSBlBzVOoYBvSdKyXDwHqKGO8Nx2YiLHkqAnHdYwHE"],
     )
     expires_at: datetime = Field(description="It has to be used before: half a minute from now.")
 
 
-@listening.post("/ws/tickets", status_code=201, tags=["stream"])
+@listening.post("/ws/tickets", status_code=201, tags=["stream"], summary="Get a ticket")
 async def create_ticket(request: Request) -> Ticket:
     """Get a ticket to open the stream with, in place of a token, which URLs would show to logs."""
     tokens: TokenStore = request.app.state.tokens

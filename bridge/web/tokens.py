@@ -4,19 +4,19 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from bridge.scopes import ADMIN, MOST_SCOPES, SCOPES, checked_scopes
 from bridge.tokens import new_row, new_token
 from bridge.web.auth import guarded_router
 from bridge.web.parts import InDatabase
-from bridge.web.refusals import TOO_LARGE, found, stored_id
-from bridge.web.schemas import Limit, Moment, Name, Offset, Problem, huge_is_zero
+from bridge.web.refusals import NO_TOKEN, WITH_BODY, found, stored_id
+from bridge.web.schemas import Count, Id, Limit, Moment, Name, Offset, RowId, example
 
 managing = guarded_router(ADMIN)
 ROUTERS = (managing,)
 
-TokenId = Annotated[int, BeforeValidator(huge_is_zero)]
+TokenId = Annotated[RowId, Field(description="The token's id.")]
 Scope = Annotated[
     str,
     Field(
@@ -36,8 +36,10 @@ Scopes = Annotated[
 class NewToken(BaseModel):
     """A token to make."""
 
-    name: Name = Field(description="What it is for.", examples=["dashboard"])
-    scopes: Scopes = Field(description="What it may do.", examples=[["events:read"]])
+    model_config = example(name="dashboard", scopes=["events:read", "webhooks:write"])
+
+    name: Name = Field(description="What it is for.")
+    scopes: Scopes = Field(description="What it may do.")
     expires_at: Moment | None = Field(
         default=None, description="Until when it is valid; without a zone, UTC. Null: for ever."
     )
@@ -46,7 +48,7 @@ class NewToken(BaseModel):
 class Token(BaseModel):
     """A token, but for the token itself."""
 
-    id: int
+    id: Id
     name: str
     prefix: str = Field(description="How it begins.")
     scopes: list[str]
@@ -59,19 +61,19 @@ class Token(BaseModel):
 class CreatedToken(Token):
     """A token as it is answered once, when it is made."""
 
-    token: str = Field(description="The token. It is not shown again.")
+    token: str = Field(repr=False, description="The token. It is not shown again.")
 
 
 class TokenList(BaseModel):
     """A page of tokens, newest first."""
 
     items: list[Token]
-    total: int = Field(description="How many there are on all pages.")
+    total: Count = Field(description="How many there are on all pages.")
     limit: int
-    offset: int
+    offset: Count
 
 
-@managing.get("/tokens", tags=["tokens"])
+@managing.get("/tokens", tags=["tokens"], summary="List tokens")
 async def list_tokens(
     database: InDatabase,
     limit: Annotated[Limit, Query()] = 50,
@@ -87,7 +89,9 @@ async def list_tokens(
     )
 
 
-@managing.post("/tokens", status_code=201, responses=TOO_LARGE, tags=["tokens"])
+@managing.post(
+    "/tokens", status_code=201, responses=WITH_BODY, tags=["tokens"], summary="Make a token"
+)
 async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
     """Make a token. The answer shows it, and no other request ever does."""
     token = new_token()
@@ -99,10 +103,9 @@ async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
 @managing.delete(
     "/tokens/{token_id}",
     status_code=204,
-    responses={
-        404: {"model": Problem, "description": "There is no such token that is not revoked"}
-    },
+    responses=NO_TOKEN,
     tags=["tokens"],
+    summary="Revoke a token",
 )
 async def revoke_token(database: InDatabase, token_id: Annotated[TokenId, Path()]) -> None:
     """Revoke a token, for good. Streams that were opened with it end within seconds."""

@@ -4,7 +4,8 @@ import json
 from typing import Annotated
 
 import trio
-from fastapi import HTTPException, Path, Query, Request
+from fastapi import HTTPException, Path, Query, Request, Response
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from bridge.db import DeadlockError, Row
 from bridge.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
@@ -12,8 +13,10 @@ from bridge.secrets import new_secret
 from bridge.web.auth import guarded_router
 from bridge.web.parts import ChecksUrl, InDatabase, InVault
 from bridge.web.refusals import (
+    GUARDED,
     NO_WEBHOOK,
-    TOO_LARGE,
+    RETRY_SECONDS,
+    WITH_BODY,
     found,
     refusing,
     refusing_filter,
@@ -26,7 +29,6 @@ from bridge.web.schemas import (
     Offset,
     OptionalFlag,
     OptionalText,
-    Problem,
     Redelivery,
     RedeliveryCount,
     RotatedSecret,
@@ -48,11 +50,39 @@ writing = guarded_router(WEBHOOKS_WRITE)
 ROUTERS = (reading, writing)
 
 
-@reading.get("/webhooks", tags=["webhooks"])
+class _AnyButStats(StringConvertor):
+    """Leaves ``/webhooks/stats`` to its own route, whatever the method: else PATCH meets an id."""
+
+    regex = "(?!stats$)[^/]+"
+
+
+register_url_convertor("any_but_stats", _AnyButStats())
+#: The path of one webhook.
+ONE = "/webhooks/{webhook_id:any_but_stats}"
+
+_THIS = {"webhook_id": "$response.body#/id"}
+_LINKS = {
+    name: {"operationId": operation, "parameters": _THIS}
+    for name, operation in (
+        ("GetWebhook", "get_webhook"),
+        ("UpdateWebhook", "update_webhook"),
+        ("DeleteWebhook", "delete_webhook"),
+        ("ListDeliveries", "list_deliveries"),
+        ("WebhookHealth", "webhook_health"),
+        ("RotateSecret", "rotate_secret"),
+        ("PauseWebhook", "pause_webhook"),
+        ("ResumeWebhook", "resume_webhook"),
+        ("TryWebhook", "try_webhook"),
+        ("RedeliverFailed", "redeliver_failed"),
+    )
+}
+
+
+@reading.get("/webhooks", tags=["webhooks"], summary="List webhooks")
 async def list_webhooks(
     database: InDatabase,
     event_type: Annotated[OptionalText, Query(description="Exactly this type or pattern.")] = None,
-    is_active: Annotated[OptionalFlag, Query()] = None,
+    is_active: Annotated[OptionalFlag, Query(description="Only those that are on, or off.")] = None,
     limit: Annotated[Limit, Query()] = 50,
     offset: Annotated[Offset, Query()] = 0,
 ) -> WebhookList:
@@ -69,13 +99,30 @@ async def list_webhooks(
 @writing.post(
     "/webhooks",
     status_code=201,
-    responses=TOO_LARGE,
+    responses={
+        **WITH_BODY,
+        201: {
+            "description": "The webhook, with its secret if one was made",
+            "headers": {
+                "Location": {
+                    "description": "Where the webhook is, relative to this address.",
+                    "schema": {"type": "string", "format": "uri-reference"},
+                }
+            },
+            "links": _LINKS,
+        },
+    },
     tags=["webhooks"],
     # Only who has asked for a secret finds the field.
     response_model_exclude_unset=True,
+    summary="Create a webhook",
 )
 async def create_webhook(
-    database: InDatabase, vault: InVault, check_url: ChecksUrl, webhook: NewWebhook
+    response: Response,
+    database: InDatabase,
+    vault: InVault,
+    check_url: ChecksUrl,
+    webhook: NewWebhook,
 ) -> CreatedWebhook:
     """Create a webhook. Its URL must lead to a public address, or to one that is allowed here."""
     await check_url(webhook.url)
@@ -96,12 +143,12 @@ async def create_webhook(
             webhook.ordered,
             webhook.retry_schedule,
         )
+    response.headers["Location"] = f"/webhooks/{rows[0]['id']}"
     shown = {"secret": secret} if webhook.generate_secret else {}
     return CreatedWebhook.model_validate({**rows[0], **shown})
 
 
-# Before the route of one webhook, which would take "stats" for an id.
-@reading.get("/webhooks/stats", tags=["webhooks"])
+@reading.get("/webhooks/stats", tags=["webhooks"], summary="Count webhooks and deliveries")
 async def webhook_stats(database: InDatabase) -> WebhookStats:
     """How many webhooks and deliveries there are."""
     (row,) = await database.fetch("webhook_stats")
@@ -110,13 +157,15 @@ async def webhook_stats(database: InDatabase) -> WebhookStats:
     return WebhookStats(**row, success_rate=rate)
 
 
-@reading.get("/webhooks/{webhook_id}", responses=NO_WEBHOOK, tags=["webhooks"])
+@reading.get(ONE, responses=NO_WEBHOOK, tags=["webhooks"], summary="Show a webhook")
 async def get_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Path()]) -> Webhook:
     """One webhook."""
     return _webhook(found(await database.fetch("get_webhook", stored_id(webhook_id))))
 
 
-@writing.patch("/webhooks/{webhook_id}", responses={**NO_WEBHOOK, **TOO_LARGE}, tags=["webhooks"])
+@writing.patch(
+    ONE, responses={**NO_WEBHOOK, **WITH_BODY}, tags=["webhooks"], summary="Change a webhook"
+)
 async def update_webhook(
     database: InDatabase,
     vault: InVault,
@@ -138,8 +187,9 @@ async def update_webhook(
 
 @writing.post(
     "/webhooks/{webhook_id}/rotate-secret",
-    responses={**NO_WEBHOOK, **TOO_LARGE},
+    responses={**NO_WEBHOOK, **WITH_BODY},
     tags=["webhooks"],
+    summary="Rotate the secret",
 )
 async def rotate_secret(
     database: InDatabase,
@@ -161,9 +211,10 @@ async def rotate_secret(
     "/webhooks/{webhook_id}/test",
     responses={
         **NO_WEBHOOK,
-        429: {"model": Problem, "description": "Too many tests are under way"},
+        429: {**GUARDED[429], "description": "Too many requests, or too many tests under way"},
     },
     tags=["webhooks"],
+    summary="Send a test",
 )
 async def try_webhook(
     request: Request, database: InDatabase, webhook_id: Annotated[WebhookId, Path()]
@@ -173,7 +224,11 @@ async def try_webhook(
     try:
         request.app.state.trials.acquire_nowait()
     except trio.WouldBlock:
-        raise HTTPException(429, "Too many tests are under way; try again soon") from None
+        raise HTTPException(
+            429,
+            "Too many tests are under way; try again soon",
+            headers={"Retry-After": str(RETRY_SECONDS)},
+        ) from None
     try:
         trial = await request.app.state.send_trial(webhook)
     finally:
@@ -182,10 +237,7 @@ async def try_webhook(
 
 
 @writing.delete(
-    "/webhooks/{webhook_id}",
-    status_code=204,
-    responses=NO_WEBHOOK,
-    tags=["webhooks"],
+    ONE, status_code=204, responses=NO_WEBHOOK, tags=["webhooks"], summary="Delete a webhook"
 )
 async def delete_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Path()]) -> None:
     """Delete a webhook, and what is still to be delivered to it."""
@@ -200,7 +252,12 @@ async def delete_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, 
             return
 
 
-@reading.get("/webhooks/{webhook_id}/health", responses=NO_WEBHOOK, tags=["webhooks"])
+@reading.get(
+    "/webhooks/{webhook_id}/health",
+    responses=NO_WEBHOOK,
+    tags=["webhooks"],
+    summary="Show how a webhook does",
+)
 async def webhook_health(
     database: InDatabase, webhook_id: Annotated[WebhookId, Path()]
 ) -> WebhookHealth:
@@ -209,7 +266,12 @@ async def webhook_health(
     return WebhookHealth.model_validate(dict(row))
 
 
-@writing.post("/webhooks/{webhook_id}/pause", responses=NO_WEBHOOK, tags=["webhooks"])
+@writing.post(
+    "/webhooks/{webhook_id}/pause",
+    responses=NO_WEBHOOK,
+    tags=["webhooks"],
+    summary="Pause a webhook",
+)
 async def pause_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Path()]) -> Webhook:
     """Have a webhook's deliveries wait, new ones included."""
     with refusing("Webhook"):
@@ -217,7 +279,12 @@ async def pause_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, P
     return await get_webhook(database, webhook_id)
 
 
-@writing.post("/webhooks/{webhook_id}/resume", responses=NO_WEBHOOK, tags=["webhooks"])
+@writing.post(
+    "/webhooks/{webhook_id}/resume",
+    responses=NO_WEBHOOK,
+    tags=["webhooks"],
+    summary="Resume a webhook",
+)
 async def resume_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Path()]) -> Webhook:
     """Have a webhook deliver again, whether it was paused, failing or switched off."""
     with refusing("Webhook"):
@@ -226,7 +293,10 @@ async def resume_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, 
 
 
 @writing.post(
-    "/webhooks/{webhook_id}/redeliver", responses={**NO_WEBHOOK, **TOO_LARGE}, tags=["webhooks"]
+    "/webhooks/{webhook_id}/redeliver",
+    responses={**NO_WEBHOOK, **WITH_BODY},
+    tags=["webhooks"],
+    summary="Send failed deliveries again",
 )
 async def redeliver_failed(
     database: InDatabase, webhook_id: Annotated[WebhookId, Path()], chosen: Redelivery

@@ -268,8 +268,6 @@ async def test_a_whole_webhook_can_be_sent_back_as_a_new_one(bridge_url: str) ->
         ("generate_secret", "perhaps"),
         ("description", "\0"),
         ("timeout_seconds", 0),
-        ("timeout_seconds", float("nan")),
-        ("max_concurrency", float("inf")),
         ("max_concurrency", 1001),
         ("is_active", None),
     ],
@@ -441,11 +439,6 @@ async def test_the_bounds_of_the_limit_are_allowed(bridge_url: str, limit: int) 
         assert (await client.get("/webhooks", params={"limit": limit})).json()["limit"] == limit
 
 
-async def test_text_that_is_not_utf8_finds_nothing(bridge_url: str) -> None:
-    async with calling(bridge_url) as client:
-        assert (await client.get("/webhooks?event_type=%ff%ed%a0%80")).json()["total"] == 0
-
-
 # One webhook
 
 
@@ -573,7 +566,6 @@ async def test_only_switching_on_clears_the_reason_for_being_off(bridge_url: str
         ("description", "\ud800"),
         ("is_active", "perhaps"),
         ("timeout_seconds", 121),
-        ("max_concurrency", float("nan")),
     ],
 )
 async def test_a_bad_change_changes_nothing(bridge_url: str, field: str, value: object) -> None:
@@ -1241,7 +1233,6 @@ BAD_OPTIONS: list[tuple[str, object]] = [
     ("filter", 5),
     ("rate_per_second", 0),
     ("rate_per_second", 100_001),
-    ("rate_per_second", float("nan")),
     ("ordered", "perhaps"),
     ("retry_schedule", []),
     ("retry_schedule", [0] * 101),
@@ -1431,7 +1422,6 @@ async def test_a_bad_range_is_refused(bridge_url: str) -> None:
         ("until", "9999-12-31T23:59:59-14:00"),
         ("dry_run", None),
         ("per_second", 0),
-        ("per_second", float("inf")),
     ]
     async with calling(bridge_url) as client:
         webhook = await create(client)
@@ -1478,7 +1468,9 @@ PROTECTED = [
     ("POST", "/webhooks/1/redeliver"),
     ("GET", "/deliveries/1"),
     ("POST", "/deliveries/1/redeliver"),
+    ("GET", "/events"),
 ]
+SCOPES = {("GET", "/events"): "events:read"}
 
 
 @pytest.mark.parametrize(
@@ -1542,26 +1534,26 @@ async def test_a_token_comes_in_either_header(bridge_url: str, headers: dict[str
 
 
 @pytest.mark.parametrize(
-    ("scopes", "may_read", "may_write"),
+    ("scopes", "allowed"),
     [
-        (["events:read"], False, False),
-        (["webhooks:read"], True, False),
-        (["webhooks:write"], True, True),
-        (["admin"], True, True),
-        (["events:read", "webhooks:read"], True, False),
+        (["events:read"], {"events:read"}),
+        (["webhooks:read"], {"webhooks:read"}),
+        (["webhooks:write"], {"webhooks:read", "webhooks:write"}),
+        (["admin"], {"events:read", "webhooks:read", "webhooks:write"}),
+        (["events:read", "webhooks:read"], {"events:read", "webhooks:read"}),
     ],
 )
 async def test_a_token_may_what_its_scopes_say(
-    bridge_url: str, bot: Bot, scopes: list[str], may_read: bool, may_write: bool
+    bridge_url: str, bot: Bot, scopes: list[str], allowed: set[str]
 ) -> None:
     add_token(bot, "token", *scopes, expires="now() + interval '1 hour'")
     async with calling(bridge_url, token="token") as client:
         for method, path in PROTECTED:
             answer = await client.request(method, path)
-            allowed = may_read if method == "GET" else may_write
-            assert (answer.status_code != 403) is allowed, (method, path)
-            if not allowed:
-                scope = "webhooks:read" if method == "GET" else "webhooks:write"
+            by_method = "webhooks:read" if method == "GET" else "webhooks:write"
+            scope = SCOPES.get((method, path), by_method)
+            assert (answer.status_code != 403) is (scope in allowed), (method, path)
+            if scope not in allowed:
                 assert answer.json() == {"detail": f"This API key does not have the scope {scope}"}
 
 
@@ -1697,31 +1689,33 @@ async def test_the_openapi_document_says_what_is_answered(bridge_url: str) -> No
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     }
-    common = {"401", "403", "429", "503"}
+    guarded = {"401", "403", "408", "422", "429", "500", "503"}
+    with_body = guarded | {"413", "415"}
     assert answers == {
-        ("GET", "/healthz"): {"200"},
-        ("GET", "/readyz"): {"200", "503"},
-        ("GET", "/metrics"): {"200"},
-        ("GET", "/webhooks"): {"200", "422"} | common,
-        ("POST", "/webhooks"): {"201", "413", "422"} | common,
-        ("GET", "/webhooks/stats"): {"200"} | common,
-        ("GET", "/webhooks/{webhook_id}"): {"200", "404", "422"} | common,
-        ("PATCH", "/webhooks/{webhook_id}"): {"200", "404", "413", "422"} | common,
-        ("DELETE", "/webhooks/{webhook_id}"): {"204", "404", "422"} | common,
-        ("GET", "/webhooks/{webhook_id}/deliveries"): {"200", "404", "422"} | common,
-        ("POST", "/webhooks/{webhook_id}/test"): {"200", "404", "422", "429"} | common,
-        ("POST", "/webhooks/{webhook_id}/rotate-secret"): {"200", "404", "413", "422"} | common,
-        ("GET", "/webhooks/{webhook_id}/health"): {"200", "404", "422"} | common,
-        ("POST", "/webhooks/{webhook_id}/pause"): {"200", "404", "422"} | common,
-        ("POST", "/webhooks/{webhook_id}/resume"): {"200", "404", "422"} | common,
-        ("POST", "/webhooks/{webhook_id}/redeliver"): {"200", "404", "413", "422"} | common,
-        ("GET", "/deliveries/{delivery_id}"): {"200", "404", "422"} | common,
-        ("POST", "/deliveries/{delivery_id}/redeliver"): {"202", "404", "409", "422"} | common,
-        ("POST", "/ws/tickets"): {"201"} | common,
-        ("GET", "/tokens"): {"200", "422"} | common,
-        ("POST", "/tokens"): {"201", "413", "422"} | common,
-        ("DELETE", "/tokens/{token_id}"): {"204", "404", "422"} | common,
-        ("GET", "/audit"): {"200", "422"} | common,
+        ("GET", "/healthz"): {"200", "500"},
+        ("GET", "/readyz"): {"200", "500", "503"},
+        ("GET", "/metrics"): {"200", "500"},
+        ("GET", "/events"): {"200"} | guarded,
+        ("GET", "/webhooks"): {"200"} | guarded,
+        ("POST", "/webhooks"): {"201"} | with_body,
+        ("GET", "/webhooks/stats"): {"200"} | guarded,
+        ("GET", "/webhooks/{webhook_id}"): {"200", "404"} | guarded,
+        ("PATCH", "/webhooks/{webhook_id}"): {"200", "404"} | with_body,
+        ("DELETE", "/webhooks/{webhook_id}"): {"204", "404"} | guarded,
+        ("GET", "/webhooks/{webhook_id}/deliveries"): {"200", "404"} | guarded,
+        ("POST", "/webhooks/{webhook_id}/test"): {"200", "404"} | guarded,
+        ("POST", "/webhooks/{webhook_id}/rotate-secret"): {"200", "404"} | with_body,
+        ("GET", "/webhooks/{webhook_id}/health"): {"200", "404"} | guarded,
+        ("POST", "/webhooks/{webhook_id}/pause"): {"200", "404"} | guarded,
+        ("POST", "/webhooks/{webhook_id}/resume"): {"200", "404"} | guarded,
+        ("POST", "/webhooks/{webhook_id}/redeliver"): {"200", "404"} | with_body,
+        ("GET", "/deliveries/{delivery_id}"): {"200", "404"} | guarded,
+        ("POST", "/deliveries/{delivery_id}/redeliver"): {"202", "404", "409"} | guarded,
+        ("POST", "/ws/tickets"): {"201"} | guarded,
+        ("GET", "/tokens"): {"200"} | guarded,
+        ("POST", "/tokens"): {"201"} | with_body,
+        ("DELETE", "/tokens/{token_id}"): {"204", "404"} | guarded,
+        ("GET", "/audit"): {"200"} | guarded,
     }
     for method, path in PROTECTED:
         path = path.replace("deliveries/1", "deliveries/{delivery_id}")
@@ -1732,14 +1726,31 @@ async def test_the_openapi_document_says_what_is_answered(bridge_url: str) -> No
         assert "security" not in document["paths"][path]["get"]
     (webhook_id,) = document["paths"]["/webhooks/{webhook_id}"]["get"]["parameters"]
     assert webhook_id["schema"]["type"] == "integer"
+    operations = [
+        operation for operations in document["paths"].values() for operation in operations.values()
+    ]
+    tags = {tag["name"] for tag in document["tags"]}
+    ids = [operation["operationId"] for operation in operations]
+    assert len(ids) == len(set(ids))
+    for operation in operations:
+        assert operation["description"]
+        assert operation["summary"] != operation["operationId"].replace("_", " ").title()
+        assert set(operation["tags"]) <= tags
+        for parameter in operation.get("parameters", []):
+            assert parameter["description"], (operation["operationId"], parameter["name"])
+        responses = operation["responses"]
+        for status, answer in responses.items():
+            assert ("Retry-After" in answer.get("headers", {})) is (
+                status == "429" or (status == "503" and "401" in responses)
+            )
+            assert ("WWW-Authenticate" in answer.get("headers", {})) is (status == "401")
     schemas = document["components"]["schemas"]
+    for name in "NewWebhook", "WebhookChanges", "SecretRotation", "Redelivery":
+        assert schemas[name]["examples"]
+    assert schemas["Webhook"]["properties"]["id"]["format"] == "int64"
+    assert schemas["Webhook"]["properties"]["url"]["format"] == "uri"
+    assert schemas["Webhook"]["properties"]["created_at"]["format"] == "date-time"
+    assert {"type": "null"} in schemas["Webhook"]["properties"]["paused_at"]["anyOf"]
     assert set(schemas["Webhook"]["properties"]) == SHAPE
     assert set(schemas["ValidationError"]["required"]) == {"loc", "msg", "type"}
     assert "secret" in schemas["NewWebhook"]["properties"]
-
-
-async def test_unknown_paths_and_methods_are_answered_in_json(bridge_url: str) -> None:
-    async with calling(bridge_url) as client:
-        unknown = await client.get("/nothing")
-        assert (unknown.status_code, unknown.json()) == (404, {"detail": "Not Found"})
-        assert (await client.put("/webhooks/1")).status_code == 405

@@ -474,3 +474,28 @@ def test_nothing_of_a_token_is_in_what_is_printed_of_it() -> None:
     assert str(grant) == "bot token 3 (dashboard)"
     assert "key" not in repr(BotTokens("sha256", b"key", SCOPES))
     assert hash_token("\ud800") != hash_token("?")  # what no UTF-8 is, is still one token
+
+
+# --- the log
+
+
+async def test_who_polls_sees_what_the_token_is_for(bridge_url: str, bot: Bot) -> None:
+    add_token(bot, "token", "events:read:ticket.*", "events:read:user.created")
+    for event_type in ("ticket.created", "user.created", "user.deleted", "ticket.closed"):
+        bot.execute(
+            "insert into bridge.events (event_type, payload, occurred_at) values (%s, '{}', now())",
+            [event_type],
+        )
+    async with calling(bridge_url, token="token") as client:
+
+        async def types(query: str) -> list[str]:
+            answer = await client.get(f"/events{query}")
+            assert answer.status_code == 200, answer.text
+            return [each["type"] for each in answer.json()["items"]]
+
+        assert await types("") == ["ticket.created", "user.created", "ticket.closed"]
+        assert await types("?event_type=*") == ["ticket.created", "user.created", "ticket.closed"]
+        assert await types("?event_type=user.*,ticket.closed") == ["user.created", "ticket.closed"]
+        refused = await client.get("/events?event_type=ticket.*,user.deleted")
+        assert refused.status_code == 403
+        assert refused.json() == {"detail": "This API key does not see user.deleted"}

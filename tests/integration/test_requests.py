@@ -1,0 +1,233 @@
+"""What the REST API reads of a request, and what it refuses to guess."""
+
+import gzip
+import json
+
+from bridge.web.body import MAX_NESTING
+from tests.integration.test_api import FORM, Bot, assert_refused, calling, create, secrets_of
+
+JSON = {"Content-Type": "application/json"}
+
+
+def form_with(text: str) -> bytes:
+    """Return a whole form whose field ``extra``, which nobody knows, is this JSON."""
+    return (json.dumps(FORM)[:-1] + f', "extra": {text}}}').encode()
+
+
+def nested(depth: int) -> bytes:
+    """Return a whole form that has so many lists and objects within each other."""
+    return form_with("[" * (depth - 1) + "]" * (depth - 1))
+
+
+NO_JSON_OBJECT = {
+    "empty": b"",
+    "blank": b"  ",
+    "null": b"null",
+    "list": b"[]",
+    "text": b'"text"',
+    "number": b"1",
+    "cut off": json.dumps(FORM)[:-1].encode(),
+    "garbage behind it": json.dumps(FORM).encode() + b"x",
+    "two of them": json.dumps(FORM).encode() * 2,
+    "byte order mark": b"\xef\xbb\xbf" + json.dumps(FORM).encode(),
+    "utf-16": json.dumps(FORM).encode("utf-16"),
+    "utf-32": json.dumps(FORM).encode("utf-32-le"),
+    "not utf-8": form_with('"\xff"').replace(b"\xc3\xbf", b"\xff"),
+    "a bare control character": form_with('"\0"'),
+    "a level too deep": nested(MAX_NESTING + 1),
+    "nesting without end": nested(100_000),
+    "opened and never closed": b"[" * 500_000,
+    "objects without end": b'{"a":' * 100_000,
+    "thousands of digits": form_with("9" * 5000),
+    "NaN": form_with("NaN"),
+    "Infinity": form_with("Infinity"),
+    "-Infinity": form_with("[-Infinity]"),
+    "a key that comes twice": form_with('1, "name": "other"'),
+    "a key that comes twice within": form_with('{"a": 1, "a": 1}'),
+    "a key in two spellings": form_with('1, "n\\u0061me": "other"'),
+}
+
+
+async def test_what_is_no_plain_json_object_is_refused(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        for name, body in NO_JSON_OBJECT.items():
+            for method, path in ("POST", "/webhooks"), ("PATCH", f"/webhooks/{webhook['id']}"):
+                answer = await client.request(method, path, content=body, headers=JSON)
+                assert answer.status_code == 422, (name, answer.text)
+                for each in answer.json()["detail"]:
+                    assert set(each) == {"type", "loc", "msg"}
+                    assert each["loc"][0] == "body"
+        assert (await client.get("/webhooks")).json()["items"] == [webhook]
+
+
+async def test_json_may_be_as_deep_as_is_said_and_keys_may_come_again_elsewhere(
+    bridge_url: str,
+) -> None:
+    async with calling(bridge_url) as client:
+        for body in nested(MAX_NESTING), form_with('[{"name": 1}, {"name": 1}]'):
+            answer = await client.post("/webhooks", content=body, headers=JSON)
+            assert answer.status_code == 201, answer.text
+
+
+async def test_a_text_that_postgresql_cannot_hold_is_refused(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for text in ["a\\u0000b", "\\ud800", "\\udc00\\ud800"]:
+            for field in "name", "description", "secret", "filter", "url", "event_type":
+                body = (json.dumps({**FORM, field: "@"})).replace("@", text).encode()
+                answer = await client.post("/webhooks", content=body, headers=JSON)
+                assert_refused(answer, field)
+
+
+async def test_a_number_beyond_every_float_is_refused(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for field in "timeout_seconds", "rate_per_second":
+            body = json.dumps(FORM)[:-1] + f', "{field}": 1e999}}'
+            answer = await client.post("/webhooks", content=body, headers=JSON)
+            assert_refused(answer, field)
+
+
+async def test_what_was_sent_is_not_in_the_answer(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for body in (
+            b'{"secret": "s3cret"',
+            b'{"s3cret": 1, "s3cret": 2}',
+            b'{"secret": ["s3cret"]}',
+            b'{"secret": "whsec_s3cret"}',
+            b"s3cret",
+        ):
+            answer = await client.post("/webhooks", content=body, headers=JSON)
+            assert answer.status_code == 422
+            assert "s3cret" not in answer.text
+
+
+# What the body is said to be
+
+
+async def test_json_is_json_also_where_nobody_says_so(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for content_type in [
+            "application/json",
+            "application/json; charset=utf-8",
+            "application/json;charset=UTF-8",
+            "APPLICATION/JSON",
+            "application/vnd.shop+json",
+            "",
+            None,
+        ]:
+            headers = {} if content_type is None else {"Content-Type": content_type}
+            body = json.dumps(FORM).encode()
+            answer = await client.post("/webhooks", content=body, headers=headers)
+            assert answer.status_code == 201, answer.text
+
+
+async def test_json_that_is_said_to_be_something_else_is_refused(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client, secret="the-first")
+        path = f"/webhooks/{webhook['id']}"
+        for content_type in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "text/json",
+            "application/jsonp",
+            "application/xml; a=application/json",
+            "text/plain, application/json",
+        ]:
+            for method, suffix, body in (
+                ("POST", "/webhooks", FORM),
+                ("PATCH", path, {"name": "other"}),
+                # Without its body it would make a secret of its own.
+                ("POST", f"{path}/rotate-secret", {"secret": "the-second"}),
+                ("POST", f"{path}/redeliver", {"since": "2026-01-01T00:00:00Z"}),
+            ):
+                answer = await client.request(
+                    method,
+                    suffix,
+                    content=json.dumps(body).encode(),
+                    headers={"Content-Type": content_type},
+                )
+                assert answer.status_code == 422
+                (error,) = answer.json()["detail"]
+                assert error["loc"] == ["header", "content-type"]
+                assert error["msg"] == "Content-Type must be application/json"
+        assert (await client.get("/webhooks")).json()["items"] == [webhook]
+        assert secrets_of(bot, webhook["id"]) == ["the-first", None]
+
+
+async def test_a_compressed_body_is_refused(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for coding in "gzip", "br", "identity, gzip", "GZIP":
+            answer = await client.post(
+                "/webhooks",
+                content=gzip.compress(json.dumps(FORM).encode()),
+                headers={**JSON, "Content-Encoding": coding},
+            )
+            assert answer.status_code == 415
+            assert answer.headers["Accept-Encoding"] == "identity"
+            assert "Content-Encoding" in answer.json()["detail"]
+        answer = await client.post("/webhooks", json=FORM, headers={"Content-Encoding": "identity"})
+        assert answer.status_code == 201
+
+
+async def test_a_body_that_is_announced_as_too_large_is_not_read(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for length in ["1048577", "9" * 30]:
+            headers = {**JSON, "Content-Length": length}
+            answer = await client.post("/webhooks", content=b"{", headers=headers)
+            assert (answer.status_code, answer.json()) == (
+                413,
+                {"detail": "Request body too large"},
+            )
+
+
+# Queries
+
+
+async def test_a_parameter_that_postgresql_cannot_hold_is_refused(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for value in ["%00", "a%00b"]:
+            for path, parameter in (
+                ("/webhooks", "event_type"),
+                ("/webhooks", "limit"),
+                ("/webhooks", "is_active"),
+                ("/webhooks/1/deliveries", "status"),
+                ("/webhooks/1/deliveries", "before_id"),
+                ("/events", "event_type"),
+                ("/events", "since"),
+            ):
+                assert_refused(await client.get(f"{path}?{parameter}={value}"), parameter)
+
+
+async def test_a_query_that_is_not_utf8_is_refused(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for value in ["%FF", "%ED%A0%80", "%C0%80", "%F4%90%80%80"]:
+            for query in f"event_type={value}", f"{value}=1", f"limit=1&x={value}":
+                for path in "/webhooks", "/events", "/webhooks/stats", "/webhooks/1":
+                    assert_refused(await client.get(f"{path}?{query}"), "query")
+
+
+async def test_a_parameter_that_comes_twice_is_refused_unless_nobody_knows_it(
+    bridge_url: str,
+) -> None:
+    async with calling(bridge_url) as client:
+        for path, parameter, value in (
+            ("/webhooks", "limit", "1"),
+            ("/webhooks", "event_type", ""),
+            ("/webhooks/1/deliveries", "offset", "0"),
+            ("/events", "since", "1"),
+        ):
+            twice = f"{path}?{parameter}={value}&{parameter}={value}"
+            assert_refused(await client.get(twice), parameter)
+        assert (await client.get("/webhooks?limit=1&_=1&_=2")).status_code == 200
+
+
+async def test_a_number_that_only_python_would_read_is_refused(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for value in ["1_0", "1.0", "+1", "%201", "1%20", "1%0A", "0x1", "٣", "1e1"]:
+            number = value.replace("+", "%2B")
+            assert_refused(await client.get(f"/webhooks?limit={number}"), "limit")
+            assert_refused(await client.get(f"/webhooks?offset={number}"), "offset")
+            assert_refused(await client.get(f"/events?since={number}"), "since")
+            answer = await client.get(f"/webhooks/{number}")
+            assert answer.status_code == (404 if number == "1%0A" else 422), number
