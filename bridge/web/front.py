@@ -38,7 +38,7 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 #: How TLS begins: a record of a handshake, of any version there is.
 _TLS = b"\x16\x03"
 #: When the next client cannot be accepted, it is tried again so much later.
-_ACCEPT_AGAIN_SECONDS = 0.1
+_ACCEPT_AGAIN_SECONDS = 0.01
 
 
 class _GoneError(Exception):
