@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -18,7 +18,7 @@ from trio_websocket import ConnectionClosed
 
 from tests.chaos.application import Application
 from tests.chaos.receivers import Receiver
-from tests.chaos.verdict import Account
+from tests.chaos.verdict import Account, Arrival
 from tests.hostile.attackers import NAMES, Target, attack_from_a_process
 from tests.system.processes import TOKEN, Bridge, connected, running
 
@@ -216,9 +216,14 @@ class _Stage:
         if descriptors_after != descriptors_before:
             self.problems.append(f"{descriptors_after} files are open, not {descriptors_before}")
         tracebacks = self._read_log(bridge)
-        self._judge(application, receiver, caller)
+        self.problems += [f"the application was refused: {line}" for line in application.refused]
+        self.problems += caller.problems
+        if not caller.requests:
+            self.problems.append("the honest client of REST never came to call")
+        arrivals = receiver.account.arrivals
+        self.problems += misled(application.committed, self.received, arrivals)
         committed = set(application.committed)
-        verified = {each.key for each in receiver.account.arrivals if each.verified}
+        verified = {each.key for each in arrivals if each.verified}
         received = {key for _, key in self.received}
         return Outcome(
             seconds=self.seconds,
@@ -317,23 +322,28 @@ class _Stage:
         self.problems += [f"the bridge logged: {line[:1000]}" for line in bad]
         return sum("Traceback" in line for line in lines)
 
-    def _judge(self, application: Application, receiver: Receiver, caller: Caller) -> None:
-        committed = application.committed
-        self.problems += [f"the application was refused: {line}" for line in application.refused]
-        self.problems += caller.problems
-        if not caller.requests:
-            self.problems.append("the honest client of REST never came to call")
-        ids = [event_id for event_id, _ in self.received]
-        if ids != sorted(set(ids)):
-            self.problems.append("the client got an event twice, or in another order")
-        # One connection commits them all, one after the other.
-        if [key for _, key in self.received] != committed:
-            self.problems.append("the client did not get just what was committed, in order")
-        arrivals = receiver.account.arrivals
-        self.problems += [
-            f"{each.message_id} has a wrong signature" for each in arrivals if not each.verified
-        ]
-        if lacking := set(committed) - {each.key for each in arrivals}:
-            self.problems.append(f"{len(lacking)} events were not delivered")
-        if receiver.account.duplicates:
-            self.problems.append(f"{receiver.account.duplicates} deliveries came twice")
+
+def misled(
+    committed: Sequence[str], received: Sequence[tuple[int, str]], arrivals: Sequence[Arrival]
+) -> Iterator[str]:
+    """Yield a line for whatever honest clients were told otherwise than it was committed.
+
+    Args:
+        committed: the application's keys, in the order of their commits.
+        received: what the client on the stream was sent: ids of events, and their keys.
+        arrivals: what the receiver of the webhook got.
+    """
+    ids = [event_id for event_id, _ in received]
+    if ids != sorted(set(ids)):
+        yield "the client got an event twice, or in another order"
+    # One connection commits them all, one after the other.
+    if [key for _, key in received] != list(committed):
+        yield "the client did not get just what was committed, in order"
+    for arrival in arrivals:
+        if not arrival.verified:
+            yield f"{arrival.message_id} has a wrong signature"
+    delivered = [arrival.message_id for arrival in arrivals]
+    if repeated := len(delivered) - len(set(delivered)):
+        yield f"{repeated} deliveries came twice"
+    if lacking := set(committed) - {arrival.key for arrival in arrivals}:
+        yield f"{len(lacking)} events were not delivered"
