@@ -33,6 +33,10 @@ check: $(venv)/installed-test ## Check style, types and the direction of imports
 chaos: $(venv)/installed-test ## Kill, freeze and crash for two minutes, and see that nothing is lost.
 	$(venv)/bin/python -m tests.chaos $(ARGS)
 
+.PHONY: hostile
+hostile: $(venv)/installed-test ## Attack the one port for a minute, and see that honest clients notice nothing.
+	$(venv)/bin/python -m tests.hostile $(ARGS)
+
 .PHONY: bench
 bench: $(venv)/installed-test ## Measure the figures that the documentation gives.
 	$(venv)/bin/python -m tests.bench $(ARGS)

@@ -38,7 +38,7 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 #: How TLS begins: a record of a handshake, of any version there is.
 _TLS = b"\x16\x03"
 #: When the next client cannot be accepted, it is tried again so much later.
-_ACCEPT_AGAIN_SECONDS = 0.1
+_ACCEPT_AGAIN_SECONDS = 0.01
 
 
 class _GoneError(Exception):
@@ -50,7 +50,7 @@ class Front:
 
     Args:
         api: the REST API.
-        live: serves one WebSocket connection, of which so much has been read already.
+        live: serves one WebSocket connection, of which so much has been received already.
         handshake_seconds: how long a client may take for the head of its request.
         most_waiting: how many connections may be about to say their request at once.
         body_seconds: how long a client of REST may take for the body of its request.
@@ -118,17 +118,18 @@ class Front:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         try:
-            head, behind = await self._head(stream)
+            received, head_bytes = await self._receive_in_time(stream)
         except Refused as refused:
             await refuse(stream, refused.status)
             return
-        if _FOR_STREAM.match(head):
-            await self._live(stream, head + behind)
+        # Of what was received nothing is copied for the stream: it is kept as long as its client.
+        if _FOR_STREAM.match(received):
+            await self._live(stream, received)
         else:
-            await self._rest.serve(stream, head, behind)
+            await self._rest.serve(stream, received, head_bytes)
 
-    async def _head(self, stream: trio.SocketStream) -> tuple[bytes, bytes]:
-        """Return the head of the request, and what came behind it already.
+    async def _receive_in_time(self, stream: trio.SocketStream) -> tuple[bytes, int]:
+        """Return what came until the head of the request was there, and the size of the head.
 
         Raises:
             Refused: there is none, and the client is to be told.
@@ -141,10 +142,10 @@ class Front:
         with trio.move_on_after(self._handshake_seconds) as wait:
             self._waiting[wait] = None
             try:
-                size = await self._receive_head(stream, received)
+                head_bytes = await self._receive_head(stream, received)
             finally:
                 self._waiting.pop(wait, None)
-            return bytes(received[:size]), bytes(received[size:])
+            return bytes(received), head_bytes
         if received and trio.current_time() >= wait.deadline:
             raise Refused(408)
         raise _GoneError

@@ -74,23 +74,24 @@ class Rest:
         self._config.keep_alive_max_requests = 0
         self._context = WorkerContext(None)
 
-    async def serve(self, stream: trio.SocketStream, head: bytes, behind: bytes) -> None:
+    async def serve(self, stream: trio.SocketStream, received: bytes, head_bytes: int) -> None:
         """Serve the request that begins so, and hang up. Whoever accepted the stream closes it.
 
         Args:
-            head: of the request, to its end.
-            behind: what else was read from the stream already.
+            received: what was read from the stream already, from its first byte on.
+            head_bytes: how much of that is the head of the request.
 
         Raises:
             OSError, trio.BrokenResourceError, trio.ClosedResourceError: the connection is gone;
                 perhaps in a group.
         """
         try:
-            head = _plain_head(head)
+            head = _plain_head(received[:head_bytes])
         except Refused as refused:
             await refuse(stream, refused.status)
             return
-        exchange = _Exchange(self._api, stream, head + behind, body_seconds=self._body_seconds)
+        received = head + received[head_bytes:]
+        exchange = _Exchange(self._api, stream, received, body_seconds=self._body_seconds)
         with trio.move_on_after(self._total_seconds):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_close_when_cancelled, stream)

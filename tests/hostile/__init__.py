@@ -1,0 +1,1 @@
+"""The hostile run: a bridge among strangers, and honest clients that notice nothing of them."""

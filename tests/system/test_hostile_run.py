@@ -1,0 +1,59 @@
+"""Strangers on the one port, all at once: honest clients notice nothing, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import httpx
+import trio
+
+from tests.hostile.attackers import NAMES
+from tests.hostile.run import MIB, run
+from tests.system.processes import running
+
+
+# `make hostile` does the same for longer, and looks more closely at what memory is left.
+def test_honest_clients_miss_nothing_while_strangers_do_all_they_can(bridge_url: str) -> None:
+    outcome = run(
+        bridge_url,
+        seconds=6.0,
+        report=print,
+        logins=150,
+        handshake_seconds=2.0,
+        memory_bytes=100 * MIB,
+    )
+    assert not outcome.problems
+    assert outcome.attacks.keys() == set(NAMES)
+    assert outcome.committed > 0
+    assert outcome.received == outcome.delivered == outcome.committed
+    assert outcome.missing == 0
+    assert outcome.answered == outcome.requests > 0
+    assert outcome.tracebacks == 0
+    assert outcome.descriptors_after == outcome.descriptors_before
+
+
+async def test_a_bridge_without_descriptors_serves_who_asks_at_once_and_recovers(
+    bridge_url: str,
+) -> None:
+    async with running(bridge_url) as bridge, httpx.AsyncClient(timeout=60) as client:
+        pid = bridge.process.pid
+        most = len(os.listdir(f"/proc/{pid}/fd")) + 20
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+        idle = [await trio.open_tcp_stream("127.0.0.1", bridge.port) for _ in range(40)]
+        # Behind more than there is room for.
+        assert (await client.get(f"{bridge.rest_url}/healthz")).status_code == 200
+        assert len(bridge.logged("accept_failed")) == 1, "it was short of them, and says so once"
+        for stream in idle:
+            await stream.aclose()
+        answers: list[int] = []
+
+        async def ask() -> None:
+            answers.append((await client.get(f"{bridge.rest_url}/readyz")).status_code)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ask)
+        assert answers == [200] * 10
+        assert "Traceback" not in await trio.Path(bridge.log).read_text()
+        assert await bridge.terminate() == 0
