@@ -43,7 +43,8 @@ def lack(rows: Iterable[Row]) -> Lack | None:
 
 def absent_roles(rows: Iterable[Row]) -> list[str]:
     """Return which of the two roles there are not."""
-    return sorted({row["role"] for row in rows if not row["role_exists"]})
+    absent = {row["role"] for row in rows if not row["role_exists"]}
+    return [role for role in ROLES if role in absent]
 
 
 def grants(rows: Iterable[Row], roles: Sequence[str], *, only_missing: bool = True) -> list[str]:
