@@ -14,14 +14,8 @@ from functools import partial
 import structlog
 import trio
 
-from bridge import assets, metrics
-from bridge.db import (
-    Database,
-    DatabaseError,
-    DatabaseUnavailable,
-    keep_running,
-    open_database,
-)
+from bridge import assets, metrics, rights
+from bridge.db import Database, DatabaseError, DatabaseUnavailable, keep_running, open_database
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import Lookups, resolve, url_refusal
@@ -236,6 +230,9 @@ async def _prepare(database: Database) -> int:
     Returns the id of the newest event.
     """
     try:
+        # Otherwise the first that it may not do would tell, and that may be hours from now.
+        if lack := rights.lack(await database.fetch("rights")):
+            raise StartError(f"permission denied: {lack}; {lack.remedy}")
         [row] = await database.fetch("schema_version")
         if mismatch := assets.schema_mismatch(row["version"]):
             raise StartError("; ".join(mismatch))

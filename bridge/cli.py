@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bridge import tokens, webhooks
+from bridge import rights, tokens, webhooks
 from bridge.capture import install
 from bridge.capture.doctor import Finding, examine
 from bridge.capture.rules import Rule, RuleError, load_rules
@@ -70,6 +70,13 @@ def init(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the SQL that would run, and run nothing.")
     ] = False,
+    create_roles: Annotated[
+        bool,
+        typer.Option(
+            "--create-roles",
+            help="Make the roles bridge_service and bridge_reader, where they are not there.",
+        ),
+    ] = False,
 ) -> None:
     """Install or update schema bridge and the triggers on the application's tables."""
     settings = _settings()
@@ -77,11 +84,15 @@ def init(
     quiet = settings.doorbell == "poll"
     with _installing(settings) as connection:
         if dry_run:
-            planned = install.plan(connection, rules, quiet_doorbell=quiet)
+            planned = install.plan(
+                connection, rules, quiet_doorbell=quiet, create_roles=create_roles
+            )
             typer.echo(planned.script() or "-- nothing to do")
         else:
             with install.install_lock(connection):
-                planned = install.plan(connection, rules, quiet_doorbell=quiet)
+                planned = install.plan(
+                    connection, rules, quiet_doorbell=quiet, create_roles=create_roles
+                )
                 install.apply(
                     connection,
                     planned.steps,
@@ -90,6 +101,12 @@ def init(
                 )
     for remark in planned.remarks:
         _say(f"note: {remark}")
+    if rights.SERVICE in planned.absent_roles:
+        _say(
+            f"note: there is no role {rights.SERVICE}, so `pgbridge run` needs the owner of schema "
+            "bridge; for a role that may do what it has to, and no more: "
+            "pgbridge init --create-roles"
+        )
     _say(planned.summary())
 
 
@@ -114,6 +131,11 @@ def uninstall(
             lock_timeout_seconds=settings.lock_timeout_seconds,
             report=_say,
         )
+        if left := install.present_roles(connection):
+            _say(
+                f"{' and '.join(left)} stay, since other databases of this server may need them; "
+                f"if none does: drop role {', '.join(left)}"
+            )
 
 
 @app.command()

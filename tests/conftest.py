@@ -13,6 +13,7 @@ from bridge.capture import install
 from bridge.capture.rules import Rule, load_preset
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.pgbouncer import pgbouncer
+from tests.system.processes import SERVICE_LOGIN
 
 BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
 
@@ -24,9 +25,18 @@ def server() -> Iterator[EmbeddedPostgres]:
         with psycopg.connect(running.url(), autocommit=True) as connection:
             # For applications that commit in two phases.
             connection.execute("alter system set max_prepared_transactions = 8")
+            create_roles(connection)
         running.stop()
         running.start()
         yield running
+
+
+def create_roles(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Make the roles that init grants rights to, and a login that has the service's alone."""
+    connection.execute(
+        "create role bridge_service; create role bridge_reader;"
+        f" create role {SERVICE_LOGIN} login in role bridge_service".encode()
+    )
 
 
 @pytest.fixture(scope="session")

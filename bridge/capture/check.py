@@ -50,9 +50,15 @@ class CheckedRules:
 
 
 def check_rules(
-    connection: psycopg.Connection[tuple[Any, ...]], rules: Iterable[Rule]
+    connection: psycopg.Connection[tuple[Any, ...]],
+    rules: Iterable[Rule],
+    *,
+    may_install: bool = True,
 ) -> CheckedRules:
     """Render the rules, and have the database parse every piece of SQL in them. Changes nothing.
+
+    Args:
+        may_install: refuse a table on which this role may not create triggers.
 
     Raises:
         MismatchError: naming the first rule and key that is wrong.
@@ -75,7 +81,7 @@ def check_rules(
             raise MismatchError(
                 f"{where}: table: {rule.table} is {_NO_TABLES.get(kind, 'not a table')}"
             )
-        if not may_create_trigger:
+        if may_install and not may_create_trigger:
             raise MismatchError(
                 f"{where}: table: this role may not create triggers on {rule.table}; "
                 "run init as the table's owner"

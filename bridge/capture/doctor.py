@@ -38,6 +38,7 @@ from bridge.capture.status import (
     spell_doorbell,
     spell_seconds,
 )
+from bridge.rights import ROLES, absent_roles, grants, lack
 from bridge.secrets import SecretError, Vault, is_sealed
 from bridge.settings import Settings
 
@@ -102,13 +103,13 @@ class Context:
             return fetch(self.connection, name, **values)
 
     def plan(self) -> Plan:
-        """Return what init would do.
+        """Return what init would do, run by a role that may.
 
         Raises:
             InstallError: it would refuse.
         """
         with self._looking():
-            return plan(self.connection, self.rules)
+            return plan(self.connection, self.rules, may_install=False)
 
     def applied_rules(self) -> list[AppliedRule]:
         """Return the rules as init applied them last."""
@@ -367,19 +368,39 @@ def clock(context: Context) -> Iterator[Verdict]:
 
 
 def rights(context: Context) -> Iterator[Verdict]:
-    """The role may do what the bridge does."""
-    [row] = context.fetch("rights")
-    if not row["lacking"]:
-        yield _ok(f"role {row['role']} may do what the bridge does")
+    """The role may do what the bridge does, and so may those that init grants it to."""
+    [may] = context.fetch("may_install")
+    if not may["has_schema"]:
+        database = context.connection.info.dbname
+        if may["may_create_schema"]:
+            yield _ok(f"role {may['role']} may create the schema")
+        else:
+            yield _wrong(
+                f"role {may['role']} lacks create on database {database}",
+                "there is no schema bridge yet, and this role cannot create it",
+                "use the owner of the application's tables, or: "
+                f"grant create on database {database} to {may['role']}",
+            )
         return
-    fix = f"grant create on database {context.connection.info.dbname} to {row['role']}"
-    if row["owner"] is not None:
-        fix = f"use the role that ran pgbridge init, or: grant {row['owner']} to {row['role']}"
-    yield _wrong(
-        f"role {row['role']} lacks {_names(row['lacking'])}",
-        "the bridge writes all of schema bridge, and makes and drops the partitions of its logs",
-        fix,
-    )
+    rows = context.fetch("rights")
+    missing = lack(rows)
+    if missing is not None:
+        yield _wrong(
+            str(missing),
+            "the bridge has to do that, and pgbridge run does not start without",
+            missing.remedy,
+        )
+        return
+    absent = absent_roles(rows)
+    present = [role for role in ROLES if role not in absent]
+    if gone := grants(rows, present):
+        yield _note(
+            f"of the rights that init grants to {' and '.join(present)}, {len(gone)} are missing",
+            "who connects with these roles alone is refused in the middle of something",
+            "run: pgbridge init",
+        )
+        return
+    yield _ok(f"role {may['role']} may do what the bridge does")
 
 
 def schema_version(context: Context) -> Iterator[Verdict]:

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
-from bridge import assets
+from bridge import assets, rights
 from bridge.capture.check import MismatchError, check_rules
 from bridge.capture.migrate import MigrationError, Step, is_installed, plan_migrations
 from bridge.capture.render import RenderedRule, identifier, literal, render_paused
@@ -17,12 +17,15 @@ from bridge.capture.rules import Rule
 from bridge.capture.sessions import (
     TRANSACTION_POOLER,
     USE_LISTEN_URL,
+    fetch,
     is_shared,
     open_connection,
 )
 
 #: A lock that an application's table does not give within the timeout is tried this many times.
 LOCK_ATTEMPTS = 10
+#: How long an installer waits for another. The longest part of its work is waiting for tables.
+INSTALL_LOCK_SECONDS = 60.0
 
 
 class InstallError(Exception):
@@ -40,6 +43,8 @@ class Plan:
     removed: list[str] = field(default_factory=list)
     #: Lines on what is right and still may surprise.
     remarks: list[str] = field(default_factory=list)
+    #: Of bridge_service and bridge_reader, those that there are not and will not be.
+    absent_roles: list[str] = field(default_factory=list)
 
     def script(self) -> str:
         """Return the SQL of all steps, as ``init`` will run it."""
@@ -126,9 +131,31 @@ def connect(url: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
 
 
 @contextmanager
-def install_lock(connection: psycopg.Connection[tuple[Any, ...]]) -> Iterator[None]:
-    """Hold the lock that lets one installer work at a time; wait for it if need be."""
-    connection.execute("select pg_advisory_lock(hashtext('bridge.install'))")
+def install_lock(
+    connection: psycopg.Connection[tuple[Any, ...]], *, wait_seconds: float = INSTALL_LOCK_SECONDS
+) -> Iterator[None]:
+    """Hold the lock that lets one installer work at a time.
+
+    Args:
+        wait_seconds: how long to wait for whoever holds it.
+
+    Raises:
+        InstallError: it could not be had. The message names the session that holds it, which may
+            be anybody's.
+    """
+    try:
+        # A lock of the session: it outlives the transaction, which is there for the timeout.
+        with connection.transaction():
+            connection.execute(f"set local lock_timeout = {max(1, round(wait_seconds * 1000))}")
+            fetch(connection, "install_lock")
+    except psycopg.errors.LockNotAvailable:
+        holder = "another session"
+        for row in fetch(connection, "install_lock_holder"):
+            holder = _spell_session(**row)
+        raise InstallError(
+            f"{holder} has held the lock of installers for more than {wait_seconds:g} s; try again "
+            "when it has ended, or end it with pg_terminate_backend if it is none of pgbridge's"
+        ) from None
     yield
     connection.execute("select pg_advisory_unlock(hashtext('bridge.install'))")
 
@@ -138,11 +165,15 @@ def plan(
     rules: Sequence[Rule],
     *,
     quiet_doorbell: bool = False,
+    create_roles: bool = False,
+    may_install: bool = True,
 ) -> Plan:
     """Compare the database with what it should be, and return the steps between.
 
     Args:
         quiet_doorbell: end with the doorbell quiet, for a bridge that polls.
+        create_roles: make the roles bridge_service and bridge_reader, where they are not there.
+        may_install: refuse what this role may not install. Without it, the plan may be for others.
 
     Raises:
         InstallError: a rule does not fit the database, or the schema cannot be migrated.
@@ -150,7 +181,8 @@ def plan(
     try:
         migrations = plan_migrations(connection)
         with _trial(connection, migrations):
-            checked = check_rules(connection, rules)
+            checked = check_rules(connection, rules, may_install=may_install)
+        roles = _plan_roles(connection, create=create_roles, anew=bool(migrations))
         applied = {rule.name: rule for rule in applied_rules(connection)}
         rings = _doorbell_rings(connection)
     except (MigrationError, MismatchError) as error:
@@ -158,7 +190,10 @@ def plan(
     except psycopg.Error as error:
         raise InstallError(one_line(error)) from None
 
-    result = Plan(steps=migrations, remarks=checked.remarks)
+    absent, role_steps = roles
+    # The rights before the rules, which may have to wait for tables: a bridge that runs needs them
+    # as soon as the schema is another one.
+    result = Plan([*migrations, *role_steps], remarks=checked.remarks, absent_roles=absent)
     wanted = {rule.name: rule for rule in checked.rules}
     for name, rule in wanted.items():
         known = applied.get(name)
@@ -237,6 +272,12 @@ def plan_removal(connection: psycopg.Connection[tuple[Any, ...]]) -> list[Step]:
     return [*removals, Step("drop schema bridge", "drop schema bridge cascade;")]
 
 
+def present_roles(connection: psycopg.Connection[tuple[Any, ...]]) -> list[str]:
+    """Return which of bridge_service and bridge_reader there are on the server."""
+    absent = rights.absent_roles(fetch(connection, "rights"))
+    return [name for name in rights.ROLES if name not in absent]
+
+
 def pause(connection: psycopg.Connection[tuple[Any, ...]], name: str | None) -> list[str]:
     """Have a rule, or every rule, capture nothing from now on. The application's tables and their
     triggers are not touched, so nobody waits.
@@ -275,6 +316,34 @@ def applied_rules(connection: psycopg.Connection[tuple[Any, ...]]) -> list[Appli
         return []
     with connection.cursor(row_factory=class_row(AppliedRule)) as cursor:
         return cursor.execute(assets.query("applied_rules").encode()).fetchall()
+
+
+def _plan_roles(
+    connection: psycopg.Connection[tuple[Any, ...]], *, create: bool, anew: bool
+) -> tuple[list[str], list[Step]]:
+    """Return the roles that there will not be, and the steps that make and equip the others.
+
+    Args:
+        create: make those that are not there.
+        anew: grant everything, and not only what is missing now: migrations may take rights away.
+    """
+    rows = fetch(connection, "rights")
+    absent = rights.absent_roles(rows)
+    steps = []
+    if absent and create:
+        [row] = fetch(connection, "may_install")
+        script = "".join(f"create role {name} nologin;\n" for name in absent)
+        if not row["may_create_role"]:
+            raise InstallError(
+                f"role {row['role']} may not create roles; have an administrator run, and then "
+                f"run pgbridge init again: {' '.join(script.split())}"
+            )
+        steps.append(Step(f"create {' and '.join(absent)}", script))
+        absent = []
+    roles = [name for name in rights.ROLES if name not in absent]
+    if grants := rights.grants(rows, roles, only_missing=not anew):
+        steps.append(Step(f"grant what {' and '.join(roles)} need", "\n".join(grants)))
+    return absent, steps
 
 
 def _named(connection: psycopg.Connection[tuple[Any, ...]], name: str | None) -> list[AppliedRule]:
@@ -342,13 +411,20 @@ def _blockers(connection: psycopg.Connection[tuple[Any, ...]], step: Step) -> st
     ).fetchall()
     return (
         " and ".join(
-            f"pid {pid} ({role}, {application or 'no application_name'}, {state},"
-            f" for {seconds:.0f} s)"
+            f"{_spell_session(pid, role, application, state)[:-1]}, for {seconds:.0f} s)"
             for pid, role, application, state, seconds in holders
         )
         # It has ended, between our waiting and our asking.
         or "another transaction"
     )
+
+
+def _spell_session(
+    pid: int | None, role: str | None, application_name: str | None, state: str | None
+) -> str:
+    if pid is None:
+        return "a prepared transaction"
+    return f"pid {pid} ({role}, {application_name or 'no application_name'}, {state})"
 
 
 def _creation(rule: RenderedRule, known: AppliedRule | None) -> Step:

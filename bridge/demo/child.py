@@ -54,13 +54,13 @@ def free_port() -> int:
 
 
 async def init(settings: Mapping[str, str], directory: Path) -> None:
-    """Run ``pgbridge init`` to its end.
+    """Run ``pgbridge init --create-roles`` to its end.
 
     Raises:
         BridgeError: it failed; the message has its last words.
     """
     done = await trio.run_process(
-        _command("init"),
+        [*_command("init"), "--create-roles"],
         capture_stdout=True,
         stderr=subprocess.STDOUT,
         check=False,

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import httpx
 import psycopg
@@ -33,6 +33,7 @@ from bridge.demo.receiver import Receiver
 from bridge.demo.screen import Arrival, Scene, plain_line, print_lines, show_frames
 from bridge.demo.watch import Dashboard, NoStreamError
 from bridge.errors import first_error
+from bridge.rights import SERVICE
 
 EVENTS_PER_SECOND = 40.0
 SETTLE_SECONDS = 40.0
@@ -43,6 +44,7 @@ CALM_SECONDS = 8.0
 _AFTERMATH_SECONDS = 0.4
 
 _DATABASE = "shop"
+_BRIDGE = "pgbridge"
 _TABLES = Path(__file__).with_name("bot.sql")
 #: The demo's webhooks: the name of each, and what it subscribes to.
 _WEBHOOKS = {"everything": "*", "payments": "payment.completed"}
@@ -184,6 +186,8 @@ class Demo:
         }
         self.say("Installing the capture triggers: pgbridge init …")
         await child.init(settings, directory)
+        # As it should be everywhere: the bridge may do what it has to, and owns nothing.
+        settings["BRIDGE_DATABASE_URL"] = await trio.to_thread.run_sync(_create_login, url)
         self.say("Starting the bridge: pgbridge run …")
         async with child.bridge(settings, directory) as bridge:
             await bridge.first_line()
@@ -330,6 +334,14 @@ def _create_database(server: EmbeddedPostgres) -> str:
     with psycopg.connect(url) as connection:
         connection.execute(_TABLES.read_bytes())
     return url
+
+
+def _create_login(url: str) -> str:
+    """Create the role as which the bridge connects; return its URL."""
+    with psycopg.connect(url) as connection:
+        connection.execute(f"create role {_BRIDGE} login in role {SERVICE}".encode())
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{_BRIDGE}@{parts.netloc.rpartition('@')[2]}"))
 
 
 def _psql(server: EmbeddedPostgres, url: str) -> str:

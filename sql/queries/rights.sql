@@ -1,38 +1,170 @@
--- What the role of this session lacks to run a bridge. Without a schema: what it lacks to make one.
-with ours as (
-    select n.oid, r.rolname as owner
-    from pg_catalog.pg_namespace n
-    join pg_catalog.pg_roles r on r.oid = n.nspowner
-    where n.nspname = 'bridge'
-), relations as (
-    select c.oid, c.relname, c.relkind, c.relispartition, c.relowner
-    from pg_catalog.pg_class c
-    join ours on ours.oid = c.relnamespace
-), lacking as (
-    select 1 as rank, format('create on database %I', current_database()) as lacks
-    where not exists (select from ours)
-      and not has_database_privilege(current_database(), 'create')
-    union all
-    select 2, privilege || ' on schema bridge'
-    from ours, unnest(array['usage', 'create']) as privilege
-    where not has_schema_privilege(ours.oid, privilege)
-    union all
-    -- Who makes and drops partitions owns the log, and the partitions that others have made.
-    select case when r.relispartition then 4 else 3 end, format('ownership of bridge.%I', r.relname)
-    from relations r
-    where (r.relkind = 'p' or r.relispartition and r.relkind = 'r')
-      and not pg_has_role(r.relowner, 'usage')
-    union all
-    select 5, format('%s on bridge.%I', privilege, r.relname)
-    from relations r, unnest(array['select', 'insert', 'update', 'delete']) as privilege
-    where r.relkind in ('r', 'p', 'v') and not r.relispartition
-      and (r.relkind <> 'v' or privilege = 'select')
-      and not has_table_privilege(r.oid, privilege)
-    union all
-    select 6, format('%s on bridge.%I', privilege, r.relname)
-    from relations r, unnest(array['usage', 'select', 'update']) as privilege
-    where r.relkind = 'S' and not has_sequence_privilege(r.oid, privilege)
+-- Which rights the two roles are to have: the only list of them. init grants what is missing, run and
+-- doctor hold the service's against their own role, docs/roles.md has it for people.
+--   bridge_service  what `pgbridge run` needs, and the commands token, webhooks, status and doctor
+--   bridge_reader   to see everything but secrets, and to change nothing
+-- A row is an object, with all that a role may do with it:
+--   missing   which of these privileges the role lacks; all of them, where the role is still to be
+--             made, or the object, by the migrations that are still to be run
+--   lacking   which of them the role of this session lacks; none, where there is no such object
+--   grant_sql the statement that grants them
+--   role_exists, session_role; remedy: how this session's role gets what the service needs
+with wanted (role, kind, object, privileges, columns) as (values
+    ('bridge_service', 'schema', '', 'usage', null),
+
+    -- What triggers write, the drain takes. (settle adds what the bridge itself has to tell.)
+    ('bridge_service', 'table', 'outbox', 'select, insert, delete', null),
+    ('bridge_service', 'sequence', 'outbox_id_seq', 'select', null),
+    ('bridge_service', 'table', 'transaction_notes', 'select, delete', null),
+    ('bridge_service', 'sequence', 'doorbell', 'select, update', null),
+    ('bridge_service', 'table', 'drainer', 'select, insert, update', null),
+    ('bridge_service', 'table', 'leader', 'select', null),
+    ('bridge_service', 'function', 'lead()', 'execute', null),
+    ('bridge_service', 'function', 'leader_pid()', 'execute', null),
+    ('bridge_service', 'function', 'ring()', 'execute', null),
+    ('bridge_service', 'table', 'capture_rules', 'select', null),
+    -- Not what a rule is made of: the owner runs that SQL when the rule is resumed.
+    ('bridge_service', 'table', 'capture_rules', 'update', 'failure_count, last_failed_at, last_error'),
+
+    -- The logs are written once and never changed; redelivering takes finished deliveries back.
+    ('bridge_service', 'table', 'events', 'select, insert', null),
+    ('bridge_service', 'sequence', 'event_id', 'select, usage', null),
+    ('bridge_service', 'table', 'delivery_attempts', 'select, insert', null),
+    ('bridge_service', 'table', 'delivery_log', 'select, insert, delete', null),
+    ('bridge_service', 'table', 'delivery_log_success', 'select', null),
+    ('bridge_service', 'table', 'delivery_log_failed', 'select', null),
+    ('bridge_service', 'table', 'partitioned_logs', 'select', null),
+    ('bridge_service', 'function', 'create_partitions(date, integer)', 'execute', null),
+    ('bridge_service', 'function', 'drop_expired_partition(text, integer)', 'execute', null),
+
+    ('bridge_service', 'table', 'webhooks', 'select, insert, update, delete', null),
+    ('bridge_service', 'table', 'deleted_webhooks', 'select, insert', null),
+    ('bridge_service', 'table', 'delivery_queue', 'select, insert, update, delete', null),
+    ('bridge_service', 'table', 'redelivery_lock', 'insert', null),
+    ('bridge_service', 'table', 'webhook_deliveries', 'select', null),
+    ('bridge_service', 'table', 'webhook_health', 'select', null),
+    ('bridge_service', 'table', 'backlog', 'select', null),
+    ('bridge_service', 'function', 'patterns_matching(text)', 'execute', null),
+    ('bridge_service', 'function', 'passes(jsonpath, jsonb)', 'execute', null),
+    ('bridge_service', 'function', 'wake_couriers()', 'execute', null),
+    ('bridge_service', 'function', 'pause_webhook(bigint)', 'execute', null),
+    ('bridge_service', 'function', 'resume_webhook(bigint)', 'execute', null),
+    ('bridge_service', 'function', 'requeue(bigint, bigint[], double precision)', 'execute', null),
+    ('bridge_service', 'function', 'redeliver(bigint)', 'execute', null),
+    ('bridge_service', 'function',
+     'redeliver_failed(bigint, timestamp with time zone, timestamp with time zone, boolean, double precision)', 'execute', null),
+
+    ('bridge_service', 'table', 'api_tokens', 'select, insert', null),
+    ('bridge_service', 'table', 'api_tokens', 'update', 'revoked_at, last_used_at'),
+    ('bridge_service', 'table', 'ws_tickets', 'select, insert, update, delete', null),
+    -- What is written about it, the bridge cannot change.
+    ('bridge_service', 'table', 'audit_log', 'select', null),
+    ('bridge_service', 'function', 'audit(text, bigint, text, jsonb)', 'execute', null),
+    ('bridge_service', 'function', 'forget_audit(integer)', 'execute', null),
+    ('bridge_service', 'table', 'migrations', 'select', null),
+
+    ('bridge_reader', 'schema', '', 'usage', null),
+    ('bridge_reader', 'table', 'outbox', 'select', null),
+    ('bridge_reader', 'table', 'transaction_notes', 'select', null),
+    ('bridge_reader', 'sequence', 'doorbell', 'select', null),
+    ('bridge_reader', 'table', 'drainer', 'select', null),
+    ('bridge_reader', 'table', 'leader', 'select', null),
+    ('bridge_reader', 'function', 'leader_pid()', 'execute', null),
+    ('bridge_reader', 'table', 'capture_rules', 'select', null),
+    ('bridge_reader', 'table', 'events', 'select', null),
+    ('bridge_reader', 'sequence', 'event_id', 'select', null),
+    ('bridge_reader', 'table', 'delivery_attempts', 'select', null),
+    ('bridge_reader', 'table', 'delivery_log', 'select', null),
+    ('bridge_reader', 'table', 'delivery_log_success', 'select', null),
+    ('bridge_reader', 'table', 'delivery_log_failed', 'select', null),
+    ('bridge_reader', 'table', 'partitioned_logs', 'select', null),
+    -- Without secret and previous_secret.
+    ('bridge_reader', 'table', 'webhooks', 'select',
+     'id, name, url, event_type, description, is_active, disabled_reason, timeout_seconds, '
+     'max_concurrency, created_at, updated_at, last_triggered_at, success_count, failure_count, '
+     'filter, rate_per_second, ordered, retry_schedule, previous_secret_expires_at, paused_at, '
+     'failure_share, failing_since, probe_at, paced_until, delivered_count, failed_count'),
+    ('bridge_reader', 'table', 'deleted_webhooks', 'select', null),
+    ('bridge_reader', 'table', 'delivery_queue', 'select', null),
+    ('bridge_reader', 'table', 'webhook_deliveries', 'select', null),
+    ('bridge_reader', 'table', 'webhook_health', 'select', null),
+    ('bridge_reader', 'table', 'backlog', 'select', null),
+    ('bridge_reader', 'function', 'patterns_matching(text)', 'execute', null),
+    ('bridge_reader', 'function', 'passes(jsonpath, jsonb)', 'execute', null),
+    -- Without token_hash.
+    ('bridge_reader', 'table', 'api_tokens', 'select',
+     'id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at'),
+    ('bridge_reader', 'table', 'audit_log', 'select', null),
+    ('bridge_reader', 'table', 'migrations', 'select', null)
+), named as (
+    select row_number() over () as place, w.*,
+           trim(trailing '.' from 'bridge.' || w.object) as name,
+           to_regrole(w.role)::oid as role_id
+    from wanted w
+), found as (
+    -- Null where there is no such object. In the catalog, since a name (to_regclass) means nothing
+    -- to whom may not use the schema.
+    select n.*, s.oid as schema_id, c.oid as relation_id, p.oid as function_id
+    from named n
+    left join pg_catalog.pg_namespace s on s.nspname = 'bridge'
+    left join pg_catalog.pg_class c
+        on c.relnamespace = s.oid and n.kind in ('table', 'sequence') and c.relname = n.object
+    left join pg_catalog.pg_proc p
+        on p.pronamespace = s.oid and n.kind = 'function'
+        and p.proname || '(' || oidvectortypes(p.proargtypes) || ')' = n.object
+), judged as (
+    select f.place, who.is_session, single.privilege,
+           case
+               when f.kind = 'schema' then has_schema_privilege(who.role_id, f.schema_id, single.privilege)
+               when f.kind = 'sequence' then has_sequence_privilege(who.role_id, f.relation_id, single.privilege)
+               when f.kind = 'function' then has_function_privilege(who.role_id, f.function_id, single.privilege)
+               when f.columns is null then has_table_privilege(who.role_id, f.relation_id, single.privilege)
+               else (
+                   -- A column that is still to be added is missing, too, and lacking to nobody.
+                   select case
+                              when who.is_session then bool_and(of_column.is_held)
+                              else bool_and(coalesce(of_column.is_held, false))
+                          end
+                   from unnest(string_to_array(f.columns, ', ')) as wanted_column(name)
+                   left join pg_catalog.pg_attribute a
+                       on a.attrelid = f.relation_id and a.attname = wanted_column.name
+                       and not a.attisdropped
+                   cross join lateral (
+                       select has_column_privilege(who.role_id, f.relation_id, a.attnum, single.privilege) as is_held
+                   ) as of_column)
+           end as is_held
+    from found f
+    cross join lateral (
+        values (f.role_id, false),
+               ((select oid from pg_catalog.pg_roles where rolname = current_user), true)
+    ) as who(role_id, is_session)
+    cross join lateral unnest(string_to_array(f.privileges, ', ')) as single(privilege)
 )
-select current_user::text as role,
-       (select owner::text from ours) as owner,
-       array(select lacks from lacking order by rank, lacks) as lacking;
+select n.role, n.kind, n.name as object, n.privileges, n.columns,
+       n.role_id is not null as role_exists,
+       array(
+           select j.privilege from judged j
+           where j.place = n.place and not j.is_session and j.is_held is not true
+           order by j.privilege) as missing,
+       array(
+           select j.privilege from judged j
+           where j.place = n.place and j.is_session and j.is_held is false
+           order by j.privilege) as lacking,
+       format('grant %s on %s %s to %I;',
+              case when n.columns is null then n.privileges
+                   else n.privileges || ' (' || n.columns || ')' end,
+              n.kind, n.name, n.role) as grant_sql,
+       current_user::text as session_role,
+       case
+           when to_regrole('bridge_service') is null then
+               'use the role that ran pgbridge init, or have it run: pgbridge init --create-roles'
+           when pg_has_role(current_user, to_regrole('bridge_service')::oid, 'usage') then
+               'run: pgbridge init'
+           when not pg_has_role(current_user, to_regrole('bridge_service')::oid, 'member') then
+               format('grant bridge_service to %I', current_user)
+           -- A member that would have to SET ROLE to it.
+           when current_setting('server_version_num')::integer >= 160000 then
+               format('grant bridge_service to %I with inherit true', current_user)
+           else format('alter role %I inherit', current_user)
+       end as remedy
+from named n
+order by n.place;

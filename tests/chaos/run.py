@@ -27,7 +27,7 @@ from tests.chaos.verdict import (
     misled,
 )
 from tests.chaos.workers import Worker
-from tests.conftest import BOT_TABLES, init
+from tests.conftest import BOT_TABLES, create_roles, init
 
 ROLES = ("worker_1", "worker_2")
 #: What the dashboards subscribe to: all, nearly all, and what only the bridge itself tells.
@@ -112,8 +112,9 @@ def _prepare(server: EmbeddedPostgres) -> str:
         # A crash loses what was not on disk: without this the run would find losses of its own.
         assert connection.execute("show fsync").fetchone() == ("on",)
         connection.execute("create database shop")
+        create_roles(connection)
         for role in ROLES:
-            connection.execute(f"create role {role} superuser login".encode())
+            connection.execute(f"create role {role} login in role bridge_service".encode())
     url = server.url("shop")
     with psycopg.connect(url) as connection:
         connection.execute(BOT_TABLES.read_bytes())

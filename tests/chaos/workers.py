@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 from contextlib import AsyncExitStack
-from urllib.parse import urlsplit, urlunsplit
 
 import psutil  # type: ignore[import-untyped]  # it comes with the embedded PostgreSQL
 import trio
 
-from tests.system.processes import Bridge, running
+from tests.system.processes import Bridge, as_role, running
 
 #: Never runs out while the faults last: what was hit by them is tried again soon.
 RETRY_SCHEDULE = [0.0, 0.2, 0.5, 1.0, 1.0] + [2.0] * 55
@@ -37,7 +36,7 @@ class Worker:
         self.peak_bytes = 0
         #: Set while it serves.
         self.serves = trio.Event()
-        self._url = _as_role(url, role)
+        self._url = as_role(url, role)
         self._stack = AsyncExitStack()
         self._bridge: Bridge | None = None
 
@@ -112,9 +111,3 @@ class Worker:
             for line in log.split("\n")[:-1]
             if "Traceback" in line or '"level": "critical"' in line
         ]
-
-
-def _as_role(url: str, role: str) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{role}@{host}"))

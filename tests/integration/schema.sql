@@ -68,7 +68,7 @@ $$;
 COMMENT ON FUNCTION bridge.audit_change() IS 'Trigger: writes a change of a row into audit_log. Arguments: what the row is, the columns that matter, and those that are secret.';
 
 CREATE FUNCTION bridge.create_partitions(p_first_day date, p_days integer) RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
@@ -77,8 +77,16 @@ declare
     v_partition text;
     v_created   integer := 0;
 begin
-    -- Bridges that start together take turns.
-    perform pg_advisory_xact_lock(hashtext('bridge.partitions'));
+    if (p_days between 1 and 100
+        and p_first_day between (now() at time zone 'UTC')::date - 400 and (now() at time zone 'UTC')::date + 100
+       ) is not true then
+        raise 'no partitions for % days from % on: at most 100 days, none of them far from today',
+            coalesce(p_days::text, 'null'), coalesce(p_first_day::text, 'null')
+            using errcode = 'invalid_parameter_value';
+    end if;
+    -- Bridges that start together take turns. A lock on a table, which takes a right on it: an
+    -- advisory lock anybody can hold who may connect, and there would be no partition tomorrow.
+    lock table bridge.partitioned_logs in share row exclusive mode;
     for v_log in select parent from bridge.partitioned_logs order by parent loop
         for v_day in select d::date from generate_series(p_first_day, p_first_day + p_days - 1, interval '1 day') d loop
             v_partition := format('%s_p%s', v_log.parent, to_char(v_day, 'YYYYMMDD'));
@@ -103,7 +111,7 @@ $$;
 COMMENT ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) IS 'Creates the missing day partitions of every log, from a day on for a number of days. Returns how many it created.';
 
 CREATE FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) RETURNS text
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '300ms'
     AS $_$
@@ -111,10 +119,18 @@ declare
     v_expired record;
     v_counts  jsonb := '{}';
 begin
-    perform pg_advisory_xact_lock(hashtext('bridge.partitions'));
+    if not exists (select from bridge.partitioned_logs where parent = p_parent) then
+        raise 'there is no partitioned log %', coalesce(p_parent, 'null')
+            using errcode = 'invalid_parameter_value';
+    end if;
+    -- What is of today or yet to come is never dropped.
+    if (p_keep_days >= 0) is not true then
+        raise 'p_keep_days must not be negative' using errcode = 'invalid_parameter_value';
+    end if;
+    lock table bridge.partitioned_logs in share row exclusive mode;
     -- What is redelivered meanwhile would be missing from its day and from the count of it, and its
     -- event would be pending again after it was looked for. (requeue has the other half.)
-    perform pg_advisory_xact_lock(hashtext('bridge.redelivery'));
+    lock table bridge.redelivery_lock in share row exclusive mode;
     for v_expired in
         select c.relname, day.date::timestamp at time zone 'UTC' as starts_at
         from pg_inherits i
@@ -253,6 +269,69 @@ CREATE FUNCTION bridge.is_ours(p_xid xid) RETURNS boolean
 $$;
 
 COMMENT ON FUNCTION bridge.is_ours(p_xid xid) IS 'Whether a version of a row that can be seen was written by the current transaction or a savepoint of it: its xmin, or xmax, is then still in progress.';
+
+CREATE FUNCTION bridge.lead() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_leader_pid integer;
+    -- From what no session can foresee.
+    v_key        bigint := ('x' || right(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint;
+begin
+    begin
+        -- Only one looks and takes at a time. Who finds another at it is not the leader yet.
+        lock table bridge.leader in share row exclusive mode nowait;
+    exception when lock_not_available then
+        return false;
+    end;
+    v_leader_pid := bridge.leader_pid();
+    if v_leader_pid is not null then
+        return v_leader_pid = pg_backend_pid();
+    end if;
+    if not pg_try_advisory_lock(v_key) then
+        return false;
+    end if;
+    -- Bridges of the time before this function, which still wait to drain, look at this lock alone.
+    -- If a stranger holds it, they wait for him, and we do not.
+    if not pg_try_advisory_lock(hashtext('bridge.drain')) and bridge.leader_pid() is not null then
+        perform pg_advisory_unlock(v_key);
+        return false;
+    end if;
+    insert into bridge.leader as leader (pid, role_id, lock_key)
+    select pid, usesysid, v_key from pg_stat_activity where pid = pg_backend_pid()
+    on conflict on constraint leader_pkey do update
+    set pid = excluded.pid, role_id = excluded.role_id, lock_key = excluded.lock_key;
+    return found;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.lead() IS 'Makes this session the one that drains, until it ends, unless another is. Returns whether it is. The right to call it is what tells a bridge from everybody else.';
+
+CREATE FUNCTION bridge.leader_pid() RETURNS integer
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select held.pid
+    from (
+        -- A lock's key of 64 bits is shown in two halves.
+        select l.pid, a.usesysid as role_id, l.classid::bigint << 32 | l.objid::bigint as key
+        from pg_locks l
+        join pg_stat_activity a on a.pid = l.pid
+        where l.locktype = 'advisory' and l.objsubid = 1 and l.mode = 'ExclusiveLock' and l.granted
+          and l.database = (select oid from pg_database where datname = current_database())
+    ) as held
+    left join bridge.leader r on (r.pid, r.role_id, r.lock_key) = (held.pid, held.role_id, held.key)
+    where r.pid is not null
+       -- A bridge of the time before this table: the lock that it holds has a key that everybody
+       -- knows, so it counts only where its role could be a bridge's.
+       or held.key = hashtext('bridge.drain')
+          and has_function_privilege(held.role_id, 'bridge.lead()', 'execute')
+    order by r.pid is null
+    limit 1
+$$;
+
+COMMENT ON FUNCTION bridge.leader_pid() IS 'The process id of the session that drains, or null: none does.';
 
 CREATE FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) RETURNS void
     LANGUAGE sql
@@ -432,7 +511,7 @@ declare
     v_requeued bigint;
 begin
     -- The other half of what drop_expired_partition does: only one of the two at a time.
-    perform pg_advisory_xact_lock_shared(hashtext('bridge.redelivery'));
+    lock table bridge.redelivery_lock in row exclusive mode;
     -- One session at a time for each webhook; and it stays while its deliveries come back.
     perform from bridge.webhooks where id = p_webhook_id for no key update;
     if not found then
@@ -849,7 +928,7 @@ CREATE TABLE bridge.drainer (
     CONSTRAINT drainer_mode_known CHECK ((mode = ANY (ARRAY['adaptive'::text, 'notify'::text, 'poll'::text])))
 );
 
-COMMENT ON TABLE bridge.drainer IS 'The bridge that drains, or drained last: one row. Whether it still does, its advisory lock tells.';
+COMMENT ON TABLE bridge.drainer IS 'The bridge that drains, or drained last: one row. Whether it still does, leader_pid() tells.';
 
 COMMENT ON COLUMN bridge.drainer.is_only IS 'Always true: there is one row.';
 
@@ -892,6 +971,22 @@ ALTER SEQUENCE bridge.event_id OWNED BY bridge.events.id;
 
 COMMENT ON SEQUENCE bridge.event_id IS 'Ids of the log, given by the one drainer: their order is the order in which commits became visible.';
 
+CREATE TABLE bridge.leader (
+    is_only boolean DEFAULT true NOT NULL,
+    pid integer NOT NULL,
+    role_id oid NOT NULL,
+    lock_key bigint NOT NULL,
+    CONSTRAINT leader_is_only CHECK (is_only)
+);
+
+COMMENT ON TABLE bridge.leader IS 'The session that may drain: one row, written by lead(). It does for as long as the session of this pid and role holds the advisory lock with this key. Others see the key and may wait for the lock, but none of them is the session that is named here.';
+
+COMMENT ON COLUMN bridge.leader.is_only IS 'Always true: there is one row.';
+
+COMMENT ON COLUMN bridge.leader.role_id IS 'The role that has logged in (pg_roles.oid): a process id is given out again, to strangers, too.';
+
+COMMENT ON COLUMN bridge.leader.lock_key IS 'Random, and another for every leader: nobody can have taken the lock before.';
+
 CREATE TABLE bridge.migrations (
     version integer NOT NULL,
     name text NOT NULL,
@@ -933,6 +1028,11 @@ CREATE TABLE bridge.partitioned_logs (
 );
 
 COMMENT ON TABLE bridge.partitioned_logs IS 'Which tables of this schema are partitioned by UTC day.';
+
+CREATE TABLE bridge.redelivery_lock (
+);
+
+COMMENT ON TABLE bridge.redelivery_lock IS 'Has no rows: it is only locked. In row exclusive mode by what is redelivered (any number at once), in share row exclusive mode by who drops a partition (nobody else then). INSERT is the right that the first takes.';
 
 CREATE UNLOGGED TABLE bridge.transaction_notes (
     xact xid8 DEFAULT pg_current_xact_id() NOT NULL,
@@ -1227,6 +1327,9 @@ ALTER TABLE ONLY bridge.drainer
 ALTER TABLE ONLY bridge.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (id, recorded_at);
 
+ALTER TABLE ONLY bridge.leader
+    ADD CONSTRAINT leader_pkey PRIMARY KEY (is_only);
+
 ALTER TABLE ONLY bridge.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (version);
 
@@ -1362,6 +1465,10 @@ REVOKE ALL ON FUNCTION bridge.forget_audit(p_keep_days integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.forgive_webhook() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.is_ours(p_xid xid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.lead() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.leader_pid() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) FROM PUBLIC;
 

@@ -265,40 +265,46 @@ def test_clocks_that_differ_are_found(healthy: str, minutes: int, word: str) -> 
 # --- rights and the schema
 
 
-def test_rights_that_are_missing_are_named(weakling: str, bot: Bot) -> None:
+def test_rights_that_are_missing_are_named_and_granted_by_the_fix(weakling: str, bot: Bot) -> None:
     found = diagnose(weakling)
     assert found["rights"].level == "wrong"
     assert "usage on schema bridge" in found["rights"].what
+    assert "more" in found["rights"].what
     assert found["schema_version"].level == "wrong"
-    bot.execute(
-        f"grant usage, create on schema bridge to {ROLE};"
-        f"grant all on all tables in schema bridge to {ROLE};"
-        f"grant all on all sequences in schema bridge to {ROLE};"
-        f"revoke update on sequence bridge.doorbell from {ROLE}".encode()
-    )
+    assert found["rights"].fix == f"grant bridge_service to {ROLE}"
+    bot.execute(found["rights"].fix.encode())
     found = diagnose(weakling)
-    assert found["rights"].level == "wrong"
-    assert "ownership of bridge.delivery_attempts, " in found["rights"].what
-    bot.execute(found["rights"].fix.partition(" or: ")[2].encode())
-    assert diagnose(weakling)["rights"].level == "ok"
+    assert found["rights"].what == f"role {ROLE} may do what the bridge does"
+    # Nor does any other check ask for more than the service may.
+    assert {check: each for check, each in found.items() if each.level == "wrong"} == {}
 
 
 def test_a_right_on_one_table_that_is_missing_is_named(weakling: str, bot: Bot) -> None:
-    bot.execute(
-        f"alter schema bridge owner to {ROLE};"
-        "do $$ declare relation record; begin"
-        "  for relation in select oid::regclass as name from pg_class"
-        "    where relnamespace = 'bridge'::regnamespace and relkind in ('r', 'p', 'v') loop"
-        f"    execute format('alter table %s owner to {ROLE}', relation.name);"
-        "  end loop;"
-        "end $$;"
-        f"revoke delete on bridge.outbox from {ROLE}".encode()
-    )
+    bot.execute(f"grant bridge_service to {ROLE}".encode())
+    bot.execute("revoke delete on bridge.outbox from bridge_service")
     found = diagnose(weakling)["rights"]
     assert found.level == "wrong"
-    assert "delete on bridge.outbox" in found.what
-    assert "usage on bridge.doorbell" in found.what
-    assert "ownership" not in found.what
+    assert found.what == f"role {ROLE} lacks delete on bridge.outbox"
+    assert found.fix == "run: pgbridge init"
+
+
+def test_the_owner_is_told_of_rights_that_init_granted_and_that_are_gone(
+    healthy: str, bot: Bot
+) -> None:
+    bot.execute("revoke select on bridge.events from bridge_reader")
+    found = diagnose(healthy)["rights"]
+    assert found.level == "note"
+    assert found.fix == "run: pgbridge init"
+    init(healthy)
+    assert diagnose(healthy)["rights"].level == "ok"
+
+
+def test_a_member_that_does_not_inherit_is_told_how_to(weakling: str, bot: Bot) -> None:
+    bot.execute(f"alter role {ROLE} noinherit; grant bridge_service to {ROLE}".encode())
+    found = diagnose(weakling)["rights"]
+    assert found.level == "wrong"
+    bot.execute(found.fix.encode())
+    assert diagnose(weakling)["rights"].level == "ok"
 
 
 def test_a_role_that_cannot_make_the_schema_is_told_so(

@@ -152,23 +152,14 @@ def check(writers: Writers, relayed: Relayed, bot: Bot) -> None:
 def terminate_drainer(bot: Bot) -> None:
     """End the session of the drainer, and return when it has ended."""
     row = bot.execute(
-        "select count(pg_terminate_backend(pid, 10000)) from pg_locks"
-        " where locktype = 'advisory' and granted"
-        " and database = (select oid from pg_database where datname = current_database())"
+        "select count(pg_terminate_backend(bridge.leader_pid(), 10000))"
+        " where bridge.leader_pid() is not null"
     ).fetchone()
     assert row == (1,)
 
 
 async def until_nobody_drains(bot: Bot) -> None:
-    await until(
-        lambda: (
-            bot.execute(
-                "select from pg_locks where locktype = 'advisory'"
-                " and database = (select oid from pg_database where datname = current_database())"
-            ).fetchone()
-            is None
-        )
-    )
+    await until(lambda: bot.execute("select bridge.leader_pid()").fetchone() == (None,))
 
 
 async def until_nobody_would_ring(bot: Bot, relayed: Relayed) -> None:

@@ -168,6 +168,7 @@ def test_an_upgrade_runs_only_the_new_migrations_in_their_order(
     assert [step.title for step in init(bridge_url).steps] == [
         "migration 9001: add first",
         "migration 9002: rename first",
+        "grant what bridge_service and bridge_reader need",
     ]
     with psycopg.connect(bridge_url) as connection:
         assert connection.execute("table bridge.second").fetchall() == []

@@ -19,8 +19,9 @@ from bridge.demo.postgres import EmbeddedPostgres
 
 Session = psycopg.Connection[tuple[Any, ...]]
 
-#: Long ago, so that whatever is kept, these days are expired; each test takes days of its own.
-LONG_AGO = datetime(2020, 1, 1, 12, tzinfo=UTC)
+#: Long ago, so that whatever is kept, these days are expired, and not so long that no partition is
+#: made for them; each test takes days of its own.
+LONG_AGO = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(395)
 KEPT_DAYS = 30
 
 
@@ -454,7 +455,7 @@ def test_deliveries_found_by_a_query_are_redelivered_by_it(psql: Psql) -> None:
 
 def test_failed_deliveries_of_a_range_go_back_and_no_others(psql: Psql) -> None:
     webhook, other = psql.webhook(), psql.webhook()
-    days = [LONG_AGO + timedelta(days=100 + n) for n in range(4)]
+    days = [LONG_AGO + timedelta(days=10 + n) for n in range(4)]
     for day in days:
         psql.make_day(day)
     failed = [psql.finished(webhook, at=day) for day in days]
@@ -579,7 +580,7 @@ def name(parent: str, day: datetime) -> str:
 
 def test_a_dropped_day_is_taken_from_the_counts_and_no_more(psql: Psql) -> None:
     drop_all(psql)
-    days = [LONG_AGO + timedelta(days=200 + n) for n in range(2)]
+    days = [LONG_AGO + timedelta(days=20 + n) for n in range(2)]
     one, other, deleted = (psql.webhook() for _ in range(3))
     for day in days:
         psql.make_day(day)
@@ -606,7 +607,7 @@ def test_a_dropped_day_is_taken_from_the_counts_and_no_more(psql: Psql) -> None:
 
 def test_a_day_whose_events_are_still_pending_is_kept(psql: Psql) -> None:
     drop_all(psql)
-    days = [LONG_AGO + timedelta(days=300 + n) for n in range(2)]
+    days = [LONG_AGO + timedelta(days=30 + n) for n in range(2)]
     for day in days:
         psql.make_day(day)
     webhook = psql.webhook()
@@ -626,7 +627,7 @@ def test_a_plan_that_begins_with_other_tables_than_the_days_of_the_log_finds_the
     psql: Psql, connect: Callable[[], Session]
 ) -> None:
     drop_all(psql)
-    day = LONG_AGO + timedelta(days=350)
+    day = LONG_AGO + timedelta(days=35)
     psql.make_day(day)
     upkeep = connect()
     upkeep.execute("set enable_nestloop = off")
@@ -639,7 +640,7 @@ def test_a_plan_that_begins_with_other_tables_than_the_days_of_the_log_finds_the
 
 def test_a_drop_and_a_redelivery_take_turns(psql: Psql, connect: Callable[[], Session]) -> None:
     drop_all(psql)
-    day = LONG_AGO + timedelta(days=400)
+    day = LONG_AGO + timedelta(days=40)
     psql.make_day(day)
     webhook = psql.webhook()
     delivery = psql.finished(webhook, at=day)
@@ -694,7 +695,7 @@ def test_a_long_reader_has_a_drop_give_up_and_holds_up_no_settle(
     psql: Psql, connect: Callable[[], Session]
 ) -> None:
     drop_all(psql)
-    day = LONG_AGO + timedelta(days=500)
+    day = LONG_AGO + timedelta(days=50)
     psql.make_day(day)
     webhook = psql.webhook()
     psql.finished(webhook, "success", at=day)
@@ -745,7 +746,7 @@ def test_a_drop_gives_up_on_a_webhook_that_somebody_keeps_locked(
     psql: Psql, connect: Callable[[], Session]
 ) -> None:
     drop_all(psql)
-    day = LONG_AGO + timedelta(days=600)
+    day = LONG_AGO + timedelta(days=60)
     psql.make_day(day)
     webhook = psql.webhook()
     psql.finished(webhook, at=day)
@@ -766,7 +767,7 @@ def test_a_settle_under_way_and_a_drop_do_not_wait_for_each_other_in_a_circle(
     psql: Psql, connect: Callable[[], Session]
 ) -> None:
     drop_all(psql)
-    day = LONG_AGO + timedelta(days=700)
+    day = LONG_AGO + timedelta(days=70)
     psql.make_day(day)
     webhook = psql.webhook()
     psql.finished(webhook, "success", at=day)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -86,9 +87,11 @@ def test_the_bridge_that_drained_last_is_named(bridge_url: str, bot: Bot) -> Non
     assert dict(status_of(bridge_url).lines())["draining"] == "no bridge; the last was shop:42"
 
 
-def test_the_drainer_of_another_database_is_not_ours(bridge_url: str, bot_url: str) -> None:
-    with psycopg.connect(bot_url) as elsewhere:
-        elsewhere.execute(assets.query("lead").encode())
+def test_the_drainer_of_another_database_is_not_ours(
+    clone: Callable[[str], str], bridge_template: str, bridge_url: str
+) -> None:
+    with psycopg.connect(clone(bridge_template), autocommit=True) as elsewhere:
+        assert elsewhere.execute(assets.query("lead").encode()).fetchone() == (True,)
         assert status_of(bridge_url).drainer.pid is None
 
 

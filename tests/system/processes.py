@@ -15,11 +15,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 TOKEN = "the-token-of-the-tests"
+#: A role that may do what a bridge has to, and nothing else (see ``create_roles`` of conftest).
+SERVICE_LOGIN = "bridge_login"
 
 
 def environment(url: str | None, **settings: object) -> dict[str, str]:
@@ -36,6 +39,17 @@ def environment(url: str | None, **settings: object) -> dict[str, str]:
         given["BRIDGE_DATABASE_URL"] = url
     # Whoever runs the tests may have a pgbridge.toml where they are.
     return {**inherited, "BRIDGE_CONFIG": "", **given}
+
+
+def as_role(url: str, role: str) -> str:
+    """Return the URL with which another role connects to the same database."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def as_service(url: str) -> str:
+    """Return the URL for ``SERVICE_LOGIN`` instead of the superuser of the tests' server."""
+    return as_role(url, SERVICE_LOGIN) if urlsplit(url).username == "postgres" else url
 
 
 def pgbridge(
@@ -98,7 +112,13 @@ class Bridge:
 
 @asynccontextmanager
 async def running(url: str, *arguments: str, **settings: object) -> AsyncIterator[Bridge]:
-    """Run a bridge until the end of the context; yields when it serves."""
+    """Run a bridge until the end of the context; yields when it serves.
+
+    With a superuser's URLs it connects, all the same, as a role that may do what a bridge has to.
+    """
+    url = as_service(url)
+    if "listen_url" in settings:
+        settings["listen_url"] = as_service(str(settings["listen_url"]))
     with tempfile.NamedTemporaryFile(prefix="pgbridge-", suffix=".log") as log:
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "bridge", "run", *arguments],

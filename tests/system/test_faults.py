@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from tests.conftest import BOT_TABLES, init
+from tests.conftest import BOT_TABLES, create_roles, init
 from tests.receiver import Receiver, receiving
 from tests.system.processes import listening, running
 
@@ -162,6 +162,7 @@ def own_server() -> Iterator[EmbeddedPostgres]:
 def own_url(own_server: EmbeddedPostgres) -> str:
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
         connection.execute("create database shop")
+        create_roles(connection)
     url = own_server.url("shop")
     with psycopg.connect(url) as connection:
         connection.execute(BOT_TABLES.read_bytes())

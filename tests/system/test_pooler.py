@@ -7,18 +7,19 @@ import json
 import psycopg
 import trio
 
+from tests.pgbouncer import pgbouncer
 from tests.receiver import receiving
-from tests.system.processes import listening, pgbridge, running
+from tests.system.processes import as_service, listening, pgbridge, running
 from tests.system.test_main_job import create_webhook
 
 
 async def test_a_commit_arrives_at_a_dashboard_and_at_a_receiver(
     bridge_url: str, pooled_url: str
 ) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(60), pgbouncer(as_service(bridge_url)) as service_url:
         async with (
             receiving() as receiver,
-            running(pooled_url, listen_url=bridge_url) as bridge,
+            running(service_url, listen_url=bridge_url) as bridge,
             listening(bridge) as dashboard,
         ):
             await create_webhook(bridge, receiver.url("/hook"))

@@ -1,0 +1,391 @@
+"""A role of the application's can neither read, forge, divert nor hold up events.
+
+Every test has a relay at work with the rights of the service, and looks for the event after it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+from psycopg import errors
+
+from bridge.db import open_database
+from tests.integration.relaying import Relayed, names, relaying, sign_up, until
+from tests.system.processes import as_role, as_service
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+CHANNELS = ("bridge_outbox", "bridge_events", "bridge_deliveries")
+#: What a lock could be named after.
+LOCK_NAMES = (
+    "bridge",
+    "bridge.drain",
+    "bridge.drainer",
+    "bridge.leader",
+    "bridge.partitions",
+    "bridge.redelivery",
+    "bridge.install",
+)
+
+
+@pytest.fixture
+def session(bridge_url: str, bot: Bot) -> Iterator[Callable[[], Bot]]:
+    """Opens sessions of a role that owns nothing of the application's and nothing of ours.
+
+    It reads and writes the application's tables, and creates what it likes in public and pg_temp.
+    """
+    bot.execute(
+        "do $$ begin create role clerk login; exception when duplicate_object then null; end $$;"
+        "grant usage, create on schema public to clerk;"
+        "grant select, insert, update, delete on all tables in schema public to clerk;"
+        "grant usage on all sequences in schema public to clerk"
+    )
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(
+            psycopg.connect(as_role(bridge_url, "clerk"), autocommit=True)
+        )
+
+
+@pytest.fixture
+def clerk(session: Callable[[], Bot]) -> Bot:
+    return session()
+
+
+@asynccontextmanager
+async def at_work(bridge_url: str, **settings: Any) -> AsyncIterator[Relayed]:
+    """Run a relay as the service; it drains when the context begins."""
+    async with relaying(as_service(bridge_url), **settings) as relayed:
+        await until(lambda: relayed.relay.leading)
+        yield relayed
+
+
+async def assert_captured(relayed: Relayed, clerk: Bot, name: str = "after") -> None:
+    """Have the role do its business, and wait until it has been published."""
+    sign_up(clerk, name)
+    await relayed.until(lambda: name in names(relayed))
+
+
+# --- read, forge
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select * from bridge.outbox",
+        "select * from bridge.events",
+        "select secret from bridge.webhooks",
+        "select token_hash from bridge.api_tokens",
+        "select * from bridge.leader",
+        "insert into bridge.outbox (event_type, payload) values ('user.created', '{}')",
+        "insert into bridge.events (event_type, payload, occurred_at) values ('a.b', '{}', now())",
+        "copy bridge.outbox (event_type, payload) from program 'echo'",
+        "select bridge.emit('user.created', '{}')",
+        "select bridge.ring()",
+        "select bridge.note('ticket.opened', '1', '{}')",
+        "select bridge.lead()",
+        "select bridge.create_partitions(current_date, 9)",
+        "select bridge.drop_expired_partition('events', 0)",
+        "select bridge.redeliver(1)",
+        "select bridge.capture_user_created()",
+        "create trigger forging after insert on public.users"
+        " for each row execute function bridge.capture_user_created()",
+        "select nextval('bridge.event_id')",
+        "select setval('bridge.event_id', 1)",
+        "select setval('bridge.doorbell', 1)",
+        "select nextval('bridge.outbox_id_seq')",
+        "create table bridge.mine ()",
+        "create rule diverting as on insert to bridge.outbox do instead nothing",
+        "alter table bridge.outbox disable trigger all",
+        "comment on schema bridge is 'mine'",
+        "set role bridge_service",
+        "set role postgres",
+        "set session authorization bridge_login",
+        "grant bridge_service to clerk",
+        "alter role bridge_login nologin",
+        "set session_replication_role = replica",
+        "set log_statement = 'all'",
+        "alter table public.users disable trigger all",
+        "drop trigger bridge_001_user_created on public.users",
+        "truncate public.users cascade",
+        "lock table bridge.outbox in access share mode",
+        "lock table bridge.partitioned_logs in access share mode",
+        "lock table bridge.leader in access share mode",
+    ],
+    ids=lambda text: text[:60],
+)
+def test_refused(statement: str, clerk: Bot, bot: Bot) -> None:
+    with pytest.raises(errors.InsufficientPrivilege), clerk.transaction():
+        clerk.execute(statement.encode())
+
+
+def test_a_function_is_called_with_its_callers_rights_not_with_ours(clerk: Bot) -> None:
+    """What runs with the owner's rights, the capture functions, runs only as a trigger."""
+    functions = clerk.execute(
+        "select proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
+        " where n.nspname = 'bridge' and has_function_privilege(p.oid, 'execute')"
+    ).fetchall()
+    assert functions == []
+
+
+async def test_sessions_of_the_bridge_are_not_ended_by_a_stranger(
+    bridge_url: str, clerk: Bot
+) -> None:
+    async with at_work(bridge_url) as relayed:
+        pids = clerk.execute(
+            "select pid from pg_stat_activity where usename = 'bridge_login'"
+            " and datname = current_database()"
+        ).fetchall()
+        assert pids
+        for (pid,) in pids:
+            for function in ("pg_terminate_backend", "pg_cancel_backend"):
+                with pytest.raises(errors.InsufficientPrivilege):
+                    clerk.execute(f"select {function}({pid})".encode())
+        # Nor does it see what they run.
+        shown = clerk.execute(
+            "select distinct query from pg_stat_activity where usename = 'bridge_login'"
+        ).fetchall()
+        assert shown == [("<insufficient privilege>",)]
+        await assert_captured(relayed, clerk)
+
+
+async def test_who_listens_learns_when_something_happened_and_not_what(
+    bridge_url: str, session: Callable[[], Bot]
+) -> None:
+    spy = session()
+    for channel in CHANNELS:
+        spy.execute(f"listen {channel}".encode())
+    async with at_work(bridge_url, mode="notify") as relayed:
+        await assert_captured(relayed, session(), "secret name")
+    heard = list(spy.notifies(timeout=30, stop_after=2))
+    assert {notification.channel for notification in heard} == {"bridge_outbox", "bridge_events"}
+    assert {notification.payload for notification in heard} == {""}
+
+
+# --- divert
+
+#: In each of these schemas, which the role may create in, things with the names of ours and of
+#: PostgreSQL's own, that would be found in their place.
+DIVERSIONS = """
+create table {0}.outbox (id bigint generated always as identity, event_type text, payload jsonb,
+    captured_at timestamptz);
+create table {0}.events (id bigint, event_type text, payload jsonb, occurred_at timestamptz);
+create table {0}.partitioned_logs (parent text);
+create table {0}.pg_locks (pid int);
+create table {0}.pg_class (oid oid);
+create function {0}.pg_notify(text, text) returns void language plpgsql
+    as $$ begin raise 'diverted'; end $$;
+create function {0}.jsonb_build_object(variadic "any") returns jsonb language internal
+    immutable as 'jsonb_build_object';
+create function {0}.pg_sequence_last_value(regclass) returns bigint language plpgsql
+    as $$ begin raise 'diverted'; end $$;
+create function {0}.clock_timestamp() returns timestamptz
+    language sql as 'select null::timestamptz';
+create function {0}.always(bigint, integer) returns boolean language sql as 'select true';
+create operator {0}.= (leftarg = bigint, rightarg = integer, function = {0}.always);
+create domain {0}.jsonb as text;
+create type {0}.timestamptz as (mine int);
+create domain {0}.text as varchar(1);
+"""
+
+
+@pytest.mark.parametrize("schema", ["pg_temp", "public"])
+async def test_nothing_that_is_created_where_the_role_may_is_taken_for_ours(
+    schema: str, bridge_url: str, session: Callable[[], Bot]
+) -> None:
+    clerk, plain = session(), session()
+    for statement in DIVERSIONS.format(schema).split(";\n"):
+        # The one in C takes a right that the role has not got.
+        try:
+            clerk.execute(statement.encode())
+        except errors.InsufficientPrivilege:
+            assert "language internal" in statement
+    clerk.execute(f"set search_path = {schema}, public, pg_catalog".encode())
+    async with at_work(bridge_url) as relayed:
+        await assert_captured(relayed, clerk, "diverted")
+        await assert_captured(relayed, plain, "plain")
+    one, other = (json.loads(event.payload) for event in relayed.events)
+    assert one.keys() == other.keys()
+    assert (one["username"], other["username"]) == ("diverted", "plain")
+    async with open_database(as_service(bridge_url)) as database:
+        assert (await database.fetch("create_partitions", 30))[0]["created"] > 0
+
+
+# --- settings of its own sessions
+
+SETTINGS = {
+    "search_path": "pg_temp",
+    "statement_timeout": "10s",
+    "lock_timeout": "1ms",
+    "DateStyle": "German, DMY",
+    "IntervalStyle": "sql_standard",
+    "TimeZone": "Pacific/Kiritimati",
+    "bytea_output": "escape",
+    "standard_conforming_strings": "off",
+    "escape_string_warning": "off",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_deferrable": "on",
+    "row_security": "off",
+    "client_encoding": "LATIN1",
+    "bridge.leader": "me",
+    "bridge.now": "2000-01-01",
+    "plpgsql.variable_conflict": "use_variable",
+    "plan_cache_mode": "force_generic_plan",
+    "transform_null_equals": "on",
+    "quote_all_identifiers": "on",
+    "xmlbinary": "hex",
+    "enable_indexscan": "off",
+    "work_mem": "64kB",
+    "synchronous_commit": "off",
+    "check_function_bodies": "off",
+    "default_tablespace": "",
+    "session_preload_libraries": None,
+    "array_nulls": "off",
+    "idle_in_transaction_session_timeout": "10s",
+}
+
+
+async def test_no_setting_of_a_session_changes_what_is_captured_of_it(
+    bridge_url: str, session: Callable[[], Bot]
+) -> None:
+    async with at_work(bridge_url) as relayed:
+        expected: dict[str, Any] = {}
+        for number, (setting, value) in enumerate({"application_name": "", **SETTINGS}.items()):
+            clerk = session()
+            if value is None:
+                with pytest.raises(errors.InsufficientPrivilege):
+                    clerk.execute(f"set {setting} = 'x'".encode())
+                continue
+            clerk.execute("select set_config(%s, %s, false)", [setting, value])
+            await assert_captured(relayed, clerk, f"user {number}")
+            payload = json.loads(relayed.events[-1].payload)
+            assert payload.pop("username") == f"user {number}"
+            assert payload.pop("user_id")
+            assert payload == (expected or payload), setting
+            expected = payload
+
+
+async def test_a_transaction_that_may_not_write_changes_nothing_and_is_no_event(
+    bridge_url: str, session: Callable[[], Bot]
+) -> None:
+    clerk = session()
+    clerk.execute("set default_transaction_read_only = on")
+    async with at_work(bridge_url) as relayed:
+        with pytest.raises(errors.ReadOnlySqlTransaction):
+            sign_up(clerk, "unwritten")
+        await assert_captured(relayed, session())
+        assert names(relayed) == ["after"]
+
+
+# --- hold up
+
+
+async def test_locks_with_the_names_of_ours_keep_nobody_from_anything(
+    bridge_url: str, session: Callable[[], Bot], bot: Bot
+) -> None:
+    clerk = session()
+    for name in LOCK_NAMES:
+        clerk.execute("select pg_advisory_lock(hashtext(%s))", [name])
+        clerk.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [name])
+        clerk.execute("select pg_advisory_lock(hashtext(%s), 0)", [name])
+    # Also for a transaction, and for one that waits to be committed by nobody.
+    in_transaction, prepared = session(), session()
+    in_transaction.execute("begin; select pg_advisory_xact_lock(1)")
+    prepared.execute("begin; select pg_advisory_xact_lock(2); prepare transaction 'held'")
+    try:
+        async with at_work(bridge_url) as relayed:
+            await assert_captured(relayed, clerk)
+            bot.execute("select bridge.create_partitions(current_date - 50, 1)")
+            [(webhook_id,)] = bot.execute(
+                "insert into bridge.webhooks (name, url, event_type)"
+                " values ('w', 'http://localhost/', 'x') returning id"
+            ).fetchall()
+            async with open_database(as_service(bridge_url)) as database:
+                row = await database.fetch_one("create_partitions", 40)
+                assert row is not None
+                assert row["created"] > 0
+                row = await database.fetch_one("drop_expired_partition", "events", 35)
+                assert row is not None
+                assert row["dropped"].startswith("events_p")
+                await database.fetch(
+                    "redeliver_failed", webhook_id, datetime.now(UTC), None, False, 20.0
+                )
+    finally:
+        bot.execute("rollback prepared 'held'")
+
+
+async def test_a_queue_for_the_drainers_own_lock_is_no_queue_to_drain(
+    bridge_url: str, session: Callable[[], Bot], bot: Bot
+) -> None:
+    queued = [session() for _ in range(5)]
+    async with at_work(bridge_url) as relayed:
+        [(key,)] = bot.execute("select lock_key from bridge.leader").fetchall()
+        async with trio.open_nursery() as nursery:
+            for each in queued:
+                wait = partial(each.execute, "select pg_advisory_xact_lock(%s)", [key])
+                nursery.start_soon(partial(trio.to_thread.run_sync, wait, abandon_on_cancel=True))
+            waiting = "select count(*) from pg_locks where not granted and locktype = 'advisory'"
+            await until(lambda: bot.execute(waiting.encode()).fetchone() == (5,))
+            ended = bot.execute("select pg_terminate_backend(bridge.leader_pid(), 10000)")
+            assert ended.fetchone() == (True,)
+            await assert_captured(relayed, session())
+    [(key_now,)] = bot.execute("select lock_key from bridge.leader").fetchall()
+    assert key_now != key
+
+
+async def test_a_flood_of_notifications_holds_up_no_event(
+    bridge_url: str, session: Callable[[], Bot]
+) -> None:
+    async with at_work(bridge_url) as relayed:
+        flooding = session()
+        for channel in CHANNELS:
+            flooding.execute(
+                "select pg_notify(%s, repeat('x', 100) || n) from generate_series(1, 5000) as n",
+                [channel],
+            )
+        await assert_captured(relayed, session())
+
+
+async def test_a_transaction_that_stays_open_holds_up_its_own_events_alone(
+    bridge_url: str, session: Callable[[], Bot]
+) -> None:
+    staying, clerk = session(), session()
+    async with at_work(bridge_url) as relayed:
+        with staying.transaction():
+            sign_up(staying, "later")
+            await assert_captured(relayed, clerk, "now")
+            staying.execute("lock table public.tickets in row exclusive mode")
+            await assert_captured(relayed, clerk, "still")
+        await relayed.until_count(3)
+        assert names(relayed) == ["now", "still", "later"]
+
+
+async def test_a_prepared_transaction_holds_up_its_own_events_alone(
+    bridge_url: str, session: Callable[[], Bot], bot: Bot
+) -> None:
+    preparing, clerk = session(), session()
+    async with at_work(bridge_url, mode="poll", poll_seconds=0.05) as relayed:
+        preparing.execute("begin")
+        sign_up(preparing, "prepared")
+        preparing.execute("prepare transaction 'of the clerk'")
+        await assert_captured(relayed, clerk, "now")
+        preparing.execute("commit prepared 'of the clerk'")
+        await relayed.until_count(2)
+        assert names(relayed) == ["now", "prepared"]
+
+
+async def test_locked_tables_of_the_application_do_not_keep_the_bridge_from_the_others(
+    bridge_url: str, session: Callable[[], Bot]
+) -> None:
+    locking = session()
+    async with at_work(bridge_url) as relayed:
+        with locking.transaction():
+            for table in ("tickets", "ticket_messages", "transactions"):
+                locking.execute(f"lock table public.{table} in share row exclusive mode".encode())
+            await assert_captured(relayed, session())

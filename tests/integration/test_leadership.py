@@ -1,0 +1,183 @@
+"""One session drains, whoever holds whatever lock; when it ends, another does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.system.processes import as_role, as_service
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+#: The key that a bridge held before there was bridge.leader.
+OLD_KEY = "hashtext('bridge.drain')"
+
+
+@pytest.fixture
+def session(bridge_url: str) -> Iterator[Callable[..., Bot]]:
+    """Opens sessions of a bridge, or of another role."""
+    with ExitStack() as stack:
+
+        def connect(role: str | None = None) -> Bot:
+            url = as_service(bridge_url) if role is None else as_role(bridge_url, role)
+            return stack.enter_context(psycopg.connect(url, autocommit=True))
+
+        yield connect
+
+
+@pytest.fixture
+def stranger(bot: Bot, session: Callable[..., Bot]) -> Bot:
+    """A session of a role that may connect, and nothing else."""
+    bot.execute(
+        "do $$ begin create role passer_by login; exception when duplicate_object then null; end $$"
+    )
+    return session("passer_by")
+
+
+def leads(connection: Bot) -> bool:
+    """Have a session try to lead, and return whether it does."""
+    [(leading,)] = connection.execute("select bridge.lead()").fetchall()
+    [(seen,)] = connection.execute("select bridge.leader_pid()").fetchall()
+    assert (seen == connection.info.backend_pid) is leading
+    return bool(leading)
+
+
+def end(connection: Bot, bot: Bot) -> None:
+    """End a session, and return when it has ended."""
+    pid = connection.info.backend_pid
+    assert bot.execute("select pg_terminate_backend(%s, 10000)", [pid]).fetchone() == (True,)
+
+
+def named(bot: Bot) -> tuple[int, int]:
+    """Return the pid and the key that the row names."""
+    [(pid, key)] = bot.execute("select pid, lock_key from bridge.leader").fetchall()
+    return pid, key
+
+
+def test_one_leads_until_its_session_ends(session: Callable[..., Bot], bot: Bot) -> None:
+    first, second = session(), session()
+    assert leads(first)
+    assert not leads(second)
+    assert leads(first)
+    _, key = named(bot)
+    end(first, bot)
+    assert bot.execute("select bridge.leader_pid()").fetchone() == (None,)
+    assert leads(second)
+    assert named(bot)[1] != key
+
+
+def test_of_many_that_try_at_once_one_leads(session: Callable[..., Bot], bot: Bot) -> None:
+    sessions = [session() for _ in range(12)]
+    for _ in range(10):
+        together = threading.Barrier(len(sessions))
+
+        def lead(connection: Bot, together: threading.Barrier = together) -> bool:
+            together.wait(timeout=30)
+            [(leading,)] = connection.execute("select bridge.lead()").fetchall()
+            return bool(leading)
+
+        with ThreadPoolExecutor(len(sessions)) as pool:
+            leading = list(pool.map(lead, sessions))
+        assert sum(leading) == 1
+        leader = sessions.pop(leading.index(True))
+        assert bot.execute("select bridge.leader_pid()").fetchone() == (leader.info.backend_pid,)
+        end(leader, bot)
+        sessions.append(session())
+
+
+def test_who_waits_for_the_leaders_lock_gets_the_lock_and_nothing_more(
+    session: Callable[..., Bot], stranger: Bot, bot: Bot
+) -> None:
+    first, second = session(), session()
+    assert leads(first)
+    _, key = named(bot)
+    # Everybody sees the key.
+    shown = stranger.execute(
+        "select classid::bigint << 32 | objid::bigint from pg_locks where locktype = 'advisory'"
+        " and granted and database = (select oid from pg_database where datname=current_database())"
+    ).fetchall()
+    assert (key,) in shown
+    waiting = threading.Thread(
+        target=lambda: stranger.execute("select pg_advisory_lock(%s)", [key]), daemon=True
+    )
+    waiting.start()
+    query = "select from pg_locks where not granted and pid = %s"
+    while not bot.execute(query, [stranger.info.backend_pid]).fetchall():
+        assert waiting.is_alive()
+    end(first, bot)
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert leads(second)
+
+
+def test_a_stranger_with_the_leaders_pid_and_key_is_not_the_leader(
+    session: Callable[..., Bot], stranger: Bot, bot: Bot
+) -> None:
+    """As if a process id came round again."""
+    first, second = session(), session()
+    assert leads(first)
+    _, key = named(bot)
+    end(first, bot)
+    stranger.execute("select pg_advisory_lock(%s)", [key])
+    bot.execute("update bridge.leader set pid = %s", [stranger.info.backend_pid])
+    assert bot.execute("select bridge.leader_pid()").fetchone() == (None,)
+    assert leads(second)
+
+
+def test_a_row_from_another_server_names_nobody(session: Callable[..., Bot], bot: Bot) -> None:
+    """Restored from a backup, or copied with the database's files."""
+    bot.execute("insert into bridge.leader (pid, role_id, lock_key) values (4242, 10, 42)")
+    assert leads(session())
+
+
+def test_without_the_row_somebody_leads_too(session: Callable[..., Bot], bot: Bot) -> None:
+    first = session()
+    assert leads(first)
+    bot.execute("delete from bridge.leader")
+    assert bot.execute("select bridge.leader_pid()").fetchone() == (first.info.backend_pid,)
+    end(first, bot)
+    assert leads(session())
+
+
+def test_while_the_row_is_locked_nobody_waits_and_nobody_leads(
+    session: Callable[..., Bot], bot: Bot
+) -> None:
+    with bot.transaction():
+        bot.execute("lock table bridge.leader in exclusive mode")
+        assert not leads(session())
+    assert leads(session())
+
+
+# --- a bridge of the time before bridge.leader
+
+
+def test_an_older_bridge_that_drains_is_let_go_on(
+    session: Callable[..., Bot], bridge_url: str, bot: Bot
+) -> None:
+    older, newer = session("postgres"), session()
+    assert older.execute(f"select pg_try_advisory_lock({OLD_KEY})".encode()).fetchone() == (True,)
+    assert not leads(newer)
+    assert bot.execute("select bridge.leader_pid()").fetchone() == (older.info.backend_pid,)
+    end(older, bot)
+    assert leads(newer)
+
+
+def test_an_older_bridge_that_waits_goes_on_waiting(session: Callable[..., Bot], bot: Bot) -> None:
+    older, newer = session("postgres"), session()
+    assert leads(newer)
+    tried = older.execute(f"select pg_try_advisory_lock({OLD_KEY})".encode()).fetchone()
+    assert tried == (False,)
+
+
+def test_a_stranger_with_the_old_key_keeps_nobody_from_leading(
+    session: Callable[..., Bot], stranger: Bot, bot: Bot
+) -> None:
+    stranger.execute(f"select pg_advisory_lock({OLD_KEY})".encode())
+    assert bot.execute("select bridge.leader_pid()").fetchone() == (None,)
+    assert leads(session())
+    assert not leads(session())

@@ -1,0 +1,484 @@
+"""The service may do what a bridge has to, the reader sees all but secrets, and that is all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
+
+from bridge import assets
+from bridge.capture import install
+from bridge.capture.migrate import plan_migrations
+from bridge.capture.rules import load_preset
+from bridge.capture.sessions import fetch
+from bridge.capture.status import read_status
+from bridge.rights import READER, ROLES, SERVICE, lack
+from tests.conftest import init
+from tests.system.processes import as_service
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+Right = tuple[str, str, str, str | None]
+
+QUERIES = Path(__file__).parents[2] / "sql" / "queries"
+#: Queries of commands for the owner, who installs.
+OWNERS = {"bootstrap"}
+#: Queries of the bot's own table of tokens, which its owner lets the bridge read.
+BOTS = {"bot_token", "valid_bot_tokens"}
+SECRETS = {
+    ("webhooks", "secret"),
+    ("webhooks", "previous_secret"),
+    ("api_tokens", "token_hash"),
+    ("ws_tickets", "ticket_hash"),
+}
+#: Of no use to anybody but the bridge, within seconds.
+TICKETS = {("ws_tickets", column) for column in ("token_source", "token_id", "expires_at")}
+
+
+@pytest.fixture
+def service(bridge_url: str) -> Iterator[Bot]:
+    """A session of a role that has what the service has."""
+    with psycopg.connect(as_service(bridge_url), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def reader(bridge_url: str) -> Iterator[Bot]:
+    """A session with the rights of the reader."""
+    with psycopg.connect(bridge_url, autocommit=True) as connection:
+        connection.execute(f"set session authorization {READER}".encode())
+        yield connection
+
+
+def granted(connection: Bot) -> set[Right]:
+    """Return who but the owner has which right on what of schema bridge, by the catalog's lists."""
+    rows = connection.execute("""
+        select grantee, name, lower(privilege_type), column_name
+        from (
+            select n.nspowner as owner, 'bridge' as name, null as column_name, nspacl as acl
+            from pg_namespace n where nspname = 'bridge'
+            union all
+            select relowner, 'bridge.' || relname, null, relacl
+            from pg_class where relnamespace = 'bridge'::regnamespace
+            union all
+            select c.relowner, 'bridge.' || relname, attname, attacl
+            from pg_attribute a join pg_class c on c.oid = a.attrelid
+            where relnamespace = 'bridge'::regnamespace and attacl is not null
+            union all
+            select proowner, 'bridge.' || proname || '(' || oidvectortypes(proargtypes) || ')',
+                   null, coalesce(proacl, acldefault('f', proowner))
+            from pg_proc where pronamespace = 'bridge'::regnamespace
+        ) as object
+        cross join lateral aclexplode(object.acl) as entry
+        where entry.grantee <> object.owner
+    """).fetchall()
+    names = {0: "public"} | dict(connection.execute("select oid, rolname from pg_roles").fetchall())
+    return {(names[grantee], *rest) for grantee, *rest in rows}
+
+
+def listed(connection: Bot) -> set[Right]:
+    """Return the same as ``rights.sql`` has it."""
+    return {
+        (row["role"], row["object"], privilege, column)
+        for row in fetch(connection, "rights")
+        for privilege in row["privileges"].split(", ")
+        for column in (row["columns"].split(", ") if row["columns"] else [None])
+    }
+
+
+# --- what init grants
+
+
+def test_init_grants_what_is_listed_and_nobody_has_anything_else(bridge_url: str, bot: Bot) -> None:
+    assert granted(bot) == listed(bot)
+    assert {role for role, *_ in listed(bot)} == set(ROLES)
+
+
+def test_rights_that_were_taken_away_come_back_and_only_those(bridge_url: str, bot: Bot) -> None:
+    bot.execute(
+        f"revoke delete on bridge.outbox from {SERVICE};"
+        f"revoke execute on function bridge.lead() from {SERVICE};"
+        f"revoke select (name) on bridge.webhooks from {READER};"
+        f"revoke usage on schema bridge from {READER}".encode()
+    )
+    [step] = init(bridge_url).steps
+    assert step.sql.splitlines()[:3] == [
+        f"grant select, insert, delete on table bridge.outbox to {SERVICE};",
+        f"grant execute on function bridge.lead() to {SERVICE};",
+        f"grant usage on schema bridge to {READER};",
+    ]
+    assert granted(bot) == listed(bot)
+    assert init(bridge_url).steps == []
+
+
+def test_rights_that_somebody_gave_besides_are_left_alone(bridge_url: str, bot: Bot) -> None:
+    bot.execute(f"grant update on bridge.outbox to {SERVICE}".encode())
+    assert init(bridge_url).steps == []
+    assert granted(bot) - listed(bot) == {(SERVICE, "bridge.outbox", "update", None)}
+
+
+def test_a_dry_run_shows_the_grants(bot_url: str) -> None:
+    with install.connect(bot_url) as connection:
+        script = install.plan(connection, load_preset("telegram-shop")).script()
+        every = [row["grant_sql"] for row in fetch(connection, "rights")]
+    assert [line for line in script.splitlines() if line.startswith("grant ")] == every
+
+
+def test_an_upgrade_from_before_the_roles_ends_with_all_their_rights(
+    bot_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = assets.migrations()
+    with monkeypatch.context() as before, install.connect(bot_url) as connection:
+        before.setattr(assets, "migrations", lambda: released[:7])
+        steps = plan_migrations(connection)
+        install.apply(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
+    init(bot_url)
+    assert init(bot_url).steps == []
+    with psycopg.connect(bot_url) as connection:
+        assert granted(connection) == listed(connection)
+
+
+def test_no_function_is_left_for_everybody_to_execute(bot: Bot) -> None:
+    functions = bot.execute("""
+        select proname, has_function_privilege('pg_monitor', oid, 'execute')
+        from pg_proc where pronamespace = 'bridge'::regnamespace
+    """).fetchall()
+    assert len(functions) > 20
+    assert [name for name, anybody in functions if anybody] == []
+
+
+def test_what_runs_with_the_owners_rights_finds_nothing_by_a_name_that_others_make(
+    bot: Bot,
+) -> None:
+    rows = bot.execute("""
+        select proname, 'search_path=pg_catalog, pg_temp' = any (proconfig)
+        from pg_proc where pronamespace = 'bridge'::regnamespace and prosecdef
+          and proname !~ '^capture_'
+    """).fetchall()
+    assert dict(rows) == {
+        "create_partitions": True,
+        "drop_expired_partition": True,
+        "lead": True,
+        "audit": True,
+        "forget_audit": True,
+    }
+
+
+# --- the service
+
+
+def _explained(name: str) -> tuple[str, int]:
+    """Return a query with parameters as a prepared statement has them, and how many it has."""
+    text = assets.query(name)
+    named = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+    for number, parameter in enumerate(named, 1):
+        text = text.replace(f"%({parameter})s", f"${number}")
+    numbered = [int(number) for number in re.findall(r"\$(\d+)", text)]
+    return text, max(numbered, default=0)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in QUERIES.iterdir()))
+def test_the_service_may_run_every_query(name: str, service: Bot, bot: Bot) -> None:
+    if name in BOTS:
+        bot.execute(
+            "create table public.web_api_tokens (id serial, name varchar, token_hash varchar,"
+            " token_prefix varchar, is_active boolean, expires_at timestamptz)"
+        )
+        bot.execute(
+            "grant select (id, name, token_hash, is_active, expires_at)"
+            " on public.web_api_tokens to bridge_service"
+        )
+    if name in OWNERS:
+        with pytest.raises(errors.InsufficientPrivilege):
+            service.execute(assets.query(name).encode())
+        return
+    text, count = _explained(name)
+    # Explaining checks every right that running does, on tables, columns and functions called.
+    service.execute(f"prepare asked as {text}".encode())
+    nulls = f"({', '.join(['null'] * count)})" if count else ""
+    service.execute(f"explain execute asked{nulls}".encode())
+
+
+def test_a_bridges_whole_day_as_the_service(service: Bot, bot: Bot) -> None:
+    """Every function and trigger that it sets off, which no EXPLAIN looks into."""
+    values: Callable[..., Any] = lambda text, *args: service.execute(text, args).fetchall()  # noqa: E731
+    assert values("select bridge.lead()") == [(True,)]
+    assert values("select setval('bridge.doorbell', 0)") == [(0,)]
+    assert values("select pg_sequence_last_value('bridge.outbox_id_seq')") == [(None,)]
+    bot.execute("insert into public.users (auth_type, username) values ('telegram', 'ivan')")
+    [(webhook,)] = values(
+        "insert into bridge.webhooks (name, url, event_type, filter)"
+        " values ('w', 'http://localhost/', 'user.*', '$.username == \"ivan\"') returning id"
+    )
+    drained = service.execute(
+        assets.query("drain")
+        .encode()
+        .replace(b"$1", b"0")
+        .replace(b"$2", b"'{}'")
+        .replace(b"$3", b"'{}'")
+        .replace(b"$4", b"100")
+    ).fetchall()
+    assert len(drained) == 1
+    [(delivery,)] = values("select id from bridge.delivery_queue")
+    assert values("select bridge.redeliver(%s)", delivery) == [(False,)]
+    # As settle does.
+    values(
+        "with done as (delete from bridge.delivery_queue returning *), logged as ("
+        " insert into bridge.delivery_log (id, webhook_id, event_id, event_recorded_at, event_type,"
+        "  status, attempt_number, created_at)"
+        " select id, webhook_id, event_id, event_recorded_at, event_type, 'failed', 1, created_at"
+        " from done returning 1)"
+        " update bridge.webhooks set failed_count = 1 returning id"
+    )
+    since = "now() - interval '1 hour'"
+    assert values(f"select bridge.redeliver_failed(%s, {since})", webhook) == [(1,)]
+    values("select bridge.pause_webhook(%s), bridge.resume_webhook(%s)", webhook, webhook)
+    values("update bridge.webhooks set failed_count = 1, is_active = false returning id")
+    values("update bridge.webhooks set is_active = true returning id")
+    assert values("delete from bridge.webhooks returning id") == [(webhook,)]
+    assert values("select id from bridge.deleted_webhooks") == [(webhook,)]
+    assert values("select id from bridge.delivery_queue") == []
+    assert values("select bridge.create_partitions(current_date + 20, 2)") == [(8,)]
+    values("select bridge.create_partitions(current_date - 50, 1)")
+    [(dropped,)] = values("select bridge.drop_expired_partition('events', 35)")
+    assert dropped.startswith("events_p")
+    assert values("select count(*) from bridge.webhook_health") == [(0,)]
+
+
+REFUSED_TO_THE_SERVICE = [
+    "create table bridge.mine ()",
+    "create function bridge.mine() returns int language sql as 'select 1'",
+    "drop table bridge.outbox",
+    "drop schema bridge cascade",
+    "alter table bridge.events add column mine int",
+    "alter table bridge.outbox disable trigger all",
+    "create index on bridge.events (event_type)",
+    "create trigger mine before insert on bridge.outbox"
+    " for each row execute function bridge.forgive_webhook()",
+    "comment on table bridge.outbox is 'mine'",
+    "truncate bridge.outbox",
+    "update bridge.outbox set payload = '{}'",
+    "update bridge.events set payload = '{}'",
+    "delete from bridge.events",
+    "update bridge.delivery_log set status = 'success'",
+    "delete from bridge.delivery_attempts",
+    "insert into bridge.migrations (version, name, checksum) values (99, 'x', 'x')",
+    "delete from bridge.migrations",
+    "insert into bridge.partitioned_logs values ('outbox')",
+    "update bridge.capture_rules set function_sql = 'drop schema public cascade'",
+    "update bridge.capture_rules set paused_at = now()",
+    "insert into bridge.capture_rules (name, table_name, trigger_name, function_name)"
+    " values ('x', 'x', 'x', 'x')",
+    "update bridge.leader set pid = 1",
+    "insert into bridge.leader (pid, role_id, lock_key) values (1, 1, 1)",
+    "update bridge.api_tokens set scopes = '{admin}'",
+    "update bridge.api_tokens set token_hash = 'x'",
+    "delete from bridge.api_tokens",
+    "insert into bridge.audit_log (action, via, actor, changes) values ('x', 'sql', 'x', '{}')",
+    "update bridge.audit_log set actor = 'somebody else'",
+    "delete from bridge.audit_log",
+    "truncate bridge.audit_log",
+    "alter table bridge.webhooks disable trigger audit_update",
+    "select setval('bridge.event_id', 1)",
+    "select bridge.emit('mine.made')",
+    "select bridge.note('a', 'b', '{}')",
+    "lock table bridge.partitioned_logs in share mode",
+    "lock table bridge.leader in row exclusive mode",
+    "select * from public.users",
+    "insert into public.users (auth_type) values ('telegram')",
+    "create trigger mine after insert on public.users"
+    " for each row execute function bridge.capture_user_created()",
+    "set session authorization postgres",
+    "set role postgres",
+]
+
+
+@pytest.mark.parametrize("statement", REFUSED_TO_THE_SERVICE, ids=lambda text: text[:60])
+def test_the_service_may_not(statement: str, service: Bot) -> None:
+    with pytest.raises(errors.InsufficientPrivilege), service.transaction():
+        service.execute(statement.encode())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "create_partitions(current_date, 101)",
+        "create_partitions(current_date, 0)",
+        "create_partitions(current_date, null)",
+        "create_partitions(current_date + 101, 1)",
+        "create_partitions(current_date - 402, 1)",
+        "create_partitions('infinity', 1)",
+        "create_partitions(null, 1)",
+        "drop_expired_partition('events', -1)",
+        "drop_expired_partition('events', null)",
+        "drop_expired_partition('outbox', 1)",
+        "drop_expired_partition('events\"; drop table bridge.outbox; --', 1)",
+        "drop_expired_partition(null, 1)",
+    ],
+)
+def test_what_the_service_has_the_owner_do_is_bounded(call: str, service: Bot) -> None:
+    with pytest.raises(errors.InvalidParameterValue):
+        service.execute(f"select bridge.{call}".encode())
+
+
+def test_no_partition_of_today_or_later_is_dropped_however_little_is_kept(
+    service: Bot, bot: Bot
+) -> None:
+    needed = (
+        "select count(*) from pg_class where relname ~ '^events_p'"
+        " and right(relname, 8) >= to_char(now() at time zone 'UTC', 'YYYYMMDD')"
+    )
+    before = bot.execute(needed.encode()).fetchone()
+    while service.execute("select bridge.drop_expired_partition('events', 0)").fetchone() != (
+        None,
+    ):
+        pass
+    assert bot.execute(needed.encode()).fetchone() == before
+    assert before not in [(0,), None]
+
+
+def test_what_a_role_lacks_to_be_the_service_is_told_in_one_line(bot: Bot) -> None:
+    assert lack(fetch(bot, "rights")) is None
+    bot.execute("set session authorization pg_monitor")
+    found = lack(fetch(bot, "rights"))
+    assert found is not None
+    assert len(found.rights) > 50
+    assert re.fullmatch(
+        r"role pg_monitor lacks usage on schema bridge, (\w+ on bridge\.\w+, ){3}"
+        r"\w+ on bridge\.\w+ and \d+ more",
+        str(found),
+    )
+    assert found.remedy == f"grant {SERVICE} to pg_monitor"
+
+
+# --- the reader
+
+
+def test_the_reader_may_read_every_column_but_secrets(reader: Bot) -> None:
+    columns = reader.execute("""
+        select c.relname, a.attname, has_column_privilege(c.oid, a.attnum, 'select')
+        from pg_class c join pg_attribute a on a.attrelid = c.oid
+        where relnamespace = 'bridge'::regnamespace and relkind in ('r', 'p', 'v')
+          and attnum > 0 and not attisdropped and relname !~ '_p[0-9]{8}$'
+    """).fetchall()
+    assert len(columns) > 100
+    assert {(table, column) for table, column, may in columns if not may} == SECRETS | TICKETS
+
+
+def test_every_column_that_may_be_a_secret_is_kept_from_the_reader(bot: Bot) -> None:
+    named = bot.execute("""
+        select c.relname, a.attname
+        from pg_class c join pg_attribute a on a.attrelid = c.oid
+        where relnamespace = 'bridge'::regnamespace and relkind in ('r', 'p', 'v', 'm')
+          and attname ~ 'secret|hash|password' and attname !~ '_at$' and attnum > 0
+    """).fetchall()
+    assert set(named) == SECRETS
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select secret from bridge.webhooks",
+        "select * from bridge.webhooks",
+        "select w from bridge.webhooks w",
+        "select to_jsonb(w) from bridge.webhooks w",
+        "select count(previous_secret) from bridge.webhooks",
+        "select 1 from bridge.webhooks where secret like 'a%'",
+        "select 1 from bridge.webhooks order by secret",
+        "select token_hash from bridge.api_tokens",
+        "select * from bridge.ws_tickets",
+        "select bridge.audit('x', 1, 'x', '{}')",
+        "select bridge.forget_audit(30)",
+        "copy bridge.api_tokens to stdout",
+        "create table bridge.mine ()",
+        "select id from bridge.webhooks for update",
+        "select id from bridge.webhooks for key share",
+        "select bridge.lead()",
+        "select bridge.emit('mine.made')",
+        "select bridge.redeliver(1)",
+        "select bridge.redeliver_failed(1, now(), null, true)",
+        "select bridge.pause_webhook(1)",
+        "select bridge.create_partitions(current_date, 1)",
+        "select bridge.drop_expired_partition('events', 1)",
+        "select nextval('bridge.event_id')",
+        "select setval('bridge.doorbell', 1)",
+        "select * from public.users",
+    ],
+)
+def test_the_reader_may_not(statement: str, reader: Bot) -> None:
+    with pytest.raises(errors.InsufficientPrivilege):
+        reader.execute(statement.encode())
+
+
+def test_the_reader_writes_nothing_and_takes_no_lock_that_holds_anything_up(reader: Bot) -> None:
+    tables = reader.execute(
+        "select relname from pg_class where relnamespace = 'bridge'::regnamespace"
+        " and relkind in ('r', 'p')"
+    ).fetchall()
+    assert len(tables) > 15
+    for (table,) in tables:
+        for statement in (
+            "insert into {} default values",
+            "delete from {}",
+            "truncate {}",
+            # Nothing that the bridge does waits for ACCESS SHARE but the drop of a day.
+            "lock table {} in row share mode",
+            "lock table {} in row exclusive mode",
+            "lock table {} in share mode",
+            "lock table {} in access exclusive mode",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege), reader.transaction():
+                reader.execute(statement.format(f"bridge.{table}").encode())
+
+
+def test_the_reader_sees_the_status(bridge_url: str, reader: Bot, service: Bot) -> None:
+    service.execute("select bridge.lead()")
+    status = read_status(reader)
+    assert status.drainer.pid == service.info.backend_pid
+    assert status.drainer.rings is False
+
+
+def test_a_reader_that_reads_for_long_postpones_a_drop_and_nothing_else(
+    reader: Bot, service: Bot
+) -> None:
+    service.execute("select bridge.create_partitions(current_date - 50, 1)")
+    with reader.transaction():
+        reader.execute("select count(*) from bridge.events")
+        with pytest.raises(errors.LockNotAvailable):
+            service.execute("select bridge.drop_expired_partition('events', 35)")
+        service.execute("select bridge.create_partitions(current_date + 20, 1)")
+        service.execute(
+            "insert into bridge.events (id, event_type, payload, occurred_at)"
+            " values (1, 'a.b', '{}', now())"
+        )
+    found = service.execute("select bridge.drop_expired_partition('events', 35)").fetchone()
+    assert found != (None,)
+
+
+# --- the lock of installers
+
+
+def test_whoever_holds_the_lock_of_installers_is_named_and_not_waited_for_for_ever(
+    bridge_url: str, bot: Bot
+) -> None:
+    with psycopg.connect(as_service(bridge_url), application_name="idler") as stranger:
+        stranger.execute("select pg_advisory_lock(hashtext('bridge.install'))")
+        with install.connect(bridge_url) as connection:
+            with (
+                pytest.raises(install.InstallError) as raised,
+                install.install_lock(connection, wait_seconds=0.1),
+            ):
+                raise AssertionError("two hold the lock")
+            user = conninfo_to_dict(as_service(bridge_url))["user"]
+            assert str(raised.value).startswith(
+                f"pid {stranger.info.backend_pid} ({user}, idler, idle in transaction) has held"
+            )
+            assert "\n" not in str(raised.value)
+            stranger.execute("select pg_advisory_unlock_all()")
+            with install.install_lock(connection, wait_seconds=0.1):
+                pass

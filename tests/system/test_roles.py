@@ -1,0 +1,132 @@
+"""Three logins, none a superuser: one owns the tables, one writes to them, one runs the bridge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import trio
+
+from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from tests.conftest import BOT_TABLES
+from tests.receiver import receiving
+from tests.system.processes import as_role, complaint, listening, pgbridge, running
+from tests.system.test_main_job import create_webhook
+
+OWNER, BOT, RUNNER = "shop_owner", "shop_bot", "shop_bridge"
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server without any role of ours."""
+    with embedded_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def url(own_server: EmbeddedPostgres) -> str:
+    """The superuser's URL of a database that belongs to the owner, with tables of the bot's."""
+    with psycopg.connect(own_server.url(), autocommit=True) as admin:
+        for role in (OWNER, BOT, RUNNER):
+            admin.execute(f"create role {role} login".encode())
+        admin.execute(f"create database shop owner {OWNER}".encode())
+    url = own_server.url("shop")
+    with psycopg.connect(as_role(url, OWNER)) as owner:
+        owner.execute(BOT_TABLES.read_bytes())
+        owner.execute(
+            f"grant select, insert, update, delete on all tables in schema public to {BOT};"
+            f"grant usage on all sequences in schema public to {BOT}".encode()
+        )
+    return url
+
+
+def run_as(role: str, url: str, *command: str) -> str:
+    """Run a command that succeeds, and return what it says to people."""
+    done = pgbridge(*command, url=as_role(url, role))
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def refusal(role: str, url: str, *command: str) -> str:
+    """Run a command that fails, and return its one line."""
+    return complaint(pgbridge(*command, url=as_role(url, role)), 1)
+
+
+async def test_from_nothing_to_an_event_without_a_superuser(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as admin, trio.fail_after(180):
+        # Without the roles, only the owner can run a bridge.
+        assert "note: there is no role bridge_service, so `pgbridge run` needs the owner" in run_as(
+            OWNER, url, "init"
+        )
+        line = refusal(RUNNER, url, "run")
+        assert line.startswith(
+            f"pgbridge: permission denied: role {RUNNER} lacks usage on schema bridge, "
+        )
+        assert line.endswith(
+            "; use the role that ran pgbridge init, or have it run: pgbridge init --create-roles"
+        )
+
+        # Whoever may not make roles is told what somebody else is to run.
+        line = refusal(OWNER, url, "init", "--create-roles")
+        assert line == (
+            f"pgbridge: role {OWNER} may not create roles; have an administrator run, and then run "
+            "pgbridge init again: create role bridge_service nologin; "
+            "create role bridge_reader nologin;"
+        )
+        admin.execute(f"alter role {OWNER} createrole".encode())
+        planned = pgbridge("init", "--create-roles", "--dry-run", url=as_role(url, OWNER))
+        assert "create role bridge_service nologin;" in planned.stdout
+        assert "grant usage on schema bridge to bridge_service;" in planned.stdout
+        assert run_as(OWNER, url, "init", "--create-roles").splitlines()[:2] == [
+            "create bridge_service and bridge_reader",
+            "grant what bridge_service and bridge_reader need",
+        ]
+        assert run_as(OWNER, url, "init", "--create-roles").startswith("rules: 0 new")
+
+        # Not a member, and a member that does not inherit, are refused with what helps.
+        line = refusal(RUNNER, url, "run")
+        assert line.endswith(f"; grant bridge_service to {RUNNER}")
+        admin.execute(f"alter role {RUNNER} noinherit; grant bridge_service to {RUNNER}".encode())
+        line = refusal(RUNNER, url, "run")
+        assert "lacks usage on schema bridge" in line
+        admin.execute(line.rpartition("; ")[2].encode())
+
+        async with (
+            receiving() as receiver,
+            running(as_role(url, RUNNER)) as bridge,
+            listening(bridge) as dashboard,
+        ):
+            await create_webhook(bridge, receiver.url("/hook"))
+            with psycopg.connect(as_role(url, BOT), autocommit=True) as bot:
+                bot.execute("insert into users (auth_type, username) values ('telegram', 'ivan')")
+            event = json.loads(await dashboard.get_message())
+            assert (event["type"], event["payload"]["username"]) == ("user.created", "ivan")
+            await receiver.until(lambda: len(receiver.at("/hook")) == 1)
+            for command in (
+                ("status",),
+                ("doctor",),
+                ("token", "create", "--name", "x"),
+                ("token", "list"),
+                ("token", "revoke", "1"),
+                ("webhooks", "list"),
+                ("webhooks", "pause", "1"),
+                ("webhooks", "resume", "1"),
+            ):
+                run_as(RUNNER, url, *command)
+            assert await bridge.terminate() == 0
+            assert bridge.logged("database_away") == []
+
+        # What is the owner's.
+        for command, why in (
+            (("init",), "may not create triggers on public.tickets"),
+            (("capture", "pause"), "permission denied for schema bridge"),
+            (("uninstall", "--yes"), "must be owner of"),
+        ):
+            assert why in refusal(RUNNER, url, *command)
+        assert run_as(OWNER, url, "uninstall", "--yes").splitlines()[-1] == (
+            "bridge_service and bridge_reader stay, since other databases of this server may need "
+            "them; if none does: drop role bridge_service, bridge_reader"
+        )
+        admin.execute("drop role bridge_service, bridge_reader")
