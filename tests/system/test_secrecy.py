@@ -36,7 +36,7 @@ from typer.testing import CliRunner
 from bridge.cli import app
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from bridge.secrets import new_secret
-from bridge.tokens import new_token
+from bridge.tokens import BotTokens, new_token
 from tests.conftest import BOT_TABLES
 from tests.receiver import Receiver, answer, receiving
 from tests.system.processes import Bridge, environment, running
@@ -219,8 +219,17 @@ def _secrets() -> dict[str, Secret]:
         # As those of chat services: who knows it may post. The API and the commands show URLs.
         "a path": Secret(
             "T0/B0/" + secrets.token_urlsafe(24),
-            ("webhooks list: out", "GET /webhooks", "POST /webhooks", "PATCH /webhooks", "backup"),
+            (
+                "webhooks list: out",
+                "GET /webhooks",
+                "POST /webhooks",
+                "PATCH /webhooks",
+                "GET /audit",
+                "backup",
+            ),
         ),
+        "a token of the bot": Secret(secrets.token_urlsafe(32)),
+        "the key of the bot's tokens": Secret(secrets.token_urlsafe(32)),
     }
 
 
@@ -249,6 +258,18 @@ def scene() -> Iterator[Scene]:
                 "insert into public.webhooks (name, url, event_type, secret, is_active)"
                 " values ('bots', 'http://127.0.0.1:9/', 'user.created', %s, true)",
                 [known["a secret of the bot"].text],
+            )
+            connection.execute(
+                "create table public.web_api_tokens (id serial, name text, token_hash text,"
+                " is_active boolean, expires_at timestamptz)"
+            )
+            known_to_bot = BotTokens(
+                "sha256", known["the key of the bot's tokens"].text.encode(), frozenset()
+            )
+            connection.execute(
+                "insert into public.web_api_tokens (name, token_hash, is_active)"
+                " values ('panel', %s, true)",
+                [known_to_bot.hash(known["a token of the bot"].text)],
             )
         head, rest = server.url("shop").split("://", 1)
         url = f"{head}://shop:{quote(password, safe='')}@{rest.split('@', 1)[-1]}"
@@ -307,6 +328,7 @@ WAYS_IN: dict[str, Callable[[str], tuple[str, dict[str, str], str | None]]] = {
     "api_key": lambda token: (f"?api_key={quote(token, safe='')}", {}, None),
     "bearer": lambda token: ("", {"Authorization": f"Bearer {token}"}, None),
     "header": lambda token: ("", {"X-API-Key": token}, None),
+    "ticket": lambda ticket: (f"?ticket={quote(ticket, safe='')}", {}, None),
     "message": lambda token: ("", {}, json.dumps({"type": "auth", "token": token})),
     "message without end": lambda token: ("", {}, '{"type": "auth", "token": "' + token),
     "since": lambda token: (f"?token={quote(token, safe='')}&since={quote(token)}", {}, None),
@@ -392,6 +414,7 @@ async def bridge_of(
     given = {
         "token": scene["the static token"],
         MISSPELT: scene["a wrong token"],
+        "bot_tokens_secret": scene["the key of the bot's tokens"],
         **RUN,
         **settings,
     }
@@ -405,7 +428,13 @@ async def bridge_of(
 
 
 #: What each bridge is set to, beside keys and token.
-RUN: dict[str, object] = {"poll_seconds": 0.2, "retry_schedule": "0,0.1"}
+RUN: dict[str, object] = {
+    "poll_seconds": 0.2,
+    "retry_schedule": "0,0.1",
+    "bot_tokens": "on",
+    "access_log": "on",
+    "failed_logins_per_minute": 0,  # there are many
+}
 #: A variable that is misspelt is told by its name.
 MISSPELT = "tokne"
 
@@ -493,6 +522,19 @@ async def _requests(scene: Scene, bridge: Bridge, receiver: Receiver) -> None:
     await ask(scene, bridge, "POST", f"{path}/test")
     await ask(scene, bridge, "PATCH", path, json={"secret": scene["a secret patched"]})
     await ask(scene, bridge, "PATCH", path, json={"url": receiver.url("/refuses")})
+    ticket = await ask(scene, bridge, "POST", "/ws/tickets", token=scene["a token of the bot"])
+    await listen(
+        scene, bridge, "ticket", scene.learn("a ticket", ticket.json()["ticket"], "POST /ws"), 2
+    )
+    listed = await ask(scene, bridge, "GET", "/webhooks", token=scene["a token of the bot"])
+    assert listed.status_code == 200
+    token_form = {"name": "t", "scopes": ["events:read:user.*"]}
+    token = (await ask(scene, bridge, "POST", "/tokens", json=token_form)).json()
+    scene.learn("a token made by rest", token["token"], "POST /tokens")
+    await listen(scene, bridge, "bearer", token["token"], 2)
+    for path_of_all in "/tokens", "/audit?limit=200", "/events":
+        await ask(scene, bridge, "GET", path_of_all)
+    await ask(scene, bridge, "DELETE", f"/tokens/{token['id']}")
     for suffix in "", "/health", "/deliveries", "?x=1":
         await ask(scene, bridge, "GET", path + suffix)
     for look in "/webhooks", "/webhooks/stats", "/metrics", "/readyz", "/openapi.json", "/docs":
