@@ -8,7 +8,7 @@ from bridge.events import parse_payload, timestamp
 from bridge.tokens import EVENTS_READ
 from bridge.web.auth import guarded_router
 from bridge.web.parts import InDatabase
-from bridge.web.schemas import MAX_BIGINT, EventId, EventList, Limit, LoggedEvent, OptionalPatterns
+from bridge.web.schemas import MAX_BIGINT, EventId, EventList, Limit, LoggedEvent, Patterns
 
 #: Events whose type is looked at for one page. With a pattern that matches little, a page may be
 #: empty and still say where to go on.
@@ -30,9 +30,9 @@ async def list_events(
         EventId | None, Query(description="Only events up to this id, with it.")
     ] = None,
     event_type: Annotated[
-        OptionalPatterns,
+        Patterns,
         Query(description="Only these types: exact ones or patterns, comma-separated."),
-    ] = None,
+    ] = "",
     limit: Annotated[Limit, Query()] = 50,
 ) -> EventList:
     """A page of the log, in the order in which commits became visible.
@@ -42,7 +42,9 @@ async def list_events(
     An `available_from` above `since` + 1 means that events in between may be gone from the log.
     """
     # The one place that says which types a request may see.
-    patterns = event_type and [pattern.strip() for pattern in event_type.split(",")]
+    patterns = (
+        [pattern.strip() for pattern in event_type.split(",")] if event_type.strip() else None
+    )
     last_wanted = MAX_BIGINT if until is None else until
     rows = await database.fetch(
         "events_page", since, last_wanted, patterns, limit, MOST_LOOKED_AT, PAGE_BYTES
