@@ -15,7 +15,7 @@ _STYLE_HASH = "sha384-WlYgdmXYOOBWL5apwjDEZwN+U3HmXSSu5R6V5aGxEcf7z+KuRNwBhoxKVN
 
 _START = """
 SwaggerUIBundle({
-  url: 'openapi.json',
+  url: location.pathname.replace(/[^/]*\\/?$/, 'openapi.json'),
   dom_id: '#swagger-ui',
   deepLinking: true,
   presets: [SwaggerUIBundle.presets.apis],
@@ -23,7 +23,8 @@ SwaggerUIBundle({
 });
 """
 
-# The document is named relative to the page, so that both may be behind any prefix of a proxy.
+# The document is beside the page, so both may be behind any prefix of a proxy, and the page's own
+# path may have a slash at its end.
 PAGE: Final = f"""<!DOCTYPE html>
 <html lang="en">
 <head>

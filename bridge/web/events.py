@@ -9,7 +9,7 @@ from bridge.scopes import EVENTS_READ
 from bridge.tokens import Grant
 from bridge.web.auth import guarded_router
 from bridge.web.parts import InDatabase
-from bridge.web.schemas import MAX_BIGINT, EventId, EventList, Limit, LoggedEvent, OptionalPatterns
+from bridge.web.schemas import MAX_BIGINT, EventId, EventList, Limit, LoggedEvent, Patterns
 
 #: Events whose type is looked at for one page. With a pattern that matches little, a page may be
 #: empty and still say where to go on.
@@ -32,9 +32,9 @@ async def list_events(
         EventId | None, Query(description="Only events up to this id, with it.")
     ] = None,
     event_type: Annotated[
-        OptionalPatterns,
+        Patterns,
         Query(description="Only these types: exact ones or patterns, comma-separated."),
-    ] = None,
+    ] = "",
     limit: Annotated[Limit, Query()] = 50,
 ) -> EventList:
     """A page of the log, in the order in which commits became visible.
@@ -65,13 +65,13 @@ async def list_events(
     )
 
 
-def _visible(grant: Grant, event_type: str | None) -> list[str] | None:
+def _visible(grant: Grant, event_type: str) -> list[str] | None:
     """Return the patterns of what a request asks for, as far as its token may see it; None: all.
 
     Raises:
         HTTPException: 403, the token may see nothing of one of them.
     """
-    wanted = [pattern.strip() for pattern in (event_type or "*").split(",")]
+    wanted = [pattern.strip() for pattern in (event_type.strip() or "*").split(",")]
     for pattern in wanted:
         if not narrowed([pattern], grant.events):
             raise HTTPException(403, f"This API key does not see {pattern}")

@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Strict,
     ValidationInfo,
     field_validator,
 )
@@ -21,6 +22,9 @@ from bridge.secrets import secret_problem
 
 #: Largest id that PostgreSQL can hold.
 MAX_BIGINT = 2**63 - 1
+
+#: Longest filter. Not in the schema: who invents filters by a length invents what means nothing.
+MAX_FILTER = 4000
 
 # A scheme, an authority without userinfo, and no white space anywhere. A backslash in an authority
 # means a path to some parsers and a host to others.
@@ -62,6 +66,8 @@ def _usable_secret(secret: str) -> str:
 
 def _bounded(filter_text: str) -> str:
     """Refuse what may take exponential time: the drain evaluates filters for every event."""
+    if len(filter_text) > MAX_FILTER:
+        raise ValueError(f"must not be longer than {MAX_FILTER} characters")
     bare = re.sub(r'"([^"\\]|\\.)*"', '""', filter_text)
     if "**" in bare or bare.count("?") > 1:
         raise ValueError("must not have more than one ? (…), nor **: it could hold up every event")
@@ -73,7 +79,7 @@ def _empty_is_none(value: Any) -> Any:
     return None if value == "" else value
 
 
-def huge_is_zero(value: Any) -> Any:
+def _huge_is_zero(value: Any) -> Any:
     """Turn more digits than any id has into an id that no row has: it is not found, not refused."""
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{20,}", value):
         return 0
@@ -87,6 +93,21 @@ def _plain_digits(value: Any) -> Any:
     return value
 
 
+def _no_flag(value: Any) -> Any:
+    """Refuse true and false where a number is meant: Python takes them for 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "Input should be a number, not true or false")
+    return value
+
+
+def _no_epoch(value: Any) -> Any:
+    """Refuse a number for a time: ``{"since": 0}`` would be everything since 1970."""
+    is_number = isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9.]+\s*", value)
+    if isinstance(value, (int, float)) or is_number:
+        raise PydanticCustomError("datetime_type", "Input should be a date and a time")
+    return value
+
+
 def _in_utc(moment: datetime) -> datetime:
     """Take a time without a zone for one in UTC."""
     try:
@@ -95,13 +116,14 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("must be between the years 1 and 9999") from None
 
 
-Text = Annotated[
-    str, AfterValidator(_storable), Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})
-]
-Moment = Annotated[datetime, AfterValidator(_in_utc)]
+_Storable = Annotated[str, AfterValidator(_storable)]
+Text = Annotated[_Storable, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})]
+Moment = Annotated[datetime, BeforeValidator(_no_epoch), AfterValidator(_in_utc)]
+# Fields that the contract does not have: a client that has them says true or false.
+Flag = Annotated[bool, Strict()]
 Name = Annotated[Text, Field(min_length=1, max_length=255)]
 Url = Annotated[
-    Text,
+    _Storable,
     Field(
         min_length=1,
         max_length=2048,
@@ -124,19 +146,22 @@ OptionalText = Annotated[Text | None, BeforeValidator(_empty_is_none)]
 Secret = Annotated[Text, AfterValidator(_usable_secret)]
 OptionalSecret = Annotated[Secret | None, BeforeValidator(_empty_is_none)]
 TimeoutSeconds = Annotated[
-    int, Field(ge=1, le=120, description="Deadline of one whole delivery attempt.")
+    int,
+    Field(ge=1, le=120, description="Deadline of one whole delivery attempt."),
+    BeforeValidator(_no_flag),
 ]
 MaxConcurrency = Annotated[
-    int, Field(ge=1, le=1000, description="Most attempts that one bridge has in flight to it.")
+    int,
+    Field(ge=1, le=1000, description="Most attempts that one bridge has in flight to it."),
+    BeforeValidator(_no_flag),
 ]
 Filter = Annotated[
-    Text,
+    _Storable,
     Field(
-        max_length=4000,
         json_schema_extra={"format": "jsonpath"},
         description=(
-            "A jsonpath predicate: only events of whose payload it is true are delivered. "
-            "An error in it means no."
+            "A jsonpath predicate of PostgreSQL's: only events of whose payload it is true are "
+            "delivered. An error in it means no. Up to 4000 characters, without variables."
         ),
         examples=["$.amount_kopeks >= 100000"],
     ),
@@ -151,9 +176,16 @@ RatePerSecond = Annotated[
         allow_inf_nan=False,
         description="Most attempts a second to it, in all.",
     ),
+    BeforeValidator(_no_flag),
 ]
 RetrySchedule = Annotated[
-    list[Annotated[float, Field(ge=0, le=2_592_000, allow_inf_nan=False)]],
+    list[
+        Annotated[
+            float,
+            Field(ge=0, le=2_592_000, allow_inf_nan=False),
+            BeforeValidator(_no_flag),
+        ]
+    ],
     Field(
         min_length=1,
         max_length=100,
@@ -173,7 +205,7 @@ Count = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
 RowId = Annotated[
     int,
     Field(examples=[1], json_schema_extra={"format": "int64"}),
-    BeforeValidator(huge_is_zero),
+    BeforeValidator(_huge_is_zero),
     BeforeValidator(_plain_digits),
 ]
 WebhookId = Annotated[RowId, Field(description="The webhook's id.")]
@@ -200,17 +232,13 @@ Offset = Annotated[
     ),
     BeforeValidator(_plain_digits),
 ]
-OptionalPatterns = Annotated[
-    Annotated[
-        str,
-        Field(
-            max_length=8192,
-            pattern=f"^ *(?:{PATTERN.pattern}) *(?:, *(?:{PATTERN.pattern}) *)*$",
-            examples=["ticket.*,user.created"],
-        ),
-    ]
-    | None,
-    BeforeValidator(_empty_is_none),
+# Empty, as the field of a form, means any.
+Patterns = Annotated[
+    str,
+    Field(
+        pattern=f"^ *$|^ *(?:{PATTERN.pattern}) *(?:, *(?:{PATTERN.pattern}) *)*$",
+        examples=["ticket.*,user.created"],
+    ),
 ]
 OptionalFlag = Annotated[bool | None, BeforeValidator(_empty_is_none)]
 OptionalStatus = Annotated[DeliveryStatus | None, BeforeValidator(_empty_is_none)]
@@ -224,11 +252,26 @@ def example(**fields: Any) -> ConfigDict:
 class NewWebhook(BaseModel):
     """A webhook to create. Fields that only the bridge writes are ignored, and so are others."""
 
-    model_config = example(
-        name="crm",
-        url="https://crm.example/hook",
-        event_type="payment.completed",
-        generate_secret=True,
+    model_config = ConfigDict(
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "crm",
+                    "url": "https://crm.example/hook",
+                    "event_type": "payment.completed",
+                    "generate_secret": True,
+                }
+            ],
+            # A secret is given or asked for, and not both.
+            "not": {
+                "required": ["generate_secret", "secret"],
+                "properties": {
+                    "generate_secret": {"const": True},
+                    "secret": {"type": "string", "minLength": 1},
+                },
+            },
+        },
     )
 
     name: Name
@@ -239,7 +282,7 @@ class NewWebhook(BaseModel):
         repr=False,
         description="Key of the signatures, never shown again. Empty: none.",
     )
-    generate_secret: bool = Field(
+    generate_secret: Flag = Field(
         default=False, description="Make a secret, and show it in the answer to this request alone."
     )
     description: OptionalText = None
@@ -248,7 +291,7 @@ class NewWebhook(BaseModel):
     max_concurrency: MaxConcurrency = 4
     filter: OptionalFilter = None
     rate_per_second: RatePerSecond | None = None
-    ordered: bool = Field(
+    ordered: Flag = Field(
         default=False, description="One attempt at a time, in the order of the events."
     )
     retry_schedule: RetrySchedule | None = None
@@ -288,7 +331,7 @@ class WebhookChanges(BaseModel):
     max_concurrency: MaxConcurrency | None = None
     filter: OptionalFilter = Field(default=None, description="Null or empty removes it.")
     rate_per_second: RatePerSecond | None = Field(default=None, description="Null removes it.")
-    ordered: bool | None = None
+    ordered: Flag | None = None
     retry_schedule: RetrySchedule | None = Field(default=None, description="Null removes it.")
 
     def columns(self) -> dict[str, object]:
@@ -467,7 +510,7 @@ class Redelivery(BaseModel):
 
     since: Moment = Field(description="From then on; without a zone, UTC.")
     until: Moment | None = Field(default=None, description="Before then.")
-    dry_run: bool = Field(default=True, description="Only count them.")
+    dry_run: Flag = Field(default=True, description="Only count them.")
     per_second: RatePerSecond = Field(default=20.0, description="How many a second.")
 
 

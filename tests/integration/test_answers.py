@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,10 +11,11 @@ import httpx
 import psycopg
 import pytest
 import structlog
+import trio
 
 from bridge.db import DatabaseError, DatabaseUnavailable
 from bridge.web.docs import PAGE, POLICY
-from bridge.web.envelope import SECURITY_HEADERS
+from bridge.web.envelope import SECURITY_HEADERS, Failures
 from tests.integration.test_api import (
     FORM,
     NOT_FOUND,
@@ -133,7 +135,51 @@ async def test_a_page_elsewhere_can_read_what_went_wrong(bridge_url: str, error:
         assert statuses == [failure, 401, 422, 404, 405]
 
 
+async def test_the_page_finds_the_document_wherever_both_are() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("there is no Node")
+    (inline,) = re.findall(r"<script>(.*?)</script>", PAGE, re.DOTALL)
+    program = f"""
+        let url;
+        globalThis.SwaggerUIBundle = (options) => {{ url = options.url; }};
+        SwaggerUIBundle.presets = {{}};
+        for (const pathname of ['/docs', '/docs/', '/behind/docs', '/behind/a/docs/']) {{
+          globalThis.location = {{ pathname }};
+          {inline}
+          console.log(url);
+        }}"""
+    ran = await trio.run_process([node, "-e", program], capture_stdout=True)
+    assert ran.stdout.decode().split() == [
+        "/openapi.json",
+        "/openapi.json",
+        "/behind/openapi.json",
+        "/behind/a/openapi.json",
+    ]
+
+
 # Errors that nobody planned
+
+
+async def test_an_answer_that_has_begun_is_cut_off_and_its_fault_logged_once() -> None:
+    sent = []
+
+    async def begins(_scope: object, _receive: object, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("s3" + "cret")
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async def receive() -> Any:
+        raise AssertionError("there is nothing to read")
+
+    with structlog.testing.capture_logs() as logged:
+        await Failures(begins)({"type": "http", "method": "GET", "path": "/"}, receive, send)
+    assert sent == ["http.response.start"]
+    (line,) = logged
+    assert (line["event"], line["path"]) == ("request_failed", "/")
+    assert "s3cret" not in str(line)
 
 
 async def test_a_fault_is_answered_without_a_word_of_it_and_logged_once(bridge_url: str) -> None:

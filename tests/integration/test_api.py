@@ -266,6 +266,7 @@ async def test_a_whole_webhook_can_be_sent_back_as_a_new_one(bridge_url: str) ->
         ("secret", "whsec_tooshort"),
         ("secret", "fernet:abc"),
         ("generate_secret", "perhaps"),
+        ("generate_secret", 1),
         ("description", "\0"),
         ("timeout_seconds", 0),
         ("max_concurrency", 1001),
@@ -1233,7 +1234,12 @@ BAD_OPTIONS: list[tuple[str, object]] = [
     ("filter", 5),
     ("rate_per_second", 0),
     ("rate_per_second", 100_001),
+    ("rate_per_second", True),
+    ("timeout_seconds", True),
+    ("max_concurrency", True),
     ("ordered", "perhaps"),
+    ("ordered", 1),
+    ("ordered", "true"),
     ("retry_schedule", []),
     ("retry_schedule", [0] * 101),
     ("retry_schedule", "soon"),
@@ -1420,8 +1426,17 @@ async def test_a_bad_range_is_refused(bridge_url: str) -> None:
         ("since", "yesterday"),
         ("since", "0001-01-01T00:00:00+14:00"),
         ("until", "9999-12-31T23:59:59-14:00"),
+        # Seconds since 1970 would mean nearly everything that ever failed.
+        ("since", 0),
+        ("since", 1_700_000_000.5),
+        ("since", "0"),
+        ("since", True),
+        ("until", "1700000000"),
         ("dry_run", None),
+        ("dry_run", 0),
+        ("dry_run", "false"),
         ("per_second", 0),
+        ("per_second", True),
     ]
     async with calling(bridge_url) as client:
         webhook = await create(client)

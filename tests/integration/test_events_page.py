@@ -140,7 +140,6 @@ async def test_a_bad_parameter_is_refused(bridge_url: str) -> None:
             ("event_type", "user.created,"),
             ("event_type", "user created"),
             ("event_type", "\ud800".encode("utf-8", "surrogatepass").decode("latin-1")),
-            ("event_type", "a," * 5000 + "a"),
         ):
             assert_refused(await client.get("/events", params={parameter: value}), parameter)
 
