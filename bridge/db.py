@@ -57,7 +57,7 @@ MANY_FAILURES = 10
 # What a pooler takes, too: PgBouncer follows these, and refuses a client that asks for others.
 _POOLED = {"application_name": "pgbridge", "timezone": "UTC"}
 # The server notices a bridge that vanished without a word within about half a minute, and gives
-# its advisory lock to another.
+# its place as the drainer to another.
 _SESSION = {
     **_POOLED,
     "tcp_keepalives_idle": "10",

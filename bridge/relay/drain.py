@@ -1,8 +1,8 @@
 """Moves events from the outbox to the log, and hands them to the live stream and to delivery.
 
-Of all bridges on a database one drains: it holds a session lock on the connection on which it also
-listens and drains, so that losing any of the three is losing all. The others follow the log and
-serve their own clients from it; one of them takes over when the lock is free.
+Of all bridges on a database one drains: ``bridge.leader`` names the connection on which it listens
+and drains, for as long as that one is there, so that losing any of the three is losing all. The
+others follow the log and serve their own clients from it; one of them takes over when it has gone.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Relay:
             self._went_back(self._last_event_id)
 
     async def _wait_to_lead(self, connection: Connection, rung: WakeUp) -> None:
-        """Follow the log until the lock of the one drainer is ours."""
+        """Follow the log until this connection is the one that drains."""
         while True:
             [row] = await connection.fetch("lead")
             # Also before the first drain: what the last drainer logged is still to be published.

@@ -42,7 +42,6 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'table', 'redelivery_lock', 'insert', null),
     ('bridge_service', 'table', 'webhook_deliveries', 'select', null),
     ('bridge_service', 'table', 'webhook_health', 'select', null),
-    ('bridge_service', 'table', 'backlog', 'select', null),
     ('bridge_service', 'function', 'patterns_matching(text)', 'execute', null),
     ('bridge_service', 'function', 'passes(jsonpath, jsonb)', 'execute', null),
     ('bridge_service', 'function', 'wake_couriers()', 'execute', null),

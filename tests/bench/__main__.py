@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 
+import psycopg
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +27,7 @@ from tests.bench import (
     trigger,
 )
 from tests.bench.result import Result
+from tests.conftest import create_roles
 
 BENCHES: dict[str, Callable[[EmbeddedPostgres], list[Result]]] = {
     "capture": capture.run,
@@ -49,6 +51,8 @@ def main() -> None:
     table = Table("bench", "measured", "reference", "ratio", "mark")
     results: list[Result] = []
     with embedded_postgres() as server:
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            create_roles(connection)
         for name in names:
             print(f"running {name} …", file=sys.stderr, flush=True)
             results += BENCHES[name](server)
