@@ -15,7 +15,8 @@ REFUSALS = {
     "55000": 409,  # object_not_in_prerequisite_state
     "22023": 422,  # invalid_parameter_value
 }
-#: Classes of SQLSTATE that a text gives which is no jsonpath: data, features, syntax, limits.
+#: SQLSTATEs, or their classes, of a text that is no jsonpath: data, features, syntax, limits. Not
+#: all of class 42: a right that the bridge lacks says nothing of the text.
 NO_JSONPATH = ("22", "0A", "42601", "54")
 #: SQLSTATEs, or their classes, of what passes without us: the same request may be tried again.
 PASSING = (
@@ -158,7 +159,7 @@ def refusing_filter(filter_text: str | None) -> Iterator[None]:
             raise
         if error.constraint_name == "webhooks_filter_without_variables":
             message = "must not have variables; a field is written $.name"
-        elif error.sqlstate.startswith(NO_JSONPATH) and not passes(error):
+        elif error.sqlstate.startswith(NO_JSONPATH):
             message = f"must be a jsonpath: {error.message}"
         else:
             raise

@@ -42,7 +42,12 @@ async def schemathesis(
             *("--checks", "all", "--phases", ",".join(PHASES), "--mode", "all"),
             *("--report-ndjson-path", str(report), "--no-color"),
         ],
-        env={**os.environ, "PYTHONPATH": f"{FENCE}{os.pathsep}{OPENAPI}", **environ},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{FENCE}{os.pathsep}{OPENAPI}",
+            "PYTHONHASHSEED": "0",  # the same every time
+            **environ,
+        },
         cwd=report.parent,
         stdin=b"",
         capture_stdout=True,
