@@ -33,8 +33,8 @@ TICKET_SECONDS: Final = 30.0
 #: same, but whoever brings one is not held for somebody who guesses.
 KNOWN_TOKENS: Final = 10_000
 KNOWN_SECONDS: Final = 3600.0
-#: How often it is logged that the bot's tokens cannot be read.
-UNREADABLE_SECONDS: Final = 60.0
+#: How often it is logged that the bot's tokens cannot be read, or that an address is held.
+REPEAT_SECONDS: Final = 60.0
 
 #: Where a token is: the settings, ``bridge.api_tokens``, or the bot's ``public.web_api_tokens``.
 Source = Literal["setting", "bridge", "bot"]
@@ -154,7 +154,7 @@ class TokenStore:
         self._failures = failures
         # Hashes of tokens that were valid, and until when they count; the latest last.
         self._known: OrderedDict[bytes, float] = OrderedDict()
-        self._unreadable_logged_at = float("-inf")
+        self._told = Throttle(1 / REPEAT_SECONDS, 1)
 
     async def authenticate(self, token: str, address: str = "") -> Grant | None:
         """Return what the token allows, or None for an unknown, expired or revoked one.
@@ -248,8 +248,18 @@ class TokenStore:
             return lambda: None
         wait = failures.take(key, trio.current_time())
         if wait:
+            self._tell(key)
             raise TooManyFailuresError(wait)
         return lambda: failures.give_back(key)
+
+    def _tell(self, key: str) -> None:
+        """Log whom it holds, now and then."""
+        if not self._told.take(key, trio.current_time()):
+            log.warning(
+                "failed_logins_refused",
+                address=key,
+                fix="if that is a proxy of yours, name it in BRIDGE_TRUSTED_PROXIES",
+            )
 
     def _remember(self, digest: bytes) -> None:
         self._known[digest] = trio.current_time() + KNOWN_SECONDS
@@ -271,9 +281,7 @@ class TokenStore:
         try:
             return await self._database.fetch(name, value)
         except DatabaseError as error:
-            now = trio.current_time()
-            if now - self._unreadable_logged_at > UNREADABLE_SECONDS:
-                self._unreadable_logged_at = now
+            if not self._told.take("bot tokens", trio.current_time()):
                 log.error("bot_tokens_unreadable", reason=str(error))
             raise DatabaseUnavailable("the bot's tokens cannot be read") from None
 

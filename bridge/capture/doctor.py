@@ -647,6 +647,26 @@ def webhook_secrets(context: Context) -> Iterator[Verdict]:
         yield _ok("no webhook has a secret")
 
 
+def bot_tokens(context: Context) -> Iterator[Verdict]:
+    """The bot's own tokens can be read, where they are to be valid."""
+    if not context.settings.bot_tokens:
+        yield _ok("the bot's own tokens are not valid here, as BRIDGE_BOT_TOKENS is off")
+        return
+    try:
+        context.connection.execute(
+            "select id, name, token_hash, is_active, expires_at from public.web_api_tokens limit 0"
+        )
+    except psycopg.Error as error:
+        yield _wrong(
+            f"public.web_api_tokens cannot be read: {one_line(error)}",
+            "BRIDGE_BOT_TOKENS is on, and pgbridge run does not start without that table",
+            "let its owner run: grant select (id, name, token_hash, is_active, expires_at) on "
+            f"public.web_api_tokens to {context.connection.info.user}; or switch it off",
+        )
+    else:
+        yield _ok("the bot's own tokens can be read")
+
+
 CHECKS: tuple[Check, ...] = (
     server_version,
     standby,
@@ -668,6 +688,7 @@ CHECKS: tuple[Check, ...] = (
     paused_rules,
     capture_errors,
     webhook_secrets,
+    bot_tokens,
 )
 #: When one of these finds something wrong, those after it would only say so again.
 DECISIVE: tuple[Check, ...] = (server_version, standby, schema_version)

@@ -21,7 +21,7 @@ from bridge.throttle import Throttle
 from bridge.tokens import TokenStore
 from bridge.web import audit, deliveries, docs, events, health, tickets, tokens, webhooks
 from bridge.web.access import AccessLog
-from bridge.web.envelope import Failures, PlainPaths, SecureAnswers
+from bridge.web.envelope import Failures, Heads, PlainPaths, SecureAnswers
 from bridge.web.refusals import RETRY_SECONDS, passes
 
 log = structlog.get_logger()
@@ -114,6 +114,7 @@ def build_api(
     api.add_exception_handler(DatabaseError, _database_refuses)
     # The last one added stands outermost.
     api.add_middleware(PlainPaths)
+    api.add_middleware(Heads)
     api.add_middleware(Failures)
     if cors_origins:
         api.add_middleware(

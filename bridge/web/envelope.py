@@ -66,6 +66,26 @@ class PlainPaths:
         await self._app(scope, receive, send)
 
 
+class Heads:
+    """Answers HEAD of a path as its GET, without the body; so do many ask who only watch."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope.get("method") != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"}, receive, without_body)
+
+
 class Failures:
     """Answers what nobody has caught by 500, and logs it once.
 

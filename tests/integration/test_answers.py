@@ -294,6 +294,17 @@ async def test_a_method_that_a_path_does_not_have_is_told_which_it_has(bridge_ur
                 assert set(answer.headers["Allow"].split(", ")) == has, (method, path)
 
 
+async def test_a_head_is_answered_like_its_get_without_the_body(bridge_url: str) -> None:
+    async with calling(bridge_url, ready=lambda: {"relay": False}) as client:
+        for path in ("/healthz", "/readyz", "/metrics", "/webhooks", "/webhooks/7", "/nothing"):
+            got, head = await client.get(path), await client.head(path)
+            assert (head.status_code, head.content) == (got.status_code, b"")
+            assert head.headers == got.headers
+        assert (await client.head("/readyz")).status_code == 503
+        assert (await client.head("/tokens/1")).status_code == 405
+        assert (await client.head("/webhooks", headers={"X-API-Key": "x"})).status_code == 401
+
+
 async def test_a_slash_at_the_end_makes_no_difference(bridge_url: str, bot: Bot) -> None:
     async with calling(bridge_url) as client:
         created = await client.post("/webhooks/", json=FORM)

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 import trio
 
-from bridge.db import DatabaseError, open_database
+from bridge.db import DatabaseError, DatabaseUnavailable, Share, open_database
 
 
 async def test_statements_that_are_cancelled_leave_their_connections_usable(
@@ -64,3 +64,31 @@ async def test_what_the_database_refuses_is_told_without_the_values_of_the_row(
                     await ask("create_webhook", *form)
                 assert refused.value.constraint_name == "webhooks_max_concurrency_range"
                 assert "s3cret" not in "".join(traceback.format_exception(refused.value))
+
+
+async def test_who_asks_through_a_share_leaves_the_other_connections_to_others(
+    bridge_url: str, bot: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.db.SHARE_SECONDS", 0.5)
+    refused = 0
+
+    async def ask() -> None:
+        nonlocal refused
+        try:
+            await share.fetch("get_webhook", 1)
+        except DatabaseUnavailable:
+            refused += 1
+
+    with trio.fail_after(30):
+        async with open_database(bridge_url, pool_size=3) as database:
+            share = Share(database, 2)
+            async with trio.open_nursery() as nursery:
+                with bot.transaction():
+                    bot.execute("lock table bridge.webhooks in access exclusive mode")
+                    for _ in range(20):
+                        nursery.start_soon(ask)
+                    # Two wait for the lock, eighteen for their turn; the third connection is free.
+                    while refused < 18:
+                        await database.fetch("schema_version")
+            assert refused == 18
+            assert await share.fetch("get_webhook", 1) == []

@@ -663,3 +663,30 @@ def drain(connection: Bot) -> None:
     for number, value in enumerate(("0", "'{}'::bigint[]", "'{}'::bigint[]", "100"), start=1):
         statement = statement.replace(f"${number}", value)
     connection.execute(statement.encode())
+
+
+# --- who is let in
+
+
+def test_the_bots_tokens_that_cannot_be_read_are_told_where_they_are_to_be_valid(
+    healthy: str, bot: Bot
+) -> None:
+    def found(**settings: object) -> Finding:
+        given = load_settings(database_url=healthy, doorbell="poll", **settings)
+        [finding] = [
+            each
+            for each in examine(given, load_preset("telegram-shop"))
+            if each.check == "bot_tokens"
+        ]
+        return finding
+
+    assert found().level == "ok"
+    missing = found(bot_tokens="on")
+    assert missing.level == "wrong"
+    assert "web_api_tokens" in missing.what
+    bot.execute(
+        "create table public.web_api_tokens (id serial, name text, token_hash text,"
+        " is_active boolean, expires_at timestamptz)"
+    )
+    assert found(bot_tokens="on").what == "the bot's own tokens can be read"
+    bot.execute("drop table public.web_api_tokens")

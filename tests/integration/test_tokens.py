@@ -224,7 +224,11 @@ async def test_who_guesses_tokens_is_held_and_nobody_else(bridge_url: str, bot: 
             return answer.status_code
 
         assert [await status("right") for _ in range(10)] == [200] * 10
-        assert [await status(f"wrong{n}") for n in range(5)] == [401, 401, 401, 429, 429]
+        with structlog.testing.capture_logs() as logs:
+            wrong = [await status(f"wrong{number}") for number in range(5)]
+        assert wrong == [401, 401, 401, 429, 429]
+        [entry] = logs
+        assert (entry["event"], entry["address"]) == ("failed_logins_refused", "127.0.0.1")
         # Who was let in before still is, though from the same address: behind a proxy that is not
         # named here, all are.
         assert await status("right") == 200
@@ -232,7 +236,9 @@ async def test_who_guesses_tokens_is_held_and_nobody_else(bridge_url: str, bot: 
         assert await status("new") == 429
         bot.execute("update bridge.api_tokens set revoked_at = now()")
         assert await status("right") == 401
-        assert await status("right") == 429
+        with structlog.testing.capture_logs() as logs:
+            assert [await status("right") for _ in range(3)] == [429] * 3
+    assert logs == []  # it was told before, and is told once a minute
 
 
 async def test_attempts_at_once_are_counted_before_they_are_looked_up(bridge_url: str) -> None:
