@@ -1,9 +1,11 @@
-"""The REST API on a database, called without a server."""
+"""The REST API on a database, called without a server, and what there is for it to find."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -17,8 +19,44 @@ from bridge.web.api import build_api
 
 #: The static token.
 TOKEN = "static-token"
+FORM = {"name": "Shop", "url": "https://example.com/webhook", "event_type": "user.created"}
+NOT_FOUND = {"detail": "Webhook not found"}
+MAX_BIGINT = 2**63 - 1
 
 Bot = psycopg.Connection[tuple[Any, ...]]
+#: What needs a token with the right scope: methods and paths, of webhooks and events
+PROTECTED = [
+    ("GET", "/webhooks"),
+    ("POST", "/webhooks"),
+    ("GET", "/webhooks/stats"),
+    ("GET", "/webhooks/1"),
+    ("PATCH", "/webhooks/1"),
+    ("DELETE", "/webhooks/1"),
+    ("POST", "/webhooks/1/rotate-secret"),
+    ("POST", "/webhooks/1/test"),
+    ("GET", "/webhooks/1/deliveries"),
+    ("GET", "/webhooks/1/health"),
+    ("POST", "/webhooks/1/pause"),
+    ("POST", "/webhooks/1/resume"),
+    ("POST", "/webhooks/1/redeliver"),
+    ("GET", "/deliveries/1"),
+    ("POST", "/deliveries/1/redeliver"),
+    ("GET", "/events"),
+]
+#: and of tokens.
+MANAGED = [
+    ("POST", "/ws/tickets"),
+    ("GET", "/tokens"),
+    ("POST", "/tokens"),
+    ("DELETE", "/tokens/1"),
+    ("GET", "/audit"),
+]
+#: Headers with which a browser asks whether a page of another origin may call.
+PREFLIGHT = {
+    "Origin": "https://admin.example",
+    "Access-Control-Request-Method": "PATCH",
+    "Access-Control-Request-Headers": "authorization, x-api-key, content-type",
+}
 
 
 async def no_url_is_refused(_url: str) -> None:
@@ -72,3 +110,84 @@ def add_token(
     ).fetchall()
     assert isinstance(token_id, int)
     return token_id
+
+
+async def create(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    """Create a webhook through the API; return what it answers."""
+    answer = await client.post("/webhooks", json={**FORM, **fields})
+    assert answer.status_code == 201, answer.text
+    webhook: dict[str, Any] = answer.json()
+    return webhook
+
+
+def add_event(bot: Bot, payload: object = None) -> tuple[int, datetime]:
+    row = bot.execute(
+        """insert into bridge.events (event_type, payload, occurred_at)
+           values ('user.created', %s, now()) returning id, recorded_at""",
+        [json.dumps(payload)],
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def add_pending(bot: Bot, webhook_id: int, *, attempts: int = 0) -> int:
+    """Queue a delivery; return its id."""
+    event_id, recorded_at = add_event(bot, {"user_id": 1})
+    row = bot.execute(
+        """insert into bridge.delivery_queue
+               (webhook_id, event_id, event_recorded_at, event_type, attempt_number, error_message)
+           values (%s, %s, %s, 'user.created', %s, %s) returning id""",
+        [webhook_id, event_id, recorded_at, attempts, "refused" if attempts else None],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def finish(bot: Bot, delivery_id: int, outcome: str) -> None:
+    """Move a delivery from the queue to the log, as a courier does."""
+    is_success = outcome == "success"
+    bot.execute(
+        """with gone as (delete from bridge.delivery_queue where id = %(id)s returning *),
+           counted as (
+               update bridge.webhooks w
+               set delivered_count = delivered_count + %(delivered)s,
+                   failed_count = failed_count + %(failed)s
+               from gone where w.id = gone.webhook_id)
+           insert into bridge.delivery_log
+               (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
+                response_status, response_body, error_message, created_at)
+           select id, webhook_id, event_id, event_recorded_at, event_type, %(outcome)s,
+                  attempt_number + 1, %(response_status)s, 'answer', %(error)s, created_at
+           from gone""",
+        {
+            "id": delivery_id,
+            "outcome": outcome,
+            "delivered": int(is_success),
+            "failed": int(not is_success),
+            "response_status": 200 if is_success else 500,
+            "error": None if is_success else "HTTP 500",
+        },
+    )
+
+
+def add_finished(bot: Bot, webhook_id: int, outcome: str) -> int:
+    delivery_id = add_pending(bot, webhook_id)
+    finish(bot, delivery_id, outcome)
+    return delivery_id
+
+
+def secrets_of(bot: Bot, webhook_id: int, vault: Vault | None = None) -> list[str | None]:
+    """Return secret and previous secret, opened."""
+    row = bot.execute(
+        "select secret, previous_secret from bridge.webhooks where id = %s", [webhook_id]
+    ).fetchone()
+    assert row is not None
+    return [stored and (vault or Vault()).open(stored) for stored in row]
+
+
+def assert_refused(answer: httpx.Response, field: str) -> None:
+    """Assert a 422 in FastAPI's shape that names the field."""
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["detail"]
+    assert set(error) == {"type", "loc", "msg"}
+    assert error["loc"][-1] == field

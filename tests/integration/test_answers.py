@@ -16,7 +16,7 @@ import trio
 from bridge.db import DatabaseError, DatabaseUnavailable
 from bridge.web.docs import PAGE, POLICY
 from bridge.web.envelope import SECURITY_HEADERS, Failures
-from tests.integration.test_api import (
+from tests.integration.calling import (
     FORM,
     NOT_FOUND,
     PREFLIGHT,

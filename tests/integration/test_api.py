@@ -18,18 +18,31 @@ import trio.testing
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
 
-from bridge.db import open_database
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.resolve import url_refusal
 from bridge.delivery.trial import Trial
 from bridge.secrets import Vault
-from bridge.tokens import TokenStore, hash_token
-from bridge.web.api import TRIALS, build_api
+from bridge.web.api import TRIALS
 from bridge.web.body import MAX_BODY_BYTES
+from tests.integration.calling import (
+    FORM,
+    MANAGED,
+    MAX_BIGINT,
+    NOT_FOUND,
+    PREFLIGHT,
+    PROTECTED,
+    TOKEN,
+    Bot,
+    add_finished,
+    add_pending,
+    add_token,
+    assert_refused,
+    calling,
+    create,
+    secrets_of,
+)
 from tests.resolver import Resolver, resolving
 
-TOKEN = "static-token"
-FORM = {"name": "Shop", "url": "https://example.com/webhook", "event_type": "user.created"}
 SHAPE = {
     "id",
     "name",
@@ -53,124 +66,14 @@ SHAPE = {
     "failing_since",
     "probe_at",
 }
-NOT_FOUND = {"detail": "Webhook not found"}
 NO_DELIVERY = {"detail": "Delivery not found"}
-MAX_BIGINT = 2**63 - 1
 NOW = datetime.now(UTC).isoformat()
-
-Bot = psycopg.Connection[tuple[Any, ...]]
-
-
-async def no_url_is_refused(_url: str) -> None:
-    return None
-
-
-@asynccontextmanager
-async def calling(
-    url: str, *, token: str | None = TOKEN, **options: Any
-) -> AsyncIterator[httpx.AsyncClient]:
-    """Build the API on this database; give a client that brings the token."""
-    options.setdefault("ready", dict)
-    options.setdefault("vault", Vault())
-    options.setdefault("url_refusal", no_url_is_refused)
-    options.setdefault("send_trial", None)
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    async with open_database(url) as database:
-        api = build_api(database, TokenStore(database, TOKEN), **options)
-        transport = httpx.ASGITransport(app=api)
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://bridge", headers=headers
-        ) as client:
-            yield client
-
-
-async def create(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
-    """Create a webhook through the API; return what it answers."""
-    answer = await client.post("/webhooks", json={**FORM, **fields})
-    assert answer.status_code == 201, answer.text
-    webhook: dict[str, Any] = answer.json()
-    return webhook
-
-
-def add_token(
-    bot: Bot, token: str, *scopes: str, expires: str = "null", revoked: str = "null"
-) -> None:
-    bot.execute(
-        f"""insert into bridge.api_tokens (name, token_hash, prefix, scopes, expires_at, revoked_at)
-            values ('t', %s, 'pgb_', %s, {expires}, {revoked})""".encode(),
-        [hash_token(token), list(scopes)],
-    )
-
-
-def add_event(bot: Bot, payload: object = None) -> tuple[int, datetime]:
-    row = bot.execute(
-        """insert into bridge.events (event_type, payload, occurred_at)
-           values ('user.created', %s, now()) returning id, recorded_at""",
-        [json.dumps(payload)],
-    ).fetchone()
-    assert row is not None
-    return row[0], row[1]
-
-
-def add_pending(bot: Bot, webhook_id: int, *, attempts: int = 0) -> int:
-    """Queue a delivery; return its id."""
-    event_id, recorded_at = add_event(bot, {"user_id": 1})
-    row = bot.execute(
-        """insert into bridge.delivery_queue
-               (webhook_id, event_id, event_recorded_at, event_type, attempt_number, error_message)
-           values (%s, %s, %s, 'user.created', %s, %s) returning id""",
-        [webhook_id, event_id, recorded_at, attempts, "refused" if attempts else None],
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def finish(bot: Bot, delivery_id: int, outcome: str) -> None:
-    """Move a delivery from the queue to the log, as a courier does."""
-    is_success = outcome == "success"
-    bot.execute(
-        """with gone as (delete from bridge.delivery_queue where id = %(id)s returning *),
-           counted as (
-               update bridge.webhooks w
-               set delivered_count = delivered_count + %(delivered)s,
-                   failed_count = failed_count + %(failed)s
-               from gone where w.id = gone.webhook_id)
-           insert into bridge.delivery_log
-               (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
-                response_status, response_body, error_message, created_at)
-           select id, webhook_id, event_id, event_recorded_at, event_type, %(outcome)s,
-                  attempt_number + 1, %(response_status)s, 'answer', %(error)s, created_at
-           from gone""",
-        {
-            "id": delivery_id,
-            "outcome": outcome,
-            "delivered": int(is_success),
-            "failed": int(not is_success),
-            "response_status": 200 if is_success else 500,
-            "error": None if is_success else "HTTP 500",
-        },
-    )
-
-
-def add_finished(bot: Bot, webhook_id: int, outcome: str) -> int:
-    delivery_id = add_pending(bot, webhook_id)
-    finish(bot, delivery_id, outcome)
-    return delivery_id
 
 
 def secret_of(bot: Bot, webhook_id: int) -> object:
     row = bot.execute("select secret from bridge.webhooks where id = %s", [webhook_id]).fetchone()
     assert row is not None
     return row[0]
-
-
-def secrets_of(bot: Bot, webhook_id: int, vault: Vault | None = None) -> list[str | None]:
-    """Return secret and previous secret, opened."""
-    row = bot.execute(
-        "select secret, previous_secret from bridge.webhooks where id = %s", [webhook_id]
-    ).fetchone()
-    assert row is not None
-    return [stored and (vault or Vault()).open(stored) for stored in row]
 
 
 def everything_stored(bot: Bot) -> str:
@@ -182,14 +85,6 @@ def moment(text: str) -> datetime:
     parsed = datetime.fromisoformat(text)
     assert parsed.tzinfo is not None
     return parsed
-
-
-def assert_refused(answer: httpx.Response, field: str) -> None:
-    """Assert a 422 in FastAPI's shape that names the field."""
-    assert answer.status_code == 422, answer.text
-    (error,) = answer.json()["detail"]
-    assert set(error) == {"type", "loc", "msg"}
-    assert error["loc"][-1] == field
 
 
 # Creating
@@ -1467,24 +1362,6 @@ async def test_operating_what_there_is_not_is_not_found(bridge_url: str) -> None
 # Who may
 
 
-PROTECTED = [
-    ("GET", "/webhooks"),
-    ("POST", "/webhooks"),
-    ("GET", "/webhooks/stats"),
-    ("GET", "/webhooks/1"),
-    ("PATCH", "/webhooks/1"),
-    ("DELETE", "/webhooks/1"),
-    ("POST", "/webhooks/1/rotate-secret"),
-    ("POST", "/webhooks/1/test"),
-    ("GET", "/webhooks/1/deliveries"),
-    ("GET", "/webhooks/1/health"),
-    ("POST", "/webhooks/1/pause"),
-    ("POST", "/webhooks/1/resume"),
-    ("POST", "/webhooks/1/redeliver"),
-    ("GET", "/deliveries/1"),
-    ("POST", "/deliveries/1/redeliver"),
-    ("GET", "/events"),
-]
 SCOPES = {("GET", "/events"): "events:read"}
 
 
@@ -1503,7 +1380,7 @@ async def test_without_a_token_nothing_is_answered(
     bridge_url: str, headers: dict[str, str]
 ) -> None:
     async with calling(bridge_url, token=None) as client:
-        for method, path in PROTECTED:
+        for method, path in PROTECTED + MANAGED:
             answer = await client.request(method, path, headers=headers)
             assert (answer.status_code, answer.json()) == (401, {"detail": "Missing API key"})
             assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -1516,7 +1393,7 @@ async def test_without_a_token_a_body_is_not_even_read(bridge_url: str) -> None:
 
     headers = {"Content-Type": "application/json"}
     async with calling(bridge_url, token=None) as client:
-        for method, path in PROTECTED:
+        for method, path in PROTECTED + MANAGED:
             answer = await client.request(method, path, content=unread(), headers=headers)
             assert answer.status_code == 401
 
@@ -1527,7 +1404,7 @@ async def test_a_token_that_is_not_valid_is_refused(bridge_url: str, bot: Bot) -
     async with calling(bridge_url, token=None) as client:
         for token in "unknown", "expired", "revoked", TOKEN + "x", "x" * 5000:
             for headers in {"Authorization": f"Bearer {token}"}, {"X-API-Key": token}:
-                for method, path in PROTECTED:
+                for method, path in PROTECTED + MANAGED:
                     answer = await client.request(method, path, headers=headers)
                     assert answer.status_code == 401
                     assert answer.json() == {"detail": "Invalid or expired API key"}
@@ -1645,13 +1522,6 @@ async def test_a_database_that_is_away_is_answered_with_503(bridge_url: str) -> 
                     assert answer.json() == {"detail": "Database unavailable"}
             assert (await client.get("/healthz")).status_code == 200
         assert (await client.get(f"/webhooks/{webhook['id']}")).json() == webhook
-
-
-PREFLIGHT = {
-    "Origin": "https://admin.example",
-    "Access-Control-Request-Method": "PATCH",
-    "Access-Control-Request-Headers": "authorization, x-api-key, content-type",
-}
 
 
 async def test_a_dashboard_elsewhere_may_call_when_its_origin_is_named(bridge_url: str) -> None:

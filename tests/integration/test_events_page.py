@@ -8,7 +8,7 @@ import httpx
 from bridge.assets import query
 from bridge.events import Event
 from bridge.web.events import MOST_LOOKED_AT, PAGE_BYTES
-from tests.integration.test_api import MAX_BIGINT, Bot, assert_refused, calling
+from tests.integration.calling import MAX_BIGINT, Bot, assert_refused, calling
 
 
 def log(bot: Bot, event_id: int, event_type: str = "test.event", payload: object = None) -> None:

@@ -4,7 +4,7 @@ import gzip
 import json
 
 from bridge.web.body import MAX_NESTING
-from tests.integration.test_api import FORM, Bot, assert_refused, calling, create, secrets_of
+from tests.integration.calling import FORM, Bot, assert_refused, calling, create, secrets_of
 
 JSON = {"Content-Type": "application/json"}
 

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 import trio
 
-from tests.integration.test_api import add_finished
+from tests.integration.calling import add_finished
 from tests.system.processes import TOKEN, running
 
 OPENAPI = Path(__file__).parent / "openapi"
