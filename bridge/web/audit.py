@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from bridge.scopes import ADMIN
 from bridge.web.auth import guarded_router
+from bridge.web.fields import BeforeId, Id, Limit
 from bridge.web.parts import InDatabase
-from bridge.web.schemas import BeforeId, Id, Limit
 
 managing = guarded_router(ADMIN)
 ROUTERS = (managing,)

@@ -6,6 +6,15 @@ from fastapi import Path, Query, Request
 
 from bridge.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.web.auth import guarded_router
+from bridge.web.fields import (
+    MAX_BIGINT,
+    BeforeId,
+    DeliveryId,
+    Limit,
+    Offset,
+    OptionalStatus,
+    WebhookId,
+)
 from bridge.web.parts import InDatabase
 from bridge.web.refusals import (
     CANNOT_BE_SENT,
@@ -16,19 +25,7 @@ from bridge.web.refusals import (
     refusing,
     stored_id,
 )
-from bridge.web.schemas import (
-    MAX_BIGINT,
-    Attempt,
-    BeforeId,
-    Delivery,
-    DeliveryDetail,
-    DeliveryId,
-    DeliveryList,
-    Limit,
-    Offset,
-    OptionalStatus,
-    WebhookId,
-)
+from bridge.web.schemas import Attempt, Delivery, DeliveryDetail, DeliveryList
 
 reading = guarded_router(WEBHOOKS_READ)
 writing = guarded_router(WEBHOOKS_WRITE)

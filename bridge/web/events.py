@@ -8,8 +8,9 @@ from bridge.events import narrowed, parse_payload, timestamp
 from bridge.scopes import EVENTS_READ
 from bridge.tokens import Grant
 from bridge.web.auth import guarded_router
+from bridge.web.fields import MAX_BIGINT, EventId, Limit, Patterns
 from bridge.web.parts import InDatabase
-from bridge.web.schemas import MAX_BIGINT, EventId, EventList, Limit, LoggedEvent, Patterns
+from bridge.web.schemas import EventList, LoggedEvent
 
 #: Events whose type is looked at for one page. With a pattern that matches little, a page may be
 #: empty and still say where to go on.

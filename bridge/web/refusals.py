@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import HTTPException
 
 from bridge.db import DatabaseError, Row
-from bridge.web.schemas import MAX_BIGINT, HTTPValidationError, Problem
+from bridge.web.fields import MAX_BIGINT
+from bridge.web.schemas import HTTPValidationError, Problem
 
 #: What the functions of schema bridge raise, by SQLSTATE, and the status that says the same.
 REFUSALS = {

@@ -9,9 +9,9 @@ from pydantic import AfterValidator, BaseModel, Field
 from bridge.scopes import ADMIN, MOST_SCOPES, SCOPES, checked_scopes
 from bridge.tokens import new_row, new_token
 from bridge.web.auth import guarded_router
+from bridge.web.fields import Count, Id, Limit, Moment, Name, Offset, RowId, example
 from bridge.web.parts import InDatabase
 from bridge.web.refusals import NO_TOKEN, WITH_BODY, found, stored_id
-from bridge.web.schemas import Count, Id, Limit, Moment, Name, Offset, RowId, example
 
 managing = guarded_router(ADMIN)
 ROUTERS = (managing,)

@@ -11,6 +11,7 @@ from bridge.db import DeadlockError, Row
 from bridge.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.secrets import new_secret
 from bridge.web.auth import guarded_router
+from bridge.web.fields import Limit, Offset, OptionalFlag, OptionalText, WebhookId
 from bridge.web.parts import ChecksUrl, InDatabase, InVault
 from bridge.web.refusals import (
     GUARDED,
@@ -24,11 +25,7 @@ from bridge.web.refusals import (
 )
 from bridge.web.schemas import (
     CreatedWebhook,
-    Limit,
     NewWebhook,
-    Offset,
-    OptionalFlag,
-    OptionalText,
     Redelivery,
     RedeliveryCount,
     RotatedSecret,
@@ -36,7 +33,6 @@ from bridge.web.schemas import (
     Webhook,
     WebhookChanges,
     WebhookHealth,
-    WebhookId,
     WebhookList,
     WebhookStats,
     WebhookTrial,
