@@ -382,10 +382,22 @@ def _trial(
     """Have schema bridge there for the time of the context, and gone after it as it was before.
 
     Rules may call its functions, and are checked before anything is installed.
+
+    Raises:
+        InstallError: this role may not create the schema, or a step fails.
     """
     if is_installed(connection):
         yield
         return
+    [may] = fetch(connection, "may_install")
+    if not may["may_create_schema"]:
+        database, role = identifier(connection.info.dbname), identifier(may["role"])
+        raise InstallError(
+            f"permission denied: role {may['role']} may not create schema bridge; run init as the "
+            "owner of the application's tables, and if that is this role, have an administrator "
+            "run first: "
+            f"grant create on database {database} to {role}"
+        )
     with connection.transaction(force_rollback=True):
         for step in migrations:
             try:
