@@ -589,7 +589,7 @@ def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ..
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         _fail("pgbridge is not installed in this database; run: pgbridge init")
     except psycopg.Error as error:
-        _fail(install.one_line(error))
+        _fail(install.refusal(error))
 
 
 def _actor() -> dict[str, str]:
