@@ -1,6 +1,8 @@
-"""Finds the SQL files and templates, in a checkout as inside the installed wheel."""
+"""Finds SQL files, templates and the version, in a checkout as inside the installed wheel."""
 
 from functools import cache
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -15,6 +17,14 @@ def _root(name: str) -> Traversable:
 def query(name: str) -> str:
     """Return the text of ``sql/queries/<name>.sql``."""
     return _root("sql").joinpath("queries", f"{name}.sql").read_text("utf-8")
+
+
+def version() -> str:
+    """Return the version of this pgbridge; 0 for a checkout that is not installed."""
+    try:
+        return installed_version("pgbridge")
+    except PackageNotFoundError:
+        return "0"
 
 
 def migrations() -> list[tuple[str, str]]:

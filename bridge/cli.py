@@ -18,11 +18,12 @@ from typing import Annotated, Any, NoReturn
 
 import psycopg
 import typer
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from bridge import rights, tokens, webhooks
+from bridge import assets, rights, tokens, webhooks
 from bridge.capture import install
 from bridge.capture.doctor import Finding, examine
 from bridge.capture.rules import Rule, RuleError, load_rules
@@ -63,6 +64,24 @@ WebhookId = Annotated[
 def main() -> None:
     """Run the command line."""
     app(prog_name="pgbridge")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pgbridge {assets.version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and end."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -349,7 +368,7 @@ def token_create(
 @token_app.command("list")
 def token_list() -> None:
     """List the tokens: never the tokens themselves, only how they begin."""
-    table = Table("id", "name", "begins", "scopes", "created", "expires", "last used", "state")
+    table = _table("id", "name", "begins", "scopes", "created", "expires", "last used", "state")
     with _installing(_settings()) as connection:
         for row in tokens.list_tokens(connection):
             table.add_row(*map(Text, row))
@@ -377,7 +396,7 @@ def webhooks_list(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    table = Table("id", "name", "url", "event type", "state", "pending", "succeeded, last hour")
+    table = _table("id", "name", "url", "event type", "state", "pending", "succeeded, last hour")
     for row in rows:
         rate = row.pop("success_rate_hour")
         share = "" if rate is None else f"{rate:g} %"
@@ -570,7 +589,7 @@ def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ..
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         _fail("pgbridge is not installed in this database; run: pgbridge init")
     except psycopg.Error as error:
-        _fail(install.one_line(error))
+        _fail(install.refusal(error))
 
 
 def _actor() -> dict[str, str]:
@@ -580,6 +599,12 @@ def _actor() -> dict[str, str]:
     except (OSError, KeyError):  # a container's user need not have a name
         user = str(os.getuid())
     return {"via": "cli", "actor": f"{user}@{socket.gethostname()}"}
+
+
+def _table(*headers: str) -> Table:
+    """Return a table that breaks what is too long for its column, and never cuts it off."""
+    columns = [Column(header, overflow="fold") for header in headers]
+    return Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

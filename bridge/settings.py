@@ -32,6 +32,8 @@ SECRET_KEY_BYTES = 32
 #: The tables of ``pgbridge.toml`` that are rules of capture.
 RULE_TABLES = ("capture", "note")
 
+# What is to be done about most URLs that cannot be read.
+_ESCAPES = "in a password, write / as %2F, ? as %3F, # as %23 and @ as %40"
 # What an operator gets to see as an example.
 _NETWORKS = "10.0.0.0/8,192.168.1.7"
 # IPv6's form of IPv4 addresses.
@@ -151,17 +153,16 @@ class Settings(BaseSettings):
             try:
                 _ = parts.port
             except ValueError:
-                raise ValueError("has a port that is not a number up to 65535") from None
+                raise ValueError(
+                    f"has a port that is not a number up to 65535; {_ESCAPES}"
+                ) from None
         # PostgreSQL's client would show the password, or a part of it, in its complaint.
         if parts.netloc.count("@") > 1:
             raise ValueError("has a second @; write one in a password as %40")
         if "@" in parts.path + parts.fragment or any(
             part and "=" not in part for part in parts.query.split("&")
         ):
-            raise ValueError(
-                "has an @ or a ? where none belongs; in a password, "
-                "write / as %2F, ? as %3F, # as %23 and @ as %40"
-            )
+            raise ValueError(f"has an @ or a ? where none belongs; {_ESCAPES}")
         if re.search("%(?!(?!00)[0-9A-Fa-f]{2})", url):
             raise ValueError("has a % that begins no escape; write one in a password as %25")
         return "postgresql" + url[len(parts.scheme) :]

@@ -188,7 +188,7 @@ def plan(
     except (MigrationError, MismatchError) as error:
         raise InstallError(str(error)) from None
     except psycopg.Error as error:
-        raise InstallError(one_line(error)) from None
+        raise InstallError(refusal(error)) from None
 
     absent, role_steps = roles
     # The rights before the rules, which may have to wait for tables: a bridge that runs needs them
@@ -252,7 +252,7 @@ def apply(
                 report(f"{step.title}: {step.locks} is locked by {blockers}, waiting")
                 time.sleep(min(0.1 * 2**attempt, 5.0))
             except psycopg.Error as error:
-                raise InstallError(f"{step.title}: {one_line(error)}") from None
+                raise InstallError(f"{step.title}: {refusal(error)}") from None
 
 
 def plan_removal(connection: psycopg.Connection[tuple[Any, ...]]) -> list[Step]:
@@ -268,7 +268,7 @@ def plan_removal(connection: psycopg.Connection[tuple[Any, ...]]) -> list[Step]:
     except MigrationError as error:
         raise InstallError(str(error)) from None
     except psycopg.Error as error:
-        raise InstallError(one_line(error)) from None
+        raise InstallError(refusal(error)) from None
     return [*removals, Step("drop schema bridge", "drop schema bridge cascade;")]
 
 
@@ -382,16 +382,28 @@ def _trial(
     """Have schema bridge there for the time of the context, and gone after it as it was before.
 
     Rules may call its functions, and are checked before anything is installed.
+
+    Raises:
+        InstallError: this role may not create the schema, or a step fails.
     """
     if is_installed(connection):
         yield
         return
+    [may] = fetch(connection, "may_install")
+    if not may["may_create_schema"]:
+        database, role = identifier(connection.info.dbname), identifier(may["role"])
+        raise InstallError(
+            f"permission denied: role {may['role']} may not create schema bridge; run init as the "
+            "owner of the application's tables, and if that is this role, have an administrator "
+            "run first: "
+            f"grant create on database {database} to {role}"
+        )
     with connection.transaction(force_rollback=True):
         for step in migrations:
             try:
                 connection.execute(step.sql.encode())
             except psycopg.Error as error:
-                raise InstallError(f"{step.title}: {one_line(error)}") from None
+                raise InstallError(f"{step.title}: {refusal(error)}") from None
         yield
 
 
@@ -492,6 +504,14 @@ def _removal(rule: AppliedRule) -> Step:
 
 def _drop_trigger(name: str, table: str) -> str:
     return f"drop trigger if exists {identifier(name)} on {table};\n"
+
+
+def refusal(error: psycopg.Error) -> str:
+    """Return why a command failed as one line, and where to look if its role may not do this."""
+    remedy = ""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        remedy = "; docs/roles.md says which role this command needs"
+    return one_line(error) + remedy
 
 
 def one_line(error: psycopg.Error) -> str:

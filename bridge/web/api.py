@@ -1,7 +1,6 @@
 """The REST API as a whole: its rooms put together, and what is answered when one of them raises."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 import trio
@@ -13,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from bridge import metrics
+from bridge import assets, metrics
 from bridge.db import Database, DatabaseError, DatabaseUnavailable, Row, Share
 from bridge.proxies import Network
 from bridge.secrets import Vault
@@ -86,7 +85,7 @@ def build_api(
         title="pgbridge",
         summary="Webhooks for the events of a PostgreSQL application.",
         description=_DESCRIPTION,
-        version=_version(),
+        version=assets.version(),
         openapi_tags=_TAGS,
         license_info={"name": "MIT", "identifier": "MIT"},
         generate_unique_id_function=_operation_id,
@@ -128,13 +127,6 @@ def build_api(
         api.add_middleware(AccessLog)
     api.add_middleware(SecureAnswers)
     return api
-
-
-def _version() -> str:
-    try:
-        return version("pgbridge")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"
 
 
 def _operation_id(route: APIRoute) -> str:

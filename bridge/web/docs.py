@@ -14,8 +14,10 @@ _SCRIPT_HASH = "sha384-gjRm0bEPMeTmMh5jT2cHccIwCUZSTd8YC+j0d0sXw0MdGEfScduGpSyF3
 _STYLE_HASH = "sha384-WlYgdmXYOOBWL5apwjDEZwN+U3HmXSSu5R6V5aGxEcf7z+KuRNwBhoxKVN1i3D5I"
 
 _START = """
+const url = location.pathname.replace(/[^/]*\\/?$/, 'openapi.json');
+document.querySelector('#swagger-ui a').href = url;
 SwaggerUIBundle({
-  url: location.pathname.replace(/[^/]*\\/?$/, 'openapi.json'),
+  url,
   dom_id: '#swagger-ui',
   deepLinking: true,
   presets: [SwaggerUIBundle.presets.apis],
@@ -24,7 +26,8 @@ SwaggerUIBundle({
 """
 
 # The document is beside the page, so both may be behind any prefix of a proxy, and the page's own
-# path may have a slash at its end.
+# path may have a slash at its end. What stands in the page is seen until the scripts have come, and
+# where they cannot.
 PAGE: Final = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -36,7 +39,12 @@ PAGE: Final = f"""<!DOCTYPE html>
       integrity="{_STYLE_HASH}" crossorigin="anonymous">
 </head>
 <body>
-<div id="swagger-ui"></div>
+<div id="swagger-ui">
+<p>This page is drawn by scripts from cdn.jsdelivr.net. If nothing else appears here, your browser
+does not run scripts, or cannot reach that server.</p>
+<p>The description of the REST API is in <a href="openapi.json">openapi.json</a>, which comes from
+this bridge alone.</p>
+</div>
 <script src="{_SWAGGER_UI}/swagger-ui-bundle.js"
         integrity="{_SCRIPT_HASH}" crossorigin="anonymous"></script>
 <script>{_START}</script>

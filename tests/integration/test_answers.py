@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -142,20 +143,30 @@ async def test_the_page_finds_the_document_wherever_both_are() -> None:
     (inline,) = re.findall(r"<script>(.*?)</script>", PAGE, re.DOTALL)
     program = f"""
         let url;
+        const link = {{}};
+        globalThis.document = {{ querySelector: () => link }};
         globalThis.SwaggerUIBundle = (options) => {{ url = options.url; }};
         SwaggerUIBundle.presets = {{}};
         for (const pathname of ['/docs', '/docs/', '/behind/docs', '/behind/a/docs/']) {{
           globalThis.location = {{ pathname }};
-          {inline}
-          console.log(url);
+          new Function({json.dumps(inline)})();
+          console.log(url, link.href);
         }}"""
     ran = await trio.run_process([node, "-e", program], capture_stdout=True)
-    assert ran.stdout.decode().split() == [
-        "/openapi.json",
-        "/openapi.json",
-        "/behind/openapi.json",
-        "/behind/a/openapi.json",
+    assert ran.stdout.decode().splitlines() == [
+        "/openapi.json /openapi.json",
+        "/openapi.json /openapi.json",
+        "/behind/openapi.json /behind/openapi.json",
+        "/behind/a/openapi.json /behind/a/openapi.json",
     ]
+
+
+def test_where_the_pages_scripts_do_not_come_it_says_so_and_names_the_document() -> None:
+    # Inside the element that the scripts draw into, they take the place of what is there.
+    (shown,) = re.findall(r'<div id="swagger-ui">(.*?)</div>', PAGE, re.DOTALL)
+    assert "cdn.jsdelivr.net" in shown
+    assert '<a href="openapi.json">' in shown
+    assert "cdn.jsdelivr.net" in POLICY
 
 
 # Errors that nobody planned

@@ -20,6 +20,14 @@ from tests.system.processes import as_role
 Bot = psycopg.Connection[tuple[Any, ...]]
 
 PAGE = guide("roles.md")
+#: Of the bot's table, what the bridge looks up.
+TOKEN_COLUMNS = "id, name, token_hash, is_active, expires_at"
+#: The table as the bot has it.
+BOT_TOKENS = (
+    "create table public.web_api_tokens (id serial primary key, name varchar(255),"
+    " token_hash varchar(128) unique, token_prefix varchar(32), is_active boolean,"
+    " expires_at timestamptz, last_used_at timestamptz, last_used_ip varchar(64))"
+)
 
 
 def _cell(rows: list[Mapping[str, Any]]) -> str:
@@ -61,7 +69,7 @@ def test_the_page_has_the_list_of_rights(bot: Bot) -> None:
 
 
 def test_the_sql_of_the_page_sets_the_logins_up(own_server: EmbeddedPostgres) -> None:
-    first, watcher, removal = [text for kind, text in blocks(PAGE) if kind == "sql"]
+    first, watcher, bot_tokens, removal = [text for kind, text in blocks(PAGE) if kind == "sql"]
     with psycopg.connect(own_server.url(), autocommit=True) as admin:
         admin.execute("create role shop_owner login")
         admin.execute("create database shop")
@@ -69,16 +77,27 @@ def test_the_sql_of_the_page_sets_the_logins_up(own_server: EmbeddedPostgres) ->
         with psycopg.connect(url) as shop:
             shop.execute("grant create on schema public to shop_owner; set role shop_owner")
             shop.execute(BOT_TABLES.read_bytes())
+            shop.execute(BOT_TOKENS)
         admin.execute(first.encode())
         init(as_role(url, "shop_owner"))
+        with psycopg.connect(as_role(url, "shop_owner")) as owner:
+            owner.execute(bot_tokens.encode())
         admin.execute(watcher.encode())
         with psycopg.connect(as_role(url, "shop_bridge")) as bridge:
             assert lack(fetch(bridge, "rights")) is None
+            bridge.execute(f"select {TOKEN_COLUMNS} from public.web_api_tokens")
         with psycopg.connect(as_role(url, "shop_watcher")) as people:
             assert people.execute("select count(*) from bridge.events").fetchone() == (0,)
         with psycopg.connect(url) as shop:
             shop.execute("drop schema bridge cascade")
         admin.execute(removal.encode())
+
+
+def test_the_page_on_access_grants_the_same_of_the_bots_tokens_as_this_one() -> None:
+    [granted] = [text for kind, text in blocks(guide("access.md")) if kind == "sql"]
+    [here] = [text for kind, text in blocks(PAGE) if "web_api_tokens" in text]
+    assert granted.replace(" to pgbridge;", "") == here.replace(" to shop_bridge;", "")
+    assert f"({TOKEN_COLUMNS})" in granted
 
 
 def test_every_command_of_the_page_is_one() -> None:

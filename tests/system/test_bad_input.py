@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import socket
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from bridge import assets
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.system.processes import complaint, pgbridge
 
@@ -81,6 +84,35 @@ def test_wrong_usage() -> None:
         assert f"unknown scope '{scope}'" in complaint(pgbridge(*create, url=NOWHERE), 2)
     for name in ("", " ", "a\nb", "\udcff", "x" * 256):
         assert "--name" in complaint(pgbridge("token", "create", "--name", name, url=NOWHERE), 2)
+
+
+def test_the_version_is_told_without_a_database() -> None:
+    result = pgbridge("--version", url=NOWHERE)
+    assert (result.returncode, result.stdout) == (0, f"pgbridge {assets.version()}\n")
+
+
+def test_tables_on_a_narrow_terminal_leave_nothing_out(
+    bridge_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name, scope = "the-dashboard-of-the-shop", "events:read:ticket.status_changed"
+    pgbridge("token", "create", "--name", name, "--scope", scope, url=bridge_url)
+    url = "https://receiver.example/hooks/pgbridge/payments?tenant=1"
+    with psycopg.connect(bridge_url) as connection:
+        connection.execute(
+            "insert into bridge.webhooks (name, url, event_type) values (%s, %s, %s)",
+            [name, url, "payment.completed"],
+        )
+    for command, texts in (("token", (name, scope)), ("webhooks", (name, url))):
+        lines = pgbridge(command, "list", url=bridge_url).stdout.splitlines()
+        [rule] = [number for number, line in enumerate(lines) if set(line) == {"─"}]
+        assert max(map(len, lines)) <= 80
+        starts = [match.start() for match in re.finditer(r"\S+( \S+)*", lines[rule - 1])]
+        cells = {
+            "".join(line[start:end].strip() for line in lines[rule + 1 :])
+            for start, end in itertools.zip_longest(starts, starts[1:])
+        }
+        assert set(texts) <= cells
 
 
 def test_the_applications_tables_are_missing(empty_url: str) -> None:

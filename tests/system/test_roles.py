@@ -121,8 +121,8 @@ async def test_from_nothing_to_an_event_without_a_superuser(url: str) -> None:
         # What is the owner's.
         for command, why in (
             (("init",), "may not create triggers on public.tickets"),
-            (("capture", "pause"), "permission denied for schema bridge"),
-            (("uninstall", "--yes"), "must be owner of"),
+            (("capture", "pause"), "permission denied for schema bridge; docs/roles.md says"),
+            (("uninstall", "--yes"), "must be owner of relation tickets; docs/roles.md says"),
         ):
             assert why in refusal(RUNNER, url, *command)
         assert run_as(OWNER, url, "uninstall", "--yes").splitlines()[-1] == (

@@ -1,5 +1,6 @@
 """The files around the code fit together."""
 
+import configparser
 import re
 import tomllib
 from pathlib import Path
@@ -9,10 +10,14 @@ import pytest
 import yaml
 
 from bridge import assets
+from bridge.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 CODE = "\n".join(path.read_text("utf-8") for path in (ROOT / "bridge").rglob("*.py"))
 QUERIES = sorted(path.stem for path in (ROOT / "sql" / "queries").iterdir())
+PAGES = sorted(
+    str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+)
 MIGRATIONS = [name for name, _ in assets.migrations()]
 
 
@@ -96,10 +101,10 @@ def test_the_database_of_the_composition_is_an_option_and_not_published(
         assert waits == {"condition": "service_healthy", "required": False}
         url = compose["services"][service]["environment"]["BRIDGE_DATABASE_URL"]
         assert "${BRIDGE_DATABASE_URL:-" in url
-    # Who owns the schema may be another than who runs the bridge.
-    assert compose["services"]["init"]["environment"]["BRIDGE_DATABASE_URL"].startswith(
-        "${BRIDGE_OWNER_URL:-"
-    )
+    # Who owns the schema may be another than who runs the bridge. init goes to the second address
+    # where there is one.
+    for name in ("BRIDGE_DATABASE_URL", "BRIDGE_LISTEN_URL"):
+        assert compose["services"]["init"]["environment"][name].startswith("${BRIDGE_OWNER_URL:-")
 
 
 def test_a_bridge_without_a_token_is_not_started_and_not_open_to_the_world(
@@ -108,6 +113,35 @@ def test_a_bridge_without_a_token_is_not_started_and_not_open_to_the_world(
     bridge = compose["services"]["bridge"]
     assert bridge["environment"]["BRIDGE_TOKEN"].startswith("${BRIDGE_TOKEN:?")
     assert bridge["ports"] == ["${BRIDGE_PUBLISH:-127.0.0.1:8080}:8080"]
+
+
+def test_who_may_come_in_is_said_to_the_composition_as_to_a_bridge_without_it(
+    compose: dict[str, Any],
+) -> None:
+    given = compose["services"]["bridge"]["environment"]
+    about_access = {
+        f"BRIDGE_{field.upper()}"
+        for field in Settings.model_fields
+        if field.startswith(("bot_tokens", "trusted_", "access_")) or field.endswith("_origins")
+    }
+    assert len(about_access) == 8
+    for name in about_access:
+        assert given[name] == f"${{{name}:-}}"
+
+
+def test_the_unit_of_systemd_runs_the_bridge_as_nobody_and_lets_it_end() -> None:
+    unit = configparser.RawConfigParser(delimiters="=")
+    unit.read(ROOT / "examples" / "pgbridge.service", "utf-8")
+    service = unit["Service"]
+    assert service["ExecStart"].endswith("/bin/pgbridge run")
+    assert service["DynamicUser"] == "yes"
+    assert "User" not in service
+    # What is in flight has ten seconds.
+    assert int(service["TimeoutStopSec"]) > 10
+    assert service["Restart"] == "on-failure"
+    # Wrong usage or configuration would be wrong again.
+    assert service["RestartPreventExitStatus"] == "2"
+    assert service["EnvironmentFile"] in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_what_the_image_copies_is_there_and_not_ignored() -> None:
@@ -128,3 +162,28 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
         assert (ROOT / source).exists()
     assert re.search(r"^USER (?!root|0)", dockerfile, re.MULTILINE)
     assert 'ENTRYPOINT ["pgbridge"]' in dockerfile
+
+
+# --- Documents
+
+
+def headings(page: Path) -> set[str]:
+    """Return the names by which links lead to the headings of a page."""
+    found = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in found}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text("utf-8"))
+    for file, heading in links:
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), file
+        if heading:
+            assert heading in headings(target), f"{file}#{heading}"
+
+
+def test_there_are_links_to_test() -> None:
+    assert "1-tokens" in headings(ROOT / "docs" / "access.md")
+    assert "(docs/access.md#1-tokens)" in (ROOT / "README.md").read_text("utf-8")

@@ -174,6 +174,10 @@ def test_a_session_is_had_where_notifications_are_listened_for() -> None:
         ("postgresql://u:hunter2@hunter2@h/d", "has a second @; write one in a password as %40"),
         ("postgresql://u:hunter2%@h/d", "has a % that begins no escape; write one in a password"),
         (
+            "postgresql://u:hunter2/x@h/d",
+            "has a port that is not a number up to 65535; in a password, write / as %2F",
+        ),
+        (
             "postgresql://u:1/hunter2@h/d",
             "has an @ or a ? where none belongs; in a password, write",
         ),
