@@ -225,7 +225,8 @@ class Share:
         Raises:
             DatabaseUnavailable: also if there was no turn in time.
         """
-        return await self._in_turn(partial(self._database.fetch, name, *values))
+        async with self.turn() as database:
+            return await database.fetch(name, *values)
 
     async def fetch_one(self, name: str, *values: object) -> Row | None:
         """Like :meth:`fetch`, and return the first row or None."""
@@ -234,13 +235,24 @@ class Share:
 
     async def change(self, actor: str, name: str, *values: object) -> list[Row]:
         """Like :meth:`Database.change`, and raises what :meth:`fetch` does."""
-        return await self._in_turn(partial(self._database.change, actor, name, *values))
+        async with self.turn() as database:
+            return await database.change(actor, name, *values)
 
-    async def _in_turn(self, statement: Callable[[], Awaitable[list[Row]]]) -> list[Row]:
-        with trio.move_on_after(SHARE_SECONDS):
-            async with self._turns:
-                return await statement()
-        raise DatabaseUnavailable("it answers too slowly for all who ask")
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[Database]:
+        """Wait for a turn, and give the database for one statement at a time.
+
+        Raises:
+            DatabaseUnavailable: there was no turn in time.
+        """
+        with trio.move_on_after(SHARE_SECONDS) as waiting:
+            await self._turns.acquire()
+        if waiting.cancelled_caught:
+            raise DatabaseUnavailable("it answers too slowly for all who ask")
+        try:
+            yield self._database
+        finally:
+            self._turns.release()
 
 
 @asynccontextmanager
