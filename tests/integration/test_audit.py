@@ -178,6 +178,22 @@ def test_what_is_done_in_psql_is_written_down_with_the_role(bridge_url: str, bot
     assert (paused["via"], paused["actor"], paused["db_role"]) == ("sql", "psql", "postgres")
 
 
+def test_a_table_that_is_emptied_is_written_down(bridge_url: str, bot: Bot) -> None:
+    bot.execute("set application_name = psql")
+    add_token(bot, "a", "admin")
+    add_token(bot, "b", "admin")
+    bot.execute(
+        "insert into bridge.webhooks (name, url, event_type) values ('x', 'http://x/', '*')"
+    )
+    forget(bot)
+    bot.execute("truncate bridge.api_tokens")
+    bot.execute("truncate bridge.webhooks cascade")
+    bot.execute("truncate bridge.capture_rules")
+    rows = [row for row in written(bot) if (row["via"], row["db_role"]) == ("sql", "postgres")]
+    emptied = {row["action"]: row["changes"]["count"] for row in rows}
+    assert emptied == {"token.truncated": 2, "webhook.truncated": 1, "rule.truncated": 8}
+
+
 @pytest.mark.parametrize(
     "setting",
     ["nonsense", "[]", "7", '{"via": "bridge", "actor": "x"}', '{"via": 7}', "{}", '"api"'],
