@@ -6,8 +6,8 @@ import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from bridge.assets import query
-from bridge.db import Database, DatabaseError, DatabaseUnavailable, Row, Share
+from bridge.db import Database, DatabaseError, DatabaseUnavailable, Row, Share, UnfitTableError
 from bridge.proxies import origin
 from bridge.scopes import ADMIN, allows, event_patterns
 from bridge.throttle import Throttle
@@ -194,7 +194,8 @@ class TokenStore:
         key = origin(address)
         shown = None, hash_token(ticket)
         self._hold(key, shown)
-        rows = await self._ask(self._lookups, key, shown, "use_ticket", self._ticket_hashes(ticket))
+        async with self._turn(self._lookups, key, shown) as database:
+            rows = await database.fetch("use_ticket", self._ticket_hashes(ticket))
         grants = await self.grants((row["token_source"], row["token_id"]) for row in rows)
         self._count(key, shown, failed=not grants)
         self._known.pop(shown, None)
@@ -232,8 +233,8 @@ class TokenStore:
             rows = await self._lookups.fetch("valid_tokens", ids["bridge"])
             found += map(_grant, rows)
         if ids["bot"] and self._bot is not None:
-            with self._readable():
-                bot_rows = await self._bot_lookups.fetch("valid_bot_tokens", ids["bot"])
+            async with self._bot_lookups.turn() as database:
+                bot_rows = await self._read_bots(database, "valid_bot_tokens", ids["bot"])
             found += [_bot_grant(row, self._bot) for row in bot_rows]
         return found
 
@@ -283,35 +284,32 @@ class TokenStore:
         _, digest = shown
         if self._static_hash is not None and hmac.compare_digest(digest, self._static_hash):
             return _static_grant()
-        rows = await self._ask(self._lookups, key, shown, "authenticate", digest)
+        async with self._turn(self._lookups, key, shown) as database:
+            rows = await database.fetch("authenticate", digest)
         if rows:
             return _grant(rows[0])
         if self._bot is None:
             return None
-        with self._readable():
-            rows = await self._ask(
-                self._bot_lookups, key, shown, "bot_token", self._bot.hash(token)
-            )
+        async with self._turn(self._bot_lookups, key, shown) as database:
+            rows = await self._read_bots(database, "bot_token", self._bot.hash(token))
         return _bot_grant(rows[0], self._bot) if rows else None
 
-    async def _ask(
-        self, share: Share, key: str, shown: _Shown, name: str, value: object
-    ) -> Sequence[Row]:
-        """Run a query for what somebody shows, unless the address is held when its turn comes.
+    @asynccontextmanager
+    async def _turn(self, share: Share, key: str, shown: _Shown) -> AsyncIterator[Database]:
+        """Wait for a turn to look up what is shown, unless the address is held when it comes.
 
         What has failed is counted, and not what is under way: of a hundred who come at once from
         one address after a restart, all may be right.
         """
         async with share.turn() as database:
             self._hold(key, shown)
-            return await database.fetch(name, value)
+            yield database
 
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """Translate what PostgreSQL says of the bot's table, which its next release may alter."""
+    async def _read_bots(self, database: Database, name: str, value: object) -> list[Row]:
+        """Run a query on the bot's table, which its next release may alter or drop."""
         try:
-            yield
-        except DatabaseError as error:
+            return await database.read_foreign("bot_tokens_table", name, value)
+        except (DatabaseError, UnfitTableError) as error:
             if not self._told.take("bot tokens", trio.current_time()):
                 log.error("bot_tokens_unreadable", reason=str(error))
             raise DatabaseUnavailable("the bot's tokens cannot be read") from None
