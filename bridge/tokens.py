@@ -7,7 +7,7 @@ import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -30,6 +30,9 @@ PREFIX_LENGTH: Final = 12
 #: migrations may lock it for long.
 LOOKUP_CONNECTIONS: Final = 2
 BOT_LOOKUP_CONNECTIONS: Final = 1
+#: Lookups that wait or are under way for one address. Whoever comes beyond that is told to come
+#: again, for each of them has a connection and its memory as long as the database does not answer.
+MOST_AT_ONCE: Final = 1_000
 #: How long a ticket is good.
 TICKET_SECONDS: Final = 30.0
 #: Tokens that are known to have been valid at an address, and for how long: they are looked up each
@@ -51,7 +54,7 @@ _Shown = tuple[str | None, bytes]
 
 
 class TooManyFailuresError(Exception):
-    """Somebody at this address has shown too many tokens that are none."""
+    """Somebody at this address has shown too many tokens that are none, or too many at once."""
 
     def __init__(self, retry_seconds: float) -> None:
         super().__init__(f"too many failed attempts; try again in {retry_seconds:.0f} s")
@@ -161,6 +164,8 @@ class TokenStore:
         self._failures = failures
         # What was valid, and until when that counts; the latest last.
         self._known: OrderedDict[_Shown, float] = OrderedDict()
+        #: By address.
+        self._under_way: dict[str, int] = {}
         self._told = Throttle(1 / REPEAT_SECONDS, 1)
 
     async def authenticate(self, token: str, address: str = "") -> Grant | None:
@@ -177,7 +182,12 @@ class TokenStore:
         key = origin(address)
         shown = key, hash_token(token)
         self._hold(key, shown)
-        grant = await self._look_up(token, key, shown)
+        grant: Grant | None
+        if self._static_hash is not None and hmac.compare_digest(shown[1], self._static_hash):
+            grant = _static_grant()
+        else:
+            with self._attempt(key, shown):
+                grant = await self._look_up(token, key, shown)
         self._count(key, shown, failed=grant is None)
         if grant is not None:
             self._remember(shown, KNOWN_SECONDS)
@@ -194,9 +204,10 @@ class TokenStore:
         key = origin(address)
         shown = None, hash_token(ticket)
         self._hold(key, shown)
-        async with self._turn(self._lookups, key, shown) as database:
-            rows = await database.fetch("use_ticket", self._ticket_hashes(ticket))
-        grants = await self.grants((row["token_source"], row["token_id"]) for row in rows)
+        with self._attempt(key, shown):
+            async with self._turn(self._lookups, key, shown) as database:
+                rows = await database.fetch("use_ticket", self._ticket_hashes(ticket))
+            grants = await self.grants((row["token_source"], row["token_id"]) for row in rows)
         self._count(key, shown, failed=not grants)
         self._known.pop(shown, None)
         return grants[0] if grants else None
@@ -238,12 +249,28 @@ class TokenStore:
             found += [_bot_grant(row, self._bot) for row in bot_rows]
         return found
 
+    @contextmanager
+    def _attempt(self, key: str, shown: _Shown) -> Iterator[None]:
+        """Have something looked up meanwhile, unless too much is for this address."""
+        under_way = self._under_way.get(key, 0)
+        if under_way >= MOST_AT_ONCE and not self._is_known(shown):
+            raise TooManyFailuresError(1.0)
+        self._under_way[key] = under_way + 1
+        try:
+            yield
+        finally:
+            self._under_way[key] -= 1
+            if not self._under_way[key]:
+                del self._under_way[key]
+
+    def _is_known(self, shown: _Shown) -> bool:
+        return self._known.get(shown, 0.0) > trio.current_time()
+
     def _hold(self, key: str, shown: _Shown) -> None:
         """Refuse whoever has guessed too often, unless this was valid lately."""
-        now = trio.current_time()
-        if self._failures is None or self._known.get(shown, 0.0) > now:
+        if self._failures is None or self._is_known(shown):
             return
-        if wait := self._failures.wait(key, now):
+        if wait := self._failures.wait(key, trio.current_time()):
             self._tell(key)
             raise TooManyFailuresError(wait)
 
@@ -282,8 +309,6 @@ class TokenStore:
 
     async def _look_up(self, token: str, key: str, shown: _Shown) -> Grant | None:
         _, digest = shown
-        if self._static_hash is not None and hmac.compare_digest(digest, self._static_hash):
-            return _static_grant()
         async with self._turn(self._lookups, key, shown) as database:
             rows = await database.fetch("authenticate", digest)
         if rows:
