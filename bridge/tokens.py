@@ -30,6 +30,9 @@ PREFIX_LENGTH: Final = 12
 #: migrations may lock it for long.
 LOOKUP_CONNECTIONS: Final = 2
 BOT_LOOKUP_CONNECTIONS: Final = 1
+#: Apart from those: whoever floods the bridge with tokens does not keep it from seeing that a token
+#: is not valid any more.
+GRANT_CONNECTIONS: Final = 1
 #: Lookups that wait or are under way for one address. Whoever comes beyond that is told to come
 #: again, for each of them has a connection and its memory as long as the database does not answer.
 MOST_AT_ONCE: Final = 1_000
@@ -159,6 +162,7 @@ class TokenStore:
         # A lookup that has begun cannot be cancelled, and whoever has left is kept for it.
         self._lookups = Share(database, LOOKUP_CONNECTIONS)
         self._bot_lookups = Share(database, BOT_LOOKUP_CONNECTIONS)
+        self._grant_lookups = Share(database, GRANT_CONNECTIONS)
         self._static_hash = None if static_token is None else hash_token(static_token)
         self._bot = bot
         self._failures = failures
@@ -241,7 +245,7 @@ class TokenStore:
             elif self._static_hash is not None:
                 found.append(_static_grant())
         if ids["bridge"]:
-            rows = await self._lookups.fetch("valid_tokens", ids["bridge"])
+            rows = await self._grant_lookups.fetch("valid_tokens", ids["bridge"])
             found += map(_grant, rows)
         if ids["bot"] and self._bot is not None:
             async with self._bot_lookups.turn() as database:

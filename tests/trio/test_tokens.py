@@ -62,3 +62,28 @@ async def test_of_one_address_only_so_many_wait_for_a_database_that_does_not_ans
         # They have left: there is room again.
         with pytest.raises(DatabaseUnavailable):
             await store.authenticate("unknown", attacker)
+
+
+async def test_whoever_floods_with_tokens_does_not_hide_that_another_is_revoked(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Flooded(Silent):
+        async def fetch(self, name: str, *arguments: Any) -> Any:
+            return [] if name == "valid_tokens" else await super().fetch(name, *arguments)
+
+    store = TokenStore(cast(Database, Flooded()), None)
+
+    async def guess(number: int) -> None:
+        with pytest.raises(DatabaseUnavailable):
+            await store.authenticate("unknown", f"198.51.100.{number}")
+
+    async with trio.open_nursery() as nursery:
+        for number in range(LOOKUP_CONNECTIONS):
+            nursery.start_soon(store.authenticate, "unknown", f"203.0.113.{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(100):
+            nursery.start_soon(guess, number)
+        await trio.testing.wait_all_tasks_blocked()
+        started = autojump_clock.current_time()
+        assert await store.grants([("bridge", 1)]) == []
+        assert autojump_clock.current_time() == started
