@@ -179,8 +179,8 @@ class TokenStore:
             address: of who shows it.
 
         Raises:
-            TooManyFailuresError: whoever has this address has guessed too often, and this token has
-                not been valid lately. It was not looked up.
+            TooManyFailuresError: whoever has this address has guessed too often, or asks too much
+                at once, and this token has not been valid there lately. It was not looked up.
             DatabaseUnavailable: it cannot be looked up now.
         """
         key = origin(address)
