@@ -47,6 +47,7 @@ def session(bridge_url: str, bot: Bot) -> Iterator[Callable[[], Bot]]:
     """
     bot.execute(
         "do $$ begin create role clerk login; exception when duplicate_object then null; end $$;"
+        "alter role clerk login;"
         "grant usage, create on schema public to clerk;"
         "grant select, insert, update, delete on all tables in schema public to clerk;"
         "grant usage on all sequences in schema public to clerk"
