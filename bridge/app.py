@@ -15,7 +15,14 @@ import structlog
 import trio
 
 from bridge import assets, metrics, rights
-from bridge.db import Database, DatabaseError, DatabaseUnavailable, keep_running, open_database
+from bridge.db import (
+    Database,
+    DatabaseError,
+    DatabaseUnavailable,
+    UnfitTableError,
+    keep_running,
+    open_database,
+)
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import Lookups, resolve, url_refusal
@@ -270,9 +277,14 @@ async def _open_listeners(settings: Settings) -> list[trio.SocketListener]:
 async def _look_at_bot_tokens(database: Database) -> None:
     """Check that the bot's own tokens can be read."""
     try:
-        await database.fetch("valid_bot_tokens", [])
+        await database.read_foreign("bot_tokens_table", "valid_bot_tokens", [])
     except DatabaseUnavailable as error:
         raise StartError(f"cannot use the database: {error}") from None
+    except UnfitTableError as error:
+        raise StartError(
+            f"BRIDGE_BOT_TOKENS is on, and public.web_api_tokens is not read, since {error}: what "
+            "its owner wrote would run with the bridge's rights; switch BRIDGE_BOT_TOKENS off"
+        ) from None
     except DatabaseError as error:
         raise StartError(
             f"BRIDGE_BOT_TOKENS is on, and public.web_api_tokens cannot be read: {error}; let its "

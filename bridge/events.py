@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -68,20 +68,32 @@ def patterns_matching(event_type: str) -> list[str]:
 def narrowed(patterns: Iterable[str], within: Iterable[str]) -> frozenset[str]:
     """Return patterns that choose just the events that both lists choose.
 
-    Of two patterns that have an event in common, one covers the other.
+    Of two patterns that have an event in common, one covers the other. The lists are clients' and
+    may be long: none is compared with each of the other.
     """
-    bounds = frozenset(within)
+    chosen, bounds = frozenset(patterns), frozenset(within)
     return frozenset(
-        narrower
-        for pattern in patterns
-        for bound in bounds
-        for wider, narrower in ((bound, pattern), (pattern, bound))
-        if _covers(wider, narrower)
+        [
+            *(pattern for pattern in chosen if not bounds.isdisjoint(_covering(pattern))),
+            *(bound for bound in bounds if not chosen.isdisjoint(_covering(bound))),
+        ]
     )
 
 
-def _covers(wider: str, narrower: str) -> bool:
-    """Tell whether every event of one pattern is one of the other."""
-    if wider in ("*", narrower):
-        return True
-    return wider.endswith(".*") and narrower.startswith(wider[:-1])
+def outside(patterns: Iterable[str], within: Iterable[str]) -> list[str]:
+    """Return those patterns that have no event in common with the others, in order."""
+    bounds = frozenset(within)
+    above = {covering for bound in bounds for covering in _covering(bound)}
+    return sorted(
+        pattern for pattern in frozenset(patterns) - above if bounds.isdisjoint(_covering(pattern))
+    )
+
+
+def _covering(pattern: str) -> Iterator[str]:
+    """Yield every pattern that chooses all events of this one, itself among them."""
+    yield pattern
+    yield "*"
+    end = pattern.rfind(".")
+    while end >= 0:
+        yield f"{pattern[:end]}.*"
+        end = pattern.rfind(".", 0, end)

@@ -29,18 +29,16 @@ class Throttle:
         Args:
             now: seconds, by any clock that goes forward.
         """
-        used_until = max(self._used_until.get(key, now), now)
-        wait = used_until - now - self._tolerance
-        # By more than what adding up floats leaves behind.
-        if wait > self._interval * 1e-6:
+        if wait := self.wait(key, now):
             return wait
-        self._set(key, used_until + self._interval)
+        self._set(key, max(self._used_until.get(key, now), now) + self._interval)
         return 0.0
 
-    def give_back(self, key: Hashable) -> None:
-        """Undo one :meth:`take`: it did not count."""
-        if key in self._used_until:
-            self._set(key, self._used_until[key] - self._interval)
+    def wait(self, key: Hashable, now: float) -> float:
+        """Return in how many seconds the key may do it; 0: now."""
+        wait = self._used_until.get(key, now) - now - self._tolerance
+        # By more than what adding up floats leaves behind.
+        return wait if wait > self._interval * 1e-6 else 0.0
 
     def _set(self, key: Hashable, used_until: float) -> None:
         # At the end of the dictionary are those that did something last.

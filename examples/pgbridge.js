@@ -43,10 +43,16 @@ export class PgBridge {
 
   connect() {
     this.options.onState?.('connecting');
-    if (!this.options.getTicket) this.open();
-    else this.options.getTicket().then(
-      (ticket) => this.closed || this.open(ticket),
-      (error) => this.closed || this.lost(`no ticket: ${error.message}`),
+    if (this.closed) return;
+    this.welcomed = false;
+    this.heardAt = this.pingedAt = Date.now();
+    this.watch = setInterval(() => this.look(), 1000);
+    if (!this.options.getTicket) return this.open();
+    // One that does not come in time is asked for again; should it come after all, it is passed over.
+    const asked = (this.asked = this.options.getTicket());
+    asked.then(
+      (ticket) => asked === this.asked && this.open(ticket),
+      (error) => asked === this.asked && this.lost(`no ticket: ${error.message}`),
     );
   }
 
@@ -59,8 +65,6 @@ export class PgBridge {
     if (events) url.searchParams.set('events', events.join(','));
     if (this.since !== undefined) url.searchParams.set('since', this.since);
     const socket = (this.socket = new WebSocket(url.href));
-    this.welcomed = false;
-    this.heardAt = this.pingedAt = Date.now();
     socket.onopen = () => {
       if (!ticket && !tokenInUrl) socket.send(JSON.stringify({ type: 'auth', token }));
     };
@@ -73,7 +77,6 @@ export class PgBridge {
       else this.lost(reason || `closed with ${code}`);
     };
     socket.onerror = () => this.lost('the connection failed'); // not every Node closes, too
-    this.watch = setInterval(() => this.look(), 1000);
   }
 
   take(message) {
@@ -131,6 +134,7 @@ export class PgBridge {
   drop() {
     clearInterval(this.watch);
     clearTimeout(this.retry);
+    this.asked = null;
     if (!this.socket) return;
     // Not waiting for onclose: of a peer that vanished it may take minutes to come.
     this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;

@@ -652,10 +652,21 @@ def bot_tokens(context: Context) -> Iterator[Verdict]:
     if not context.settings.bot_tokens:
         yield _ok("the bot's own tokens are not valid here, as BRIDGE_BOT_TOKENS is off")
         return
-    try:
-        context.connection.execute(
-            "select id, name, token_hash, is_active, expires_at from public.web_api_tokens limit 0"
+    for row in context.fetch("bot_tokens_table"):
+        yield _wrong(
+            f"public.web_api_tokens is not read: {row['reason']}",
+            "what its owner wrote would run with the rights of the bridge, and pgbridge run does "
+            "not start",
+            "set BRIDGE_BOT_TOKENS=off, or have that taken from the table",
         )
+        return
+    try:
+        with context.connection.transaction():
+            context.connection.execute("set transaction read only")
+            context.connection.execute(
+                "select id, name, token_hash, is_active, expires_at"
+                " from only public.web_api_tokens limit 0"
+            )
     except psycopg.Error as error:
         yield _wrong(
             f"public.web_api_tokens cannot be read: {one_line(error)}",

@@ -226,30 +226,30 @@ def apply(
 ) -> None:
     """Run the steps, each as one transaction.
 
-    A step that locks a table of the application waits for it no longer than the timeout, so that
-    nothing queues up behind it for longer; then it steps back and tries again.
+    A step waits no longer than the timeout for a lock on a table, of the application or of schema
+    bridge, so that nothing queues up behind it for longer; then it steps back and tries again.
 
     Raises:
         InstallError: a step was refused, or its lock could not be had.
     """
+    milliseconds = max(1, round(lock_timeout_seconds * 1000))
     for step in steps:
         report(step.title)
+        locked = step.locks or "schema bridge"
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             try:
                 with connection.transaction():
-                    if step.locks:
-                        milliseconds = max(1, round(lock_timeout_seconds * 1000))
-                        connection.execute(f"set local lock_timeout = {milliseconds}")
+                    connection.execute(f"set local lock_timeout = {milliseconds}")
                     connection.execute(step.sql.encode())
                 break
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 blockers = _blockers(connection, step)
                 if attempt == LOCK_ATTEMPTS:
                     raise InstallError(
-                        f"{step.title}: {blockers} keeps {step.locks} locked; "
+                        f"{step.title}: {blockers} keeps {locked} locked; "
                         "try again when it has ended"
                     ) from None
-                report(f"{step.title}: {step.locks} is locked by {blockers}, waiting")
+                report(f"{step.title}: {locked} is locked by {blockers}, waiting")
                 time.sleep(min(0.1 * 2**attempt, 5.0))
             except psycopg.Error as error:
                 raise InstallError(f"{step.title}: {refusal(error)}") from None
@@ -419,7 +419,7 @@ def _blockers(connection: psycopg.Connection[tuple[Any, ...]], step: Step) -> st
     """Return who holds a lock that a step waited for, for people."""
     holders = connection.execute(
         assets.query("lock_holders").encode(),
-        {"table": step.locks, "readers": step.locks_out_readers},
+        {"table": step.locks, "readers": step.locks_out_readers or step.locks is None},
     ).fetchall()
     return (
         " and ".join(

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import trio
 
-from bridge.events import narrowed
+from bridge.events import narrowed, outside
 from bridge.live.connection import Connection
 from bridge.live.frames import text_frame
 from bridge.live.handshake import Opening
@@ -159,9 +159,8 @@ class Session:
 
     def _subscribe(self, message: Message) -> Message:
         patterns = _patterns(message)
-        for pattern in sorted(patterns):
-            if not narrowed([pattern], self._visible):
-                raise RefusedMessageError("forbidden", f"this token does not see {pattern}")
+        for pattern in outside(patterns, self._visible):
+            raise RefusedMessageError("forbidden", f"this token does not see {pattern}")
         if not self._subscribed:
             self._select(patterns)  # a part of everything
         elif not patterns <= self._chosen:

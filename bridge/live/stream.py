@@ -28,7 +28,7 @@ from bridge.live.hub import Hub
 from bridge.live.session import CONCURRENT_REPLAYS, Session, gap_frame
 from bridge.proxies import Network, client_address
 from bridge.scopes import EVENTS_READ
-from bridge.tokens import Grant, TokenKey, TooManyFailuresError
+from bridge.tokens import Grant, Source, TokenKey, TooManyFailuresError
 
 log = structlog.get_logger()
 
@@ -137,7 +137,9 @@ class LiveStream:
         """Look after the clients for ever: ping them, and see that their tokens are valid."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ping_clients)
-            nursery.start_soon(self._look_up_tokens)
+            # One table that cannot be read, or is locked, keeps nobody whose token is in the other.
+            nursery.start_soon(self._look_up_tokens, "bridge")
+            nursery.start_soon(self._look_up_tokens, "bot")
 
     def start_over(self, last_event_id: int) -> None:
         """Tell all clients that the log has lost what they were sent, and have them come again.
@@ -272,20 +274,22 @@ class LiveStream:
                     reason = f"Idle: no message for {limits.idle_seconds:g} s"
                     client.connection.send_away(GOING_AWAY, reason)
 
-    async def _look_up_tokens(self) -> None:
-        """Send away whose token is not valid any more, or not for the same events."""
+    async def _look_up_tokens(self, source: Source) -> None:
+        """Send away whose token is not valid any more, or not for the same events.
+
+        Args:
+            source: of the tokens that are looked up. Not that of the settings, which do not change.
+        """
         while True:
             await trio.sleep(TOKENS_SECONDS)
-            # One table that cannot be read keeps nobody whose token is in the other.
-            for source in ("bridge", "bot"):
-                keys = [key for key in self._by_token if key[0] == source]
-                if not keys:
-                    continue
-                try:
-                    grants = await self._tokens.grants(keys)
-                except (DatabaseUnavailable, DatabaseError):
-                    continue  # They were valid; others are not let in meanwhile.
-                self._compare(keys, grants)
+            keys = [key for key in self._by_token if key[0] == source]
+            if not keys:
+                continue
+            try:
+                grants = await self._tokens.grants(keys)
+            except (DatabaseUnavailable, DatabaseError):
+                continue  # They were valid; others are not let in meanwhile.
+            self._compare(keys, grants)
 
     def _compare(self, keys: Iterable[TokenKey], grants: Iterable[Grant]) -> None:
         """Send away the clients of some tokens, by what these allow now."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import HTTPException, Query, Request
 
-from bridge.events import narrowed, parse_payload, timestamp
+from bridge.events import narrowed, outside, parse_payload, timestamp
 from bridge.scopes import EVENTS_READ
 from bridge.tokens import Grant
 from bridge.web.auth import guarded_router
@@ -73,8 +73,7 @@ def _visible(grant: Grant, event_type: str) -> list[str] | None:
         HTTPException: 403, the token may see nothing of one of them.
     """
     wanted = [pattern.strip() for pattern in (event_type.strip() or "*").split(",")]
-    for pattern in wanted:
-        if not narrowed([pattern], grant.events):
-            raise HTTPException(403, f"This API key does not see {pattern}")
+    for pattern in outside(wanted, grant.events):
+        raise HTTPException(403, f"This API key does not see {pattern}")
     visible = narrowed(wanted, grant.events)
     return None if "*" in visible else sorted(visible)

@@ -1,7 +1,7 @@
 -- Finds the bot's own token with this hash, if it is valid by the bot's rules. That table is only read.
 -- $1 hash of the token in hexadecimal, as the bot writes it
 select id::bigint as id, name::text as name
-from public.web_api_tokens
+from only public.web_api_tokens
 where token_hash = $1
   and is_active
   and (expires_at is null or expires_at > now());

@@ -1,5 +1,6 @@
 -- Who holds a lock on a table that keeps the installer from its own, the longest first.
--- %(table)s schema and table, as SQL writes them; %(readers)s whether readers do, too
+-- %(table)s schema and table, as SQL writes them, or null for all of schema bridge
+-- %(readers)s whether readers keep it from it, too
 select a.pid,
        a.usename::text as role,
        a.application_name,
@@ -9,7 +10,9 @@ from pg_locks l
 join pg_stat_activity a on a.pid = l.pid
 where l.locktype = 'relation'
   and l.database = (select oid from pg_database where datname = current_database())
-  and l.relation = to_regclass(%(table)s)
+  and (l.relation = to_regclass(%(table)s)
+       or %(table)s::text is null
+          and l.relation in (select oid from pg_class where relnamespace = to_regnamespace('bridge')))
   and l.granted
   and l.pid <> pg_backend_pid()
   and (%(readers)s or l.mode not in ('AccessShareLock', 'RowShareLock'))

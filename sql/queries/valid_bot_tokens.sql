@@ -1,7 +1,7 @@
 -- Those of some of the bot's own tokens that are valid.
 -- $1 their ids
 select id::bigint as id, name::text as name
-from public.web_api_tokens
+from only public.web_api_tokens
 where id = any ($1::bigint[])
   and is_active
   and (expires_at is null or expires_at > now());

@@ -67,6 +67,22 @@ $$;
 
 COMMENT ON FUNCTION bridge.audit_change() IS 'Trigger: writes a change of a row into audit_log. Arguments: what the row is, the columns that matter, and those that are secret.';
 
+CREATE FUNCTION bridge.audit_truncate() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_count bigint;
+begin
+    execute format('select count(*) from %s', tg_relid::regclass) into v_count;
+    perform bridge.audit(
+        format('%s.truncated', tg_argv[0]), null, null, jsonb_build_object('count', v_count));
+    return null;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.audit_truncate() IS 'Trigger: writes into audit_log that a table is emptied, and how many rows it had. Argument: what a row is.';
+
 CREATE FUNCTION bridge.create_partitions(p_first_day date, p_days integer) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1282,7 +1298,7 @@ CREATE UNLOGGED TABLE bridge.ws_tickets (
 
 COMMENT ON TABLE bridge.ws_tickets IS 'Tickets that open one WebSocket each, within seconds, so that no URL has a token in it. Unlogged: after a crash, clients ask for another.';
 
-COMMENT ON COLUMN bridge.ws_tickets.ticket_hash IS 'SHA-256 of the ticket, which is 256 random bits.';
+COMMENT ON COLUMN bridge.ws_tickets.ticket_hash IS 'SHA-256 of the ticket, which is 256 random bits; of a ticket of BRIDGE_TOKEN, a HMAC of that with a key made of BRIDGE_TOKEN, so that it ends with that.';
 
 COMMENT ON COLUMN bridge.ws_tickets.token_source IS 'Where the token is that the ticket was got with: bridge: api_tokens; bot: public.web_api_tokens; setting: BRIDGE_TOKEN.';
 
@@ -1439,6 +1455,12 @@ CREATE TRIGGER audit_change AFTER INSERT OR DELETE OR UPDATE OF table_name, trig
 
 CREATE TRIGGER audit_new_or_deleted AFTER INSERT OR DELETE ON bridge.webhooks FOR EACH ROW EXECUTE FUNCTION bridge.audit_change('webhook', 'name url event_type description is_active timeout_seconds max_concurrency filter rate_per_second ordered retry_schedule', 'secret');
 
+CREATE TRIGGER audit_truncate BEFORE TRUNCATE ON bridge.api_tokens FOR EACH STATEMENT EXECUTE FUNCTION bridge.audit_truncate('token');
+
+CREATE TRIGGER audit_truncate BEFORE TRUNCATE ON bridge.capture_rules FOR EACH STATEMENT EXECUTE FUNCTION bridge.audit_truncate('rule');
+
+CREATE TRIGGER audit_truncate BEFORE TRUNCATE ON bridge.webhooks FOR EACH STATEMENT EXECUTE FUNCTION bridge.audit_truncate('webhook');
+
 CREATE TRIGGER audit_update AFTER UPDATE ON bridge.webhooks FOR EACH ROW WHEN ((((((((((((((((old.name IS DISTINCT FROM new.name) OR (old.url IS DISTINCT FROM new.url)) OR (old.event_type IS DISTINCT FROM new.event_type)) OR (old.secret IS DISTINCT FROM new.secret)) OR (old.previous_secret IS DISTINCT FROM new.previous_secret)) OR (old.description IS DISTINCT FROM new.description)) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.disabled_reason IS DISTINCT FROM new.disabled_reason)) OR (old.timeout_seconds IS DISTINCT FROM new.timeout_seconds)) OR (old.max_concurrency IS DISTINCT FROM new.max_concurrency)) OR ((old.filter)::text IS DISTINCT FROM (new.filter)::text)) OR (old.rate_per_second IS DISTINCT FROM new.rate_per_second)) OR (old.ordered IS DISTINCT FROM new.ordered)) OR (old.retry_schedule IS DISTINCT FROM new.retry_schedule)) OR (old.paused_at IS DISTINCT FROM new.paused_at))) EXECUTE FUNCTION bridge.audit_change('webhook', 'name url event_type description is_active disabled_reason timeout_seconds max_concurrency filter rate_per_second ordered retry_schedule paused_at', 'secret previous_secret');
 
 CREATE TRIGGER forgive_webhook BEFORE UPDATE OF is_active ON bridge.webhooks FOR EACH ROW WHEN ((new.is_active AND (NOT old.is_active))) EXECUTE FUNCTION bridge.forgive_webhook();
@@ -1451,6 +1473,8 @@ ALTER TABLE ONLY bridge.delivery_queue
 REVOKE ALL ON FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.audit_change() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.audit_truncate() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) FROM PUBLIC;
 

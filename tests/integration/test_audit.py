@@ -10,6 +10,7 @@ import tempfile
 from typing import Any
 
 import pytest
+import trio
 from psycopg.rows import dict_row
 
 from bridge.db import open_database
@@ -178,6 +179,22 @@ def test_what_is_done_in_psql_is_written_down_with_the_role(bridge_url: str, bot
     assert (paused["via"], paused["actor"], paused["db_role"]) == ("sql", "psql", "postgres")
 
 
+def test_a_table_that_is_emptied_is_written_down(bridge_url: str, bot: Bot) -> None:
+    bot.execute("set application_name = psql")
+    add_token(bot, "a", "admin")
+    add_token(bot, "b", "admin")
+    bot.execute(
+        "insert into bridge.webhooks (name, url, event_type) values ('x', 'http://x/', '*')"
+    )
+    forget(bot)
+    bot.execute("truncate bridge.api_tokens")
+    bot.execute("truncate bridge.webhooks cascade")
+    bot.execute("truncate bridge.capture_rules")
+    rows = [row for row in written(bot) if (row["via"], row["db_role"]) == ("sql", "postgres")]
+    emptied = {row["action"]: row["changes"]["count"] for row in rows}
+    assert emptied == {"token.truncated": 2, "webhook.truncated": 1, "rule.truncated": 8}
+
+
 @pytest.mark.parametrize(
     "setting",
     ["nonsense", "[]", "7", '{"via": "bridge", "actor": "x"}', '{"via": 7}', "{}", '"api"'],
@@ -216,6 +233,25 @@ async def test_an_actor_does_not_stay_behind_in_the_session(bridge_url: str, bot
         ("api", "somebody"),
         ("bridge", "pgbridge"),
     ]
+
+
+async def test_behind_a_pooler_every_change_is_its_own_actors_doing(
+    bridge_url: str, pooled_url: str, bot: Bot
+) -> None:
+    ids = [add_token(bot, f"token{number}", "admin") for number in range(40)]
+    forget(bot)
+    async with open_database(pooled_url, listen_url=bridge_url) as database:
+
+        async def revoke(token_id: int) -> None:
+            actor = json.dumps({"via": "api", "actor": f"somebody {token_id}"})
+            await database.change(actor, "revoke_token", token_id)
+
+        async with trio.open_nursery() as nursery:
+            for token_id in ids:
+                nursery.start_soon(revoke, token_id)
+    assert {row["target_id"]: row["actor"] for row in written(bot)} == {
+        token_id: f"somebody {token_id}" for token_id in ids
+    }
 
 
 async def test_a_change_that_fails_is_not_written_down(bridge_url: str, bot: Bot) -> None:

@@ -5,6 +5,7 @@ Every test has a relay at work with the rights of the service, and looks for the
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -14,12 +15,15 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 import trio
 from psycopg import errors
 
-from bridge.db import open_database
+from bridge.db import DatabaseUnavailable, open_database
+from bridge.scopes import EVENTS_READ
+from bridge.tokens import BotTokens, TokenStore
 from tests.integration.relaying import Relayed, names, relaying, sign_up, until
-from tests.system.processes import as_role, as_service
+from tests.system.processes import SERVICE_LOGIN, as_role, as_service
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 CHANNELS = ("bridge_outbox", "bridge_events", "bridge_deliveries")
@@ -43,6 +47,7 @@ def session(bridge_url: str, bot: Bot) -> Iterator[Callable[[], Bot]]:
     """
     bot.execute(
         "do $$ begin create role clerk login; exception when duplicate_object then null; end $$;"
+        "alter role clerk login;"
         "grant usage, create on schema public to clerk;"
         "grant select, insert, update, delete on all tables in schema public to clerk;"
         "grant usage on all sequences in schema public to clerk"
@@ -132,6 +137,73 @@ def test_a_function_is_called_with_its_callers_rights_not_with_ours(clerk: Bot) 
         " where n.nspname = 'bridge' and has_function_privilege(p.oid, 'execute')"
     ).fetchall()
     assert functions == []
+
+
+_COLUMNS = "id serial, name text, token_hash text, is_active boolean, expires_at timestamptz"
+#: The bot's table of tokens, as somebody makes it whose code would run with the reader's rights.
+TRAPS = {
+    "view": """
+        create view public.web_api_tokens as
+        select 1 as id, ''::text as name, md5(random()::text) as token_hash, true as is_active,
+               null::timestamptz as expires_at
+        where public.trap()""",
+    "policy": f"""
+        create table public.web_api_tokens ({_COLUMNS});
+        insert into public.web_api_tokens (token_hash, is_active) values ('%s', true);
+        alter table public.web_api_tokens enable row level security;
+        create policy trap on public.web_api_tokens using (public.trap())""",
+    "index": f"""
+        create table public.web_api_tokens ({_COLUMNS});
+        create index on public.web_api_tokens (token_hash) where public.planned_trap(1)""",
+    "cast": """
+        create type public.flag as (value boolean);
+        create function public.cast_trap(public.flag) returns boolean language sql
+            as 'select public.trap()';
+        create cast (public.flag as boolean)
+            with function public.cast_trap(public.flag) as implicit;
+        create table public.web_api_tokens (
+            id serial, name text, token_hash text, is_active public.flag, expires_at timestamptz);
+        insert into public.web_api_tokens (token_hash, is_active) values ('%s', row(true))""",
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+@pytest.mark.parametrize("is_too_late", [False, True], ids=["told", "sprung"])
+async def test_what_the_owner_of_the_bots_tokens_makes_of_them_does_not_act_as_the_bridge(
+    bridge_url: str, clerk: Bot, bot: Bot, trap: str, is_too_late: bool
+) -> None:
+    theirs = hashlib.sha256(b"theirs").hexdigest()
+    clerk.execute("""
+        create function public.trap() returns boolean language plpgsql cost 0.0001 as $$
+        begin
+            insert into bridge.api_tokens (name, token_hash, prefix, scopes)
+            values ('clerk', sha256('mine'), '', array['admin']) on conflict do nothing;
+            return true;
+        end $$;
+        create function public.planned_trap(integer) returns boolean
+            language plpgsql immutable as $$
+        begin
+            if current_user <> 'clerk' then
+                perform public.trap();
+            end if;
+            return true;
+        end $$""")
+    clerk.execute(TRAPS[trap].replace("%s", theirs).encode())
+    clerk.execute(f"grant select on public.web_api_tokens to {SERVICE_LOGIN}".encode())
+    async with open_database(as_service(bridge_url)) as database:
+        bots = BotTokens("sha256", None, frozenset([EVENTS_READ]))
+        store = TokenStore(database, None, bot=bots)
+        if is_too_late:
+            # It came between the look at the table and the query.
+            with pytest.raises(DatabaseUnavailable, match="read-only transaction"):
+                await database.read_foreign("install_lock_holder", "bot_token", theirs)
+        with (
+            structlog.testing.capture_logs() as logs,
+            pytest.raises(DatabaseUnavailable, match="the bot's tokens cannot be read"),
+        ):
+            await store.authenticate("theirs")
+        assert [entry["event"] for entry in logs] == ["bot_tokens_unreadable"]
+    assert bot.execute("select from bridge.api_tokens").fetchall() == []
 
 
 async def test_sessions_of_the_bridge_are_not_ended_by_a_stranger(

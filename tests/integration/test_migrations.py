@@ -710,6 +710,46 @@ def test_init_steps_back_from_a_locked_table_and_holds_up_nobody_for_longer_than
     shop.close()
 
 
+def test_a_migration_steps_back_from_our_own_tables_too_and_holds_up_no_bridge(
+    bot_url: str,
+) -> None:
+    steps = plan(bot_url).steps
+    first = [step.title for step in steps].index("migration 0009: add tickets and audit")
+    apply(bot_url, steps[:first])
+    said: list[str] = []
+    stepped_back, over = threading.Event(), threading.Event()
+
+    def report(message: str) -> None:
+        said.append(message)
+        if len(said) > 1:
+            stepped_back.set()
+
+    def run_init() -> None:
+        try:
+            with install.connect(impatient(bot_url)) as connection:
+                install.apply(connection, steps[first:], lock_timeout_seconds=0.1, report=report)
+        finally:
+            over.set()
+
+    thread = threading.Thread(target=run_init, daemon=True)
+    # As a backup does, for hours perhaps. Bridges look tokens up meanwhile.
+    with psycopg.connect(bot_url, application_name="pg_dump") as backup:
+        backup.execute("select from bridge.api_tokens")
+        thread.start()
+        with psycopg.connect(impatient(bot_url), autocommit=True) as a_bridge:
+            while not stepped_back.is_set() and not over.is_set():
+                a_bridge.execute("select from bridge.api_tokens")
+        backup.rollback()
+    thread.join(timeout=30)
+    assert over.is_set()
+    assert re.search(
+        r"^migration 0009: add tickets and audit: schema bridge is locked by"
+        r" pid \d+ \(postgres, pg_dump, idle in transaction, for \d+ s\), waiting$",
+        said[1],
+    )
+    assert plan(bot_url).steps == []
+
+
 def test_init_gives_up_on_a_table_that_stays_locked_and_says_which(
     bot_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

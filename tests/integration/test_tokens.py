@@ -15,7 +15,14 @@ import trio
 
 from bridge.db import DatabaseUnavailable, open_database
 from bridge.throttle import Throttle
-from bridge.tokens import BotTokens, Grant, TokenStore, TooManyFailuresError, hash_token
+from bridge.tokens import (
+    LOOKUP_CONNECTIONS,
+    BotTokens,
+    Grant,
+    TokenStore,
+    TooManyFailuresError,
+    hash_token,
+)
 from tests.integration.calling import TOKEN, Bot, add_token, calling
 
 SCOPES = frozenset(["events:read", "webhooks:read"])
@@ -224,6 +231,7 @@ async def test_who_guesses_tokens_is_held_and_nobody_else(bridge_url: str, bot: 
             return answer.status_code
 
         assert [await status("right") for _ in range(10)] == [200] * 10
+        assert await status(TOKEN) == 200
         with structlog.testing.capture_logs() as logs:
             wrong = [await status(f"wrong{number}") for number in range(5)]
         assert wrong == [401, 401, 401, 429, 429]
@@ -241,7 +249,7 @@ async def test_who_guesses_tokens_is_held_and_nobody_else(bridge_url: str, bot: 
     assert logs == []  # it was told before, and is told once a minute
 
 
-async def test_attempts_at_once_are_counted_before_they_are_looked_up(bridge_url: str) -> None:
+async def test_of_guesses_at_once_no_more_are_looked_up_than_may_fail(bridge_url: str) -> None:
     async with calling(bridge_url, token=None, failures=Throttle(0.01, 5)) as client:
         statuses: list[int] = []
 
@@ -252,7 +260,54 @@ async def test_attempts_at_once_are_counted_before_they_are_looked_up(bridge_url
         async with trio.open_nursery() as nursery:
             for number in range(40):
                 nursery.start_soon(guess, number)
-        assert sorted(statuses) == [401] * 5 + [429] * 35
+    # And as many as are looked up beside the last of them.
+    refused = statuses.count(401)
+    assert 5 <= refused < 5 + LOOKUP_CONNECTIONS
+    assert statuses.count(429) == 40 - refused
+
+
+async def test_whoever_has_a_right_token_is_not_held_for_others_who_come_at_once(
+    bridge_url: str, bot: Bot
+) -> None:
+    tokens = [f"right{number}" for number in range(10)]
+    for token in tokens:
+        add_token(bot, token, "webhooks:read")
+    # A bridge that has just started knows none of them, and all are behind one address.
+    async with calling(bridge_url, token=None, failures=Throttle(0.01, 2)) as client:
+        statuses: list[int] = []
+
+        async def come(token: str) -> None:
+            answer = await client.get("/webhooks", headers={"X-API-Key": token})
+            statuses.append(answer.status_code)
+
+        async with trio.open_nursery() as nursery:
+            for token in tokens * 4:
+                nursery.start_soon(come, token)
+    assert statuses == [200] * 40
+
+
+async def test_who_is_held_does_not_learn_that_a_guess_was_right(
+    bridge_url: str, bot: Bot, bot_tokens: Bot
+) -> None:
+    add_token(bot, "ours", "webhooks:read")
+    add_bot_token(bot_tokens, sha256("bot-token"))
+    attacker, dashboard = "198.51.100.1", "198.51.100.2"
+    async with open_database(bridge_url) as database:
+        store = TokenStore(database, TOKEN, bot=PLAIN, failures=Throttle(0.01, 2))
+        tokens = (TOKEN, "ours", "bot-token")
+        for number in range(2):
+            assert await store.authenticate(f"wrong{number}", attacker) is None
+        # Others use these tokens all the time.
+        for token in tokens:
+            assert await store.authenticate(token, dashboard) is not None
+        for token in ("wrong", *tokens):
+            with pytest.raises(TooManyFailuresError):
+                await store.authenticate(token, attacker)
+        # Where they are used, they go on to be, whoever guesses there.
+        for number in range(2):
+            assert await store.authenticate(f"wrong{number}", dashboard) is None
+        for token in tokens:
+            assert await store.authenticate(token, dashboard) is not None
 
 
 async def test_only_a_named_proxy_says_who_guesses(bridge_url: str) -> None:
@@ -369,6 +424,33 @@ async def test_a_release_of_the_bot_that_moves_its_table_shuts_out_nobody_else(
     assert "is_active" in entry["reason"]
 
 
+async def test_a_lock_on_the_bots_table_keeps_out_nobody_else(
+    bridge_url: str, bot: Bot, bot_tokens: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.db.SHARE_SECONDS", 0.2)
+    add_token(bot, "ours", "webhooks:read")
+    add_bot_token(bot_tokens, sha256("bot-token"))
+    answered: list[int] = []
+    async with calling(bridge_url, token=None, bot_tokens=PLAIN) as client:
+
+        async def status(token: str) -> int:
+            return (await client.get("/webhooks", headers={"X-API-Key": token})).status_code
+
+        async def come_too_early() -> None:
+            answered.append(await status("bot-token"))
+
+        with trio.fail_after(25):
+            async with trio.open_nursery() as nursery:
+                # As a migration of the bot does, for as long as it takes.
+                with bot_tokens.transaction():
+                    bot_tokens.execute("lock table public.web_api_tokens")
+                    for _ in range(8):
+                        nursery.start_soon(come_too_early)
+                    while len(answered) < 7:  # one is being looked up
+                        assert await status("ours") == 200
+            assert answered == [503] * 7 + [200]
+
+
 # --- tickets
 
 
@@ -433,6 +515,34 @@ async def test_a_ticket_ends_with_its_time_and_with_its_token(
         # The setting was changed: the bridge was started anew with another token, or without one.
         assert await TokenStore(database, None).use_ticket(static) is None
         assert (await store.use_ticket(await ticket(TOKEN))) is not None
+
+
+async def test_a_ticket_of_the_setting_ends_with_the_setting(bridge_url: str) -> None:
+    async with open_database(bridge_url) as database:
+        before = TokenStore(database, "the-one-that-leaked")
+        grant = await before.authenticate("the-one-that-leaked")
+        assert grant is not None
+        ticket, _ = await before.create_ticket(grant)
+        # Nobody looks after a stream that is opened with the setting's token: that cannot change.
+        assert await TokenStore(database, "the-new-one").use_ticket(ticket) is None
+        assert await TokenStore(database, "the-one-that-leaked").use_ticket(ticket) == grant
+
+
+async def test_a_ticket_is_not_held_for_who_guesses_where_it_is_used(
+    bridge_url: str, bot: Bot
+) -> None:
+    add_token(bot, "token", "events:read")
+    proxy = "198.51.100.1"
+    async with open_database(bridge_url) as database:
+        store = TokenStore(database, None, failures=Throttle(0.01, 1))
+        grant = await store.authenticate("token", "10.0.0.1")
+        assert grant is not None
+        ticket, _ = await store.create_ticket(grant)
+        assert await store.authenticate("wrong", proxy) is None
+        assert await store.use_ticket(ticket, proxy) == grant
+        for used in (ticket, "pgt_wrong"):
+            with pytest.raises(TooManyFailuresError):
+                await store.use_ticket(used, proxy)
 
 
 async def test_tickets_that_nobody_used_are_forgotten(bridge_url: str, bot: Bot) -> None:

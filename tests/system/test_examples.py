@@ -243,3 +243,23 @@ async def test_pgbridge_js_gets_a_ticket_for_every_connection(
         async with running(bridge_url, port=port):
             assert names(await listener.out.count(1)) == ["missed"]
     assert bot.execute("select from bridge.ws_tickets").fetchall() == []
+
+
+def test_a_ticket_that_does_not_come_is_asked_for_again(tmp_path: Path) -> None:
+    needs_node()
+    module = shutil.copy(EXAMPLES / "pgbridge.js", tmp_path / "pgbridge.mjs")
+    done = subprocess.run(
+        [*node(), str(HERE / "late_ticket.mjs"), str(module)],
+        env=_node_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.strip() for line in done.stdout.splitlines()] == [
+        "connecting",
+        "waiting nothing was heard",
+        "connecting",
+        "opens with second",
+    ]

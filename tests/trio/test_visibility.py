@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import structlog
 import trio
@@ -12,7 +14,7 @@ from bridge.live import stream
 from bridge.live.stream import StreamLimits
 from bridge.proxies import Network
 from bridge.scopes import EVENTS_READ
-from bridge.tokens import Grant, TooManyFailuresError
+from bridge.tokens import Grant, TokenKey, TooManyFailuresError
 from tests.trio.serving import LIMITS, Serving, Tokens, ask, closing, message, serving
 
 TYPES = ("user.created", "ticket.created", "ticket.message.added", "tickets.closed")
@@ -146,13 +148,19 @@ async def test_a_stream_ends_when_the_token_of_its_ticket_is_revoked(
         assert await closing(client) == (1008, "API token revoked or expired")
 
 
+@pytest.mark.parametrize("is_locked", [False, True], ids=["away", "locked"])
 async def test_a_table_that_cannot_be_read_keeps_nobody_whose_token_is_in_the_other(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, is_locked: bool
 ) -> None:
+    asked = trio.Event()
+
     class BotsAway(Tokens):
-        async def grants(self, keys: object) -> list[Grant]:
-            wanted = set(keys)  # type: ignore[call-overload]
+        async def grants(self, keys: Iterable[TokenKey]) -> list[Grant]:
+            wanted = set(keys)
             if any(source == "bot" for source, _ in wanted):
+                asked.set()
+                if is_locked:
+                    await trio.sleep_forever()
                 raise DatabaseUnavailable("the bot's tokens cannot be read")
             return await super().grants(wanted)
 
@@ -162,6 +170,8 @@ async def test_a_table_that_cannot_be_read_keeps_nobody_whose_token_is_in_the_ot
     async with serving(tokens=tokens) as server:
         bots = await server.welcomed("?token=bots")
         ours = await server.welcomed("?token=right")
+        with trio.fail_after(10):
+            await asked.wait()
         del tokens.known["right"]
         assert await closing(ours) == (1008, "API token revoked or expired")
         assert await ask(bots, type="ping") == {"type": "pong"}

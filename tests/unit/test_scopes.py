@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.events import narrowed, patterns_matching
+from bridge.events import narrowed, outside, patterns_matching
 from bridge.scopes import (
     ADMIN,
     EVENTS_READ,
@@ -86,3 +86,38 @@ def test_narrowed_patterns_choose_just_what_both_lists_choose(
         return not patterns.isdisjoint(patterns_matching(event_type))
 
     assert chosen(narrowed(one, other)) == (chosen(frozenset(one)) and chosen(frozenset(other)))
+
+
+@given(st.lists(PATTERNS, max_size=4), st.lists(PATTERNS, max_size=4))
+def test_outside_are_just_the_patterns_of_which_nothing_is_left(
+    patterns: list[str], within: list[str]
+) -> None:
+    expected = sorted({each for each in patterns if not narrowed([each], within)})
+    assert outside(patterns, within) == expected
+
+
+def test_of_long_lists_of_patterns_none_is_compared_with_each_of_the_other() -> None:
+    hashed = 0
+
+    class Counted(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            nonlocal hashed
+            hashed += 1
+            return super().__hash__()
+
+        def __eq__(self, other: object) -> bool:
+            return super().__eq__(other)
+
+        def startswith(self, *_: object) -> bool:
+            raise AssertionError("compared")
+
+        def endswith(self, *_: object) -> bool:
+            raise AssertionError("compared")
+
+    wanted = [Counted(f"a{number}.b") for number in range(1000)]
+    within = [Counted(f"c{number}.*") for number in range(100)]
+    assert narrowed(wanted, within) == frozenset()
+    assert len(outside(wanted, within)) == 1000
+    assert hashed < 10 * (len(wanted) + len(within))

@@ -23,12 +23,12 @@ def test_keys_do_not_know_of_each_other() -> None:
     assert throttle.take("a", 0.0) == pytest.approx(1)
 
 
-def test_what_is_given_back_did_not_count() -> None:
+def test_who_only_asks_how_long_to_wait_uses_nothing_up() -> None:
     throttle = Throttle(1, 2)
-    for _ in range(50):
-        assert throttle.take("a", 0.0) == 0
-        throttle.give_back("a")
+    assert [throttle.wait("a", 0.0) for _ in range(50)] == [0] * 50
     assert [throttle.take("a", 0.0) for _ in range(3)] == [0, 0, pytest.approx(1)]
+    assert throttle.wait("a", 0.25) == pytest.approx(0.75)
+    assert throttle.wait("a", 1.0) == 0
 
 
 def test_it_remembers_only_so_many_keys_and_forgets_who_was_quiet_longest() -> None:

@@ -1,0 +1,31 @@
+-- Why the bot's table of tokens cannot be read without running what its owner wrote: PostgreSQL runs a
+-- view's functions, a policy's, a cast's and, while it plans, an index' with the rights of who reads.
+-- No row: it can, or there is none, or its owner may do all that the owner of schema bridge may.
+select reason
+from (
+    select case
+        when t.relkind <> 'r' then 'it is no plain table'
+        when t.relrowsecurity then 'it has row security'
+        when exists (
+            select from (
+                select 'pg_class'::regclass as class_id, i.indexrelid as id from pg_index i where i.indrelid = t.oid
+                union all
+                select 'pg_statistic_ext'::regclass, s.oid from pg_statistic_ext s where s.stxrelid = t.oid
+            ) as of_table
+            -- Nothing depends on what is PostgreSQL's own: that is not recorded.
+            join pg_depend d on d.classid = of_table.class_id and d.objid = of_table.id
+            where d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+        ) then 'an index or statistics of it call a function that is not PostgreSQL''s own'
+        when exists (
+            select from pg_attribute a
+            join pg_type y on y.oid = a.atttypid
+            where a.attrelid = t.oid
+              and a.attname in ('id', 'name', 'token_hash', 'is_active', 'expires_at')
+              and not (y.typtype = 'b' and y.typnamespace = 'pg_catalog'::regnamespace)
+        ) then 'it has a column of a type that is not PostgreSQL''s own'
+    end as reason
+    from pg_class t
+    where t.oid = to_regclass('public.web_api_tokens')
+      and not pg_has_role(t.relowner, (select nspowner from pg_namespace where nspname = 'bridge'), 'member')
+) as judged
+where reason is not null;
