@@ -25,7 +25,7 @@ from trio_websocket import (
 from wsproto.utilities import LocalProtocolError
 
 from bridge.live.frames import close_frame
-from bridge.live.intake import Intake
+from bridge.live.intake import FRAMES_PER_SECOND, Intake
 from bridge.live.outlet import Outlet
 
 log = structlog.get_logger()
@@ -53,11 +53,19 @@ _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: cl
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What one connection may take."""
+    """What one connection may take.
+
+    Attributes:
+        message_bytes: the largest message that a client may send.
+        buffer_bytes: what it may leave unread.
+        handshake_seconds: how long it may take for the handshake.
+        frames_per_second: how fast it is read what the client sends.
+    """
 
     message_bytes: int = 64 * 1024
     buffer_bytes: int = 1024 * 1024
     handshake_seconds: float = 10.0
+    frames_per_second: float = FRAMES_PER_SECOND
 
 
 class Connection:
@@ -103,7 +111,9 @@ class Connection:
         self._scope = trio.CancelScope()
         self._accepted = False
         self._closing_seconds = CLOSE_SECONDS
-        self.intake = Intake(stream, self._heard, received)
+        self.intake = Intake(
+            stream, self._heard, received, frames_per_second=limits.frames_per_second
+        )
         self.outlet = Outlet(
             stream,
             nursery,
