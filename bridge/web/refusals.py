@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from bridge.db import DatabaseError, Row
-from bridge.web.schemas import MAX_BIGINT, HTTPValidationError, Problem
+from bridge.web.schemas import FILTER_REFUSALS, MAX_BIGINT, HTTPValidationError, Problem
 
 #: What the functions of schema bridge raise, by SQLSTATE, and the status that says the same.
 REFUSALS = {
@@ -157,8 +157,8 @@ def refusing_filter(filter_text: str | None) -> Iterator[None]:
     except DatabaseError as error:
         if filter_text is None:
             raise
-        if error.constraint_name == "webhooks_filter_without_variables":
-            message = "must not have variables; a field is written $.name"
+        if error.constraint_name in FILTER_REFUSALS:
+            message = FILTER_REFUSALS[error.constraint_name]
         elif error.sqlstate.startswith(NO_JSONPATH):
             message = f"must be a jsonpath: {error.message}"
         else:
