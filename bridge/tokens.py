@@ -6,8 +6,9 @@ import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -16,7 +17,7 @@ import structlog
 import trio
 
 from bridge.assets import query
-from bridge.db import Database, DatabaseError, DatabaseUnavailable, Row, Share
+from bridge.db import SHARE_SECONDS, Database, DatabaseError, DatabaseUnavailable, Row, Share
 from bridge.proxies import origin
 from bridge.scopes import ADMIN, allows, event_patterns
 from bridge.throttle import Throttle
@@ -40,8 +41,6 @@ REPEAT_SECONDS: Final = 60.0
 Source = Literal["setting", "bridge", "bot"]
 #: What a token is known by: where it is, and its id there.
 TokenKey = tuple[Source, int | None]
-
-_TakeBack = Callable[[], None]
 
 
 class TooManyFailuresError(Exception):
@@ -129,6 +128,24 @@ def token_of_headers(api_key: str, authorization: str) -> str | None:
     return (credentials.strip() or None) if scheme.lower() == "bearer" else None
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """Somebody shows a token or ticket."""
+
+    has_failed: bool = False
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """Attempts of one address that are being looked up, and those who wait for what comes of them.
+
+    Whoever waits does so SHARE_SECONDS at most, and is one of the connections, which are bounded.
+    """
+
+    count: int = 0
+    waiting: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+
 class TokenStore:
     """Knows all tokens: those of the tables, and the static one of the settings.
 
@@ -154,6 +171,7 @@ class TokenStore:
         self._failures = failures
         # Hashes of tokens that were valid, and until when they count; the latest last.
         self._known: OrderedDict[bytes, float] = OrderedDict()
+        self._under_way: dict[str, _UnderWay] = {}
         self._told = Throttle(1 / REPEAT_SECONDS, 1)
 
     async def authenticate(self, token: str, address: str = "") -> Grant | None:
@@ -170,17 +188,13 @@ class TokenStore:
         digest = hash_token(token)
         if self._static_hash is not None and hmac.compare_digest(digest, self._static_hash):
             return _static_grant()
-        take_back = self._let_try(address, digest)
-        try:
+        async with self._attempt(address, digest) as attempt:
             grant = await self._look_up(token, digest)
-        except BaseException:
-            take_back()
-            raise
-        if grant is None:
-            self._known.pop(digest, None)
-        else:
-            take_back()
-            self._remember(digest)
+            if grant is None:
+                attempt.has_failed = True
+                self._known.pop(digest, None)
+            else:
+                self._remember(digest)
         return grant
 
     async def use_ticket(self, ticket: str, address: str = "") -> Grant | None:
@@ -191,22 +205,15 @@ class TokenStore:
         Raises:
             TooManyFailuresError, DatabaseUnavailable: as :meth:`authenticate`.
         """
-        digest = hash_token(ticket)
-        take_back = self._let_try(address, digest)
-        try:
-            row = await self._database.fetch_one("use_ticket", digest)
+        async with self._attempt(address, hash_token(ticket)) as attempt:
+            row = await self._database.fetch_one("use_ticket", hash_token(ticket))
             grants = (
                 await self.grants([(row["token_source"], row["token_id"])])
                 if row is not None
                 else []
             )
-        except BaseException:
-            take_back()
-            raise
-        if not grants:
-            return None
-        take_back()
-        return grants[0]
+            attempt.has_failed = not grants
+        return grants[0] if grants else None
 
     async def create_ticket(self, grant: Grant) -> tuple[str, datetime]:
         """Return a fresh ticket that opens one WebSocket, and until when it is good.
@@ -241,16 +248,59 @@ class TokenStore:
             found += [_bot_grant(row, self._bot) for row in bot_rows]
         return found
 
-    def _let_try(self, address: str, digest: bytes) -> _TakeBack:
-        """Count an attempt of an address, and return what takes it back."""
-        failures, key = self._failures, origin(address)
-        if failures is None or self._known.get(digest, 0.0) > trio.current_time():
-            return lambda: None
-        wait = failures.take(key, trio.current_time())
-        if wait:
-            self._tell(key)
-            raise TooManyFailuresError(wait)
-        return lambda: failures.give_back(key)
+    @asynccontextmanager
+    async def _attempt(self, address: str, digest: bytes) -> AsyncIterator[_Attempt]:
+        """Count an attempt of an address while it is looked up, and further if it has failed.
+
+        Raises:
+            TooManyFailuresError: the address has failed too often.
+        """
+        attempt, key = _Attempt(), origin(address)
+        is_counted = self._failures is not None and await self._let_try(self._failures, key, digest)
+        try:
+            yield attempt
+        finally:
+            if self._failures is not None and is_counted:
+                self._end(self._failures, key, has_failed=attempt.has_failed)
+
+    async def _let_try(self, failures: Throttle, key: str, digest: bytes) -> bool:
+        """Wait until an attempt may be made; tell whether it counts.
+
+        As many as may fail are looked up, and the others wait for what comes of those: after a
+        restart all clients of an office, with one address, come back at once with valid tokens.
+        """
+        wait = 0.0
+        with trio.move_on_after(SHARE_SECONDS):
+            while self._known.get(digest, 0.0) <= trio.current_time():
+                wait = failures.take(key, trio.current_time())
+                if not wait:
+                    self._under_way.setdefault(key, _UnderWay()).count += 1
+                    return True
+                under_way = self._under_way.get(key)
+                if under_way is None:
+                    self._tell(key)
+                    raise TooManyFailuresError(wait)
+                await under_way.waiting.park()
+            if wait:  # It was woken, and leaves its place to the next.
+                self._let_next(key)
+            return False
+        raise DatabaseUnavailable("it answers too slowly for all who ask")
+
+    def _end(self, failures: Throttle, key: str, *, has_failed: bool) -> None:
+        """Count an attempt that is over no more, unless it has failed."""
+        under_way = self._under_way[key]
+        under_way.count -= 1
+        if not has_failed:
+            failures.give_back(key)
+            self._let_next(key)
+        if not under_way.count:
+            # Nothing comes any more that they could wait for.
+            del self._under_way[key]
+            under_way.waiting.unpark_all()
+
+    def _let_next(self, key: str) -> None:
+        if under_way := self._under_way.get(key):
+            under_way.waiting.unpark()
 
     def _tell(self, key: str) -> None:
         """Log whom it holds, now and then."""
