@@ -8,6 +8,7 @@ nothing that happens below it gets out.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ FAREWELL_SECONDS = 10.0
 MOST_FRAGMENTS = 1000
 FRAGMENT_BYTES = 8
 
+#: What is for the stream by its path, and asks for nothing but a page, lacks this.
+_UPGRADE = re.compile(rb"^upgrade:.*websocket", re.IGNORECASE | re.MULTILINE)
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -140,6 +143,12 @@ class Connection:
     async def _open(self) -> None:
         head = await self.intake.read_head()
         if not head:
+            return
+        if not _UPGRADE.search(head):
+            # wsproto's own answer does not say that the connection ends, and a client or proxy
+            # would send its next request over it.
+            self._broke("handshake")
+            self.outlet.end(_BAD_REQUEST)
             return
         self.request = await wrap_server_stream(
             self._nursery,
