@@ -109,7 +109,13 @@ def _translated() -> Iterator[None]:
 
 
 def _unavailable(error: BaseException) -> DatabaseUnavailable:
-    return DatabaseUnavailable(str(error).strip() or type(error).__name__)
+    reason = str(error).strip() or type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        # Of a socket; asyncio does not say of which.
+        reason = f"no PostgreSQL listens on its socket: {reason}"
+    elif isinstance(error, TimeoutError) and not str(error).strip():
+        reason = "it does not answer in time"
+    return DatabaseUnavailable(reason)
 
 
 class Connection:

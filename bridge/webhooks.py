@@ -19,6 +19,7 @@ from bridge.delivery.resolve import resolve
 from bridge.delivery.transport import Transport
 from bridge.delivery.trial import Trial, send_trial
 from bridge.secrets import Vault
+from bridge.web.fields import FILTER_REFUSALS
 from bridge.web.schemas import NewWebhook, Redelivery
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -84,11 +85,10 @@ def create_webhook(connection: Connection, vault: Vault, webhook: NewWebhook) ->
             webhook.retry_schedule,
         )
     except psycopg.errors.CheckViolation as error:
-        if error.diag.constraint_name != "webhooks_filter_without_variables":
+        refusal = FILTER_REFUSALS.get(error.diag.constraint_name or "")
+        if refusal is None:
             raise
-        raise InvalidWebhookError(
-            "filter: must not have variables; a field is written $.name"
-        ) from None
+        raise InvalidWebhookError(f"filter: {refusal}") from None
     except (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
         if webhook.filter is None or _is_missing_schema(error):
             raise

@@ -8,6 +8,7 @@ nothing that happens below it gets out.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from trio_websocket import (
 from wsproto.utilities import LocalProtocolError
 
 from bridge.live.frames import close_frame
-from bridge.live.intake import Intake
+from bridge.live.intake import FRAMES_PER_SECOND, Intake
 from bridge.live.outlet import Outlet
 
 log = structlog.get_logger()
@@ -48,16 +49,26 @@ FAREWELL_SECONDS = 10.0
 MOST_FRAGMENTS = 1000
 FRAGMENT_BYTES = 8
 
+#: What is for the stream by its path, and asks for nothing but a page, lacks this.
+_UPGRADE = re.compile(rb"^upgrade:.*websocket", re.IGNORECASE | re.MULTILINE)
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What one connection may take."""
+    """What one connection may take.
+
+    Attributes:
+        message_bytes: the largest message that a client may send.
+        buffer_bytes: what it may leave unread.
+        handshake_seconds: how long it may take for the handshake.
+        frames_per_second: how fast it is read what the client sends.
+    """
 
     message_bytes: int = 64 * 1024
     buffer_bytes: int = 1024 * 1024
     handshake_seconds: float = 10.0
+    frames_per_second: float = FRAMES_PER_SECOND
 
 
 class Connection:
@@ -103,7 +114,9 @@ class Connection:
         self._scope = trio.CancelScope()
         self._accepted = False
         self._closing_seconds = CLOSE_SECONDS
-        self.intake = Intake(stream, self._heard, received)
+        self.intake = Intake(
+            stream, self._heard, received, frames_per_second=limits.frames_per_second
+        )
         self.outlet = Outlet(
             stream,
             nursery,
@@ -130,6 +143,12 @@ class Connection:
     async def _open(self) -> None:
         head = await self.intake.read_head()
         if not head:
+            return
+        if not _UPGRADE.search(head):
+            # wsproto's own answer does not say that the connection ends, and a client or proxy
+            # would send its next request over it.
+            self._broke("handshake")
+            self.outlet.end(_BAD_REQUEST)
             return
         self.request = await wrap_server_stream(
             self._nursery,

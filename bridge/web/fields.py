@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import httpx
 from pydantic import (
@@ -22,6 +22,13 @@ MAX_BIGINT = 2**63 - 1
 
 #: Longest filter. Not in the schema: who invents filters by a length invents what means nothing.
 MAX_FILTER = 4000
+#: What a filter must not be that is a jsonpath, by the constraint of the database that says so.
+FILTER_REFUSALS: Final = {
+    "webhooks_filter_without_variables": "must not have variables; a field is written $.name",
+    "webhooks_filter_without_back_references": (
+        r"must not have a back-reference such as \1 in like_regex: it could hold up every event"
+    ),
+}
 
 # A scheme, an authority without userinfo, and no white space anywhere. A backslash in an authority
 # means a path to some parsers and a host to others.

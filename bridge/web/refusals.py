@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from bridge.db import DatabaseError, Row
-from bridge.web.fields import MAX_BIGINT
+from bridge.web.fields import FILTER_REFUSALS, MAX_BIGINT
 from bridge.web.schemas import HTTPValidationError, Problem
 
 #: What the functions of schema bridge raise, by SQLSTATE, and the status that says the same.
@@ -158,8 +158,8 @@ def refusing_filter(filter_text: str | None) -> Iterator[None]:
     except DatabaseError as error:
         if filter_text is None:
             raise
-        if error.constraint_name == "webhooks_filter_without_variables":
-            message = "must not have variables; a field is written $.name"
+        if error.constraint_name in FILTER_REFUSALS:
+            message = FILTER_REFUSALS[error.constraint_name]
         elif error.sqlstate.startswith(NO_JSONPATH):
             message = f"must be a jsonpath: {error.message}"
         else:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 
 import trio
 
-from tests.trio.serving import BINARY, PING, TEXT, RawClient, frame
+from tests.trio.serving import BINARY, CONTINUATION, PING, PONG, TEXT, RawClient, frame
 
 #: A handshake after which nothing but frames is wanted.
 _HANDSHAKE = (
@@ -117,10 +117,15 @@ def _query(target: Target) -> bytes:
 
 
 async def pings(target: Target, stream: trio.SocketStream) -> None:
-    """Flood with pings, with a token or without one, and read few of the answers."""
+    """Flood with pings, with a token or without one, and read few of the answers.
+
+    Or with pongs or fragments, which need none, and of which hundreds fit into one read.
+    """
     await stream.send_all(_HANDSHAKE % _query(target))
+    fragments = frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"", fin=False) * 900
+    flood = random.choice([frame(PING, bytes(100)) * 50, frame(PONG, b"") * 900, fragments])
     for _ in range(100):
-        await stream.send_all(frame(PING, bytes(100)) * 50)
+        await stream.send_all(flood)
         await trio.sleep(0.05)
     await _everything(stream, 65536)
 

@@ -1157,6 +1157,7 @@ CREATE TABLE bridge.webhooks (
     failed_count bigint DEFAULT 0 NOT NULL,
     CONSTRAINT webhooks_failure_share_range CHECK (((failure_share >= (0)::double precision) AND (failure_share <= (1)::double precision))),
     CONSTRAINT webhooks_filter_bounded CHECK ((regexp_replace((filter)::text, '"([^"\\]|\\.)*"'::text, '""'::text, 'g'::text) !~ '\*\*|\?.*\?'::text)),
+    CONSTRAINT webhooks_filter_without_back_references CHECK (((filter)::text !~ 'like_regex "([^"\\]|\\[^\\]|\\\\([^"\\]|\\.))*\\\\[1-9]'::text)),
     CONSTRAINT webhooks_filter_without_variables CHECK ((regexp_replace((filter)::text, '"([^"\\]|\\.)*"'::text, '""'::text, 'g'::text) !~~ '%$""%'::text)),
     CONSTRAINT webhooks_max_concurrency_range CHECK (((max_concurrency >= 1) AND (max_concurrency <= 1000))),
     CONSTRAINT webhooks_previous_secret_whole CHECK ((((previous_secret IS NULL) = (previous_secret_expires_at IS NULL)) AND (previous_secret <> ''::text))),
@@ -1187,7 +1188,7 @@ COMMENT ON COLUMN bridge.webhooks.success_count IS 'Attempts that were answered 
 
 COMMENT ON COLUMN bridge.webhooks.failure_count IS 'Attempts that were not, ever.';
 
-COMMENT ON COLUMN bridge.webhooks.filter IS 'jsonpath predicate on the payload, such as $.amount_kopeks >= 100000: only events for which it is true are delivered. An error in it means no. $ ? (…) is no predicate: it is never true. At most one ? (…) and no **, so that it is evaluated fast.';
+COMMENT ON COLUMN bridge.webhooks.filter IS 'jsonpath predicate on the payload, such as $.amount_kopeks >= 100000: only events for which it is true are delivered. An error in it means no. $ ? (…) is no predicate: it is never true. At most one ? (…), no ** and no back-reference (\1) in like_regex, so that it is evaluated fast.';
 
 COMMENT ON COLUMN bridge.webhooks.rate_per_second IS 'Most attempts a second, over all bridges; a second''s worth may go at once. Null: no limit.';
 

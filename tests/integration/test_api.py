@@ -1120,6 +1120,8 @@ BAD_OPTIONS: list[tuple[str, object]] = [
     ("filter", "$.a ? (exists($.b ? (@ > 1))) == 1"),
     ("filter", '$.a like_regex "("'),
     ("filter", '$.a like_regex "a" flag "x"'),
+    ("filter", r'$.a like_regex "^(a*)(a*)\\1\\2$"'),
+    ("filter", r'$.b == "\"" || $.a like_regex "\"(.)\u005c\u0031"'),
     ("filter", "$.a == 1e999999"),
     ("filter", "$amount > 5"),
     ("filter", '$.currency == "US$" && $"b" == 1'),

@@ -1,12 +1,14 @@
 """The daemon's connections survive what happens to their statements."""
 
 import traceback
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import trio
 
+from bridge import db
 from bridge.db import DatabaseError, DatabaseUnavailable, Share, open_database
 
 
@@ -92,3 +94,35 @@ async def test_who_asks_through_a_share_leaves_the_other_connections_to_others(
                         await database.fetch("schema_version")
             assert refused == 18
             assert await share.fetch("get_webhook", 1) == []
+
+
+async def test_a_socket_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        with pytest.raises(DatabaseUnavailable, match="no PostgreSQL listens on its socket"):
+            async with open_database(f"postgresql://u@/d?host={tmp_path}"):
+                pass
+
+
+async def test_a_server_that_does_not_answer_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(db, "CONNECT_SECONDS", 0.1)
+    [silent] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with silent:
+        port = silent.socket.getsockname()[1]
+        with trio.fail_after(30):
+            with pytest.raises(DatabaseUnavailable, match="it does not answer in time"):
+                async with open_database(f"postgresql://u@127.0.0.1:{port}/d"):
+                    pass
+
+
+async def test_a_statement_that_is_not_answered_is_told_as_such(
+    bridge_url: str, bot: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "STATEMENT_SECONDS", 0.1)
+    with trio.fail_after(30):
+        async with open_database(bridge_url) as database:
+            with bot.transaction():
+                bot.execute("lock table bridge.webhooks in access exclusive mode")
+                with pytest.raises(DatabaseUnavailable, match="it does not answer in time"):
+                    await database.fetch("get_webhook", 1)

@@ -102,6 +102,7 @@ REFUSED = {
     ("--rate-per-second", "0"): "rate_per_second: ",
     ("--filter", "$.a >"): "filter: must be a jsonpath: syntax error",
     ("--filter", "$amount > 5"): "filter: must not have variables",
+    ("--filter", r'$.a like_regex "(a)\\1"'): "filter: must not have a back-reference",
     ("--secret-stdin",): "standard input has no secret",
     ("--secret-stdin", "--generate-secret"): "exclude each other",
 }

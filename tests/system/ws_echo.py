@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from math import inf
 
 import trio
 from wsproto.frame_protocol import FrameProtocol
@@ -15,8 +16,10 @@ from wsproto.frame_protocol import FrameProtocol
 from bridge.live.connection import Connection, ConnectionLimits, serve_connection
 from bridge.live.frames import text_frame
 
-#: Suites send messages of 16 MiB.
-LIMITS = ConnectionLimits(message_bytes=64 * 1024 * 1024, buffer_bytes=256 * 1024 * 1024)
+#: Suites send messages of 16 MiB, and as fast as they can.
+LIMITS = ConnectionLimits(
+    message_bytes=64 * 1024 * 1024, buffer_bytes=256 * 1024 * 1024, frames_per_second=inf
+)
 
 
 async def serve_echo(stream: trio.SocketStream, limits: ConnectionLimits = LIMITS) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from math import inf
 
 import pytest
 import structlog
@@ -359,7 +360,9 @@ async def test_a_message_too_big_is_refused_with_1009_whatever_follows(
 
 
 async def test_fragments_are_bounded_though_they_are_empty() -> None:
-    async with echoing(ConnectionLimits(message_bytes=1000)) as echo:
+    # A client that sends so many has to wait; not here.
+    limits = ConnectionLimits(message_bytes=1000, frames_per_second=inf)
+    async with echoing(limits) as echo:
         client = await echo.client()
         await client.open()
         some = in_fragments(TEXT, *[b""] * (MOST_FRAGMENTS - 1), b"end")
@@ -593,3 +596,22 @@ async def test_what_is_no_handshake_is_refused_and_the_connection_ended(
         if status == 426:
             assert b"sec-websocket-version: 13" in answer.lower()
         assert all(entry["event"] == "client_broke_protocol" for entry in logs)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(without(b"Upgrade"), id="no upgrade"),
+        pytest.param(with_value(b"Upgrade", b"h2c"), id="an upgrade to something else"),
+        pytest.param(b"GET /ws HTTP/1.1\r\nHost: echo.test\r\n\r\n", id="a page"),
+        pytest.param(with_value(b"Sec-WebSocket-Key", b"c2hvcnQ="), id="a short key"),
+    ],
+)
+async def test_who_wants_no_websocket_is_told_that_the_connection_ends(request_: bytes) -> None:
+    async with echoing() as echo:
+        client = await echo.client()
+        await client.send(request_)
+        answer = await client.head()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"connection: close" in answer.lower()
+        assert await client.frames() == []

@@ -1,5 +1,7 @@
 """Looking tokens up, without a database."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
@@ -7,7 +9,8 @@ import trio
 import trio.testing
 
 from bridge.db import SHARE_SECONDS, Database, DatabaseUnavailable
-from bridge.tokens import LOOKUP_CONNECTIONS, TokenStore, TooManyFailuresError
+from bridge.throttle import Throttle
+from bridge.tokens import LOOKUP_CONNECTIONS, TokenStore, TooManyFailuresError, hash_token
 
 
 class Silent:
@@ -87,3 +90,68 @@ async def test_whoever_floods_with_tokens_does_not_hide_that_another_is_revoked(
         started = autojump_clock.current_time()
         assert await store.grants([("bridge", 1)]) == []
         assert autojump_clock.current_time() == started
+
+
+class Table:
+    """A database that knows the tokens that begin with ``right``, and takes a moment."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self._rows = {
+            hash_token(token): {"id": number, "name": token, "scopes": ["events:read"]}
+            for number, token in enumerate(tokens)
+            if token.startswith("right")
+        }
+        self.lookups = 0
+
+    async def fetch(self, _name: str, digest: bytes) -> list[dict[str, Any]]:
+        self.lookups += 1
+        await trio.sleep(0.001)
+        return [self._rows[digest]] if digest in self._rows else []
+
+
+async def outcomes(store: TokenStore, tokens: Iterable[str]) -> Counter[str]:
+    """Show all tokens at once, from one address; return what came of how many."""
+    came: Counter[str] = Counter()
+
+    async def show(token: str) -> None:
+        try:
+            grant = await store.authenticate(token, "192.0.2.1")
+        except (TooManyFailuresError, DatabaseUnavailable) as error:
+            came[type(error).__name__] += 1
+        else:
+            came["nobody" if grant is None else "valid"] += 1
+
+    async with trio.open_nursery() as nursery:
+        for token in tokens:
+            nursery.start_soon(show, token)
+    return came
+
+
+RIGHT = [f"right {number}" for number in range(100)]
+WRONG = [f"wrong {number}" for number in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        pytest.param(RIGHT, {"valid": 100}, id="a hundred of an office"),
+        pytest.param(RIGHT[:1] * 200, {"valid": 200}, id="a page that asks for much at once"),
+        pytest.param(WRONG, {"nobody": 10, "TooManyFailuresError": 90}, id="guesses"),
+        pytest.param(
+            [*WRONG[:9], *RIGHT], {"nobody": 9, "valid": 100}, id="an office where some are wrong"
+        ),
+    ],
+)
+async def test_valid_tokens_at_once_are_not_taken_for_failures_and_guesses_at_once_are_held(
+    tokens: list[str], expected: dict[str, int], autojump_clock: trio.testing.MockClock
+) -> None:
+    database = Table(tokens)
+    # So rarely that time allows none beside.
+    store = TokenStore(cast(Database, database), None, failures=Throttle(1e-6, 10))
+    assert await outcomes(store, tokens) == expected
+    assert database.lookups <= expected.get("nobody", 0) + expected.get("valid", 0)
+    # Nothing of it is left: who has failed too often is refused at once, and who is known is not.
+    if "TooManyFailuresError" in expected:
+        assert await outcomes(store, ["wrong again"]) == {"TooManyFailuresError": 1}
+    if "valid" in expected:
+        assert await outcomes(store, RIGHT[:1] * 20) == {"valid": 20}
