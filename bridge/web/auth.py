@@ -44,7 +44,7 @@ def guarded_router(scope: str) -> APIRouter:
             handle = super().get_route_handler()
 
             async def guarded(request: Request) -> Response:
-                request.state.grant = await authorize(request, scope)
+                await authorize(request, scope)
                 return await handle(BoundedRequest(request.scope, request.receive))
 
             return guarded
@@ -56,8 +56,8 @@ def guarded_router(scope: str) -> APIRouter:
     )
 
 
-async def authorize(request: Request, scope: str) -> Grant:
-    """Let a request pass whose token has the scope, and return what else the token allows.
+async def authorize(request: Request, scope: str) -> None:
+    """Let a request pass whose token has the scope; ``request.state.grant`` is what it allows.
 
     Raises:
         HTTPException: 401 without a valid token, 403 without the scope, 429 too often.
@@ -74,12 +74,13 @@ async def authorize(request: Request, scope: str) -> Grant:
         raise _too_often("Too many failed attempts", error.retry_seconds) from None
     if grant is None:
         raise _unauthorized("Invalid or expired API key")
+    # Whose it was is known, whether it may or not.
+    request.state.grant = grant
     requests: Throttle | None = request.app.state.requests
     if requests is not None and (wait := requests.take(grant.key, trio.current_time())):
         raise _too_often("Too many requests with this API key", wait)
     if not grant.allows(scope):
         raise HTTPException(403, f"This API key does not have the scope {scope}")
-    return grant
 
 
 def address_of(request: Request) -> str:

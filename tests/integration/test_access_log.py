@@ -19,6 +19,7 @@ async def test_a_request_is_logged_with_who_sent_it_and_without_its_query(
         with structlog.testing.capture_logs() as logs:
             await client.get("/webhooks?token=the-token&limit=3", headers=headers)
             await client.get("/webhooks/pgb_abcdefghijklmnopqrstuvwxyz", headers=headers)
+            await client.post("/webhooks", headers=headers)
             await client.get("/a%0Ab", headers={"X-API-Key": "wrong"})
             await client.delete("/webhooks/1", headers={"X-API-Key": "wrong"})
     requests = [entry for entry in logs if entry["event"] == "request"]
@@ -34,6 +35,10 @@ async def test_a_request_is_logged_with_who_sent_it_and_without_its_query(
         },
         {
             "method": "GET", "path": "/webhooks/…", "status": 422,
+            "address": "198.51.100.7", "token": whose,
+        },
+        {
+            "method": "POST", "path": "/webhooks", "status": 403,
             "address": "198.51.100.7", "token": whose,
         },
         {
