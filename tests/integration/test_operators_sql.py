@@ -293,7 +293,7 @@ def test_a_filter_with_a_back_reference_from_before_switches_its_webhook_off_and
 ) -> None:
     psql.run("alter table bridge.webhooks drop constraint webhooks_filter_without_back_references")
     kept, off = psql.webhook(filter="$.a == 1"), psql.webhook(filter=r'$.a like_regex "(a)\\1"')
-    psql.run(dict(migrations())["0010_refuse_back_references.sql"])
+    psql.run(dict(migrations())["0011_refuse_back_references.sql"])
     found = psql.row("select * from bridge.webhooks where id = %s", off)
     assert (found["is_active"], found["filter"]) == (False, None)
     assert found["disabled_reason"] == (
