@@ -49,8 +49,9 @@ async def test_a_burst_makes_it_quiet_and_then_it_rings_again(bridge_url: str) -
     with trio.fail_after(60), psycopg.connect(bridge_url, autocommit=True) as bot:
         assert flag(bot) == "quiet", "there is nobody to ring for yet"
         async with running(bridge_url) as bridge, listening(bridge) as dashboard:
-            await until_state(bridge, "ringing")
-            assert flag(bot) == "ring"
+            # What it does once it drains; until then its metrics show the state to begin with.
+            while flag(bot) != "ring":  # noqa: ASYNC110 - of another process
+                await trio.sleep(0.02)
             bot.execute(
                 "insert into users (auth_type) select 'telegram' from generate_series(1, %s)",
                 (BURST,),
