@@ -15,7 +15,7 @@ from dataclasses import asdict
 import psycopg
 
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from tests.conftest import BOT_TABLES, init
+from tests.conftest import BOT_TABLES, create_roles, init
 from tests.hostile.run import run
 
 
@@ -39,6 +39,7 @@ def main() -> None:
 def _database(server: EmbeddedPostgres) -> str:
     """Make the application's database, with pgbridge; return its URL."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
+        create_roles(connection)
         connection.execute("create database shop")
     url = server.url("shop")
     with psycopg.connect(url) as connection:
