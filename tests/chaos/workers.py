@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from contextlib import AsyncExitStack
 
-import psutil  # type: ignore[import-untyped]  # it comes with the embedded PostgreSQL
+import psutil  # type: ignore[import-untyped]
 import trio
 
 from tests.system.processes import Bridge, as_role, running

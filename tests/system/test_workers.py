@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
-import psutil  # type: ignore[import-untyped]  # it comes with the embedded PostgreSQL
+import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 import trio
