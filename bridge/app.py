@@ -38,7 +38,8 @@ from bridge.relay.upkeep import Upkeep, create_partitions
 from bridge.secrets import Vault
 from bridge.settings import Settings, unknown_variables
 from bridge.throttle import Throttle
-from bridge.tokens import BotTokens, TokenStore
+from bridge.token_store import TokenStore
+from bridge.tokens import BotTokens
 from bridge.web.api import build_api
 from bridge.web.front import MOST_WAITING, Front
 

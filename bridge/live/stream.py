@@ -28,7 +28,8 @@ from bridge.live.hub import Hub
 from bridge.live.session import CONCURRENT_REPLAYS, Session, gap_frame
 from bridge.proxies import Network, client_address
 from bridge.scopes import EVENTS_READ
-from bridge.tokens import Grant, Source, TokenKey, TooManyFailuresError
+from bridge.token_store import TooManyFailuresError
+from bridge.tokens import Grant, Source, TokenKey
 
 log = structlog.get_logger()
 
@@ -45,7 +46,7 @@ _SHUTTING_DOWN: Final = (GOING_AWAY, "the bridge is shutting down")
 
 
 class Tokens(Protocol):
-    """Knows the tokens: ``bridge.tokens.TokenStore``."""
+    """Knows the tokens: ``bridge.token_store.TokenStore``."""
 
     async def authenticate(self, token: str, address: str) -> Grant | None:
         """Return what a token allows that somebody shows; None if it is not valid."""

@@ -17,7 +17,7 @@ from bridge.db import Database, DatabaseError, DatabaseUnavailable, Row, Share
 from bridge.proxies import Network
 from bridge.secrets import Vault
 from bridge.throttle import Throttle
-from bridge.tokens import TokenStore
+from bridge.token_store import TokenStore
 from bridge.web import audit, deliveries, docs, events, health, tickets, tokens, webhooks
 from bridge.web.access import AccessLog
 from bridge.web.envelope import Failures, Heads, PlainPaths, SecureAnswers

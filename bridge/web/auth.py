@@ -14,7 +14,8 @@ from starlette.types import Scope
 
 from bridge.proxies import client_address
 from bridge.throttle import Throttle
-from bridge.tokens import Grant, TokenStore, TooManyFailuresError, token_of_headers
+from bridge.token_store import TokenStore, TooManyFailuresError
+from bridge.tokens import Grant, token_of_headers
 from bridge.web.body import BoundedRequest
 from bridge.web.refusals import GUARDED
 

@@ -6,7 +6,7 @@ from fastapi import Request
 from pydantic import BaseModel, Field
 
 from bridge.scopes import EVENTS_READ
-from bridge.tokens import TokenStore
+from bridge.token_store import TokenStore
 from bridge.web.auth import guarded_router
 
 listening = guarded_router(EVENTS_READ)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ class Vitals:
     """A process's memory and open files."""
 
     process: psutil.Process
+    #: Where it serves.
+    port: int
     peak_bytes: int = 0
 
     @property
@@ -76,10 +79,15 @@ class Vitals:
 
     @property
     def descriptors(self) -> int:
-        """How many files it has open, but for Unix sockets: so it speaks with its database, over
-        a pool that grows with what is asked for and shrinks when that is over for minutes.
+        """How many files it has open, but for the connections that it makes itself: to its
+        database and to receivers there are more or fewer, by what there is to do.
         """
-        count: int = self.process.num_fds() - len(self.process.net_connections(kind="unix"))
+        own = [
+            each
+            for each in self.process.net_connections(kind="all")
+            if each.family == socket.AF_UNIX or (each.raddr and each.laddr.port != self.port)
+        ]
+        count: int = self.process.num_fds() - len(own)
         return count
 
     async def watch(self) -> None:
@@ -188,7 +196,7 @@ class _Stage:
         return receiver
 
     async def _among_strangers(self, bridge: Bridge, receiver: Receiver) -> Outcome:
-        vitals = Vitals(psutil.Process(bridge.process.pid))
+        vitals = Vitals(psutil.Process(bridge.process.pid), bridge.port)
         caller = Caller(bridge.rest_url)
         fresh_bytes = vitals.bytes
         async with self._listening(bridge), self._writing() as application:

@@ -14,7 +14,8 @@ import psycopg
 from bridge.db import open_database
 from bridge.secrets import Vault
 from bridge.throttle import Throttle
-from bridge.tokens import BotTokens, TokenStore, hash_token
+from bridge.token_store import TokenStore
+from bridge.tokens import BotTokens, hash_token
 from bridge.web.api import build_api
 
 #: The static token.

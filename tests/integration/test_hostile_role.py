@@ -21,7 +21,8 @@ from psycopg import errors
 
 from bridge.db import DatabaseUnavailable, open_database
 from bridge.scopes import EVENTS_READ
-from bridge.tokens import BotTokens, TokenStore
+from bridge.token_store import TokenStore
+from bridge.tokens import BotTokens
 from tests.integration.relaying import Relayed, names, relaying, sign_up, until
 from tests.system.processes import SERVICE_LOGIN, as_role, as_service
 

@@ -25,7 +25,7 @@ from bridge.live.hub import Hub
 from bridge.live.log import read_log
 from bridge.live.stream import LiveStream, StreamLimits
 from bridge.relay.drain import TAKEOVER_SECONDS, Relay
-from bridge.tokens import TokenStore
+from bridge.token_store import TokenStore
 from bridge.web.front import Front
 from tests.integration.relaying import until
 

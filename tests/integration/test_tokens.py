@@ -15,14 +15,8 @@ import trio
 
 from bridge.db import DatabaseUnavailable, open_database
 from bridge.throttle import Throttle
-from bridge.tokens import (
-    LOOKUP_CONNECTIONS,
-    BotTokens,
-    Grant,
-    TokenStore,
-    TooManyFailuresError,
-    hash_token,
-)
+from bridge.token_store import LOOKUP_CONNECTIONS, TokenStore, TooManyFailuresError
+from bridge.tokens import BotTokens, Grant, hash_token
 from tests.integration.calling import TOKEN, Bot, add_token, calling
 
 SCOPES = frozenset(["events:read", "webhooks:read"])

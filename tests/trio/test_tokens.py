@@ -10,7 +10,8 @@ import trio.testing
 
 from bridge.db import SHARE_SECONDS, Database, DatabaseUnavailable
 from bridge.throttle import Throttle
-from bridge.tokens import LOOKUP_CONNECTIONS, TokenStore, TooManyFailuresError, hash_token
+from bridge.token_store import LOOKUP_CONNECTIONS, TokenStore, TooManyFailuresError
+from bridge.tokens import hash_token
 
 
 class Silent:
@@ -42,7 +43,7 @@ async def test_who_waits_for_a_database_that_does_not_answer_can_leave_or_is_tol
 async def test_of_one_address_only_so_many_wait_for_a_database_that_does_not_answer(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.tokens.MOST_AT_ONCE", 5)
+    monkeypatch.setattr("bridge.token_store.MOST_AT_ONCE", 5)
     store = TokenStore(cast(Database, Silent()), "static")
     attacker, other = "198.51.100.1", "198.51.100.2"
 

@@ -14,7 +14,8 @@ from bridge.live import stream
 from bridge.live.stream import StreamLimits
 from bridge.proxies import Network
 from bridge.scopes import EVENTS_READ
-from bridge.tokens import Grant, TokenKey, TooManyFailuresError
+from bridge.token_store import TooManyFailuresError
+from bridge.tokens import Grant, TokenKey
 from tests.trio.serving import LIMITS, Serving, Tokens, ask, closing, message, serving
 
 TYPES = ("user.created", "ticket.created", "ticket.message.added", "tickets.closed")

@@ -17,7 +17,8 @@ from bridge.live.handshake import read_opening
 from bridge.secrets import Vault
 from bridge.settings import Settings, load_settings
 from bridge.tail.follower import Address, Follower
-from bridge.tokens import Grant, TokenStore
+from bridge.token_store import TokenStore
+from bridge.tokens import Grant
 from bridge.web.schemas import (
     CreatedWebhook,
     NewWebhook,
