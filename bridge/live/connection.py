@@ -123,6 +123,7 @@ class Connection:
             buffer_bytes=limits.buffer_bytes,
             overflowed=self._too_slow,
             closed=self._closed,
+            lost=self.drop,
         )
 
     async def run(self, converse: Callable[[Connection], Awaitable[None]]) -> None:

@@ -39,6 +39,7 @@ class Outlet(trio.abc.SendStream):
         buffer_bytes: how much may wait.
         overflowed: told that the client does not keep up.
         closed: told that trio-websocket is done with the connection.
+        lost: told that the client is gone, as a write has shown.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Outlet(trio.abc.SendStream):
         "_closed",
         "_descriptor",
         "_drained",
+        "_lost",
         "_marks",
         "_nursery",
         "_open",
@@ -65,12 +67,14 @@ class Outlet(trio.abc.SendStream):
         buffer_bytes: int,
         overflowed: Callable[[], None],
         closed: Callable[[], None],
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._nursery = nursery
         self._descriptor = stream.socket.fileno()
         self._buffer_bytes = buffer_bytes
         self._overflowed = overflowed
         self._closed = closed
+        self._lost = lost
         # The writes that wait, and what sent_through is after each. Bytes and numbers, and nothing
         # that the garbage collector would look at: of slow clients there may be a million.
         # None while nothing waits, which is nearly always: thousands of clients are idle.
@@ -102,8 +106,7 @@ class Outlet(trio.abc.SendStream):
             except BlockingIOError:
                 sent = 0
             except OSError:
-                # The connection is gone; the reading side notices and ends the session.
-                self._open = False
+                self._broken()
                 return
             if sent == len(frames):
                 if through is not None:
@@ -220,12 +223,19 @@ class Outlet(trio.abc.SendStream):
                 except BlockingIOError:
                     continue
         except (OSError, trio.ClosedResourceError):
-            self._open = False
+            self._broken()
         self._waiting, self._marks = None, _NO_MARKS
         self._waiting_bytes = 0
         if self._drained is not None:
             self._drained.set()
             self._drained = None
+
+    def _broken(self) -> None:
+        """Tell that the connection is gone. The reading side may be far from noticing: it reads at
+        a pace, and what the client had sent before is still there.
+        """
+        self._open = False
+        self._lost()
 
     def _took(self, sent: int, waiting: deque[bytes]) -> None:
         """Take from what waits that the socket took so many bytes."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 
 import pytest
 import trio
 import trio.testing
 
+from bridge.live.connection import ConnectionLimits
 from bridge.live.intake import FRAMES_AT_ONCE, FRAMES_PER_SECOND, Intake
+from bridge.live.stream import StreamLimits
 from tests.trio.serving import CONTINUATION, PONG, TEXT, RawClient, frame, serving
 
 HANDSHAKE = b"GET /ws HTTP/1.1\r\n\r\n"
@@ -126,3 +130,22 @@ async def test_a_client_that_floods_is_answered_in_the_end_and_others_at_once(
             await trio.testing.wait_all_tasks_blocked(0.01)
             mock_clock.jump(0.1)
         assert trio.current_time() - began_at > 3.5
+
+
+@pytest.mark.parametrize("is_reset", [True, False], ids=["reset", "closed"])
+async def test_whoever_is_gone_is_not_listened_to_until_all_is_read_that_he_had_sent(
+    is_reset: bool,
+) -> None:
+    limits = StreamLimits(ConnectionLimits(handshake_seconds=5.0), ping_seconds=0.2)
+    async with serving(limits=limits) as server:
+        stream = await server.raw()
+        await RawClient(stream).open()
+        await server.until_clients(1)
+        # At the pace at which it is read, that takes minutes.
+        with trio.move_on_after(0.5):
+            await stream.send_all(b"\x8a\x80\x00\x00\x00\x00" * 20_000)
+        if is_reset:
+            linger = struct.pack("ii", 1, 0)
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        stream.socket.close()
+        await server.until_clients(0)
