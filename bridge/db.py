@@ -264,11 +264,6 @@ class Share:
         async with self.turn() as database:
             return await database.fetch(name, *values)
 
-    async def fetch_one(self, name: str, *values: object) -> Row | None:
-        """Like :meth:`fetch`, and return the first row or None."""
-        rows = await self.fetch(name, *values)
-        return rows[0] if rows else None
-
     async def change(self, actor: str, name: str, *values: object) -> list[Row]:
         """Like :meth:`Database.change`, and raises what :meth:`fetch` does."""
         async with self.turn() as database:
