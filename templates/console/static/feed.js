@@ -3,6 +3,7 @@
 import { PgBridge } from './pgbridge.js';
 
 const MOST_SHOWN = 300; // older ones leave the list
+const COLOURS = 6;
 const MOST_HELD = 5000; // while it is paused; beyond that the oldest are passed over
 
 const feed = document.getElementById('feed');
@@ -21,6 +22,7 @@ let waiting = [];
 let passedOver = 0;
 let fresh = []; // came since the list was drawn last
 let drawing = false;
+const groups = []; // of types, in the order in which they were seen: each has a colour
 
 // --- the stream
 
@@ -112,7 +114,9 @@ function part(name, content) {
 
 function type(name) {
   const shown = part('type', name);
-  shown.dataset.group = [...name.split('.')[0]].reduce((sum, sign) => (sum * 31 + sign.codePointAt(0)) % 6, 0);
+  const group = name.split('.')[0];
+  if (!groups.includes(group)) groups.push(group);
+  shown.dataset.group = groups.indexOf(group) % COLOURS;
   return shown;
 }
 
