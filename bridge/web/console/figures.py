@@ -1,10 +1,11 @@
 """How numbers, times and payloads are written for people.  (pure)"""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from bridge.web.console.language import Translate
 
@@ -80,10 +81,7 @@ def cut(text: str) -> str:
 
 def breakable(text: str) -> Markup:
     """Return a URL or a type that may be broken behind its signs, where a line ends."""
-    broken = escape(text)
-    for sign in ("/", ".", "_", "?"):
-        broken = Markup(broken.replace(sign, f"{sign}<wbr>"))  # noqa: S704 - it is escaped
-    return broken
+    return Markup("<wbr>").join(re.split(r"(?<=[/._?])(?=.)", text))
 
 
 def _short(value: float) -> str:
