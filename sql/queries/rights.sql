@@ -59,6 +59,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'table', 'audit_log', 'select', null),
     ('bridge_service', 'function', 'audit(text, bigint, text, jsonb)', 'execute', null),
     ('bridge_service', 'function', 'forget_audit(integer)', 'execute', null),
+    ('bridge_service', 'table', 'activity', 'select, delete', null),
     ('bridge_service', 'table', 'migrations', 'select', null),
 
     ('bridge_reader', 'schema', '', 'usage', null),
@@ -93,6 +94,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_reader', 'table', 'api_tokens', 'select',
      'id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at'),
     ('bridge_reader', 'table', 'audit_log', 'select', null),
+    ('bridge_reader', 'table', 'activity', 'select', null),
     ('bridge_reader', 'table', 'migrations', 'select', null)
 ), named as (
     select row_number() over () as place, w.*,
