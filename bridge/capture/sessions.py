@@ -7,6 +7,7 @@ in one belongs to somebody else a moment later.
 from typing import Any
 
 import psycopg
+from psycopg import RawCursor
 from psycopg.rows import dict_row
 
 from bridge.assets import query
@@ -31,8 +32,18 @@ def open_connection(url: str, application_name: str) -> Connection:
     )
 
 
-def fetch(connection: Connection, name: str, **values: object) -> list[dict[str, Any]]:
-    """Run the named query of ``sql/queries`` and return its rows."""
+def fetch(
+    connection: Connection, name: str, *numbered: object, **values: object
+) -> list[dict[str, Any]]:
+    """Run the named query of ``sql/queries`` and return its rows.
+
+    Args:
+        numbered: its parameters, if it has them as ``$1``, as the daemon's queries do;
+        values: or as ``%(name)s``.
+    """
+    if numbered:
+        with RawCursor(connection, row_factory=dict_row) as raw:
+            return raw.execute(query(name).encode(), numbered).fetchall()
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(query(name).encode(), values or None).fetchall()
 

@@ -6,9 +6,11 @@ from typing import Any
 
 from bridge import assets
 from bridge.capture.sessions import Connection, fetch
+from bridge.overview import COUNTED, Delay, Overview, overview
 
-#: The queues are counted up to here.
-COUNTED = 10_000
+#: What the overview looks back at, and in what steps.
+OVERVIEW_MINUTES = 60
+OVERVIEW_POINT_SECONDS = 60
 
 
 class StatusError(Exception):
@@ -46,6 +48,7 @@ class Status:
     pending_deliveries: int
     last_event_id: int | None
     last_event_occurred_at: datetime | None
+    overview: Overview
 
     def to_json(self) -> dict[str, Any]:
         """Return it as ``pgbridge status --json`` prints it."""
@@ -73,6 +76,7 @@ class Status:
             "last_event": None
             if occurred_at is None
             else {"id": self.last_event_id, "occurred_at": occurred_at.isoformat()},
+            "overview": self.overview.to_json(),
         }
 
     def lines(self) -> list[tuple[str, str]]:
@@ -99,6 +103,7 @@ class Status:
             ("outbox", outbox),
             ("delivery queue", spell_count(self.pending_deliveries)),
             ("last event", last_event),
+            *_spell_overview(self.overview),
         ]
 
 
@@ -112,7 +117,27 @@ def read_status(connection: Connection) -> Status:
     if mismatch := assets.schema_mismatch(schema["version"]):
         raise StatusError("; ".join(mismatch))
     [row] = fetch(connection, "status")
-    return Status(schema_version=schema["version"], drainer=read_drainer(connection), **row)
+    return Status(
+        schema_version=schema["version"],
+        drainer=read_drainer(connection),
+        overview=read_overview(connection),
+        **row,
+    )
+
+
+def read_overview(
+    connection: Connection,
+    *,
+    minutes: int = OVERVIEW_MINUTES,
+    point_seconds: int = OVERVIEW_POINT_SECONDS,
+) -> Overview:
+    """Read the figures, and how they were over so many minutes."""
+    [state] = fetch(connection, "overview")
+    return overview(
+        state,
+        fetch(connection, "running_bridges"),
+        fetch(connection, "activity", minutes, point_seconds),
+    )
 
 
 def read_drainer(connection: Connection) -> Drainer:
@@ -130,6 +155,27 @@ def spell_doorbell(drainer: Drainer) -> str:
             f"set {spell_seconds(drainer.switched_seconds)} ago"
         )
     return words
+
+
+def _spell_overview(told: Overview) -> list[tuple[str, str]]:
+    clients = sum(each.clients for each in told.bridges)
+    rates, success = told.rates, told.success_rate
+    delivered = f"{rates.deliveries_per_second:.1f} deliveries/s"
+    if success.deliveries is not None:
+        delivered += f"; in the last hour {success.deliveries:.2%} of those finished succeeded"
+    return [
+        ("bridges", f"{len(told.bridges)} running, with {clients} clients"),
+        ("events", f"{rates.events_per_second:.1f} events/s{_spell_delay(told.commit_to_client)}"),
+        ("deliveries", delivered + _spell_delay(told.commit_to_acknowledged)),
+    ]
+
+
+def _spell_delay(delay: Delay) -> str:
+    """Return how late they came in the last hour, to be added to something."""
+    if delay.p50_seconds is None or delay.p95_seconds is None:
+        return ""
+    half, most = (f"{1000 * each:.1f} ms" for each in (delay.p50_seconds, delay.p95_seconds))
+    return f"; half of them within {half} of the commit, 95 % within {most}"
 
 
 def spell_count(count: int) -> str:

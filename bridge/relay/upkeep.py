@@ -60,6 +60,7 @@ class Upkeep:
                 await self._drop_expired(parent, days)
             await self._database.fetch("delete_old_notes")
             await self._database.fetch("forget_audit", self._keep_audit_days)
+            await self._database.fetch("forget_activity")
             await self.forget_expired_secrets()
             await self.seal_secrets()
             await trio.sleep(UPKEEP_SECONDS)

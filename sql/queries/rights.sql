@@ -60,6 +60,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'table', 'audit_log', 'select', null),
     ('bridge_service', 'function', 'audit(text, bigint, text, jsonb)', 'execute', null),
     ('bridge_service', 'function', 'forget_audit(integer)', 'execute', null),
+    ('bridge_service', 'table', 'activity', 'select, delete', null),
     ('bridge_service', 'table', 'migrations', 'select', null),
 
     ('bridge_reader', 'schema', '', 'usage', null),
@@ -96,6 +97,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     -- Without session_hash.
     ('bridge_reader', 'table', 'console_sessions', 'select', 'token_source, token_id, created_at, expires_at'),
     ('bridge_reader', 'table', 'audit_log', 'select', null),
+    ('bridge_reader', 'table', 'activity', 'select', null),
     ('bridge_reader', 'table', 'migrations', 'select', null)
 ), named as (
     select row_number() over () as place, w.*,

@@ -613,6 +613,59 @@ $$;
 
 COMMENT ON FUNCTION bridge.wake_couriers() IS 'Has the bridges look for due deliveries at once, and not only at the next poll.';
 
+CREATE TABLE bridge.activity (
+    recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    bridge text NOT NULL,
+    version text NOT NULL,
+    seconds double precision NOT NULL,
+    is_last boolean NOT NULL,
+    clients integer NOT NULL,
+    in_flight integer NOT NULL,
+    clients_dropped bigint NOT NULL,
+    events_drained bigint NOT NULL,
+    events_streamed bigint NOT NULL,
+    delivered bigint NOT NULL,
+    retried bigint NOT NULL,
+    failed bigint NOT NULL,
+    commit_to_client bigint[],
+    commit_to_acknowledged bigint[],
+    CONSTRAINT activity_commit_to_acknowledged_whole CHECK ((cardinality(commit_to_acknowledged) = 21)),
+    CONSTRAINT activity_commit_to_client_whole CHECK ((cardinality(commit_to_client) = 21)),
+    CONSTRAINT activity_seconds_positive CHECK ((seconds > (0)::double precision))
+);
+
+COMMENT ON TABLE bridge.activity IS 'What each bridge did, one row for each process and ten seconds. A bridge whose newest row is not older than 30 s, and not its last, is running. Kept for 25 hours: 9,000 rows of at most 600 bytes for each process, so 6 MB with the index. Nothing but the bridges writes here, and no trigger reads it.';
+
+COMMENT ON COLUMN bridge.activity.recorded_at IS 'When the row was written, by the database''s clock: the end of what it tells of.';
+
+COMMENT ON COLUMN bridge.activity.bridge IS 'Its machine and process, host:pid, as in drainer.';
+
+COMMENT ON COLUMN bridge.activity.version IS 'Of pgbridge.';
+
+COMMENT ON COLUMN bridge.activity.seconds IS 'How long it tells of; more than ten if the database was away: what was counted then is in the row after it.';
+
+COMMENT ON COLUMN bridge.activity.is_last IS 'The bridge has stopped in order; there is no row of it after this.';
+
+COMMENT ON COLUMN bridge.activity.clients IS 'WebSocket clients that were connected at its end.';
+
+COMMENT ON COLUMN bridge.activity.in_flight IS 'Deliveries that it held at its end: being sent, or about to be settled.';
+
+COMMENT ON COLUMN bridge.activity.clients_dropped IS 'Clients that the bridge sent away or gave up.';
+
+COMMENT ON COLUMN bridge.activity.events_drained IS 'Events moved from the outbox to the log.';
+
+COMMENT ON COLUMN bridge.activity.events_streamed IS 'Events handed to clients: one event to ten clients is ten.';
+
+COMMENT ON COLUMN bridge.activity.delivered IS 'Attempts at deliveries that succeeded.';
+
+COMMENT ON COLUMN bridge.activity.retried IS 'Attempts that failed, and that another one follows.';
+
+COMMENT ON COLUMN bridge.activity.failed IS 'Attempts that failed, and with which the delivery was given up.';
+
+COMMENT ON COLUMN bridge.activity.commit_to_client IS 'Events by the time from their capture to when they were handed to the clients of this bridge; null: none. Element n counts those of more than bound n - 1 and at most bound n seconds; bounds are 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3600, and none.';
+
+COMMENT ON COLUMN bridge.activity.commit_to_acknowledged IS 'Successful deliveries by the time from the event''s commit to the receiver''s 2xx, counted alike.';
+
 CREATE TABLE bridge.api_tokens (
     id bigint NOT NULL,
     name text NOT NULL,
@@ -1328,6 +1381,9 @@ ALTER TABLE ONLY bridge.delivery_log ATTACH PARTITION bridge.delivery_log_succes
 
 ALTER TABLE ONLY bridge.events ALTER COLUMN id SET DEFAULT nextval('bridge.event_id'::regclass);
 
+ALTER TABLE ONLY bridge.activity
+    ADD CONSTRAINT activity_pkey PRIMARY KEY (recorded_at, bridge);
+
 ALTER TABLE ONLY bridge.api_tokens
     ADD CONSTRAINT api_tokens_pkey PRIMARY KEY (id);
 
@@ -1384,6 +1440,8 @@ ALTER TABLE ONLY bridge.webhooks
 
 ALTER TABLE ONLY bridge.ws_tickets
     ADD CONSTRAINT ws_tickets_pkey PRIMARY KEY (ticket_hash);
+
+COMMENT ON INDEX bridge.activity_pkey IS 'running_bridges, activity: the newest rows. forget_activity: the oldest.';
 
 COMMENT ON INDEX bridge.api_tokens_token_hash_key IS 'authenticate: the token that a request brings.';
 

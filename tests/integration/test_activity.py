@@ -1,0 +1,252 @@
+"""What bridges write of their work, and what the overview makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from bridge.capture import install
+from bridge.capture.status import read_overview
+from bridge.db import Database, Row, open_database
+from bridge.histogram import BOUNDS, BUCKETS
+from bridge.overview import Overview, overview
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+
+ONE_FAST = [1] + [0] * (BUCKETS - 1)
+
+
+def told(bot: Bot, bridge: str, seconds_ago: float, **columns: object) -> None:
+    """Have a bridge have told of itself."""
+    row: dict[str, object] = {
+        "bridge": bridge,
+        "version": "1.0",
+        "seconds": 10.0,
+        "is_last": False,
+        "clients": 0,
+        "in_flight": 0,
+        "clients_dropped": 0,
+        "events_drained": 0,
+        "events_streamed": 0,
+        "delivered": 0,
+        "retried": 0,
+        "failed": 0,
+    } | columns
+    bot.execute(
+        f"insert into bridge.activity (recorded_at, {', '.join(row)})"
+        f" values (now() - make_interval(secs => %s), {', '.join(['%s'] * len(row))})".encode(),
+        (seconds_ago, *row.values()),
+    )
+
+
+def look(url: str, minutes: int = 60, point_seconds: int = 60) -> Overview:
+    with install.connect(url) as connection:
+        return read_overview(connection, minutes=minutes, point_seconds=point_seconds)
+
+
+def running(url: str) -> list[str]:
+    return [each.bridge for each in look(url).bridges]
+
+
+def test_a_bridge_runs_while_its_newest_row_is_young_and_not_its_last(
+    bridge_url: str, bot: Bot
+) -> None:
+    told(bot, "young:1", 20)
+    told(bot, "died:2", 40)
+    told(bot, "stopped:3", 12)
+    told(bot, "stopped:3", 2, is_last=True)
+    told(bot, "began-anew:4", 12, is_last=True)
+    told(bot, "began-anew:4", 2)
+    assert running(bridge_url) == ["began-anew:4", "young:1"]
+
+
+def test_rates_are_of_the_last_minute_of_the_bridges_that_run(bridge_url: str, bot: Bot) -> None:
+    for age in range(5, 85, 10):
+        told(bot, "a:1", age, events_drained=100, events_streamed=300, delivered=20, retried=10)
+    told(bot, "b:2", 3, events_streamed=70)
+    told(bot, "died:3", 45, events_streamed=10_000)
+    rates = look(bridge_url).rates
+    assert rates.events_per_second == pytest.approx(10)
+    # One has told of ten seconds.
+    assert rates.streamed_per_second == pytest.approx(37)
+    assert rates.deliveries_per_second == pytest.approx(2)
+    assert rates.attempts_per_second == pytest.approx(3)
+
+
+def test_a_row_that_tells_of_more_than_the_minute_counts_in_part(bridge_url: str, bot: Bot) -> None:
+    told(bot, "a:1", 55, seconds=300, events_drained=30_000)
+    told(bot, "a:1", 5, seconds=50, events_drained=0)
+    # Ten of its three hundred seconds are within the minute.
+    assert look(bridge_url).rates.events_per_second == pytest.approx(1000 / 60, rel=0.01)
+
+
+def test_points_add_up_what_all_bridges_did_and_are_there_without_any(
+    bridge_url: str, bot: Bot
+) -> None:
+    # Two minutes ago, whatever second of the minute it is: in one point of an hour or in two.
+    for bridge, clients in (("a:1", 10), ("b:2", 5)):
+        told(bot, bridge, 121, clients=99, events_drained=1, commit_to_client=ONE_FAST)
+        told(
+            bot,
+            bridge,
+            120,
+            clients=clients,
+            clients_dropped=1,
+            events_drained=2,
+            events_streamed=3,
+            delivered=4,
+            retried=5,
+            failed=6,
+            commit_to_acknowledged=ONE_FAST,
+        )
+    told(bot, "old:3", 3600 * 3, events_drained=1000)
+    points = look(bridge_url, minutes=60, point_seconds=3600).points
+    assert [each.events for each in points if each.bridges] in ([6], [2, 4])
+    assert points[-1].at <= look(bridge_url).at < points[-1].at + timedelta(hours=1)
+
+    points = look(bridge_url, minutes=5, point_seconds=1).points
+    assert 300 <= len(points) <= 301
+    [earlier, newest] = [each for each in points if each.bridges]
+    assert (newest.at - earlier.at) == timedelta(seconds=1)
+    assert (earlier.bridges, earlier.clients, earlier.events) == (2, 198, 2)
+    assert earlier.commit_to_client.p50_seconds == BOUNDS[0] / 2
+    assert earlier.commit_to_acknowledged.p50_seconds is None
+    assert (newest.bridges, newest.clients, newest.clients_dropped) == (2, 15, 2)
+    assert (newest.events, newest.streamed) == (4, 6)
+    assert (newest.delivered, newest.retried, newest.failed) == (8, 10, 12)
+    assert newest.commit_to_acknowledged.p95_seconds == pytest.approx(BOUNDS[0] * 0.95)
+    assert all(each.events == 0 for each in points if not each.bridges)
+
+
+def webhook(bot: Bot, name: str, columns: str = "is_active", value: str = "true") -> int:
+    found = bot.execute(
+        f"insert into bridge.webhooks (name, url, event_type, {columns})"
+        f" values (%s, 'http://127.0.0.1', '*', {value}) returning id".encode(),
+        (name,),
+    ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def enqueue(bot: Bot, webhook_id: int, count: int, due: str, leased: str = "null") -> None:
+    token = "null" if leased == "null" else "gen_random_uuid()"
+    bot.execute(
+        "insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type,"
+        " next_attempt_at, leased_until, lease_token, is_redelivery)"
+        f" select %s, n, now(), 'a.b', {due}, {leased}, {token}, n %% 2 = 0"
+        " from generate_series(1, %s) as n".encode(),
+        (webhook_id, count),
+    )
+
+
+def test_every_delivery_in_the_queue_is_in_one_state(bridge_url: str, bot: Bot) -> None:
+    fine = webhook(bot, "fine")
+    enqueue(bot, fine, 3, "now() - interval '90 seconds'")
+    enqueue(bot, fine, 2, "now() + interval '1 hour'")
+    enqueue(bot, fine, 4, "now() - interval '1 hour'", "now() + interval '1 minute'")
+    held = [
+        webhook(bot, "paused", "paused_at", "now()"),
+        webhook(bot, "off", "is_active", "false"),
+        webhook(bot, "disabled", "is_active, disabled_reason", "false, 'gone'"),
+        webhook(bot, "failing", "probe_at", "now()"),
+    ]
+    for each in held:
+        enqueue(bot, each, 10, "now() - interval '1 day'")
+    # What is leased, the bridge that leased it tells of.
+    told(bot, "a:1", 1, in_flight=4)
+    overviewed = look(bridge_url)
+    queue = overviewed.delivery_queue
+    assert (queue.due.count, queue.scheduled.count, queue.in_flight.count, queue.held.count) == (
+        3,
+        2,
+        4,
+        40,
+    )
+    assert queue.oldest_due_seconds is not None
+    assert 90 <= queue.oldest_due_seconds < 3600
+    assert overviewed.webhooks == {
+        "delivering": 1,
+        "failing": 1,
+        "paused": 1,
+        "disabled": 1,
+        "off": 1,
+    }
+
+
+def test_a_lease_that_has_run_out_is_due(bridge_url: str, bot: Bot) -> None:
+    enqueue(bot, webhook(bot, "n"), 1, "now()", "now() - interval '1 second'")
+    assert look(bridge_url).delivery_queue.due.count == 1
+
+
+def test_a_long_queue_of_one_webhook_hides_nothing_of_another(bridge_url: str, bot: Bot) -> None:
+    enqueue(bot, webhook(bot, "paused", "paused_at", "now()"), 10_100, "now()")
+    enqueue(bot, webhook(bot, "later"), 10_100, "now() + interval '1 hour'")
+    enqueue(bot, webhook(bot, "due"), 2, "now() - interval '1 second'")
+    queue = look(bridge_url).delivery_queue
+    assert (queue.held.more, queue.scheduled.more, queue.due.count) == (True, True, 2)
+
+
+def test_the_outbox_the_drainer_and_the_doorbell(bridge_url: str, bot: Bot) -> None:
+    bot.execute(
+        "insert into bridge.outbox (event_type, payload, captured_at)"
+        " select 'a.b', '{}', now() - interval '90 seconds' from generate_series(1, 3)"
+    )
+    bot.execute(
+        "insert into bridge.drainer (bridge, mode, is_quiet, switches)"
+        " values ('a:1', 'poll', true, 2)"
+    )
+    overviewed = look(bridge_url)
+    assert (overviewed.outbox.count, overviewed.outbox.more) == (3, False)
+    assert overviewed.outbox.oldest_seconds is not None
+    assert overviewed.outbox.oldest_seconds >= 90
+    assert (overviewed.drainer.alive, overviewed.drainer.bridge) == (False, "a:1")
+    assert (overviewed.doorbell.mode, overviewed.doorbell.rings) == ("poll", False)
+    assert overviewed.doorbell.switches == 2
+
+
+async def _look_as_daemon(database: Database) -> tuple[Row, Sequence[Row], Sequence[Row]]:
+    [state] = await database.fetch("overview")
+    return (
+        state,
+        await database.fetch("running_bridges"),
+        await database.fetch("activity", 60, 60),
+    )
+
+
+async def test_both_drivers_tell_the_same(bridge_url: str, bot: Bot) -> None:
+    told(bot, "a:1", 5, events_drained=7, commit_to_client=ONE_FAST)
+    async with open_database(bridge_url) as database:
+        daemons = overview(*await _look_as_daemon(database))
+    commands = look(bridge_url)
+    assert daemons.commit_to_client == commands.commit_to_client
+    assert sum(each.events for each in daemons.points) == 7
+    assert set(daemons.to_json()) == set(commands.to_json())
+
+
+async def test_what_is_more_than_25_hours_old_is_forgotten(bridge_url: str, bot: Bot) -> None:
+    told(bot, "old:1", 25 * 3600 + 1)
+    told(bot, "old:2", 25 * 3600 - 60)
+    async with open_database(bridge_url) as database:
+        await database.fetch("forget_activity")
+    assert bot.execute("select bridge from bridge.activity").fetchall() == [("old:2",)]
+
+
+def test_a_days_history_is_read_in_a_moment_and_each_row_is_small(
+    bridge_url: str, bot: Bot
+) -> None:
+    full = "array(select 1000000 + n from generate_series(1, 21) as n)::bigint[]"
+    bot.execute(
+        "insert into bridge.activity select now() - make_interval(secs => 10 * n), 'a-host:12345',"
+        f" '1.0', 10, false, 1, 2, 3, 4, 5, 6, 7, 8, {full}, {full}"
+        " from generate_series(0, 8999) as n".encode()
+    )
+    [size] = bot.execute("select pg_total_relation_size('bridge.activity')").fetchone() or [0]
+    assert size / 9000 < 650
+    points = look(bridge_url, minutes=24 * 60, point_seconds=300).points
+    assert len(points) in (288, 289)
+    # A point has 30 rows; the first whole one is not cut.
+    assert points[5].events == 30 * 4
