@@ -20,6 +20,7 @@ from bridge.throttle import Throttle
 from bridge.token_store import TokenStore
 from bridge.web import audit, console, deliveries, docs, events, health, tickets, tokens, webhooks
 from bridge.web.access import AccessLog
+from bridge.web.console.overview import Overviews
 from bridge.web.envelope import Failures, Heads, PlainPaths, SecureAnswers
 from bridge.web.refusals import RETRY_SECONDS, passes
 
@@ -103,6 +104,7 @@ def build_api(
     api.state.url_refusal = url_refusal
     api.state.send_trial = send_trial
     api.state.exposition = exposition
+    api.state.overviews = Overviews(api.state.database)
     api.state.trials = trio.Semaphore(TRIALS)
     for room in ROOMS:
         for router in room.ROUTERS:

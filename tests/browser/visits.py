@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -64,7 +65,7 @@ def browsing() -> Iterator[Browser]:
     """Run Chromium, without a window, until the end of the context."""
     program = chromium()
     expect.set_options(timeout=PATIENCE_SECONDS * 1000)
-    with sync_playwright() as playwright:
+    with _loops_of_asyncio(), sync_playwright() as playwright:
         # It starts it with --headless, and with --no-sandbox, which root needs.
         browser = playwright.chromium.launch(
             executable_path=program, args=SWITCHES, timeout=PATIENCE_SECONDS * 1000
@@ -73,6 +74,16 @@ def browsing() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def _loops_of_asyncio() -> Iterator[None]:
+    """Have asyncio make its own loops, also where trio-asyncio was imported and would make them."""
+    asyncio.set_event_loop_policy(asyncio.get_event_loop_policy())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(None)
 
 
 class Watch:

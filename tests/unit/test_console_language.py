@@ -13,11 +13,14 @@ from bridge.web.console.rendering import ROOMS
 
 TEMPLATES = Path(__file__).parents[2] / "templates" / "console"
 UNITS = {"ms", "s", "min", "h", "d"}
+PAGES = Path(__file__).parents[2] / "bridge" / "web" / "console"
 
 
 def texts() -> set[str]:
     """Return every text of the pages."""
     found = {title for _, _, title, _ in ROOMS} | UNITS
+    for path in PAGES.glob("*.py"):
+        found.update(re.findall(r"\btranslate\(\s*\"([^\"]+)\"", path.read_text("utf-8")))
     for path in TEMPLATES.glob("*.j2"):
         tree = Environment().parse(path.read_text("utf-8"))
         for _, _, message in extract_from_ast(tree, gettext_functions=("_",)):

@@ -53,6 +53,12 @@ def duration(seconds: float | None, translate: Translate) -> str:
     return f"{seconds / 86_400:.0f}{_NARROW_SPACE}{translate('d')}"
 
 
+def period(seconds: int, translate: Translate) -> str:
+    """Return a round time: ``15 min``, ``24 h``."""
+    unit, size = ("min", 60) if seconds < 3_600 else ("h", 3_600)
+    return f"{seconds // size}{_NARROW_SPACE}{translate(unit)}"
+
+
 def moment(value: datetime | None) -> Markup:
     """Return a time in UTC; the page's script makes it one of the reader's own clock."""
     if value is None:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from bridge import assets
 from bridge.scopes import ADMIN, EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE
-from bridge.web.console import figures
+from bridge.web.console import charts, figures
 from bridge.web.console.language import Translate, chosen_language, translator
 from bridge.web.envelope import SLASHED
 
@@ -93,6 +93,11 @@ def error_page(
     return page(request, "error", status=status, headers=headers, code=status, detail=detail)
 
 
+def translator_of(request: Request) -> Translate:
+    """Return what translates into the language that a browser asks for."""
+    return translator(chosen_language(request.headers.get("Accept-Language", "")))
+
+
 def base_of(request: Request) -> str:
     """Return the way from a page's address to the console's: ``""``, ``console/``, ``../``.
 
@@ -118,11 +123,17 @@ def _environment(language: str) -> Environment:
         auto_reload=False,
     )
     translate: Translate = translator(language)
-    environment.globals.update(_=translate, language=language, version=assets.version())
+    environment.globals.update(
+        _=translate,
+        language=language,
+        version=assets.version(),
+        size={"width": charts.WIDTH, "height": charts.HEIGHT, "left": charts.LEFT},
+    )
     environment.filters.update(
         number=figures.number,
         rate=figures.rate,
         percent=figures.percent,
+        period=lambda seconds: figures.period(seconds, translate),
         duration=lambda seconds: figures.duration(seconds, translate),
         moment=figures.moment,
         pretty=figures.pretty,

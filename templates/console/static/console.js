@@ -8,7 +8,14 @@ const CLOCK = new Intl.DateTimeFormat(document.documentElement.lang, {
   hour12: false,
 });
 
+const HOUR = new Intl.DateTimeFormat(document.documentElement.lang, {
+  hour: '2-digit', minute: '2-digit', hour12: false,
+});
+
 export function showTimes(within) {
+  for (const clock of within.querySelectorAll('[data-clock]')) {
+    clock.textContent = HOUR.format(new Date(clock.dataset.clock));
+  }
   for (const time of within.querySelectorAll('time[datetime]')) {
     time.title = time.dateTime;
     time.textContent = CLOCK.format(new Date(time.dateTime));
