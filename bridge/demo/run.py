@@ -301,6 +301,7 @@ class Demo:
     def _say_what_runs_where(self, server: EmbeddedPostgres, url: str, port: int) -> None:
         """Print, whole and ready to copy, how to look at it all while it runs."""
         for label, what in (
+            ("console", f"http://127.0.0.1:{port}/console  (sign in with the token)"),
             ("REST", f"http://127.0.0.1:{port}/docs  (X-API-Key: the token)"),
             ("WebSocket", f"ws://127.0.0.1:{port}/ws?token={self._token}"),
             ("token", self._token),

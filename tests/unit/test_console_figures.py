@@ -5,16 +5,13 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from bridge.spelling import duration, number, percent, period, rate
 from bridge.web.console.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Line, draw
 from bridge.web.console.figures import (
     MOST_SHOWN,
     breakable,
-    duration,
     moment,
-    number,
-    percent,
     pretty,
-    rate,
 )
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -45,7 +42,11 @@ def plain(text: str) -> str:
     ],
 )
 def test_a_duration_is_told_in_the_unit_people_think_in(seconds: float | None, shown: str) -> None:
-    assert plain(duration(seconds, lambda unit: unit)) == shown
+    assert plain(duration(seconds)) == shown
+
+
+def test_a_period_is_told_in_whole_units() -> None:
+    assert [plain(period(seconds)) for seconds in (900, 3_600, 86_400)] == ["15 min", "1 h", "24 h"]
 
 
 def test_a_unit_is_one_of_the_readers_language() -> None:

@@ -11,8 +11,8 @@ from fastapi import Query, Request
 from fastapi.responses import Response
 
 from bridge.overview import Overview, Point, overview
+from bridge.spelling import duration, rate
 from bridge.web.console import charts
-from bridge.web.console.figures import duration, rate
 from bridge.web.console.guard import page_router
 from bridge.web.console.language import Translate
 from bridge.web.console.rendering import page, translator_of

@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from bridge import assets
+from bridge import assets, spelling
 from bridge.scopes import ADMIN, EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.web.console import charts, figures
 from bridge.web.console.language import Translate, chosen_language, translator
@@ -130,11 +130,11 @@ def _environment(language: str) -> Environment:
         size={"width": charts.WIDTH, "height": charts.HEIGHT, "left": charts.LEFT},
     )
     environment.filters.update(
-        number=figures.number,
-        rate=figures.rate,
-        percent=figures.percent,
-        period=lambda seconds: figures.period(seconds, translate),
-        duration=lambda seconds: figures.duration(seconds, translate),
+        number=spelling.number,
+        rate=spelling.rate,
+        percent=spelling.percent,
+        period=lambda seconds: spelling.period(seconds, translate),
+        duration=lambda seconds: spelling.duration(seconds, translate),
         moment=figures.moment,
         pretty=figures.pretty,
         cut=figures.cut,
