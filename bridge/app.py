@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from bridge import assets, metrics, rights
+from bridge.activity import Activity
 from bridge.db import (
     Database,
     DatabaseError,
@@ -28,11 +29,13 @@ from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import Lookups, resolve, url_refusal
 from bridge.delivery.transport import Transport
 from bridge.delivery.trial import send_trial
+from bridge.gauges import Gauges
 from bridge.live.connection import ConnectionLimits
 from bridge.live.history import History
 from bridge.live.hub import Hub
 from bridge.live.log import read_log
 from bridge.live.stream import LiveStream, StreamLimits
+from bridge.readiness import ListenProof, Readiness
 from bridge.relay.drain import Relay
 from bridge.relay.upkeep import Upkeep, create_partitions
 from bridge.secrets import Vault
@@ -142,6 +145,9 @@ async def serve(
                 ),
                 access_log=settings.access_log,
             )
+            proof = ListenProof(
+                database, listens=lambda: relay.listens, needed=settings.doorbell != "poll"
+            )
             relay = Relay(
                 database,
                 last_event_id=last_event_id,
@@ -153,7 +159,24 @@ async def serve(
                 poll_seconds=settings.poll_seconds,
                 quiet_poll_seconds=settings.quiet_poll_seconds,
                 batch=settings.drain_batch,
+                listen_to={proof.channel: proof.heard},
             )
+            readiness = Readiness(
+                database,
+                {
+                    "relay": relay.trouble,
+                    "listen": proof.trouble,
+                    "claim": courier.claim_trouble,
+                    "settle": courier.settle_trouble,
+                },
+                stall_seconds=3 * settings.poll_seconds,
+            )
+            gauges = Gauges(database)
+            activity = Activity(
+                database, clients=lambda: live.clients, in_flight=lambda: courier.in_flight
+            )
+            for sampler in (gauges.sample, partial(_sample, database, live, courier)):
+                stack.enter_context(metrics.sampled_by(sampler))
             upkeep = Upkeep(
                 database,
                 {
@@ -175,7 +198,7 @@ async def serve(
                     settings.requests_per_second, BURST_SECONDS * settings.requests_per_second
                 ),
                 access_log=settings.access_log,
-                ready=lambda: {"relay": relay.alive},
+                troubles=readiness.troubles,
                 url_refusal=partial(url_refusal, policy=policy),
                 send_trial=partial(send_trial, transport, vault),
                 exposition=exposition,
@@ -187,6 +210,10 @@ async def serve(
                 nursery.start_soon(keep_running, "relay", relay.run)
                 nursery.start_soon(courier.run)
                 nursery.start_soon(live.run)
+                nursery.start_soon(proof.run)
+                nursery.start_soon(readiness.run)
+                nursery.start_soon(gauges.run)
+                nursery.start_soon(activity.run)
                 async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
                     accepting.start_soon(front.accept, listeners, connections)
                     _spare_the_collector()
@@ -214,9 +241,23 @@ async def serve(
                     await live.stop()
                     connections.cancel_scope.deadline = trio.current_time() + REST_SECONDS
                 await courier.stopped.wait()
+                await activity.stop()
                 nursery.cancel_scope.cancel()
     end_by_force.cancel()
     log.info("stopped")
+
+
+def _sample(database: Database, live: LiveStream, courier: Courier) -> None:
+    """Set the gauges that would cost something to be kept."""
+    for state, count in zip(("busy", "idle"), database.pooled, strict=True):
+        metrics.database_connections.labels(state).set(count)
+    metrics.delivery_in_flight.set(courier.in_flight)
+    total = largest = 0
+    for waiting in live.buffered_bytes():
+        total += waiting
+        largest = max(largest, waiting)
+    metrics.client_buffer.set(total)
+    metrics.client_buffer_largest.set(largest)
 
 
 def _raise_descriptor_limit(clients: int) -> None:

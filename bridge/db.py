@@ -232,6 +232,12 @@ class Database:
             rows: list[Row] = await connection.fetch(statement, *values)
             return rows
 
+    @property
+    def pooled(self) -> tuple[int, int]:
+        """How many connections of the pool are busy, and how many idle."""
+        idle: int = self._pool.get_idle_size()
+        return self._pool.get_size() - idle, idle
+
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Connection]:
         """Open a connection outside the pool, for LISTEN and session locks."""

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 import trio
 
+from bridge import metrics
 from bridge.db import Database, DatabaseError, DatabaseUnavailable, Row, Share, UnfitTableError
 from bridge.proxies import origin
 from bridge.scopes import ADMIN
@@ -230,6 +231,7 @@ class TokenStore:
     def _count(self, key: str, shown: _Shown, *, failed: bool) -> None:
         """Count what was looked up and was nothing."""
         if failed:
+            metrics.logins_failed.inc()
             self._known.pop(shown, None)
             if self._failures is not None:
                 self._failures.take(key, trio.current_time())

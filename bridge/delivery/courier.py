@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from bridge import metrics
+from bridge.clock import ServerClock
 from bridge.db import (
     Database,
     DatabaseError,
@@ -54,6 +55,9 @@ LATE = timedelta(seconds=5)
 STOP_SECONDS = 6.0
 #: How long a last claim may take before that, and settling and giving back leases after it.
 LAST_WORDS_SECONDS = 1.0
+#: A courier that has not looked for what is due for so long, or not written down what became of an
+#: attempt, does not do its work.
+STALL_SECONDS = 10.0
 
 
 class _Event:
@@ -83,6 +87,8 @@ class _Delivery:
     id: int
     lease_token: UUID
     event: _Event
+    #: When the event was; None for a redelivery, whose way began when somebody asked for it.
+    committed_at: datetime | None
     attempt_number: int
     #: The same, counted from the last redelivery on.
     attempt_of_schedule: int
@@ -107,6 +113,8 @@ class _Attempt:
     finished_at: datetime
     answer: Answer
     verdict: Verdict
+    #: When it was over, by trio's clock.
+    ended: float
 
 
 class Courier:
@@ -162,7 +170,27 @@ class Courier:
         self._swept: datetime | None = None
         self._swept_at = -float("inf")
         self._sweep_seconds = SWEEP_SECONDS
-        self._clock = _ServerClock()
+        self._clock = ServerClock()
+        self._looked_at = trio.current_time()
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries it holds: being sent, or about to be settled."""
+        return len(self._held)
+
+    def claim_trouble(self) -> str | None:
+        """Say that it has not got around to looking for what is due; None if it has."""
+        waited = trio.current_time() - self._looked_at
+        if waited < STALL_SECONDS:
+            return None
+        return f"this bridge has not got around to looking for deliveries for {waited:.0f} s"
+
+    def settle_trouble(self) -> str | None:
+        """Say that what became of an attempt is not written down; None if nothing waits for it."""
+        waited = trio.current_time() - self._attempts[0].ended if self._attempts else 0.0
+        if waited < STALL_SECONDS:
+            return None
+        return f"what became of an attempt {waited:.0f} s ago is not written down yet"
 
     def deliveries_due(self) -> None:
         """Tell the courier that there may be something to claim."""
@@ -199,8 +227,11 @@ class Courier:
         while not self._stopping:
             started = trio.current_time()
             free = min(CLAIM_BATCH, self._concurrency - len(self._held))
+            # One that is full has looked, too: receivers that are slow are none of its troubles.
+            self._looked_at = started
             if free > 0:
                 deliveries = await self._claim(free)
+                self._looked_at = trio.current_time()
                 for delivery in deliveries:
                     self._hold(delivery)
                     attempts.start_soon(self._attempt, delivery)
@@ -229,7 +260,7 @@ class Courier:
         swept = None if is_sweep else self._swept
         due_since = {} if is_sweep else self._due_since
         known = list(self._held_by_webhook.keys() | self._due_since.keys())
-        self._clock.ask()
+        asked = self._clock.asks()
         rows = await self._database.fetch(
             "claim",
             known,
@@ -240,7 +271,8 @@ class Courier:
             max(1, self._concurrency // 2) - self._held_failing,
             [delivery_id for delivery_id, _ in self._held],
         )
-        now = self._clock.answer(rows[0]["now"])
+        now = rows[0]["now"]
+        self._clock.answered(now, asked)
         if rows[0]["id"] is None:
             rows = []
         if is_sweep:
@@ -271,6 +303,7 @@ class Courier:
             id=row["id"],
             lease_token=row["lease_token"],
             event=event,
+            committed_at=None if row["is_redelivery"] else row["committed_at"],
             attempt_number=row["attempt_number"] + 1,
             attempt_of_schedule=row["attempt_number"] - row["attempts_before"] + 1,
             webhook_id=row["webhook_id"],
@@ -300,7 +333,7 @@ class Courier:
             now=finished_at.timestamp(),
             random=random.random,
         )
-        attempt = _Attempt(delivery, started_at, finished_at, answer, verdict)
+        attempt = _Attempt(delivery, started_at, finished_at, answer, verdict, trio.current_time())
         self._attempts.append(attempt)
         self._ended.signal()
         metrics.delivery_attempts.labels(verdict.failure or "none").inc()
@@ -375,6 +408,7 @@ class Courier:
     def _settled(self, batch: Sequence[_Attempt]) -> None:
         """Forget the attempts that have waited for longest, and give their slots to others."""
         del self._attempts[: len(batch)]
+        _count(batch)
         for attempt in batch:
             self._let_go(attempt.delivery)
         self._due.signal()
@@ -442,26 +476,26 @@ def _is_refused_for_its_values(error: DatabaseError) -> bool:
     return (error.sqlstate or "").startswith(("22", "23", "P0"))
 
 
-class _ServerClock:
-    """The database's clock, as far as it is known here: times in the log are all by that one."""
-
-    def __init__(self) -> None:
-        self._asked = time.monotonic()
-        self._told: tuple[datetime, float] | None = None
-
-    def ask(self) -> None:
-        """Note that the database is about to look at its clock."""
-        self._asked = time.monotonic()
-
-    def answer(self, now: datetime) -> datetime:
-        """Take what it says, and return it."""
-        self._told = now, self._asked
-        return now
-
-    def now(self) -> datetime:
-        assert self._told is not None  # noqa: S101 - nothing is sent before it was claimed
-        told, asked = self._told
-        return told + timedelta(seconds=time.monotonic() - asked)
+def _count(batch: Sequence[_Attempt]) -> None:
+    """Count what became of attempts that are settled."""
+    ends: Counter[tuple[Outcome, str | None]] = Counter()
+    acknowledged, took = [], []
+    for attempt in batch:
+        outcome = attempt.verdict.outcome
+        ends[outcome, attempt.verdict.failure] += 1
+        took.append((attempt.finished_at - attempt.started_at).total_seconds())
+        committed_at = attempt.delivery.committed_at
+        if outcome is Outcome.SUCCESS and committed_at is not None:
+            acknowledged.append((attempt.finished_at - committed_at).total_seconds())
+    metrics.delivery_attempt_seconds.observe_all(took)
+    metrics.commit_to_acknowledged.observe_all(acknowledged)
+    for (outcome, failure), count in ends.items():
+        if outcome is Outcome.SUCCESS:
+            metrics.delivery_delivered.inc(count)
+        elif outcome is Outcome.RETRY:
+            metrics.delivery_retried.labels(failure).inc(count)
+        else:
+            metrics.delivery_failed.labels(failure).inc(count)
 
 
 async def _linger(started: float) -> None:

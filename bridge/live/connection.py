@@ -25,6 +25,7 @@ from trio_websocket import (
 )
 from wsproto.utilities import LocalProtocolError
 
+from bridge import metrics
 from bridge.live.frames import close_frame
 from bridge.live.intake import FRAMES_PER_SECOND, Intake
 from bridge.live.outlet import Outlet
@@ -174,6 +175,9 @@ class Connection:
             # Not if the code is the client's own, which was answered.
             if self.outlet.end(close_frame(reason.code, text)):
                 self._broke(text)
+                metrics.clients_dropped.labels("protocol").inc()
+        elif reason.code == TOO_BIG:
+            metrics.clients_dropped.labels("too_big").inc()
 
     def _broke(self, reason: str) -> None:
         log.info("client_broke_protocol", reason=reason)
@@ -216,6 +220,7 @@ class Connection:
             return
         log.warning("session_crashed", exc_info=crash)
         if self._accepted:
+            metrics.clients_dropped.labels("crashed").inc()
             self.outlet.end(close_frame(INTERNAL_ERROR, "internal error"))
 
     async def finish(self) -> bool:
@@ -228,6 +233,7 @@ class Connection:
     def _too_slow(self) -> None:
         self._closing_seconds = FAREWELL_SECONDS
         log.info("client_too_slow", sent_through=self.outlet.cut_off(self._farewell))
+        metrics.clients_dropped.labels("slow").inc()
         self.drop()
 
     def _closed(self) -> None:
@@ -242,7 +248,8 @@ class Connection:
     def _heard(self) -> None:
         # Not public; without it such a client is only not noticed.
         fragments = getattr(self.websocket, "_message_parts", ())
-        if len(fragments) > self._most_fragments:
+        if len(fragments) > self._most_fragments and not self.is_ending:
+            metrics.clients_dropped.labels("too_big").inc()
             self.send_away(TOO_BIG, "a message in too many fragments")
 
 

@@ -59,8 +59,8 @@ class LogPage:
     newest_id: int
 
 
-#: Frames for one write, and the id of the last event among them.
-Chunk = tuple[bytes, int]
+#: Frames for one write, the id of the last event among them, and how many they are.
+Chunk = tuple[bytes, int, int]
 
 #: Reads what follows an id, up to another one; at most so many events and bytes of payload.
 ReadLog = Callable[[int, int, int, int], Awaitable[LogPage]]
@@ -147,13 +147,13 @@ def chunks(events: Iterable[Framed], selection: Selection) -> Iterator[Chunk]:
         if not selection.takes(each.event_type):
             continue
         if joined and size + len(each.frame) > CHUNK_BYTES:
-            yield b"".join(joined), last_id
+            yield b"".join(joined), last_id, len(joined)
             joined, size = [], 0
         joined.append(each.frame)
         size += len(each.frame)
         last_id = each.id
     if joined:
-        yield b"".join(joined), last_id
+        yield b"".join(joined), last_id, len(joined)
 
 
 class History:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from bridge import metrics
 from bridge.events import Event
 from bridge.live.history import History, chunks, framed
 from bridge.live.outlet import Outlet
@@ -47,12 +48,26 @@ class Hub:
         """Forget what was published; the log goes on after this id, and that is another log."""
         self.history = self.history.renewed(last_event_id)
 
-    def publish(self, events: Sequence[Event]) -> None:
-        """Send the events, in this order, to all who follow; waits for none of them."""
+    def publish(self, events: Sequence[Event]) -> Collection[str]:
+        """Send the events, in this order, to all who follow; waits for none of them.
+
+        Returns:
+            The types of those events that anybody was sent.
+        """
         batch = framed(events)
         self.history.append(batch)
+        streamed = 0
         # Nobody leaves meanwhile: who does not keep up is told to, and does so when it runs next.
         for selection, outlets in self._followers.items():
-            for frames, last_id in chunks(batch, selection):
+            for frames, last_id, count in chunks(batch, selection):
                 for outlet in outlets:
                     outlet.write_nowait(frames, last_id)
+                streamed += count * len(outlets)
+        if not streamed:
+            return ()
+        metrics.events_streamed.inc(streamed)
+        return {
+            event_type
+            for event_type in {each.event_type for each in batch}
+            if any(selection.takes(event_type) for selection in self._followers)
+        }

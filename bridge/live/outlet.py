@@ -183,6 +183,11 @@ class Outlet(trio.abc.SendStream):
         """Whether nothing waits to be sent."""
         return self._waiting is None
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait to be sent."""
+        return self._waiting_bytes
+
     async def drained(self) -> None:
         """Wait until nothing waits to be sent, or nothing can be sent any more."""
         while self._waiting is not None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import trio
 
+from bridge import metrics
 from bridge.events import narrowed, outside
 from bridge.live.connection import Connection
 from bridge.live.frames import text_frame
@@ -269,8 +270,9 @@ class Session:
                 page = history.recent(cursor)
                 if page is not None:
                     page = page.part(cursor, until, carried)
-                    for frames, last_id in page.chunks(self._selection):
+                    for frames, last_id, count in page.chunks(self._selection):
                         outlet.write_nowait(frames, last_id)
+                        metrics.events_streamed.inc(count)
                     cursor = page.through
             if page is None:
                 cursor = await self._send_logged(cursor, until, carried)
@@ -290,11 +292,12 @@ class Session:
         """Send what is selected of a page until the selection changes; return how far it got."""
         selection = self._selection
         sent_through = 0
-        for frames, last_id in page.chunks(selection):
+        for frames, last_id, count in page.chunks(selection):
             async with self._turn():
                 if self._selection is not selection:
                     return sent_through
                 self._connection.outlet.write_nowait(frames, last_id)
+                metrics.events_streamed.inc(count)
             sent_through = last_id
         return page.through
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -116,6 +116,10 @@ class LiveStream:
         """How many clients are connected."""
         return len(self._clients)
 
+    def buffered_bytes(self) -> Iterator[int]:
+        """Yield, for each client, what waits in memory to be sent."""
+        return (client.connection.outlet.waiting_bytes for client in self._clients)
+
     @property
     def _admitted(self) -> int:
         return sum(map(len, self._by_token.values()))
@@ -153,12 +157,14 @@ class LiveStream:
         for client in self._clients:
             if client.session is not None:
                 client.connection.outlet.write_nowait(gap)
+                _count_dropped(client, "log_went_back")
             client.connection.send_away(GOING_AWAY, "the database went back in time")
 
     async def stop(self) -> None:
         """Send every client away, and wait a moment for them to go."""
         self._stopping = True
         for client in self._clients:
+            _count_dropped(client, "stopping")
             client.connection.send_away(*_SHUTTING_DOWN)
         if self._clients:
             with trio.move_on_after(CLOSE_SECONDS):
@@ -231,6 +237,7 @@ class LiveStream:
             return TRY_AGAIN_LATER, "Too many connections with this API token"
         client.grant = grant
         of_token.add(client)
+        metrics.clients_connected.inc()
         if self._access_log:
             log.info("client_joined", address=address, token=str(grant))
         return None
@@ -262,6 +269,7 @@ class LiveStream:
                 heard_at = max(client.connection.intake.heard_at, outlet.took_at)
                 if now - heard_at > SILENT_INTERVALS * limits.ping_seconds:
                     log.info("client_gone", sent_through=outlet.sent_through)
+                    _count_dropped(client, "silent")
                     client.connection.drop()
                 elif now >= client.ping_at:
                     client.ping_at = now + limits.ping_seconds
@@ -273,6 +281,7 @@ class LiveStream:
                 ):
                     # Not with 1008, after which no client comes back: a laptop may have slept.
                     reason = f"Idle: no message for {limits.idle_seconds:g} s"
+                    _count_dropped(client, "idle")
                     client.connection.send_away(GOING_AWAY, reason)
 
     async def _look_up_tokens(self, source: Source) -> None:
@@ -298,9 +307,17 @@ class LiveStream:
         for key in keys:
             for client in self._by_token.get(key, ()):
                 if key not in visible:
+                    _count_dropped(client, "revoked")
                     client.connection.send_away(POLICY_VIOLATION, "API token revoked or expired")
                 elif client.grant is not None and client.grant.events != visible[key]:
+                    _count_dropped(client, "changed")
                     client.connection.send_away(GOING_AWAY, "API token changed, connect again")
+
+
+def _count_dropped(client: _Client, reason: str) -> None:
+    """Count a client that is about to be sent away, unless it is on its way out already."""
+    if not client.connection.is_ending:
+        metrics.clients_dropped.labels(reason).inc()
 
 
 def _token_of_message(message: str | bytes) -> str | None:

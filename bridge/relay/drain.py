@@ -7,10 +7,8 @@ others follow the log and serve their own clients from it; one of them takes ove
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -18,6 +16,8 @@ import structlog
 import trio
 
 from bridge import metrics
+from bridge.activity import bridge_name
+from bridge.clock import ServerClock
 from bridge.db import (
     Connection,
     Database,
@@ -48,6 +48,7 @@ DURABLE = (
     "select set_config('synchronous_commit', 'on', false)"
     " where current_setting('synchronous_commit') = 'off'"
 )
+_NO_CHANNELS: Mapping[str, Callable[[], None]] = {}
 
 
 class Relay:
@@ -56,7 +57,8 @@ class Relay:
     Args:
         database: where the outbox and the log are.
         last_event_id: the newest event of the log that need not be published.
-        publish: gets every event of the log once, in order of ids.
+        publish: gets every event of the log once, in order of ids; returns the types of those that
+            somebody was sent, if any were.
         went_back: told when the database has lost what was published, with the id of the newest
             event that it has; what is published then goes on from there.
         enqueued: called when deliveries may have been added to the queue.
@@ -65,6 +67,7 @@ class Relay:
         poll_seconds: how long at most it waits for the doorbell.
         quiet_poll_seconds: how often it looks while the doorbell is quiet.
         batch: events a drain takes at most.
+        listen_to: further channels, and who is told of what is notified there.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class Relay:
         database: Database,
         *,
         last_event_id: int,
-        publish: Callable[[Sequence[Event]], None],
+        publish: Callable[[Sequence[Event]], Collection[str] | None],
         went_back: Callable[[int], None],
         enqueued: Callable[[], None],
         woken: Callable[[], None],
@@ -80,8 +83,10 @@ class Relay:
         poll_seconds: float,
         quiet_poll_seconds: float = 0.01,
         batch: int,
+        listen_to: Mapping[str, Callable[[], None]] = _NO_CHANNELS,
     ) -> None:
         self._database = database
+        self._listen_to = listen_to
         self._publish = publish
         self._went_back = went_back
         self._enqueued = enqueued
@@ -94,18 +99,26 @@ class Relay:
         self._last_occurred_at: datetime | None = None
         #: The doorbell as this bridge sees it; None unless it is the drainer.
         self.doorbell: Doorbell | None = None
+        self._clock = ServerClock()
         self._last_round = -float("inf")
+        #: Whether it has a connection that listens.
+        self.listens = False
         metrics.doorbell_mode.state(mode)
+        _show_doorbell(None)
 
     @property
     def leading(self) -> bool:
         """Whether this bridge is the drainer."""
         return self.doorbell is not None
 
-    @property
-    def alive(self) -> bool:
-        """Whether the relay got around to draining or following lately."""
-        return trio.current_time() - self._last_round < max(5.0, 3 * self._poll_seconds)
+    def trouble(self) -> str | None:
+        """Say that the relay has not got around to draining or following; None if it has."""
+        waited = trio.current_time() - self._last_round
+        if waited < max(5.0, 3 * self._poll_seconds):
+            return None
+        if waited == float("inf"):
+            return "this bridge has not looked for events yet"
+        return f"this bridge has not got around to looking for events for {waited:.0f} s"
 
     async def run(self) -> None:
         """Work on one connection until it is lost.
@@ -120,6 +133,9 @@ class Relay:
             await connection.listen("bridge_outbox", rung.signal)
             await connection.listen("bridge_events", rung.signal)
             await connection.listen("bridge_deliveries", self._woken)
+            for channel, told in self._listen_to.items():
+                await connection.listen(channel, told)
+            self.listens = True
             await connection.execute(FAST_PLANS)
             await connection.execute(DURABLE)
             await self._compare_log(connection)
@@ -135,7 +151,9 @@ class Relay:
                 raise
             finally:
                 self.doorbell = None
+                self.listens = False
                 metrics.draining.set(0)
+                _show_doorbell(None)
 
     async def _compare_log(self, connection: Connection) -> None:
         """See that it is still the log from which events were published before."""
@@ -163,18 +181,18 @@ class Relay:
             poll_seconds=self._poll_seconds,
             quiet_poll_seconds=self._quiet_poll_seconds,
         )
-        name = f"{socket.gethostname()}:{os.getpid()}"
         quiet = doorbell.is_quiet
-        await connection.fetch("begin_to_drain", name, self._mode, quiet)
+        await connection.fetch("begin_to_drain", bridge_name(), self._mode, quiet)
         self.doorbell = doorbell
+        _show_doorbell(doorbell.state)
         [row] = await connection.fetch("outbox_last_id")
-        drainer = Drainer(connection, Watermark(row["last_id"]), self._batch)
+        drainer = Drainer(connection, Watermark(row["last_id"]), self._batch, self._clock)
         while True:
             rows, look = await self._drain(drainer, everywhere=doorbell.state is State.REARMING)
             self._hand_over(rows)
             self._last_round = trio.current_time()
             doorbell.looked(self._last_round, look)
-            metrics.doorbell_state.state(doorbell.state.value)
+            _show_doorbell(doorbell.state)
             if doorbell.is_quiet != quiet:
                 quiet = doorbell.is_quiet
                 await connection.fetch("switch_doorbell", quiet)
@@ -199,12 +217,15 @@ class Relay:
         """Publish what another bridge, or this one before it lost its connection, has logged."""
         rows = None
         while rows is None or len(rows) == self._batch:
+            asked = self._clock.asks()
             rows = await connection.fetch("events_since", self._last_event_id, self._batch)
+            if rows:
+                self._clock.answered(rows[0]["now"], asked)
             events = [
                 Event(row["id"], row["event_type"], row["payload"], row["occurred_at"])
                 for row in rows
             ]
-            self._hand_on(events)
+            self._hand_on(events, _captured(events))
             if events:
                 self._enqueued()
 
@@ -214,21 +235,43 @@ class Relay:
             Event(row["event_id"], row["event_type"], row["payload"], row["captured_at"])
             for row in rows
         ]
-        self._hand_on(events)
+        captured = _captured(events)
+        if events:
+            now = self._clock.now().timestamp()
+            metrics.commit_to_drained.observe_all([now - each for each in captured])
+        self._hand_on(events, captured)
         if rows and rows[0]["deliveries"]:
             self._enqueued()
         metrics.events_drained.inc(len(events))
         failed = Counter(row["event_type"] for row in rows if row["has_failed"])
         for event_type, count in failed.items():
-            metrics.capture_errors.labels(event_type).inc(count)
+            metrics.count_capture_errors(event_type, count)
             log.warning(
                 "capture_failed", event_type=event_type, events=count, see="pgbridge doctor"
             )
 
-    def _hand_on(self, events: Sequence[Event]) -> None:
-        if events:
-            self._last_event_id, self._last_occurred_at = events[-1].id, events[-1].occurred_at
-            self._publish(events)
+    def _hand_on(self, events: Sequence[Event], captured: Sequence[float]) -> None:
+        """Publish events, and count how long it took until clients had them.
+
+        Args:
+            captured: when each was, in seconds.
+        """
+        if not events:
+            return
+        self._last_event_id, self._last_occurred_at = events[-1].id, events[-1].occurred_at
+        if sent := self._publish(events):
+            now = self._clock.now().timestamp()
+            if not {event.event_type for event in events}.issubset(sent):
+                captured = _captured([each for each in events if each.event_type in sent])
+            metrics.commit_to_client.observe_all([now - each for each in captured])
+
+
+def _captured(events: Sequence[Event]) -> list[float]:
+    return [event.occurred_at.timestamp() for event in events]
+
+
+def _show_doorbell(current: State | None) -> None:
+    metrics.doorbell_state.show_states({state.value: state is current for state in State})
 
 
 async def _leave_quiet(connection: Connection) -> None:
@@ -244,12 +287,19 @@ async def _leave_quiet(connection: Connection) -> None:
 
 
 class Drainer:
-    """Runs the drain statement, and keeps the watermark that it needs."""
+    """Runs the drain statement, and keeps the watermark that it needs.
 
-    def __init__(self, connection: Connection, watermark: Watermark, batch: int) -> None:
+    Args:
+        clock: is set by what each drain says.
+    """
+
+    def __init__(
+        self, connection: Connection, watermark: Watermark, batch: int, clock: ServerClock
+    ) -> None:
         self._connection = connection
         self._watermark = watermark
         self._batch = batch
+        self._clock = clock
         self._complete = True
         self._gaps_scanned_at = -float("inf")
         self._full_scan_at = trio.current_time() + FULL_SCAN_SECONDS
@@ -273,6 +323,7 @@ class Drainer:
             # A net under the reasoning of the watermark: whatever is below the mark is taken.
             gaps, scan_gaps = [(1, watermark.mark)], True
             self._full_scan_at = now + FULL_SCAN_SECONDS
+        asked = self._clock.asks()
         rows = await self._connection.fetch(
             "drain",
             watermark.mark,
@@ -280,6 +331,7 @@ class Drainer:
             [high for _, high in gaps],
             self._batch,
         )
+        self._clock.answered(rows[0]["now"], asked)
         xmin, next_xid = rows[0]["xmin"], rows[0]["next_xid"]
         if rows[0]["outbox_id"] is None:
             rows = []

@@ -61,7 +61,7 @@ def build_api(
     proxies: Sequence[Network] = (),
     requests: Throttle | None = None,
     access_log: bool = False,
-    ready: Callable[[], Mapping[str, bool]],
+    troubles: Callable[[], Mapping[str, str | None]],
     url_refusal: Callable[[str], Awaitable[str | None]],
     send_trial: Callable[[Row], Awaitable[object]],
     exposition: Callable[[], Awaitable[bytes]] = metrics.exposition,
@@ -76,7 +76,8 @@ def build_api(
         proxies: that are believed whom they have a request from.
         requests: how often each token may ask; None: without limit.
         access_log: whether each request is logged.
-        ready: the parts of the bridge by name, and whether each does its work.
+        troubles: the checks of whether the bridge makes progress by name, and what is wrong by
+            each; None if nothing is.
         send_trial: sends a test to a webhook, a row of ``webhook_to_try``, and returns what came
             of it, with the attributes of ``WebhookTrial``.
         url_refusal: says why no delivery may go to a webhook's URL, or None if one may.
@@ -100,7 +101,7 @@ def build_api(
     api.state.requests = requests
     api.state.proxies = proxies
     api.state.vault = vault
-    api.state.ready = ready
+    api.state.troubles = troubles
     api.state.url_refusal = url_refusal
     api.state.send_trial = send_trial
     api.state.exposition = exposition

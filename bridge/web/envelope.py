@@ -9,6 +9,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bridge import metrics
 from bridge.db import DatabaseError
 
 log = structlog.get_logger()
@@ -42,6 +43,7 @@ class SecureAnswers:
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
+                metrics.count_request(message["status"])
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)

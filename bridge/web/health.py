@@ -29,11 +29,25 @@ async def healthz() -> Health:
     summary="Tell whether the bridge makes progress",
 )
 async def readyz(request: Request) -> JSONResponse:
-    """Whether every part of the bridge does its work."""
-    checks = dict(request.app.state.ready())
-    all_well = all(checks.values())
-    answer = Readiness(status="ready" if all_well else "not ready", checks=checks)
-    return JSONResponse(answer.model_dump(), 200 if all_well else 503)
+    """Whether every part of the bridge does its work, and if not, what is wrong.
+
+    - `relay`: it gets around to draining, or to following the bridge that drains.
+    - `outbox`: whoever drains, no event stays the first in the outbox for ten seconds.
+    - `listen`: what is notified is heard.
+    - `claim`: it gets around to looking for deliveries that are due.
+    - `settle`: what became of attempts is written down.
+    - `database`: it answers.
+
+    What receivers do does not matter. The answer comes from memory, whatever the database does.
+    """
+    troubles = request.app.state.troubles()
+    reasons = {name: why for name, why in troubles.items() if why is not None}
+    answer = Readiness(
+        status="not ready" if reasons else "ready",
+        checks={name: why is None for name, why in troubles.items()},
+        reasons=reasons,
+    )
+    return JSONResponse(answer.model_dump(), 503 if reasons else 200)
 
 
 @open_to_all.get(

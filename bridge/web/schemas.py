@@ -391,7 +391,8 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether the bridge does its work, and which part does not."""
+    """Whether the bridge does its work, which part does not, and what is wrong with that."""
 
     status: Literal["ready", "not ready"]
     checks: dict[str, bool]
+    reasons: dict[str, str]

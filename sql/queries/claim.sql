@@ -136,7 +136,7 @@ with reserved as materialized (
     where q.id = any (array(select id from taken))
       and w.id = q.webhook_id
     returning q.id, q.webhook_id, q.event_id, q.event_recorded_at, q.event_type, q.attempt_number,
-              q.attempts_before, q.is_redelivery, q.next_attempt_at, q.lease_token, q.claimed_at,
+              q.attempts_before, q.is_redelivery, q.next_attempt_at, q.lease_token, q.claimed_at, q.committed_at,
               w.url, w.secret, w.timeout_seconds, w.retry_schedule, w.failure_share > 0.5 as is_failing, w.probe_at is not null as is_probe,
               case when w.previous_secret_expires_at > now() then w.previous_secret end as previous_secret
 ), spent as (

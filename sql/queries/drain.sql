@@ -2,7 +2,8 @@
 -- webhook that takes them; one statement, so all of it happens or none.
 -- Every row tells the snapshot that the statement saw: xmin, the oldest transaction in flight, and
 -- next_xid, which is past every transaction id that had been given out. (The snapshot's own xmax is
--- not: it is past the last that has ended.) Without events there is one row, with nulls.
+-- not: it is past the last that has ended.) And the time at which it began. Without events there is
+-- one row, with nulls.
 -- $1 the mark: ids above it are wanted
 -- $2, $3 lowest and highest ids of the gaps below the mark that are wanted, too
 -- $4 how many events at most
@@ -75,7 +76,7 @@ with taken as (
            (select count(pg_notify('bridge_events', '')) from (select from numbered limit 1) as any_event)
     from (select pg_snapshot_xmin(pg_current_snapshot()) as xmin) as snapshot
 )
-select s.xmin, s.next_xid, s.deliveries,
+select now() as now, s.xmin, s.next_xid, s.deliveries,
        n.id as outbox_id, n.event_id, n.event_type, n.payload, n.captured_at, n.has_failed
 from statement s
 left join numbered n on true

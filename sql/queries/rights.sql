@@ -60,7 +60,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'table', 'audit_log', 'select', null),
     ('bridge_service', 'function', 'audit(text, bigint, text, jsonb)', 'execute', null),
     ('bridge_service', 'function', 'forget_audit(integer)', 'execute', null),
-    ('bridge_service', 'table', 'activity', 'select, delete', null),
+    ('bridge_service', 'table', 'activity', 'select, insert, delete', null),
     ('bridge_service', 'table', 'migrations', 'select', null),
 
     ('bridge_reader', 'schema', '', 'usage', null),

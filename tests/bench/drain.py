@@ -8,6 +8,7 @@ from statistics import median
 import psycopg
 import trio
 
+from bridge.clock import ServerClock
 from bridge.db import open_database
 from bridge.demo.postgres import EmbeddedPostgres
 from bridge.relay.drain import FAST_PLANS, Drainer
@@ -31,7 +32,7 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 async def _run(url: str) -> list[Result]:
     async with open_database(url) as database, database.connect() as connection:
         await connection.execute(FAST_PLANS)
-        drainer = Drainer(connection, Watermark(0), 1000)
+        drainer = Drainer(connection, Watermark(0), 1000, ServerClock())
         with (
             psycopg.connect(url, autocommit=True) as writer,
             psycopg.connect(url) as report,

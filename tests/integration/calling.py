@@ -80,7 +80,7 @@ async def calling(
         address: of the client.
         options: of ``build_api``.
     """
-    options.setdefault("ready", dict)
+    options.setdefault("troubles", dict)
     options.setdefault("vault", Vault())
     options.setdefault("url_refusal", no_url_is_refused)
     options.setdefault("send_trial", None)

@@ -32,13 +32,13 @@ from tests.integration.calling import (
 ORIGIN = "https://admin.example"
 
 
-def failing(error: Exception) -> Callable[[], Mapping[str, bool]]:
+def failing(error: Exception) -> Callable[[], Mapping[str, str | None]]:
     """Return a part of the bridge that fails: what ``GET /readyz`` asks."""
 
-    def ready() -> Mapping[str, bool]:
+    def troubles() -> Mapping[str, str | None]:
         raise error
 
-    return ready
+    return troubles
 
 
 def refused_by_postgresql(sqlstate: str) -> DatabaseError:
@@ -55,7 +55,7 @@ def refused_by_postgresql(sqlstate: str) -> DatabaseError:
 
 
 async def test_every_answer_has_the_headers_that_protect(bridge_url: str, bot: Bot) -> None:
-    parts: dict[str, Any] = {"ready": failing(RuntimeError()), "cors_origins": [ORIGIN]}
+    parts: dict[str, Any] = {"troubles": failing(RuntimeError()), "cors_origins": [ORIGIN]}
     async with calling(bridge_url, **parts) as client:
         webhook = await create(client)
         delivery = add_finished(bot, webhook["id"], "failed")
@@ -117,7 +117,7 @@ async def test_the_page_for_people_may_run_its_own_scripts_and_no_others(bridge_
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), DatabaseUnavailable("away")])
 async def test_a_page_elsewhere_can_read_what_went_wrong(bridge_url: str, error: Exception) -> None:
-    parts: dict[str, Any] = {"ready": failing(error), "cors_origins": [ORIGIN]}
+    parts: dict[str, Any] = {"troubles": failing(error), "cors_origins": [ORIGIN]}
     async with calling(bridge_url, **parts) as client:
         client.headers["Origin"] = ORIGIN
         statuses = []
@@ -199,7 +199,7 @@ async def test_a_fault_is_answered_without_a_word_of_it_and_logged_once(bridge_u
         refused_by_postgresql("42501"),
         ExceptionGroup("g", [OSError()]),
     ):
-        async with calling(bridge_url, ready=failing(error)) as client:
+        async with calling(bridge_url, troubles=failing(error)) as client:
             with structlog.testing.capture_logs() as logged:
                 answer = await client.get("/readyz?token=s3cret")
         assert answer.status_code == 500
@@ -225,7 +225,7 @@ async def test_what_postgresql_refuses_for_the_moment_may_be_tried_again(bridge_
         "23505": 500,  # unique violation
         "XX000": 500,
     }.items():
-        async with calling(bridge_url, ready=failing(refused_by_postgresql(sqlstate))) as client:
+        async with calling(bridge_url, troubles=failing(refused_by_postgresql(sqlstate))) as client:
             answer = await client.get("/readyz")
         assert answer.status_code == status, sqlstate
         if status == 503:
@@ -306,7 +306,7 @@ async def test_a_method_that_a_path_does_not_have_is_told_which_it_has(bridge_ur
 
 
 async def test_a_head_is_answered_like_its_get_without_the_body(bridge_url: str) -> None:
-    async with calling(bridge_url, ready=lambda: {"relay": False}) as client:
+    async with calling(bridge_url, troubles=lambda: {"relay": "it does not"}) as client:
         for path in ("/healthz", "/readyz", "/metrics", "/webhooks", "/webhooks/7", "/nothing"):
             got, head = await client.get(path), await client.head(path)
             assert (head.status_code, head.content) == (got.status_code, b"")

@@ -1463,27 +1463,40 @@ async def test_health_and_documents_need_no_token(bridge_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("checks", "code", "status"),
+    ("troubles", "code", "answered"),
     [
-        ({}, 200, "ready"),
-        ({"drain": True, "listen": True}, 200, "ready"),
-        ({"drain": True, "listen": False}, 503, "not ready"),
+        ({}, 200, {"status": "ready", "checks": {}, "reasons": {}}),
+        (
+            {"drain": None, "listen": None},
+            200,
+            {"status": "ready", "checks": {"drain": True, "listen": True}, "reasons": {}},
+        ),
+        (
+            {"drain": None, "listen": "nothing is heard"},
+            503,
+            {
+                "status": "not ready",
+                "checks": {"drain": True, "listen": False},
+                "reasons": {"listen": "nothing is heard"},
+            },
+        ),
     ],
+    ids=["no parts", "all well", "one not"],
 )
 async def test_ready_is_what_every_part_says(
-    bridge_url: str, checks: Mapping[str, bool], code: int, status: str
+    bridge_url: str, troubles: Mapping[str, str | None], code: int, answered: object
 ) -> None:
-    async with calling(bridge_url, token=None, ready=lambda: checks) as client:
+    async with calling(bridge_url, token=None, troubles=lambda: troubles) as client:
         answer = await client.get("/readyz")
         assert answer.status_code == code
-        assert answer.json() == {"status": status, "checks": checks}
+        assert answer.json() == answered
 
 
 async def test_readiness_is_asked_anew_each_time(bridge_url: str) -> None:
-    checks = {"drain": False}
-    async with calling(bridge_url, ready=lambda: checks) as client:
+    troubles: dict[str, str | None] = {"drain": "it does not"}
+    async with calling(bridge_url, troubles=lambda: troubles) as client:
         assert (await client.get("/readyz")).status_code == 503
-        checks["drain"] = True
+        troubles["drain"] = None
         assert (await client.get("/readyz")).status_code == 200
 
 

@@ -366,12 +366,13 @@ async def test_a_page_that_is_not_there_says_so_as_a_page(bridge_url: str) -> No
 
 
 async def test_a_part_that_does_not_get_on_is_named(bridge_url: str) -> None:
-    ready = {"relay": True, "outbox": False}
-    async with visiting(bridge_url, ready=lambda: ready) as browser:
+    troubles = {"relay": None, "outbox": "event 812 waits <b>"}
+    async with visiting(bridge_url, troubles=lambda: troubles) as browser:
         await sign_in(browser)
         page = (await browser.get("/console")).text
         alerts = re.findall(r'role="alert">(.*?)</p>', page, re.DOTALL)
-        assert [alert for alert in alerts if "outbox." in alert and "relay" not in alert]
+        assert [alert for alert in alerts if "event 812 waits &lt;b&gt;" in alert]
+        assert not [alert for alert in alerts if "relay" in alert]
 
 
 async def test_the_figures_are_got_once_for_all_who_look(

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import trio
 
+from bridge.clock import ServerClock
 from bridge.db import open_database
 from bridge.relay.drain import Drainer
 from bridge.relay.watermark import Watermark
@@ -67,7 +68,7 @@ async def test_a_newer_transaction_that_wrote_first_and_commits_last_is_not_forg
     bridge_url: str,
 ) -> None:
     async with open_database(bridge_url) as database, database.connect() as connection:
-        drainer = Drainer(connection, Watermark(0), 1000)
+        drainer = Drainer(connection, Watermark(0), 1000, ServerClock())
         with psycopg.connect(bridge_url) as older, psycopg.connect(bridge_url) as newer:
             older.execute("select pg_current_xact_id()")
             sign_up(newer, "newer")

@@ -72,6 +72,7 @@ def delivery() -> _Delivery:
         id=1,
         lease_token=UUID(int=1),
         event=_Event(1, "a.b", "{}"),
+        committed_at=None,
         attempt_number=1,
         attempt_of_schedule=1,
         webhook_id=1,

@@ -84,7 +84,7 @@ async def overview_page(request: Request, minutes: Annotated[int, Query()] = 15)
         charts=_charts(figures, PERIODS[minutes], translate),
         minutes=minutes,
         periods=PERIODS,
-        not_ready=[name for name, well in request.app.state.ready().items() if not well],
+        troubles={name: why for name, why in request.app.state.troubles().items() if why},
     )
 
 
