@@ -6,9 +6,9 @@ from datetime import datetime
 from itertools import groupby
 
 #: Size of the drawing, in its own units.
-WIDTH, HEIGHT = 600, 150
+WIDTH, HEIGHT = 600, 170
 #: Room beside it for the scale, and below it for the clock.
-LEFT, BOTTOM, TOP = 46, 20, 8
+LEFT, BOTTOM, TOP = 66, 26, 10
 #: Steps of a scale, times powers of ten.
 _STEPS = (1, 2, 2.5, 5, 10)
 

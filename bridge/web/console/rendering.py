@@ -127,7 +127,12 @@ def _environment(language: str) -> Environment:
         _=translate,
         language=language,
         version=assets.version(),
-        size={"width": charts.WIDTH, "height": charts.HEIGHT, "left": charts.LEFT},
+        size={
+            "width": charts.WIDTH,
+            "height": charts.HEIGHT,
+            "left": charts.LEFT,
+            "bottom": charts.BOTTOM,
+        },
     )
     environment.filters.update(
         number=spelling.number,
