@@ -27,6 +27,8 @@ RUN_BY = {
     "docs/access.md": "tests/system/test_guides.py::test_the_commands_of_the_page_on_access_run",
     "docs/capture.md": "tests/system/test_capture_guide.py::test_five_minutes_go_as_the_guide_says",
     "docs/dashboard.md": "tests/system/test_guides.py::test_a_dashboard_connects_as_the_page_says",
+    "docs/first-steps.md": "tests/system/test_first_steps.py::"
+    "test_the_first_steps_lead_to_a_verified_webhook",
     "docs/install.md": "tests/system/test_guides.py::test_an_installation_goes_as_the_page_says",
     "docs/operate.md": "tests/system/test_guides.py::test_every_look_of_the_runbook_can_be_had",
     "docs/receivers.md": "tests/system/test_guides.py::test_a_receiver_gets_what_the_page_shows",
