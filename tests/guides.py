@@ -44,6 +44,15 @@ _PROXY = "the proxy of this machine is not the tests'; test_proxies.py runs both
 _SERVES = "it runs until it is ended"
 #: Commands that are not run as they stand: page and first line, and why not.
 NOT_RUN = {
+    (
+        "README.md",
+        "make demo     # a shop bot, its PostgreSQL, the bridge, a verifying receiver",
+    ): ("test_first_steps.py has the demo run; the other command is the one that runs this"),
+    ("README.md", "python3 -m venv /opt/pgbridge"): "as on docs/install.md",
+    (
+        "README.md",
+        "pgbridge run     # BRIDGE_PORT=8090 where the bot itself listens on 8080",
+    ): f"{_SERVES}; the test of the page has a bridge run",
     ("docs/install.md", "python3 -m venv /opt/pgbridge"): "it downloads, and writes to /opt; "
     "tests/packaging/test_wheel.py installs the same",
     ("docs/install.md", "cp examples/pgbridge.service /etc/systemd/system/"): _SYSTEMD,

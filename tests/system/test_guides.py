@@ -112,7 +112,8 @@ async def test_the_commands_of_the_readme_run(shell: Shell, bridge_url: str, bot
     shell.page = "README.md"
     readme = (guides.ROOT / "README.md").read_text("utf-8")
     async with running(bridge_url) as bridge:
-        for kind, block in blocks(has(shell, bridge).here(readme)):
+        has(shell, bridge, **{"postgresql://bot:secret@127.0.0.1:5432/bot": bridge_url})
+        for kind, block in blocks(readme):
             if kind == "sh":
                 await run(shell, block)
     [row] = bot.execute("select event_type, secret from bridge.webhooks").fetchall()

@@ -295,11 +295,3 @@ def test_a_silent_stream_outlives_what_nginx_waits() -> None:
     assert min(waits) > 2.5 * ping_seconds
     # And a request that waits for a receiver's answer is not given up before the bridge does.
     assert max(int(found) for found in re.findall(r"_timeout (\d+)s;", example)) > 120
-
-
-def test_the_readme_shows_no_other_paths_than_the_examples() -> None:
-    readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
-    for block in re.findall(r"^location ~ .*$|^@bridge path .*$", readme, re.M):
-        example = "Caddyfile" if block.startswith("@") else "nginx.conf"
-        words = set(re.findall(r"[\w/*]+", block))
-        assert words <= set(re.findall(r"[\w/*]+", (EXAMPLES / example).read_text("utf-8"))), block

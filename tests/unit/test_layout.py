@@ -145,7 +145,7 @@ def test_the_unit_of_systemd_runs_the_bridge_as_nobody_and_lets_it_end() -> None
     assert service["Restart"] == "on-failure"
     # Wrong usage or configuration would be wrong again.
     assert service["RestartPreventExitStatus"] == "2"
-    assert service["EnvironmentFile"] in (ROOT / "README.md").read_text("utf-8")
+    assert service["EnvironmentFile"] in (ROOT / "docs" / "install.md").read_text("utf-8")
 
 
 def test_systemd_finds_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
 
 
 def test_there_are_links_to_test() -> None:
-    assert "1-tokens" in headings(ROOT / "docs" / "access.md")
-    assert "(docs/access.md#1-tokens)" in (ROOT / "README.md").read_text("utf-8")
+    assert "3-the-bots-own-tokens" in headings(ROOT / "docs" / "access.md")
+    assert "(docs/access.md#3-the-bots-own-tokens)" in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_every_source_of_the_comparison_is_asked_for_and_there() -> None:
