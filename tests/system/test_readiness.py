@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import psycopg
-import pytest
 import trio
 
 from bridge.demo.postgres import EmbeddedPostgres
@@ -84,7 +82,8 @@ async def test_a_frozen_drainer_makes_the_bridge_beside_it_unready(
                 await until_ready(other)
                 [line] = [line for line in other.logged("not_ready") if "outbox" in line["reasons"]]
                 assert line["reasons"]["outbox"].startswith("row 1 of bridge.outbox")
-                assert other.logged("ready_again")
+                while not other.logged("ready_again"):  # noqa: ASYNC110 - it looks once a second
+                    await trio.sleep(0.05)
 
 
 def _name(bot: Bot) -> str:
@@ -92,16 +91,13 @@ def _name(bot: Bot) -> str:
     return str(name)
 
 
-@pytest.mark.parametrize("damage", [EmbeddedPostgres.stop, EmbeddedPostgres.crash])
 async def test_a_database_that_has_stopped_is_told_at_once_and_for_as_long(
-    own_server: EmbeddedPostgres,
-    own_url: str,
-    damage: Callable[[EmbeddedPostgres], None],
+    own_server: EmbeddedPostgres, own_url: str
 ) -> None:
     with trio.fail_after(120):
         async with running(own_url) as bridge:
             await until_ready(bridge)
-            await trio.to_thread.run_sync(damage, own_server)
+            await trio.to_thread.run_sync(own_server.stop)
             reasons = await until_trouble(bridge, "database")
             assert reasons["database"].startswith("the database is away or refuses")
             await trio.to_thread.run_sync(own_server.start)
