@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import psycopg
 import trio
 
@@ -127,3 +129,27 @@ async def test_a_listen_url_that_leads_through_a_pooler_is_told_with_what_to_set
         async with running(bridge_url, listen_url=pooled) as bridge:
             reasons = await until_trouble(bridge, "listen", "BRIDGE_LISTEN_URL")
             assert "set BRIDGE_LISTEN_URL to PostgreSQL's own address" in reasons["listen"]
+
+
+def _pid_of_server(directory: str) -> int:
+    return int(Path(directory, "postmaster.pid").read_text().split()[0])
+
+
+async def test_a_frozen_database_is_told_from_memory_at_once(
+    own_server: EmbeddedPostgres, own_url: str
+) -> None:
+    with trio.fail_after(120), psycopg.connect(own_url) as connection:
+        [(directory,)] = connection.execute("show data_directory").fetchall()
+        postmaster = psutil.Process(_pid_of_server(directory))
+        async with running(own_url) as bridge:
+            await until_ready(bridge)
+            frozen = [*postmaster.children(), postmaster]
+            for process in frozen:
+                process.suspend()
+            try:
+                reasons = await until_trouble(bridge, "database", "has not answered for")
+                assert reasons["relay"].startswith("this bridge has not got around to looking")
+            finally:
+                for process in frozen:
+                    process.resume()
+            await until_ready(bridge)
