@@ -12,9 +12,11 @@ from bridge.db import Database, DatabaseError, DatabaseUnavailable, Share
 from bridge.overview import WEBHOOK_STATES
 
 #: How often it looks. And so many times as long as a look took passes before the next: while vacuum
-#: is held back, it walks over all that was drained and settled since.
+#: is held back, it walks over all that was drained and settled since. Up to a bound, or nothing
+#: would be shown for long after a look that had to wait for a lock.
 LOOK_SECONDS: Final = 10.0
 REST: Final = 10
+LONGEST_REST_SECONDS: Final = 60.0
 #: What was seen longer ago than this, and the rest, is not shown any more.
 STALE_SECONDS: Final = 60.0
 
@@ -37,7 +39,8 @@ class Gauges:
                 _hide()
             else:
                 _show(state, outbox["last_id"])
-            pause = max(LOOK_SECONDS, REST * (trio.current_time() - started))
+            rest = min(REST * (trio.current_time() - started), LONGEST_REST_SECONDS)
+            pause = max(LOOK_SECONDS, rest)
             self._stale_at = trio.current_time() + pause + STALE_SECONDS
             await trio.sleep(pause)
 

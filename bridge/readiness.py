@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import structlog
 import trio
@@ -19,22 +19,21 @@ from bridge.db import Database, DatabaseError, DatabaseUnavailable, Share
 log = structlog.get_logger()
 
 #: An event that is still the first in the outbox after so long keeps all others up.
-STALL_SECONDS: Final = 10.0
+STALL_SECONDS = 10.0
 #: How often the outbox is looked at. And so many times as long as a look took passes before the
-#: next: while vacuum is held back, it walks over all that was drained since.
-LOOK_SECONDS: Final = 2.0
-REST: Final = 10
+#: next, up to a bound: while vacuum is held back, it walks over all that was drained since.
+LOOK_SECONDS = 2.0
+REST = 10
+LONGEST_REST_SECONDS = 30.0
 #: A look that takes longer is not answered.
-ANSWER_SECONDS: Final = 10.0
-#: How often it is proven that what is notified is heard, how soon after that failed, and how long
-#: hearing it may take.
-PROOF_SECONDS: Final = 10.0
-REPEAT_SECONDS: Final = 1.0
-HEARING_SECONDS: Final = 5.0
-#: How often it is looked whether there is a connection that listens.
-CONNECTING_SECONDS: Final = 0.1
+ANSWER_SECONDS = 10.0
+#: How often it is proven that what is notified is heard; how long hearing it may take, and, after
+#: a connection is lost, to have another; and how soon it is tried again after it was not heard.
+PROOF_SECONDS = 10.0
+HEARING_SECONDS = 5.0
+REPEAT_SECONDS = 0.5
 #: How often it is noticed that the bridge is ready, or not any more.
-WATCH_SECONDS: Final = 1.0
+WATCH_SECONDS = 1.0
 
 #: Returns what is wrong, in a line; None if nothing is.
 Check = Callable[[], str | None]
@@ -80,6 +79,7 @@ class Readiness:
     async def _look_now_and_then(self) -> None:
         while True:
             self._asked_at = started = trio.current_time()
+            rest = 0.0
             try:
                 [self._seen] = await self._database.fetch("progress")
             except (DatabaseUnavailable, DatabaseError):
@@ -87,8 +87,9 @@ class Readiness:
             else:
                 self._answered = True
                 self._compare(started, self._seen)
+                rest = min(REST * (trio.current_time() - started), LONGEST_REST_SECONDS)
             self._asked_at = None
-            await trio.sleep(max(LOOK_SECONDS, REST * (trio.current_time() - started)))
+            await trio.sleep(max(LOOK_SECONDS, rest))
 
     def _compare(self, now: float, seen: Mapping[str, Any]) -> None:
         if seen["oldest_id"] != self._first:
@@ -149,6 +150,7 @@ class ListenProof:
         self._needed = needed
         self._heard = trio.Event()
         self._heard_at = -float("inf")
+        self._listened_at = trio.current_time()
         self._failed = False
         #: What is to be listened to, on the connection that listens to all else.
         self.channel = f"bridge_proof_{secrets.token_hex(8)}"
@@ -160,25 +162,29 @@ class ListenProof:
     async def run(self) -> None:
         """Prove it for ever."""
         while self._needed:
-            if not self._listens():
-                metrics.listening.show(False)
-                await trio.sleep(CONNECTING_SECONDS)
-                continue
-            self._heard = trio.Event()
-            started = trio.current_time()
-            try:
-                await self._database.fetch("notify_proof", self.channel)
-            except (DatabaseUnavailable, DatabaseError):
-                pass  # There is a check of its own for that, and this one fails in time.
-            else:
-                with trio.move_on_after(HEARING_SECONDS):
-                    await self._heard.wait()
-                self._failed = not self._heard.is_set()
-            if self._heard.is_set():
-                self._heard_at = trio.current_time()
-                metrics.listen_round_trip.show(self._heard_at - started)
+            now = trio.current_time()
+            if self._listens():
+                self._listened_at = now
+                if self._failed or now - self._heard_at > PROOF_SECONDS:
+                    await self._prove()
+            elif now - self._listened_at > HEARING_SECONDS:
+                self._failed = True
             metrics.listening.show(self.trouble() is None)
-            await trio.sleep(PROOF_SECONDS if self._heard.is_set() else REPEAT_SECONDS)
+            await trio.sleep(REPEAT_SECONDS)
+
+    async def _prove(self) -> None:
+        self._heard = trio.Event()
+        started = trio.current_time()
+        try:
+            await self._database.fetch("notify_proof", self.channel)
+        except (DatabaseUnavailable, DatabaseError):
+            return  # There is a check of its own for that, and this one fails when it lasts.
+        with trio.move_on_after(HEARING_SECONDS):
+            await self._heard.wait()
+        self._failed = not self._heard.is_set()
+        if not self._failed:
+            self._heard_at = trio.current_time()
+            metrics.listen_round_trip.show(self._heard_at - started)
 
     def trouble(self) -> str | None:
         """Say why what is notified may not be heard; None if it was of late."""

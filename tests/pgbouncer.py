@@ -29,11 +29,19 @@ unix_socket_dir =
 auth_type = any
 pool_mode = {mode}
 default_pool_size = {pool_size}
+{more}
 """
+#: Has it take clients that ask for settings of their sessions, which they do not get.
+TAKES_SETTINGS = (
+    "ignore_startup_parameters = tcp_keepalives_idle, tcp_keepalives_interval,"
+    " tcp_keepalives_count, search_path, jit"
+)
 
 
 @contextmanager
-def pgbouncer(url: str, *, mode: str = "transaction", pool_size: int = 4) -> Iterator[str]:
+def pgbouncer(
+    url: str, *, mode: str = "transaction", pool_size: int = 4, takes_settings: bool = False
+) -> Iterator[str]:
     """Run a PgBouncer in front of a database; yields the URL that leads through it.
 
     Where there is none, the test is skipped.
@@ -56,6 +64,7 @@ def pgbouncer(url: str, *, mode: str = "transaction", pool_size: int = 4) -> Ite
                 port=port,
                 mode=mode,
                 pool_size=pool_size,
+                more=TAKES_SETTINGS if takes_settings else "",
             )
         )
         Path(home).chmod(0o755)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -34,11 +34,14 @@ class Relayed:
     scope: trio.CancelScope
     events: list[Event] = field(default_factory=list)
     announcements: int = 0
+    #: The types of which somebody is sent events.
+    taken: Collection[str] = ()
     changed: trio.Event = field(default_factory=trio.Event)
 
-    def publish(self, events: Sequence[Event]) -> None:
+    def publish(self, events: Sequence[Event]) -> Collection[str]:
         self.events += events
         self._wake()
+        return self.taken
 
     def enqueued(self) -> None:
         self.announcements += 1

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
+import trio
+from prometheus_client import generate_latest
+from structlog.testing import capture_logs
 
+from bridge import metrics
+from bridge.activity import Activity, bridge_name
 from bridge.capture import install
 from bridge.capture.status import read_overview
 from bridge.db import Database, Row, open_database
+from bridge.gauges import Gauges
 from bridge.histogram import BOUNDS, BUCKETS
 from bridge.overview import Overview, overview
+from tests.integration.delivering import add_webhook, delivering
+from tests.integration.delivering import enqueue as enqueue_deliveries
+from tests.integration.relaying import relaying
+from tests.receiver import answer, receiving
+from tests.system.processes import as_service
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
@@ -250,3 +262,165 @@ def test_a_days_history_is_read_in_a_moment_and_each_row_is_small(
     assert len(points) in (288, 289)
     # A point has 30 rows; the first whole one is not cut.
     assert points[5].events == 30 * 4
+
+
+# --- what a bridge writes
+
+
+def written(bot: Bot) -> list[tuple[Any, ...]]:
+    return bot.execute(
+        "select is_last, clients, in_flight, events_drained, clients_dropped, delivered, retried,"
+        " failed, seconds > 0, commit_to_client[3], commit_to_acknowledged"
+        " from bridge.activity order by recorded_at"
+    ).fetchall()
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds that nobody announces."""
+    while not holds():  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def writing(database: Database) -> AsyncIterator[Activity]:
+    """Write down what this process does, many times a second; 3 clients, 2 deliveries."""
+    async with trio.open_nursery() as nursery:
+        activity = Activity(database, clients=lambda: 3, in_flight=lambda: 2, every_seconds=0.05)
+        nursery.start_soon(activity.run)
+        yield activity
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_bridge_writes_what_it_did_since_and_that_it_stops(
+    bridge_url: str, bot: Bot
+) -> None:
+    with trio.fail_after(60):
+        async with open_database(as_service(bridge_url)) as database:
+            async with writing(database) as activity:
+                await until(lambda: written(bot))
+                assert written(bot)[0][:4] == (False, 3, 2, 0)
+                metrics.events_drained.inc(5)
+                metrics.clients_dropped.labels("slow").inc()
+                metrics.clients_dropped.labels("idle").inc()
+                metrics.delivery_delivered.inc(4)
+                metrics.delivery_retried.labels("timeout").inc(3)
+                metrics.delivery_failed.labels("dns").inc(2)
+                metrics.commit_to_client.observe_all([0.0025, 0.0026])
+                await until(lambda: sum(row[3] for row in written(bot)) == 5)
+                assert running(bridge_url) == [bridge_name()]
+                await activity.stop()
+            rows = written(bot)
+    [busy] = [row for row in rows if row[3]]
+    # Counting and writing are one step of this process: nothing is torn apart.
+    assert busy == (False, 3, 2, 5, 2, 4, 3, 2, True, 2, None)
+    assert [row[0] for row in rows] == [False] * (len(rows) - 1) + [True]
+    assert rows[-1][:4] == (True, 0, 0, 0)
+    assert all(row[8] for row in rows)
+    assert running(bridge_url) == []
+
+
+async def test_what_could_not_be_written_is_in_the_next_row(bridge_url: str, bot: Bot) -> None:
+    with trio.fail_after(60), capture_logs() as logged:
+        async with open_database(as_service(bridge_url)) as database, writing(database):
+            await until(lambda: written(bot))
+            bot.execute("revoke insert on bridge.activity from bridge_service")
+            metrics.events_drained.inc(7)
+            await until(lambda: any(line["event"] == "activity_unwritten" for line in logged))
+            count = len(written(bot))
+            metrics.events_drained.inc(1)
+            bot.execute("grant insert on bridge.activity to bridge_service")
+            await until(lambda: sum(row[3] for row in written(bot)) == 8)
+    assert next(row[3] for row in written(bot)[count:]) == 8
+    # Once, however long it lasts.
+    assert [line["event"] for line in logged].count("activity_unwritten") == 1
+
+
+# --- what is counted on the way of an event
+
+
+async def test_a_drained_event_is_timed_from_its_capture(bridge_url: str, bot: Bot) -> None:
+    before = list(metrics.commit_to_drained.counts)
+    streamed_before = list(metrics.commit_to_client.counts)
+    async with relaying(bridge_url) as relayed:
+        relayed.taken = {"a.b"}
+        bot.execute(
+            "insert into bridge.outbox (event_type, payload, captured_at) values"
+            " ('a.b', '{}', now() - interval '30 seconds'),"
+            " ('a.b', '{}', now() - interval '2 hours'),"
+            " ('a.c', '{}', now() - interval '2 hours')"
+        )
+        await relayed.until_count(3)
+        await until(lambda: sum(metrics.commit_to_client.counts) == sum(streamed_before) + 2)
+    drained = [
+        after - count for after, count in zip(metrics.commit_to_drained.counts, before, strict=True)
+    ]
+    # 15 s to a minute; more than an hour. (A machine may stand still for a moment.)
+    assert (drained[16], drained[20]) == (1, 2)
+    streamed = [
+        after - count
+        for after, count in zip(metrics.commit_to_client.counts, streamed_before, strict=True)
+    ]
+    # Nobody was sent the other type.
+    assert (streamed[16], streamed[20]) == (1, 1)
+
+
+async def test_deliveries_are_counted_by_what_became_of_them(bridge_url: str, bot: Bot) -> None:
+    before, attempts = metrics.totals(), sum(metrics.delivery_attempt_seconds.counts)
+    async with receiving() as receiver:
+        receiver.behaviours["/gone"] = answer("400 Bad Request")
+        fine = add_webhook(bot, receiver.url("/fine"), event_type="a.b")
+        enqueue_deliveries(bot, fine)
+        bot.execute("update bridge.delivery_queue set committed_at = now() - interval '20 seconds'")
+        bot.execute("update bridge.delivery_queue set is_redelivery = true")
+        enqueue_deliveries(bot, fine, count=2)
+        bot.execute(
+            "update bridge.delivery_queue set committed_at = now() - interval '20 seconds'"
+            " where not is_redelivery"
+        )
+        gone = add_webhook(bot, receiver.url("/gone"), event_type="a.c")
+        enqueue_deliveries(bot, gone)
+        async with delivering(bridge_url, schedule=[0, 0.01]) as courier:
+            await until(
+                lambda: (
+                    metrics.totals().failed == before.failed + 1
+                    and metrics.totals().delivered == before.delivered + 3
+                )
+            )
+            assert courier.in_flight == 0
+    after = metrics.totals()
+    assert after.retried - before.retried == 1
+    acknowledged = [
+        now - count
+        for now, count in zip(
+            after.commit_to_acknowledged, before.commit_to_acknowledged, strict=True
+        )
+    ]
+    # Not the redelivery, whose event may be of last week.
+    assert (acknowledged[16], sum(acknowledged)) == (2, 2)
+    assert sum(metrics.delivery_attempt_seconds.counts) - attempts == 5
+
+
+async def test_queues_and_webhooks_are_shown_while_the_database_tells(
+    bridge_url: str, bot: Bot
+) -> None:
+    enqueue(bot, webhook(bot, "n"), 3, "now()")
+    bot.execute("insert into bridge.outbox (event_type, payload) values ('a.b', '{}')")
+    with trio.fail_after(60):
+        async with (
+            open_database(as_service(bridge_url)) as database,
+            trio.open_nursery() as nursery,
+        ):
+            gauges = Gauges(database)
+            nursery.start_soon(gauges.run)
+            with metrics.sampled_by(gauges.sample):
+                await until(
+                    lambda: b"pgbridge_outbox_events 1.0" in generate_latest(metrics._registry)
+                )
+                shown = await metrics.exposition()
+                assert b'pgbridge_delivery_queue{state="due"} 3.0' in shown
+                assert b'pgbridge_webhooks{state="delivering"} 1.0' in shown
+                assert b"pgbridge_events_captured_total 1.0" in shown
+                # The look after it hangs.
+                gauges._stale_at = 0.0
+                assert b"pgbridge_outbox_events 1.0" not in await metrics.exposition()
+            nursery.cancel_scope.cancel()

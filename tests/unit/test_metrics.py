@@ -1,8 +1,17 @@
-"""What several workers have counted becomes one exposition."""
+"""What is counted is shown by documented names, and of several workers as one exposition."""
+
+import re
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Enum, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.metrics import exposition, merge_expositions
+from bridge import metrics
+from bridge.histogram import BOUNDS, BUCKETS
+from bridge.metrics import DROPPED, exposition, merge_expositions
+from bridge.overview import WEBHOOK_STATES
+
+ROOT = Path(__file__).parents[2]
 
 
 def of_worker(count: int, rule: str) -> bytes:
@@ -37,3 +46,108 @@ async def test_nothing_of_a_bridges_own_exposition_is_lost() -> None:
     for worker in ('{worker="1"}', ',worker="1"'):
         merged = merged.replace(worker, "")
     assert merged == own.decode()
+
+
+# --- the document
+
+PAGE = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+
+
+def documented() -> dict[str, str]:
+    """Return the names that the page has, with their kinds."""
+    return {
+        name: kind
+        for names, kind in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ?(\w*) \|", PAGE, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+        if name.startswith(("pgbridge_", "process_"))
+    }
+
+
+async def test_the_page_has_every_metric_by_its_name_and_kind() -> None:
+    shown = {}
+    for family in text_string_to_metric_families((await exposition()).decode()):
+        if family.name.endswith("_created"):
+            continue  # when counting began: of prometheus-client's own
+        # The parser leaves the name of a counter without samples whole.
+        total = "_total" if family.type == "counter" else ""
+        name = family.name.removesuffix("_total") + total
+        shown[name] = family.type if name.startswith("pgbridge_") else ""
+    assert documented() == shown
+
+
+def test_the_page_has_the_reasons_the_states_and_the_buckets() -> None:
+    for name in (*DROPPED, *WEBHOOK_STATES, "due", "scheduled", "held", "busy", "idle"):
+        assert f"`{name}`" in PAGE, name
+    [milliseconds] = re.findall(r"Buckets of the histograms: (.*) ms,", PAGE)
+    assert [float(each) / 1000 for each in re.findall(r"[\d.]+", milliseconds)] == list(BOUNDS[:12])
+    [seconds, minutes] = re.findall(r"ms, (.*) s, (.*)\n", PAGE)[0]
+    assert [float(each) for each in re.findall(r"[\d.]+", seconds)] == list(BOUNDS[12:16])
+    assert [60 * float(each) for each in re.findall(r"\d+", f"{minutes} 60")] == list(BOUNDS[16:])
+
+
+# --- what is shown
+
+
+async def sample(name: str, **labels: str) -> float | None:
+    """Return what is shown of a metric; None if it is not."""
+    for family in text_string_to_metric_families((await exposition()).decode()):
+        for each in family.samples:
+            if each.name == name and each.labels == labels:
+                return float(each.value)
+    return None
+
+
+async def test_a_histogram_is_shown_as_prometheus_has_them() -> None:
+    metrics.commit_to_drained.counts[:] = [0] * BUCKETS
+    metrics.commit_to_drained.sum_seconds = 0.0
+    metrics.commit_to_drained.observe_all([0.0005, 0.004, 0.004, 7200.0])
+    name = "pgbridge_commit_to_drained_seconds"
+    assert await sample(f"{name}_bucket", le="0.001") == 1
+    assert await sample(f"{name}_bucket", le="0.005") == 3
+    assert await sample(f"{name}_bucket", le="3600.0") == 3
+    assert await sample(f"{name}_bucket", le="+Inf") == 4
+    assert await sample(f"{name}_count") == 4
+    assert await sample(f"{name}_sum") == 7200.0085
+
+
+async def test_what_is_not_known_any_more_is_not_shown() -> None:
+    metrics.outbox_events.show(3)
+    metrics.webhooks.show_states({"paused": 2})
+    assert await sample("pgbridge_outbox_events") == 3
+    assert await sample("pgbridge_webhooks", state="paused") == 2
+    metrics.outbox_events.show(None)
+    metrics.webhooks.show_states({})
+    assert await sample("pgbridge_outbox_events") is None
+    assert await sample("pgbridge_webhooks", state="paused") is None
+
+
+async def test_a_counter_of_the_databases_is_a_counter() -> None:
+    metrics.events_captured.show(12)
+    assert await sample("pgbridge_events_captured_total") == 12
+    metrics.events_captured.show(None)
+
+
+async def test_rules_that_somebody_makes_up_do_not_become_labels_without_end() -> None:
+    for number in range(2 * metrics.MOST_RULES):
+        metrics.count_capture_errors(f"made.up.{number}", 1)
+    families = text_string_to_metric_families((await exposition()).decode())
+    [errors] = [each for each in families if each.name == "pgbridge_capture_errors"]
+    labels = {each.labels["rule"] for each in errors.samples}
+    assert len(labels) == metrics.MOST_RULES + 1
+    assert "other" in labels
+
+
+async def test_requests_are_counted_by_class_of_status() -> None:
+    before = await sample("pgbridge_requests_total", status="4xx")
+    for status in (404, 422, 200, 600):
+        metrics.count_request(status)
+    after = await sample("pgbridge_requests_total", status="4xx")
+    assert (before, after) == (after and after - 2, (before or 0) + 2)
+
+
+async def test_whoever_samples_does_so_when_metrics_are_asked_for_and_no_longer() -> None:
+    values = iter([5.0, 6.0])
+    with metrics.sampled_by(lambda: metrics.client_buffer.set(next(values))):
+        assert await sample("pgbridge_client_buffer_bytes") == 5
+        assert await sample("pgbridge_client_buffer_bytes") == 6
+    assert await sample("pgbridge_client_buffer_bytes") == 6
