@@ -8,6 +8,10 @@ venv := .venv
 lock := tests/constraints.txt
 pip := $(venv)/bin/python -m pip --disable-pip-version-check --quiet
 
+# Tests start pgbridge hundreds of times. Where this is set, as it is in many containers, each of those
+# would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
