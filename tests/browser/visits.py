@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import trio_asyncio  # noqa: F401 - see browsing()
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     Browser,
@@ -64,15 +66,21 @@ def browsing() -> Iterator[Browser]:
     """Run Chromium, without a window, until the end of the context."""
     program = chromium()
     expect.set_options(timeout=PATIENCE_SECONDS * 1000)
-    with sync_playwright() as playwright:
-        # It starts it with --headless, and with --no-sandbox, which root needs.
-        browser = playwright.chromium.launch(
-            executable_path=program, args=SWITCHES, timeout=PATIENCE_SECONDS * 1000
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
+    # Where anything has imported trio-asyncio, new loops of asyncio run on trio, and Playwright's
+    # must not: where a thread has a policy of its own, trio-asyncio keeps out of its way.
+    asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
+    try:
+        with sync_playwright() as playwright:
+            # It starts it with --headless, and with --no-sandbox, which root needs.
+            browser = playwright.chromium.launch(
+                executable_path=program, args=SWITCHES, timeout=PATIENCE_SECONDS * 1000
+            )
+            try:
+                yield browser
+            finally:
+                browser.close()
+    finally:
+        asyncio.set_event_loop_policy(None)
 
 
 class Watch:
