@@ -8,6 +8,10 @@ venv := .venv
 lock := tests/constraints.txt
 pip := $(venv)/bin/python -m pip --disable-pip-version-check --quiet
 
+# Tests start pgbridge hundreds of times. Where this is set, as it is in many containers, each of those
+# would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -20,7 +24,7 @@ demo: $(venv)/installed-demo ## Show the bridge at work: PostgreSQL, a shop bot 
 
 .PHONY: test
 test: $(venv)/installed-test ## Run every test, on a real PostgreSQL that is started for them.
-	$(venv)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(venv)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: $(venv)/installed-test ## Check style, types and the direction of imports.
