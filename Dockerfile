@@ -6,6 +6,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY bridge bridge
 COPY sql sql
 COPY templates templates
+COPY examples/pgbridge.js examples/
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.13-slim

@@ -350,4 +350,7 @@ def _spare_the_collector() -> None:
 def _address(settings: Settings, listeners: list[trio.SocketListener]) -> str:
     port = listeners[0].socket.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"pgbridge serves REST on http://{host}:{port} and events on ws://{host}:{port}/ws"
+    return (
+        f"pgbridge serves REST on http://{host}:{port} and events on ws://{host}:{port}/ws; "
+        f"console: http://{host}:{port}/console"
+    )

@@ -54,3 +54,14 @@ def schema_mismatch(version: int) -> tuple[str, str] | None:
 def template(path: str) -> str:
     """Return the text of ``templates/<path>``."""
     return _root("templates").joinpath(*path.split("/")).read_text("utf-8")
+
+
+def console_file(name: str) -> bytes:
+    """Return a file of ``templates/console/static``.
+
+    The client of the stream among them is the one of ``examples``; in the wheel it is beside them.
+    """
+    file = _root("templates").joinpath("console", "static", name)
+    if not file.is_file():
+        file = files("bridge").joinpath("..", "examples", name)
+    return file.read_bytes()

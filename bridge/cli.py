@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NoReturn
@@ -24,10 +24,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from bridge import assets, rights, tokens, webhooks
-from bridge.capture import install
+from bridge.capture import install, status_screen
 from bridge.capture.doctor import Finding, examine
 from bridge.capture.rules import Rule, RuleError, load_rules
-from bridge.capture.status import StatusError, read_status
+from bridge.capture.status import Status, StatusError, read_status
 from bridge.delivery.addresses import AddressPolicy
 from bridge.scopes import EVENTS_READ, SCOPES, ScopeError, checked_scopes
 from bridge.secrets import Vault, new_secret
@@ -235,18 +235,52 @@ def doctor(
 @app.command()
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on, every two seconds, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Show how far the bridge on this database has got, running or not."""
-    with _installing(_settings()) as connection:
-        try:
-            current = read_status(connection)
-        except StatusError as error:
-            _fail(str(error))
+    settings = _settings()
+    if watch:
+        _watch_status(settings, as_json=as_json)
+        return
+    with _installing(settings) as connection:
+        current = read_status(connection)
     if as_json:
         typer.echo(json.dumps(current.to_json()))
         return
-    for name, value in current.lines():
-        typer.echo(f"{name:<16}{value}")
+    typer.echo("\n".join(_status_lines(current)))
+
+
+def _watch_status(settings: Settings, *, as_json: bool) -> None:
+    """Show the status again and again: a frame in a terminal, else an object or lines each time."""
+
+    def connect() -> AbstractContextManager[psycopg.Connection[tuple[Any, ...]]]:
+        return install.connect(settings.session_url)
+
+    def write(status: Status | None, problem: str) -> None:
+        if status is None:
+            _say(f"pgbridge: {problem}")
+        elif as_json:
+            print(json.dumps(status.to_json()), flush=True)
+        else:
+            print("\n".join(_status_lines(status)), end="\n\n", flush=True)
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    with _failing_in_a_line(), suppress(KeyboardInterrupt):
+        try:
+            if as_json or not console.is_terminal:
+                status_screen.watch(connect, write)
+            else:
+                with status_screen.Screen(console) as screen:
+                    status_screen.watch(connect, screen.show)
+        except BrokenPipeError:
+            # Whoever read it has seen enough, and there is nobody for what the buffer still has.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _status_lines(status: Status) -> list[str]:
+    return [f"{name:<16}{value}" for name, value in status.lines()]
 
 
 @app.command()
@@ -576,15 +610,19 @@ def _rules(settings: Settings) -> list[Rule]:
 @contextmanager
 def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """Open the installer's connection; what goes wrong within ends the command in one line."""
+    with _failing_in_a_line(), install.connect(settings.session_url) as connection:
+        connection.execute("select set_config('bridge.actor', %s, false)", [json.dumps(_actor())])
+        yield connection
+
+
+@contextmanager
+def _failing_in_a_line() -> Iterator[None]:
+    """Have what goes wrong with the database end the command in one line."""
     try:
-        with install.connect(settings.session_url) as connection:
-            connection.execute(
-                "select set_config('bridge.actor', %s, false)", [json.dumps(_actor())]
-            )
-            yield connection
+        yield
     except webhooks.InvalidWebhookError as error:
         _fail(str(error), MISUSED)
-    except (install.InstallError, webhooks.WebhookError) as error:
+    except (install.InstallError, webhooks.WebhookError, StatusError) as error:
         _fail(str(error))
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         _fail("pgbridge is not installed in this database; run: pgbridge init")

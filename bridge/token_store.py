@@ -34,6 +34,8 @@ GRANT_CONNECTIONS: Final = 1
 MOST_AT_ONCE: Final = 1_000
 #: How long a ticket is good.
 TICKET_SECONDS: Final = 30.0
+#: How long somebody stays signed in to the console.
+SESSION_SECONDS: Final = 12 * 3600.0
 #: Tokens that are known to have been valid at an address, and for how long: they are looked up each
 #: time all the same, but whoever brings one from there is not held for somebody who guesses. Only
 #: from there: else whoever is held could go on, and see by who is let in that a guess was right.
@@ -124,7 +126,7 @@ class TokenStore:
         self._hold(key, shown)
         with self._attempt(key, shown):
             async with self._turn(self._lookups, key, shown) as database:
-                rows = await database.fetch("use_ticket", self._ticket_hashes(ticket))
+                rows = await database.fetch("use_ticket", self._possibly_stored(ticket))
             grants = await self.grants((row["token_source"], row["token_id"]) for row in rows)
         self._count(key, shown, failed=not grants)
         self._known.pop(shown, None)
@@ -137,13 +139,47 @@ class TokenStore:
             DatabaseUnavailable: it cannot be stored now.
         """
         ticket = f"pgt_{secrets.token_urlsafe(32)}"
-        of_table, *of_setting = self._ticket_hashes(ticket)
-        stored = of_setting[0] if grant.source == "setting" else of_table
+        stored = self._stored(ticket, grant)
         [row] = await self._lookups.fetch(
             "create_ticket", stored, grant.source, grant.id, TICKET_SECONDS
         )
         self._remember((None, hash_token(ticket)), TICKET_SECONDS)
         return ticket, row["expires_at"]
+
+    async def create_session(self, grant: Grant) -> str:
+        """Return a fresh session of the console, which is good for ``SESSION_SECONDS``.
+
+        Raises:
+            DatabaseUnavailable: it cannot be stored now.
+        """
+        session = f"pgs_{secrets.token_urlsafe(32)}"
+        stored = self._stored(session, grant)
+        await self._lookups.fetch("create_session", stored, grant.source, grant.id, SESSION_SECONDS)
+        return session
+
+    async def use_session(self, session: str, address: str = "") -> Grant | None:
+        """Return what the token allows that a session was begun with.
+
+        None for one that is unknown or over, or whose token is not valid any more. It is not
+        counted as a failure: nobody guesses 256 bits, and browsers bring old cookies.
+
+        Raises:
+            TooManyFailuresError: too much is looked up for this address at once.
+            DatabaseUnavailable: it cannot be looked up now.
+        """
+        key = origin(address)
+        with self._attempt(key, (key, hash_token(session))):
+            rows = await self._lookups.fetch("use_session", self._possibly_stored(session))
+            grants = await self.grants((row["token_source"], row["token_id"]) for row in rows)
+        return grants[0] if grants else None
+
+    async def end_session(self, session: str) -> None:
+        """Have a session be good no more.
+
+        Raises:
+            DatabaseUnavailable: it cannot be ended now.
+        """
+        await self._lookups.fetch("end_session", self._possibly_stored(session))
 
     async def grants(self, keys: Iterable[TokenKey]) -> list[Grant]:
         """Return what those of some tokens allow that are still valid.
@@ -215,13 +251,18 @@ class TokenStore:
         if len(self._known) > KNOWN_TOKENS:
             self._known.popitem(last=False)
 
-    def _ticket_hashes(self, ticket: str) -> list[bytes]:
-        """Return what may be stored of a ticket: for a token of a table, and for the setting's.
+    def _stored(self, shown: str, grant: Grant) -> bytes:
+        """Return what is stored of a ticket or session that was got with a token."""
+        of_table, *of_setting = self._possibly_stored(shown)
+        return of_setting[0] if grant.source == "setting" else of_table
 
-        The latter depends on the setting, whose tickets end with it: a bridge that has another one
-        does not find them.
+    def _possibly_stored(self, shown: str) -> list[bytes]:
+        """Return what may be stored of a ticket or session: for a token of a table, the setting's.
+
+        The latter depends on the setting, and ends with it: a bridge that has another one does not
+        find it.
         """
-        digest = hash_token(ticket)
+        digest = hash_token(shown)
         if self._static_hash is None:
             return [digest]
         return [digest, hmac.digest(self._static_hash, digest, "sha256")]

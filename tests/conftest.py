@@ -18,6 +18,13 @@ from tests.system.processes import SERVICE_LOGIN
 BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of tests/browser, which pytest would not see in a conftest further down."""
+    parser.addoption(
+        "--screenshots", metavar="DIRECTORY", help="keep pictures of the pages that are tested"
+    )
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
     """The server that all tests share; nobody stops it."""

@@ -107,8 +107,16 @@ class Status:
         ]
 
 
-def read_status(connection: Connection) -> Status:
+def read_status(
+    connection: Connection,
+    *,
+    minutes: int = OVERVIEW_MINUTES,
+    point_seconds: int = OVERVIEW_POINT_SECONDS,
+) -> Status:
     """Read the status.
+
+    Args:
+        minutes, point_seconds: of its overview.
 
     Raises:
         StatusError: the database is for another version of pgbridge.
@@ -120,7 +128,7 @@ def read_status(connection: Connection) -> Status:
     return Status(
         schema_version=schema["version"],
         drainer=read_drainer(connection),
-        overview=read_overview(connection),
+        overview=read_overview(connection, minutes=minutes, point_seconds=point_seconds),
         **row,
     )
 

@@ -18,8 +18,9 @@ from bridge.proxies import Network
 from bridge.secrets import Vault
 from bridge.throttle import Throttle
 from bridge.token_store import TokenStore
-from bridge.web import audit, deliveries, docs, events, health, tickets, tokens, webhooks
+from bridge.web import audit, console, deliveries, docs, events, health, tickets, tokens, webhooks
 from bridge.web.access import AccessLog
+from bridge.web.console.overview import Overviews
 from bridge.web.envelope import Failures, Heads, PlainPaths, SecureAnswers
 from bridge.web.refusals import RETRY_SECONDS, passes
 
@@ -30,7 +31,7 @@ REST_CONNECTIONS = 3
 #: Tests of webhooks under way at once; each may hold its request for as long as an attempt.
 TRIALS = 8
 #: The rooms, in the order of the document.
-ROOMS = (webhooks, deliveries, events, tickets, tokens, audit, health, docs)
+ROOMS = (webhooks, deliveries, events, tickets, tokens, audit, health, docs, console)
 
 _DESCRIPTION = """\
 All but what is tagged *bridge* needs a token of `pgbridge token create`, as `Authorization: Bearer`
@@ -104,6 +105,7 @@ def build_api(
     api.state.url_refusal = url_refusal
     api.state.send_trial = send_trial
     api.state.exposition = exposition
+    api.state.overviews = Overviews(api.state.database)
     api.state.trials = trio.Semaphore(TRIALS)
     for room in ROOMS:
         for router in room.ROUTERS:

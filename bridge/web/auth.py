@@ -72,16 +72,26 @@ async def authorize(request: Request, scope: str) -> None:
     try:
         grant = await tokens.authenticate(token, address_of(request))
     except TooManyFailuresError as error:
-        raise _too_often("Too many failed attempts", error.retry_seconds) from None
+        raise too_often("Too many failed attempts", error.retry_seconds) from None
     if grant is None:
         raise _unauthorized("Invalid or expired API key")
     # Whose it was is known, whether it may or not.
     request.state.grant = grant
-    requests: Throttle | None = request.app.state.requests
-    if requests is not None and (wait := requests.take(grant.key, trio.current_time())):
-        raise _too_often("Too many requests with this API key", wait)
+    take_turn(request)
     if not grant.allows(scope):
         raise HTTPException(403, f"This API key does not have the scope {scope}")
+
+
+def take_turn(request: Request) -> None:
+    """Count a request to the token that it was sent with, ``request.state.grant``.
+
+    Raises:
+        HTTPException: 429, too many were.
+    """
+    requests: Throttle | None = request.app.state.requests
+    key = request.state.grant.key
+    if requests is not None and (wait := requests.take(key, trio.current_time())):
+        raise too_often("Too many requests with this API key", wait)
 
 
 def address_of(request: Request) -> str:
@@ -99,12 +109,14 @@ def address_of_scope(scope: Scope) -> str:
 def actor_of(request: Request) -> str:
     """Return who sent a guarded request, as the audit log takes it."""
     grant: Grant = request.state.grant
-    return json.dumps({"via": "api", "actor": str(grant), "address": address_of(request)})
+    via = getattr(request.state, "via", "api")
+    return json.dumps({"via": via, "actor": str(grant), "address": address_of(request)})
 
 
 def _unauthorized(detail: str) -> HTTPException:
     return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-def _too_often(detail: str, wait_seconds: float) -> HTTPException:
+def too_often(detail: str, wait_seconds: float) -> HTTPException:
+    """Return the 429 that says when to come again."""
     return HTTPException(429, detail, headers={"Retry-After": str(math.ceil(wait_seconds))})

@@ -27,6 +27,11 @@ SECURITY_HEADERS: Final = {
 }
 
 
+#: In the scope of a request whose path had a slash at its end: relative addresses of its page begin
+#: one step further down.
+SLASHED: Final = "pgbridge.slashed"
+
+
 class SecureAnswers:
     """Adds the headers that protect to every answer, those of errors and of CORS included."""
 
@@ -64,7 +69,7 @@ class PlainPaths:
             # that guards a path nor a person who reads a log expects that.
             scope = _at(scope, path + "/")
         elif path.endswith("/") and path != "/":
-            scope = _at(scope, path[:-1])
+            scope = {**_at(scope, path[:-1]), SLASHED: True}
         await self._app(scope, receive, send)
 
 

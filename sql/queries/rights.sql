@@ -55,6 +55,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'table', 'api_tokens', 'select, insert', null),
     ('bridge_service', 'table', 'api_tokens', 'update', 'revoked_at, last_used_at'),
     ('bridge_service', 'table', 'ws_tickets', 'select, insert, update, delete', null),
+    ('bridge_service', 'table', 'console_sessions', 'select, insert, update, delete', null),
     -- What is written about it, the bridge cannot change.
     ('bridge_service', 'table', 'audit_log', 'select', null),
     ('bridge_service', 'function', 'audit(text, bigint, text, jsonb)', 'execute', null),
@@ -93,6 +94,8 @@ with wanted (role, kind, object, privileges, columns) as (values
     -- Without token_hash.
     ('bridge_reader', 'table', 'api_tokens', 'select',
      'id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at'),
+    -- Without session_hash.
+    ('bridge_reader', 'table', 'console_sessions', 'select', 'token_source, token_id, created_at, expires_at'),
     ('bridge_reader', 'table', 'audit_log', 'select', null),
     ('bridge_reader', 'table', 'activity', 'select', null),
     ('bridge_reader', 'table', 'migrations', 'select', null)

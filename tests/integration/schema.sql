@@ -792,6 +792,23 @@ COMMENT ON COLUMN bridge.capture_rules.failure_count IS 'Events of this rule, as
 
 COMMENT ON COLUMN bridge.capture_rules.last_error IS 'Why the last of them could not.';
 
+CREATE UNLOGGED TABLE bridge.console_sessions (
+    session_hash bytea NOT NULL,
+    token_source text NOT NULL,
+    token_id bigint,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT console_sessions_token_source_known CHECK ((token_source = ANY (ARRAY['bridge'::text, 'bot'::text, 'setting'::text])))
+);
+
+COMMENT ON TABLE bridge.console_sessions IS 'Browsers that are signed in to the console. Each may do what its token may, as long as that is valid. Unlogged: after a crash, people sign in again.';
+
+COMMENT ON COLUMN bridge.console_sessions.session_hash IS 'SHA-256 of the cookie, which is 256 random bits; of a session of BRIDGE_TOKEN, a HMAC of that with a key made of BRIDGE_TOKEN, so that it ends with that.';
+
+COMMENT ON COLUMN bridge.console_sessions.token_source IS 'Where the token is that somebody signed in with: bridge: api_tokens; bot: public.web_api_tokens; setting: BRIDGE_TOKEN.';
+
+COMMENT ON COLUMN bridge.console_sessions.token_id IS 'Its id there: what it allows is looked up at every request. Null: setting.';
+
 CREATE TABLE bridge.deleted_webhooks (
     id bigint NOT NULL,
     name text,
@@ -1379,6 +1396,9 @@ ALTER TABLE ONLY bridge.audit_log
 ALTER TABLE ONLY bridge.capture_rules
     ADD CONSTRAINT capture_rules_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY bridge.console_sessions
+    ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (session_hash);
+
 ALTER TABLE ONLY bridge.deleted_webhooks
     ADD CONSTRAINT deleted_webhooks_pkey PRIMARY KEY (id);
 
@@ -1430,6 +1450,12 @@ CREATE INDEX audit_log_changed_at ON bridge.audit_log USING brin (changed_at);
 COMMENT ON INDEX bridge.audit_log_changed_at IS 'forget_audit: what is too old.';
 
 COMMENT ON INDEX bridge.audit_log_pkey IS 'list_audit: the newest first.';
+
+CREATE INDEX console_sessions_expiry ON bridge.console_sessions USING btree (expires_at);
+
+COMMENT ON INDEX bridge.console_sessions_expiry IS 'create_session: those that are over.';
+
+COMMENT ON INDEX bridge.console_sessions_pkey IS 'use_session: the cookie that a browser brings.';
 
 CREATE INDEX delivery_attempts_delivery ON ONLY bridge.delivery_attempts USING btree (delivery_id, attempt_number);
 

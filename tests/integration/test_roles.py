@@ -33,6 +33,7 @@ SECRETS = {
     ("webhooks", "previous_secret"),
     ("api_tokens", "token_hash"),
     ("ws_tickets", "ticket_hash"),
+    ("console_sessions", "session_hash"),
 }
 #: Of no use to anybody but the bridge, within seconds.
 TICKETS = {("ws_tickets", column) for column in ("token_source", "token_id", "expires_at")}
@@ -430,6 +431,7 @@ def test_every_column_that_may_be_a_secret_is_kept_from_the_reader(bot: Bot) -> 
         "select 1 from bridge.webhooks order by secret",
         "select token_hash from bridge.api_tokens",
         "select * from bridge.ws_tickets",
+        "select session_hash from bridge.console_sessions",
         "select bridge.audit('x', 1, 'x', '{}')",
         "select bridge.forget_audit(30)",
         "copy bridge.api_tokens to stdout",

@@ -116,7 +116,7 @@ def test_what_only_reads_in_the_page_on_sql_works_as_the_reader(bot: Bot) -> Non
         for _, text in blocks(guide("sql.md"))
         for statement in re.split(r";\n(?:\n|$)", text)
         if statement.startswith("select")
-        and not re.search(r"bridge\.(redeliver|pause|resume|emit)", statement)
+        and not re.search(r"bridge\.(redeliver|requeue|wake|pause|resume|emit)", statement)
     ]
     assert len(statements) > 12
     bot.execute(f"set session authorization {READER}".encode())

@@ -10,14 +10,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import trio
+from anyio.from_thread import start_blocking_portal
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 TOKEN = "the-token-of-the-tests"
@@ -145,6 +146,16 @@ async def running(url: str, *arguments: str, **settings: object) -> AsyncIterato
                     process.kill()
                 with trio.CancelScope(shield=True):
                     await process.wait()
+
+
+@contextmanager
+def running_beside(url: str, *arguments: str, **settings: object) -> Iterator[Bridge]:
+    """Run a bridge as ``running`` does, for a test that is not async; trio has its own thread."""
+    with (
+        start_blocking_portal("trio") as portal,
+        portal.wrap_async_context_manager(running(url, *arguments, **settings)) as bridge,
+    ):
+        yield bridge
 
 
 async def _line(stream: trio.abc.ReceiveStream) -> str:

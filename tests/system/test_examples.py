@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests.node import needs_node, node, node_environment
 from tests.system.processes import TOKEN, Child, child, environment, lasting_port, running
 from tests.system.writers import SIGN_UP, logged, writing
 
@@ -25,34 +24,6 @@ EXAMPLES = HERE.parents[1] / "examples"
 Bot = psycopg.Connection[tuple[object, ...]]
 #: Runs a client of the bridge on a port, with a token, until the end of the context.
 Client = Callable[[int, str], AbstractAsyncContextManager[Child]]
-
-
-@cache
-def node() -> tuple[str, ...]:
-    """Return how to run a Node that has a WebSocket; nothing if there is none."""
-    for command in (["node"], ["node", "--experimental-websocket"]):
-        if _runs([*command, "-e", "new WebSocket('ws://127.0.0.1:1').onerror = () => {}"]):
-            return tuple(command)
-    if _runs(["node", "-e", "require('ws')"]):
-        return ("node",)
-    return ()
-
-
-def _runs(command: list[str]) -> bool:
-    if shutil.which(command[0]) is None:
-        return False
-    return subprocess.run(command, env=_node_environment(), capture_output=True).returncode == 0
-
-
-def _node_environment(**settings: object) -> dict[str, str]:
-    # Where Debian's node-ws is.
-    paths = [os.environ.get("NODE_PATH", ""), "/usr/share/nodejs"]
-    return {**environment(None, **settings), "NODE_PATH": ":".join(filter(None, paths))}
-
-
-def needs_node() -> None:
-    if not node():
-        pytest.skip("no usable Node: it needs 20 or newer, or 18 with `ws` (Debian: node-ws)")
 
 
 @pytest.fixture
@@ -71,7 +42,7 @@ def javascript(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Chil
                 f"ws://127.0.0.1:{port}/ws",
                 json.dumps(options),
             ],
-            _node_environment(token=token),
+            node_environment(token=token),
         )
 
     return run
@@ -207,7 +178,7 @@ async def test_the_contract_documents_client_works_as_it_is(bridge_url: str, bot
     needs_node()
     async with running(bridge_url) as bridge:
         command = [*node(), str(HERE / "contract_client.js")]
-        async with child(command, _node_environment(token=TOKEN, port=bridge.port)) as page:
+        async with child(command, node_environment(token=TOKEN, port=bridge.port)) as page:
             await page.out.having("Event: connection undefined")
             await page.out.having("Event: pong undefined")
             bot.execute(SIGN_UP, ("Иван",))
@@ -250,7 +221,7 @@ def test_a_ticket_that_does_not_come_is_asked_for_again(tmp_path: Path) -> None:
     module = shutil.copy(EXAMPLES / "pgbridge.js", tmp_path / "pgbridge.mjs")
     done = subprocess.run(
         [*node(), str(HERE / "late_ticket.mjs"), str(module)],
-        env=_node_environment(),
+        env=node_environment(),
         capture_output=True,
         text=True,
         timeout=60,

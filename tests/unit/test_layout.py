@@ -2,6 +2,9 @@
 
 import configparser
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -130,7 +133,8 @@ def test_who_may_come_in_is_said_to_the_composition_as_to_a_bridge_without_it(
 
 
 def test_the_unit_of_systemd_runs_the_bridge_as_nobody_and_lets_it_end() -> None:
-    unit = configparser.RawConfigParser(delimiters="=")
+    # A key may come twice there: the second one adds.
+    unit = configparser.RawConfigParser(delimiters="=", strict=False)
     unit.read(ROOT / "examples" / "pgbridge.service", "utf-8")
     service = unit["Service"]
     assert service["ExecStart"].endswith("/bin/pgbridge run")
@@ -142,6 +146,24 @@ def test_the_unit_of_systemd_runs_the_bridge_as_nobody_and_lets_it_end() -> None
     # Wrong usage or configuration would be wrong again.
     assert service["RestartPreventExitStatus"] == "2"
     assert service["EnvironmentFile"] in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_systemd_finds_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd here")
+    text = (ROOT / "examples" / "pgbridge.service").read_text("utf-8")
+    here = tmp_path / "pgbridge.service"
+    here.write_text(text.replace("/opt/pgbridge/bin/pgbridge", sys.executable), "utf-8")
+    for command in (["verify"], ["security", "--offline=yes", "--threshold=15"]):
+        done = subprocess.run(
+            ["systemd-analyze", "--no-pager", *command, str(here)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        # An old one cannot look at the security of a file.
+        too_old = command[0] == "security" and "unrecognized option" in done.stderr
+        assert done.returncode == 0 or too_old, done.stdout + done.stderr
 
 
 def test_what_the_image_copies_is_there_and_not_ignored() -> None:
@@ -187,3 +209,27 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
 def test_there_are_links_to_test() -> None:
     assert "1-tokens" in headings(ROOT / "docs" / "access.md")
     assert "(docs/access.md#1-tokens)" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_every_source_of_the_comparison_is_asked_for_and_there() -> None:
+    text = (ROOT / "docs" / "comparison.md").read_text("utf-8")
+    said, sources = text.split("## Sources\n")
+    numbers = [int(number) for number in re.findall(r"^(\d+)\. \[.*\]\(https://", sources, re.M)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert {int(number) for number in re.findall(r"\[(\d+)\]", said)} == set(numbers)
+
+
+def test_the_figures_of_the_comparison_are_those_of_the_readme() -> None:
+    text = (ROOT / "docs" / "comparison.md").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for bench, sentence in (
+        (
+            "an event log as Hasura's triggers write it",
+            "application {} of its payments a second, ours",
+        ),
+        ("one rule, the doorbell quiet", "a second, ours {}, with"),
+        ("every commit ringing", "every commit ringing {}."),
+        ("a NOTIFY with the row in it", "leaves the application {} of its payments"),
+    ):
+        [ratio] = re.findall(rf"^\|[^|]*{re.escape(bench)}.*\| ([\d.]+) \|$", readme, re.M)
+        assert sentence.format(ratio) in " ".join(text.split()), bench

@@ -1,0 +1,6 @@
+"""The console: pages for people at ``/console``, for whoever signs in with a token."""
+
+from bridge.web.console import entrance, events, overview, static
+
+ROOMS = (static, entrance, overview, events)
+ROUTERS = tuple(router for room in ROOMS for router in room.ROUTERS)

@@ -1,0 +1,111 @@
+"""The way in, with a token, and out."""
+
+import hmac
+import re
+import secrets
+from typing import Annotated, Final
+
+from fastapi import HTTPException, Query, Request
+from fastapi.responses import RedirectResponse, Response
+
+from bridge.token_store import TokenStore, TooManyFailuresError
+from bridge.web.auth import address_of
+from bridge.web.console.forms import read_form
+from bridge.web.console.guard import (
+    COOKIE,
+    CSRF_FIELD,
+    csrf_token,
+    forget_cookie,
+    open_router,
+    page_router,
+    refuse_foreign,
+    set_cookie,
+)
+from bridge.web.console.rendering import base_of, page
+from bridge.web.envelope import SLASHED
+
+#: The cookie of who is about to sign in: no other site can have a browser sign in, as somebody
+#: whose token it knows.
+SIGN_IN_COOKIE: Final = "pgbridge_sign_in"
+
+# A page of the console, and its query; no way out of it.
+_NEXT = re.compile(r"(?!.*\.\.)(?:[a-z-]+(?:/[a-z0-9-]+)*)?(?:\?[A-Za-z0-9_.~%=&*+:-]*)?")
+
+outside = open_router()
+inside = page_router(None)
+ROUTERS = (outside, inside)
+
+
+@outside.get("/console/sign-in")
+async def sign_in_page(
+    request: Request, wanted: Annotated[str, Query(alias="next")] = ""
+) -> Response:
+    """The page that asks for a token."""
+    return _ask(request, wanted)
+
+
+@outside.post("/console/sign-in")
+async def sign_in(request: Request) -> Response:
+    """Sign in with a token, and go on to the page that was wanted."""
+    refuse_foreign(request)
+    form = await read_form(request)
+    wanted = form.text("next")
+    asked = request.cookies.get(SIGN_IN_COOKIE, "")
+    if not asked or not hmac.compare_digest(
+        form.text(CSRF_FIELD).encode(), csrf_token(asked).encode()
+    ):
+        # Cookies are switched off, or the page was open for longer than the cookie lasts.
+        return _ask(request, wanted, problem="again", status=403)
+    tokens: TokenStore = request.app.state.tokens
+    try:
+        grant = await tokens.authenticate(form.text("token"), address_of(request))
+    except TooManyFailuresError as error:
+        seconds = max(1, round(error.retry_seconds))
+        return _ask(
+            request, wanted, problem="held", status=429, headers={"Retry-After": str(seconds)}
+        )
+    if grant is None:
+        return _ask(request, wanted, problem="unknown", status=401)
+    request.state.grant = grant  # for the access log
+    session = await tokens.create_session(grant)
+    response = RedirectResponse(_target(request, wanted), 303)
+    set_cookie(request, response, COOKIE, session)
+    forget_cookie(response, SIGN_IN_COOKIE)
+    return response
+
+
+@inside.post("/console/sign-out")
+async def sign_out(request: Request) -> Response:
+    """Sign out: the session is over, here and for whoever has copied the cookie."""
+    tokens: TokenStore = request.app.state.tokens
+    await tokens.end_session(request.state.session)
+    response = RedirectResponse("sign-in", 303)
+    forget_cookie(response, COOKIE)
+    return response
+
+
+def _ask(
+    request: Request,
+    wanted: str,
+    *,
+    problem: str = "",
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    if request.scope.get(SLASHED):
+        raise HTTPException(404)  # the cookies of this address would not come to the others
+    asked = secrets.token_urlsafe(32)
+    request.state.csrf = csrf_token(asked)
+    response = page(
+        request, "sign_in", status=status, headers=headers, problem=problem, wanted=wanted
+    )
+    set_cookie(request, response, SIGN_IN_COOKIE, asked)
+    return response
+
+
+def _target(request: Request, wanted: str) -> str:
+    """Return where to go: a page of the console, whatever somebody put into the address."""
+    base = base_of(request) or "./"
+    if wanted and _NEXT.fullmatch(wanted) and not wanted.startswith("?"):
+        return f"{base}{wanted}"
+    return f"{base}../console"

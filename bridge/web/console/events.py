@@ -1,0 +1,36 @@
+"""Events as they come."""
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from bridge.scopes import EVENTS_READ
+from bridge.token_store import TokenStore
+from bridge.web.console.guard import page_router
+from bridge.web.console.rendering import page
+from bridge.web.parts import InDatabase
+
+#: So many of the newest events are there when the page is opened.
+SHOWN_AT_FIRST = 30
+
+watching = page_router(EVENTS_READ)
+ROUTERS = (watching,)
+
+
+@watching.get("/console/events")
+async def events_page(request: Request, database: InDatabase) -> Response:
+    """The page with the live feed. Its script connects to the stream."""
+    [row] = await database.fetch("schema_version")
+    return page(
+        request,
+        "events",
+        since=max(0, row["last_event_id"] - SHOWN_AT_FIRST),
+        patterns=sorted(request.state.grant.events),
+    )
+
+
+@watching.post("/console/ticket")
+async def feed_ticket(request: Request) -> Response:
+    """Give the feed a ticket for the stream: scripts have neither the token nor the cookie."""
+    tokens: TokenStore = request.app.state.tokens
+    ticket, _ = await tokens.create_ticket(request.state.grant)
+    return JSONResponse({"ticket": ticket})

@@ -1,0 +1,175 @@
+"""What one looks at first: the figures of now, and charts of the last while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import trio
+from fastapi import Query, Request
+from fastapi.responses import Response
+
+from bridge.overview import Overview, Point, overview
+from bridge.spelling import duration, rate
+from bridge.web.console import charts
+from bridge.web.console.guard import page_router
+from bridge.web.console.language import Translate
+from bridge.web.console.rendering import page, translator_of
+from bridge.web.parts import Queries
+
+#: How many minutes back one may look, and how many seconds a point of a chart then is.
+PERIODS: Final = {15: 20, 60: 60, 360: 300, 1440: 1200}
+#: How old figures may be. While vacuum is held back they are slow to get: then a rest that is so
+#: many times as long as that took comes before the next look, however many people look.
+FRESH_SECONDS: Final = 2.0
+REST: Final = 10
+
+looking = page_router(None)
+ROUTERS = (looking,)
+
+
+class Overviews:
+    """The figures, shared by all who look at them."""
+
+    def __init__(self, database: Queries) -> None:
+        self._database = database
+        self._locks = {minutes: trio.Lock() for minutes in PERIODS}
+        #: By period: the figures, and until when they are good.
+        self._found: dict[int, tuple[Overview, float]] = {}
+
+    async def get(self, minutes: int) -> Overview:
+        """Return the figures of a period of ``PERIODS``.
+
+        Raises:
+            DatabaseUnavailable: they cannot be had now.
+        """
+        async with self._locks[minutes]:
+            found, good_until = self._found.get(minutes, (None, 0.0))
+            started = trio.current_time()
+            if found is None or started >= good_until:
+                [state] = await self._database.fetch("overview")
+                bridges = await self._database.fetch("running_bridges")
+                activity = await self._database.fetch("activity", minutes, PERIODS[minutes])
+                found = overview(state, bridges, activity)
+                now = trio.current_time()
+                rest = max(FRESH_SECONDS, REST * (now - started))
+                self._found[minutes] = found, now + rest
+            return found
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its legend, and what is said of a point that somebody points at."""
+
+    title: str
+    summary: str
+    legend: list[tuple[str, str]]
+    drawing: charts.Drawing
+    scale: list[tuple[float, str]]
+    points: list[dict[str, Any]]
+
+
+@looking.get("/console")
+async def overview_page(request: Request, minutes: Annotated[int, Query()] = 15) -> Response:
+    """The figures of now and of the last while."""
+    minutes = minutes if minutes in PERIODS else min(PERIODS)
+    overviews: Overviews = request.app.state.overviews
+    figures = await overviews.get(minutes)
+    translate = translator_of(request)
+    return page(
+        request,
+        "overview",
+        figures=figures,
+        charts=_charts(figures, PERIODS[minutes], translate),
+        minutes=minutes,
+        periods=PERIODS,
+        troubles={name: why for name, why in request.app.state.troubles().items() if why},
+    )
+
+
+def _charts(figures: Overview, seconds: int, translate: Translate) -> list[Chart]:
+    # The last point is not over yet: what it has so far would look like a fall.
+    points = figures.points[:-1]
+
+    def a_second(count: Callable[[Point], int]) -> list[float | None]:
+        return [count(point) / seconds if point.bridges else None for point in points]
+
+    def per_second(value: float) -> str:
+        return f"{rate(value)}/{translate('s')}"
+
+    def time(value: float) -> str:
+        return duration(value, translate)
+
+    return [
+        _chart(
+            translate("Events a second"),
+            points,
+            [charts.Line(translate("drained"), "a", a_second(lambda point: point.events))],
+            per_second,
+        ),
+        _chart(
+            translate("Attempts at deliveries a second"),
+            points,
+            [
+                charts.Line(translate("delivered"), "b", a_second(lambda point: point.delivered)),
+                charts.Line(
+                    translate("to be tried again"), "a", a_second(lambda point: point.retried)
+                ),
+                charts.Line(translate("given up"), "c", a_second(lambda point: point.failed)),
+            ],
+            per_second,
+        ),
+        _chart(
+            translate("From commit to clients"),
+            points,
+            [
+                charts.Line("p50", "b", [each.commit_to_client.p50_seconds for each in points]),
+                charts.Line("p95", "c", [each.commit_to_client.p95_seconds for each in points]),
+            ],
+            time,
+            least=0.002,
+        ),
+        _chart(
+            translate("From commit to a receiver's answer"),
+            points,
+            [
+                charts.Line(
+                    "p50", "b", [each.commit_to_acknowledged.p50_seconds for each in points]
+                ),
+                charts.Line(
+                    "p95", "c", [each.commit_to_acknowledged.p95_seconds for each in points]
+                ),
+            ],
+            time,
+            least=0.002,
+        ),
+    ]
+
+
+def _chart(
+    title: str,
+    points: Sequence[Point],
+    lines: Sequence[charts.Line],
+    shown: Callable[[float], str],
+    least: float = 1.0,
+) -> Chart:
+    drawing = charts.draw([point.at for point in points], lines, least=least)
+
+    def said(index: int) -> str:
+        values = [(line.name, line.values[index]) for line in lines]
+        return "  ".join(
+            f"{name} {'–' if value is None else shown(value)}" for name, value in values
+        )
+
+    return Chart(
+        title=title,
+        summary=f"{title}: {said(len(points) - 1)}" if points else title,
+        legend=[(line.style, line.name) for line in lines] if len(lines) > 1 else [],
+        drawing=drawing,
+        scale=[(mark.place, shown(mark.value) if mark.value else "0") for mark in drawing.scale],
+        points=[
+            {"x": place, "at": point.at.isoformat(), "text": said(index)}
+            for index, (place, point) in enumerate(zip(drawing.points, points, strict=True))
+        ],
+    )

@@ -1,0 +1,148 @@
+"""Templates and what they find: one way to make a page of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, Response
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from bridge import assets, spelling
+from bridge.scopes import ADMIN, EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE
+from bridge.web.console import charts, figures
+from bridge.web.console.language import Translate, chosen_language, translator
+from bridge.web.envelope import SLASHED
+
+if TYPE_CHECKING:
+    from bridge.tokens import Grant
+
+#: What a page may do: load our own files, call this bridge, send forms to it. No script and no
+#: style stands in a page, so none that somebody has smuggled in is run.
+POLICY: Final = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+
+#: The rooms of the console: where each is, what it is called, and the scope that it needs.
+ROOMS: Final = (
+    ("overview", "", "Overview", None),
+    ("events", "events", "Events", EVENTS_READ),
+    ("webhooks", "webhooks", "Webhooks", WEBHOOKS_READ),
+    ("deliveries", "deliveries", "Deliveries", WEBHOOKS_READ),
+    ("tokens", "tokens", "Tokens", ADMIN),
+)
+
+
+def page(
+    request: Request,
+    template: str,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **values: Any,
+) -> HTMLResponse:
+    """Make a page of ``templates/console/<template>.html.j2``.
+
+    Args:
+        values: what the template shows. Besides, it finds ``grant`` (None: nobody is signed in),
+            ``base``, what links begin with, and filters and texts in the reader's language.
+    """
+    language = chosen_language(request.headers.get("Accept-Language", ""))
+    grant: Grant | None = getattr(request.state, "grant", None)
+    text = (
+        _environment(language)
+        .get_template(f"{template}.html.j2")
+        .render(
+            base=base_of(request),
+            grant=grant,
+            csrf=_csrf(request),
+            rooms=[room for room in ROOMS if grant and (room[3] is None or grant.allows(room[3]))],
+            may_write=grant is not None and grant.allows(WEBHOOKS_WRITE),
+            **values,
+        )
+    )
+    return HTMLResponse(
+        text,
+        status,
+        {**(headers or {}), "Content-Security-Policy": POLICY, "Content-Language": language},
+    )
+
+
+def error_page(
+    request: Request,
+    status: int,
+    detail: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Make the page that says what went wrong.
+
+    Args:
+        detail: more than the status says.
+    """
+    return page(request, "error", status=status, headers=headers, code=status, detail=detail)
+
+
+def translator_of(request: Request) -> Translate:
+    """Return what translates into the language that a browser asks for."""
+    return translator(chosen_language(request.headers.get("Accept-Language", "")))
+
+
+def base_of(request: Request) -> str:
+    """Return the way from a page's address to the console's: ``""``, ``console/``, ``../``.
+
+    Links are relative to the page, so that the console may stand behind any prefix of a proxy.
+    """
+    below = request.scope["path"].strip("/").split("/")[1:]
+    depth = len(below) + (1 if request.scope.get(SLASHED) else 0)
+    return "console/" if depth == 0 else "../" * (depth - 1)
+
+
+def _csrf(request: Request) -> str:
+    return getattr(request.state, "csrf", "")
+
+
+@cache
+def _environment(language: str) -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(lambda name: assets.template(f"console/{name}")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    translate: Translate = translator(language)
+    environment.globals.update(
+        _=translate,
+        language=language,
+        version=assets.version(),
+        size={
+            "width": charts.WIDTH,
+            "height": charts.HEIGHT,
+            "left": charts.LEFT,
+            "bottom": charts.BOTTOM,
+        },
+    )
+    environment.filters.update(
+        number=spelling.number,
+        rate=spelling.rate,
+        percent=spelling.percent,
+        period=lambda seconds: spelling.period(seconds, translate),
+        duration=lambda seconds: spelling.duration(seconds, translate),
+        moment=figures.moment,
+        pretty=figures.pretty,
+        cut=figures.cut,
+        breakable=figures.breakable,
+    )
+    return environment

@@ -1,0 +1,178 @@
+"""The console's way in, its overview and its live feed, as people use them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import psycopg
+import pytest
+from playwright.sync_api import Page, expect
+from psycopg.types.json import Jsonb
+
+from bridge.tokens import hash_token
+from tests.browser.visits import PHONE, OpenPage, Photograph, Watch, barriers
+from tests.system.processes import TOKEN, Bridge
+
+HOSTILE = '"><script>document.title="pwned"</script><img src=x onerror=\'document.title="pwned"\'>'
+
+
+@pytest.fixture
+def bridge_settings() -> dict[str, Any]:
+    return {"failed_logins_per_minute": 600}
+
+
+def sign_in(page: Page, token: str = TOKEN, path: str = "/console") -> None:
+    """Go to a page of the console by way of the form that asks for a token."""
+    page.goto(path)
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"**{path}")
+
+
+def emit(database: psycopg.Connection[Any], event_type: str, payload: object) -> None:
+    """Have an event happen."""
+    database.execute("select bridge.emit(%s, %s)", [event_type, Jsonb(payload)])
+
+
+def scrolls_sideways(page: Page) -> bool:
+    """Tell whether a page is wider than its window."""
+    wider: bool = page.evaluate(
+        "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+    )
+    return wider
+
+
+def test_somebody_signs_in_looks_around_and_signs_out(
+    page: Page, watch: Watch, photograph: Photograph
+) -> None:
+    page.goto("/console/events")
+    expect(page).to_have_title("Sign in · pgbridge")
+    assert barriers(page) == []
+    page.keyboard.type("wrong")  # the field has the focus
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("unknown")
+    watch.expected("status of 401")
+    photograph(page, "sign-in")
+    page.get_by_label("Token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console/events")  # where one wanted to go
+    assert page.evaluate("document.cookie") == ""
+
+    page.get_by_role("link", name="Overview").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+    expect(page.get_by_role("link", name="Overview")).to_have_attribute("aria-current", "page")
+    expect(page.get_by_text("/s", exact=True).first).to_be_visible()
+    assert barriers(page) == []
+    page.emulate_media(color_scheme="dark")
+    assert barriers(page) == []
+
+    page.get_by_role("button", name="Sign out").click()
+    expect(page).to_have_title("Sign in · pgbridge")
+    page.go_back()
+    expect(page).to_have_title("Sign in · pgbridge")  # and not what the browser has kept
+
+
+def test_the_feed_shows_events_as_they_come_and_nothing_twice(
+    open_page: OpenPage, bridge: Bridge, bot: psycopg.Connection[Any], watch: Watch
+) -> None:
+    page = open_page()
+    emit(bot, "ticket.created", {"title": "before the page was opened"})
+    sign_in(page, path="/console/events")
+    rows = page.get_by_label("Events, the newest first").get_by_role("listitem")
+    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    expect(rows).to_have_count(1)
+    emit(bot, "user.created", {"username": HOSTILE, "name": "\u202eevil", "long": "x" * 5_000})
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("user.created")
+    rows.first.click()
+    expect(rows.first.locator("pre")).to_contain_text(HOSTILE.replace('"', '\\"'))
+    assert barriers(page) == []
+    assert not scrolls_sideways(page)
+    page.set_viewport_size(PHONE)
+    assert not scrolls_sideways(page)
+    assert barriers(page) == []
+
+    # What comes while it is paused is not lost.
+    page.get_by_role("button", name="Pause").click()
+    for number in range(3):
+        emit(bot, "ticket.created", {"title": f"number {number}"})
+    expect(page.get_by_text("Events that wait: 3")).to_be_visible()
+    expect(rows).to_have_count(2)
+    page.get_by_role("button", name="Go on").click()
+    expect(rows).to_have_count(5)
+    expect(rows.first).to_contain_text("number 2")
+
+    # A text hides, a choice of types is another subscription.
+    page.get_by_label("Text in the payload").fill("number 1")
+    expect(rows.filter(visible=True)).to_have_count(1)
+    page.get_by_label("Text in the payload").fill("")
+    types = page.get_by_label("Types")
+    types.fill("ticket.*")
+    types.press("Enter")
+    emit(bot, "user.created", {})
+    emit(bot, "ticket.created", {"title": "the last"})
+    expect(rows.first).to_contain_text("the last")
+    expect(rows).to_have_count(6)
+    ids = [text.split()[0] for text in rows.all_inner_texts()]
+    assert len(set(ids)) == len(ids)
+
+    assert page.title() == "Events · pgbridge"
+
+
+def test_the_feed_goes_on_where_it_was_when_its_connection_was_cut(
+    page: Page, bot: psycopg.Connection[Any], watch: Watch
+) -> None:
+    sign_in(page, path="/console/events")
+    rows = page.get_by_label("Events, the newest first").get_by_role("listitem")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    emit(bot, "ticket.created", {"title": "first"})
+    expect(rows).to_have_count(1)
+    page.context.set_offline(True)
+    page.evaluate("dispatchEvent(new Event('pagehide'))")  # closes the stream, as a phone does
+    expect(page.get_by_text("Closed")).to_be_visible()
+    emit(bot, "ticket.created", {"title": "while it was away"})
+    page.context.set_offline(False)
+    page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+    page.wait_for_load_state()
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("while it was away")
+
+
+def test_russian_browsers_get_russian_pages(open_page: OpenPage, photograph: Photograph) -> None:
+    page = open_page(locale="ru-RU", color_scheme="dark")
+    page.goto("/console")
+    page.get_by_label("Токен").fill(TOKEN)
+    page.get_by_role("button", name="Войти").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Обзор")
+    assert page.locator("html").get_attribute("lang") == "ru"
+    expect(page.get_by_role("navigation", name="Разделы")).to_contain_text("Вебхуки")
+    assert barriers(page) == []
+    photograph(page, "overview-ru")
+
+
+def test_whoever_lacks_a_scope_finds_no_way_to_it(
+    page: Page, bot: psycopg.Connection[Any], watch: Watch
+) -> None:
+    bot.execute(
+        """insert into bridge.api_tokens (name, token_hash, prefix, scopes)
+           values (%s, %s, 'pgb_', array['webhooks:read'])""",
+        [HOSTILE, hash_token("narrow")],
+    )
+    sign_in(page, token="narrow")
+    rooms = page.get_by_role("navigation", name="Rooms").get_by_role("link")
+    expect(rooms).to_have_text(["Overview", "Webhooks", "Deliveries"])
+    expect(page.get_by_text(HOSTILE)).to_be_visible()
+    page.goto("/console/events")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not allowed")
+    watch.expected("status of 403")
+    assert barriers(page) == []
+    assert re.search("events:read", page.inner_text("main"))
+
+
+def test_the_keyboard_is_enough(page: Page) -> None:
+    sign_in(page)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"

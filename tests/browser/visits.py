@@ -1,0 +1,228 @@
+"""A browser that visits one server, and keeps what goes wrong on the pages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Page,
+    Request,
+    ViewportSize,
+    WebError,
+    WebSocket,
+    expect,
+    sync_playwright,
+)
+
+ColorScheme = Literal["light", "dark"]
+
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+
+#: How long the browser may take for anything. A machine that stands still is no failure of a page.
+PATIENCE_SECONDS = 60.0
+
+#: Debian's name, and those of others.
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+
+SWITCHES = [
+    "--disable-gpu",
+    "--disable-background-networking",
+    # Whatever a page or Chromium itself asks for elsewhere stays on this machine. A proxy would be
+    # told names and not addresses.
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+
+def chromium() -> str:
+    """Return where Chromium is. Where there is none, skip the test, and fail it under CI."""
+    found = [path for path in map(shutil.which, PROGRAMS) if path is not None]
+    if found:
+        return found[0]
+    reason = "there is no Chromium; on Debian: apt-get install chromium"
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """Run Chromium, without a window, until the end of the context."""
+    program = chromium()
+    expect.set_options(timeout=PATIENCE_SECONDS * 1000)
+    with _loops_of_asyncio(), sync_playwright() as playwright:
+        # It starts it with --headless, and with --no-sandbox, which root needs.
+        browser = playwright.chromium.launch(
+            executable_path=program, args=SWITCHES, timeout=PATIENCE_SECONDS * 1000
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def _loops_of_asyncio() -> Iterator[None]:
+    """Have asyncio make its own loops, also where trio-asyncio was imported and would make them."""
+    asyncio.set_event_loop_policy(asyncio.get_event_loop_policy())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(None)
+
+
+class Watch:
+    """What goes wrong on the pages of one test, a line each.
+
+    That is: errors that a page or the browser logs (what the Content-Security-Policy refuses and
+    what cannot be loaded are among them), exceptions that nobody catches, pages that crash, and
+    whatever is asked of another origin.
+    """
+
+    def __init__(self) -> None:
+        self.complaints: list[str] = []
+        self._contexts: list[BrowserContext] = []
+
+    def follow(self, context: BrowserContext, origin: str) -> None:
+        """Watch all pages of a context; they may ask for things of that origin only."""
+
+        def on_console(message: ConsoleMessage) -> None:
+            if message.type == "error":
+                self._complain("logged", f"{message.text} ({message.location['url']})")
+
+        def on_error(error: WebError) -> None:
+            self._complain("uncaught", str(error.error))
+
+        def on_request(request: Request) -> None:
+            # about:, blob: and data: ask nobody.
+            if request.url.startswith(("http:", "https:")):
+                self._asked(request.url, f"{origin}/")
+
+        def on_web_socket(web_socket: WebSocket) -> None:
+            self._asked(web_socket.url, f"{origin.replace('http', 'ws', 1)}/")
+
+        def on_page(page: Page) -> None:
+            page.on("crash", lambda page: self._complain("crashed", page.url))
+            page.on("websocket", on_web_socket)
+
+        context.on("console", on_console)
+        context.on("weberror", on_error)
+        context.on("request", on_request)
+        context.on("page", on_page)
+        self._contexts.append(context)
+
+    def _asked(self, url: str, origin: str) -> None:
+        if not url.startswith(origin):
+            self._complain("asked elsewhere", url)
+
+    def _complain(self, kind: str, text: str) -> None:
+        self.complaints.append(f"{kind}: {text}")
+
+    def expected(self, pattern: str, within: float = PATIENCE_SECONDS) -> None:
+        """Wait for a complaint that the pattern is found in; it is none any more."""
+        deadline = time.monotonic() + within
+        while True:
+            self._hear()
+            for complaint in self.complaints:
+                if re.search(pattern, complaint):
+                    self.complaints.remove(complaint)
+                    return
+            assert time.monotonic() < deadline, f"nothing like {pattern!r}: {self.complaints}"
+            for page in self._pages()[:1]:
+                page.wait_for_timeout(20)
+
+    def verdict(self) -> None:
+        """Fail if there is a complaint."""
+        self._hear()
+        assert not self.complaints, "\n".join(self.complaints)
+
+    def _hear(self) -> None:
+        # What a page says comes in order, so an answer comes after all that it said before.
+        for page in self._pages():
+            with suppress(Error):  # it goes elsewhere just now, or has crashed
+                page.evaluate("0")
+
+    def _pages(self) -> list[Page]:
+        return [page for context in self._contexts for page in context.pages]
+
+
+@contextmanager
+def visiting(
+    browser: Browser,
+    origin: str,
+    watch: Watch,
+    *,
+    locale: str = "en-US",
+    color_scheme: ColorScheme = "light",
+    viewport: ViewportSize = DESKTOP,
+) -> Iterator[Page]:
+    """Open a page that shares nothing with any other, for addresses of one server.
+
+    Yields it empty: ``page.goto("/docs")``. At the end of the context, what ``watch`` has fails.
+    """
+    context = browser.new_context(
+        base_url=origin,
+        locale=locale,
+        color_scheme=color_scheme,
+        viewport=viewport,
+        timezone_id="UTC",
+        service_workers="block",
+    )
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
+    watch.follow(context, origin)
+    try:
+        yield context.new_page()
+        watch.verdict()
+    finally:
+        context.close()
+
+
+def barriers(page: Page) -> list[str]:
+    """Return what axe-core finds on a page that keeps people from using it, a line each."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{rule['id']}: {rule['help']}: {' '.join(map(str, node['target']))}"
+        for rule in found
+        for node in rule["nodes"]
+    ]
+
+
+def photograph(page: Page, directory: Path, name: str) -> None:
+    """Write pictures of a page as it is now, in both colour schemes, on a desktop and on a phone.
+
+    They are NAME-light.png, NAME-dark.png, NAME-phone-light.png and NAME-phone-dark.png, as large
+    as ``DESKTOP`` and ``PHONE``. The page has its own size and colours again afterwards.
+    """
+    own_viewport = page.viewport_size
+    own_scheme: ColorScheme = "dark" if page.evaluate(_IS_DARK) else "light"
+    schemes: tuple[ColorScheme, ...] = ("light", "dark")
+    directory.mkdir(parents=True, exist_ok=True)
+    for size, viewport in (("", DESKTOP), ("-phone", PHONE)):
+        page.set_viewport_size(viewport)
+        for scheme in schemes:
+            page.emulate_media(color_scheme=scheme)
+            page.screenshot(path=directory / f"{name}{size}-{scheme}.png", animations="disabled")
+    page.emulate_media(color_scheme=own_scheme)
+    if own_viewport is not None:
+        page.set_viewport_size(own_viewport)
+
+
+_IS_DARK = "matchMedia('(prefers-color-scheme: dark)').matches"
+
+OpenPage = Callable[..., Page]
+Photograph = Callable[[Page, str], None]

@@ -1,0 +1,401 @@
+"""The console without a browser: who gets in, what a form must bring, what an answer says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+from typing import Any
+
+import httpx
+import pytest
+
+from bridge.throttle import Throttle
+from bridge.token_store import SESSION_SECONDS
+from bridge.web.console.overview import Overviews
+from tests.integration.calling import TOKEN, Bot, add_token, calling
+
+#: Pages of the foundation, and the scope that each needs.
+PAGES = [("/console", None), ("/console/events", "events:read")]
+CSRF = re.compile(r'name="csrf" value="([^"]+)"')
+
+
+def csrf_of(page: httpx.Response) -> str:
+    """Return what the forms of a page bring."""
+    found = CSRF.search(page.text)
+    assert found, page.text
+    return found[1]
+
+
+@asynccontextmanager
+async def visiting(url: str, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client without a token: a browser, that keeps cookies."""
+    async with calling(url, token=None, **options) as browser:
+        yield browser
+
+
+async def sign_in(
+    browser: httpx.AsyncClient, token: str = TOKEN, wanted: str = "", **headers: str
+) -> httpx.Response:
+    """Sign in by the form."""
+    form = await browser.get("/console/sign-in", params={"next": wanted})
+    fields = {"csrf": csrf_of(form), "token": token, "next": wanted}
+    return await browser.post("/console/sign-in", data=fields, headers=headers)
+
+
+# --- in and out
+
+
+async def test_who_signs_in_with_a_token_sees_the_pages_until_signing_out(bridge_url: str) -> None:
+    async with visiting(bridge_url) as browser:
+        refused = await browser.get("/console")
+        assert (refused.status_code, refused.headers["Location"]) == (303, "console/sign-in")
+        entered = await sign_in(browser)
+        assert (entered.status_code, entered.headers["Location"]) == (303, "./../console")
+        page = await browser.get("/console")
+        assert page.status_code == 200
+        left = await browser.post("/console/sign-out", data={"csrf": csrf_of(page)})
+        assert (left.status_code, left.headers["Location"]) == (303, "sign-in")
+        assert (await browser.get("/console")).status_code == 303
+
+
+async def test_a_session_that_somebody_has_copied_ends_with_signing_out(bridge_url: str) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        copied = dict(browser.cookies)
+        page = await browser.get("/console")
+        await browser.post("/console/sign-out", data={"csrf": csrf_of(page)})
+        browser.cookies.update(copied)
+        assert (await browser.get("/console")).status_code == 303
+
+
+@pytest.mark.parametrize("token", ["", "wrong", TOKEN + "x", "ключ", "\x00"])
+async def test_a_wrong_token_is_told_as_such(bridge_url: str, token: str) -> None:
+    async with visiting(bridge_url) as browser:
+        refused = await sign_in(browser, token)
+        assert refused.status_code == 401
+        assert "unknown, has expired or was revoked" in refused.text
+        assert "pgbridge_session" not in browser.cookies
+
+
+async def test_who_guesses_tokens_is_held(bridge_url: str) -> None:
+    async with visiting(bridge_url, failures=Throttle(1 / 60, 3)) as browser:
+        answers = [(await sign_in(browser, "guess")).status_code for _ in range(5)]
+        assert answers == [401, 401, 401, 429, 429]
+        held = await sign_in(browser)
+        assert held.status_code == 429
+        assert int(held.headers["Retry-After"]) > 0
+
+
+async def test_old_cookies_are_no_guesses(bridge_url: str) -> None:
+    async with visiting(bridge_url, failures=Throttle(1 / 60, 3)) as browser:
+        browser.cookies.set("pgbridge_session", "pgs_old", domain="bridge.local")
+        for _ in range(10):
+            await browser.get("/console")
+        assert (await sign_in(browser)).status_code == 303
+
+
+async def test_the_cookie_is_for_no_script_and_no_other_site(bridge_url: str) -> None:
+    async with visiting(bridge_url) as browser:
+        cookies = (await sign_in(browser)).headers.get_list("Set-Cookie")
+        [session] = [each for each in cookies if each.startswith("pgbridge_session=")]
+        attributes = {each.strip() for each in session.lower().split(";")[1:]}
+        assert attributes == {"httponly", "samesite=strict", f"max-age={SESSION_SECONDS:.0f}"}
+
+
+@pytest.mark.parametrize(("proxies", "secure"), [((ip_network("127.0.0.1"),), True), ((), False)])
+async def test_behind_a_proxy_that_speaks_tls_the_cookie_is_for_tls_only(
+    bridge_url: str, proxies: tuple[Any, ...], secure: bool
+) -> None:
+    async with visiting(bridge_url, proxies=proxies) as browser:
+        answer = await sign_in(browser, **{"X-Forwarded-Proto": "https"})
+        cookies = answer.headers.get_list("Set-Cookie")
+        [session] = [each for each in cookies if each.startswith("pgbridge_session=")]
+        assert ("secure" in session.lower()) is secure
+
+
+async def test_of_a_session_only_a_hash_is_stored(bridge_url: str, bot: Bot) -> None:
+    add_token(bot, "token", "admin")
+    async with visiting(bridge_url) as browser:
+        for token in (TOKEN, "token"):
+            await sign_in(browser, token)
+        session = browser.cookies["pgbridge_session"]
+    rows = bot.execute("select to_jsonb(s)::text, token_source from bridge.console_sessions s")
+    stored = rows.fetchall()
+    assert sorted(source for _, source in stored) == ["bridge", "setting"]
+    assert not [text for text, _ in stored if session in text or session.encode().hex() in text]
+
+
+async def test_a_session_ends_with_its_token(bridge_url: str, bot: Bot) -> None:
+    add_token(bot, "token", "admin")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser, "token")
+        assert (await browser.get("/console")).status_code == 200
+        bot.execute("update bridge.api_tokens set revoked_at = now()")
+        assert (await browser.get("/console")).status_code == 303
+
+
+async def test_a_session_ends_with_its_time_and_is_forgotten(bridge_url: str, bot: Bot) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        bot.execute("update bridge.console_sessions set expires_at = now() - interval '1 second'")
+        assert (await browser.get("/console")).status_code == 303
+        await sign_in(browser)
+    assert len(bot.execute("select from bridge.console_sessions").fetchall()) == 1
+
+
+# --- where it leads
+
+
+@pytest.mark.parametrize(
+    ("wanted", "target"),
+    [
+        ("events", "./events"),
+        ("webhooks/7/edit", "./webhooks/7/edit"),
+        ("deliveries?status=failed&webhook=7", "./deliveries?status=failed&webhook=7"),
+        ("", "./../console"),
+        ("//evil.example", "./../console"),
+        ("/evil", "./../console"),
+        ("https://evil.example", "./../console"),
+        ("https:evil.example", "./../console"),
+        ("../../evil", "./../console"),
+        ("events/../../evil", "./../console"),
+        ("events?x=..", "./../console"),
+        ("\\evil.example", "./../console"),
+        ("events\r\nX-Header: 1", "./../console"),
+    ],
+)
+async def test_after_signing_in_one_gets_to_the_page_that_was_wanted_and_nowhere_else(
+    bridge_url: str, wanted: str, target: str
+) -> None:
+    async with visiting(bridge_url) as browser:
+        assert (await sign_in(browser, wanted=wanted)).headers["Location"] == target
+
+
+async def test_the_way_to_sign_in_keeps_the_page_that_was_wanted(bridge_url: str) -> None:
+    async with visiting(bridge_url) as browser:
+        answer = await browser.get("/console/events", params={"types": "a b"})
+        assert answer.headers["Location"] == "sign-in?next=events%3Ftypes%3Da%2Bb"
+
+
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        ("/console", 'href="console/events"'),
+        ("/console/", 'href="events"'),
+        ("/console/events", 'href="events"'),
+        ("/console/events/", 'href="../events"'),
+    ],
+)
+async def test_links_are_relative_so_that_a_proxy_may_put_it_anywhere(
+    bridge_url: str, path: str, link: str
+) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        page = await browser.get(path)
+        assert link in page.text
+        assert 'href="/' not in page.text
+        assert 'src="/' not in page.text
+        assert 'action="/' not in page.text
+
+
+# --- forms of ours only
+
+
+@pytest.mark.parametrize("csrf", [None, "", "wrong", "ключ"])
+async def test_a_form_that_is_not_of_this_session_is_refused(
+    bridge_url: str, csrf: str | None
+) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        for path in ("/console/sign-out", "/console/ticket"):
+            answer = await browser.post(path, data={} if csrf is None else {"csrf": csrf})
+            assert answer.status_code == 403
+            assert "not of this session" in answer.text
+        assert (await browser.get("/console")).status_code == 200
+
+
+async def test_the_form_of_another_session_is_refused(bridge_url: str) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        foreign = csrf_of(await browser.get("/console"))
+        browser.cookies.clear()
+        await sign_in(browser)
+        assert csrf_of(await browser.get("/console")) != foreign
+        answer = await browser.post("/console/sign-out", data={"csrf": foreign})
+        assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_what_another_sites_page_sends_is_refused(bridge_url: str, site: str) -> None:
+    async with visiting(bridge_url) as browser:
+        assert (await sign_in(browser, **{"Sec-Fetch-Site": site})).status_code == 403
+        await sign_in(browser)
+        csrf = csrf_of(await browser.get("/console"))
+        answer = await browser.post(
+            "/console/sign-out", data={"csrf": csrf}, headers={"Sec-Fetch-Site": site}
+        )
+        assert answer.status_code == 403
+        assert (await browser.get("/console")).status_code == 200
+
+
+async def test_nobody_is_signed_in_by_a_form_without_the_page_that_asks(bridge_url: str) -> None:
+    """Else another site could have a browser work in a session of its own."""
+    async with visiting(bridge_url) as browser:
+        assert (await browser.post("/console/sign-in", data={"token": TOKEN})).status_code == 403
+        form = await browser.get("/console/sign-in")
+        browser.cookies.clear()
+        fields = {"csrf": csrf_of(form), "token": TOKEN}
+        refused = await browser.post("/console/sign-in", data=fields)
+        assert refused.status_code == 403
+        assert "cookies are switched off" in refused.text
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "status"),
+    [
+        (b'{"csrf": "x"}', "application/json", 422),
+        (b"csrf=x", "text/plain", 422),
+        (b"csrf=%ff", "application/x-www-form-urlencoded", 422),
+        ("csrf=ключ".encode(), "application/x-www-form-urlencoded", 422),
+        (b"a=1&" * 1_000, "application/x-www-form-urlencoded", 422),
+        (b"a" * (1024 * 1024 + 1), "application/x-www-form-urlencoded", 413),
+    ],
+)
+async def test_what_is_no_form_is_refused(
+    bridge_url: str, body: bytes, media_type: str, status: int
+) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        headers = {"Content-Type": media_type}
+        answer = await browser.post("/console/sign-out", content=body, headers=headers)
+        assert answer.status_code == status
+
+
+async def test_the_cookie_opens_no_api(bridge_url: str) -> None:
+    """What a header opens, no form of another site can have a browser open."""
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        assert (await browser.get("/webhooks")).status_code == 401
+        assert (await browser.post("/ws/tickets")).status_code == 401
+
+
+# --- scopes and what pages say
+
+
+@pytest.mark.parametrize(("path", "scope"), PAGES)
+async def test_a_page_asks_for_its_scope(
+    bridge_url: str, bot: Bot, path: str, scope: str | None
+) -> None:
+    add_token(bot, "narrow", "events:read:ticket.*" if scope != "events:read" else "webhooks:read")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser, "narrow")
+        answer = await browser.get(path)
+        assert answer.status_code == (200 if scope is None else 403)
+        if scope is not None:
+            assert f"does not have the scope {scope}" in answer.text
+
+
+async def test_who_sees_some_events_gets_a_ticket_for_those(bridge_url: str, bot: Bot) -> None:
+    token_id = add_token(bot, "narrow", "events:read:ticket.*")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser, "narrow")
+        page = await browser.get("/console/events")
+        assert "<code>ticket.*</code>" in page.text
+        answer = await browser.post("/console/ticket", headers={"X-CSRF-Token": csrf_of(page)})
+        assert answer.json()["ticket"].startswith("pgt_")
+    rows = bot.execute("select token_source, token_id from bridge.ws_tickets").fetchall()
+    assert rows == [("bridge", token_id)]
+
+
+async def test_a_name_of_a_token_is_text_and_no_markup(bridge_url: str, bot: Bot) -> None:
+    add_token(bot, "token", "admin")
+    bot.execute("update bridge.api_tokens set name = '<script>alert(1)</script>'")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser, "token")
+        page = await browser.get("/console")
+        assert "<script>alert" not in page.text
+        assert "&lt;script&gt;alert" in page.text
+
+
+async def test_every_page_has_a_strict_policy_and_is_not_kept(bridge_url: str) -> None:
+    async with visiting(bridge_url) as browser:
+        pages = [await browser.get("/console/sign-in")]
+        await sign_in(browser)
+        pages += [await browser.get(path) for path, _ in PAGES]
+        pages += [await browser.post("/console/ticket")]
+        for page in pages:
+            policy = page.headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert "frame-ancestors 'none'" in policy
+            assert page.headers["Cache-Control"] == "no-store"
+            assert page.headers["X-Frame-Options"] == "DENY"
+            assert " style=" not in page.text
+            assert not re.search(r"\son[a-z]+=", page.text)
+            assert not re.search(r"<script(?![^>]*\bsrc=)", page.text)
+
+
+async def test_files_are_sent_again_only_when_they_have_changed(bridge_url: str) -> None:
+    async with visiting(bridge_url) as browser:
+        for name in ("console.css", "console.js", "feed.js", "pgbridge.js", "icon.svg"):
+            first = await browser.get(f"/console/static/{name}")
+            assert first.status_code == 200
+            assert first.headers["Cache-Control"] == "no-cache"
+            again = await browser.get(
+                f"/console/static/{name}", headers={"If-None-Match": first.headers["ETag"]}
+            )
+            assert (again.status_code, again.content) == (304, b"")
+        for name in ("ru.toml", "..%2fru.toml", "%2e%2e/ru.toml"):
+            assert (await browser.get(f"/console/static/{name}")).status_code == 404
+
+
+async def test_a_script_of_a_page_whose_session_is_over_is_told_so(bridge_url: str) -> None:
+    async with visiting(bridge_url) as browser:
+        answer = await browser.get("/console", headers={"Sec-Fetch-Mode": "cors"})
+        assert answer.status_code == 401
+
+
+async def test_a_page_that_is_not_there_says_so_as_a_page(bridge_url: str) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        answer = await browser.get("/console?minutes=much")
+        assert answer.status_code == 404
+        assert "Nothing is here" in answer.text
+
+
+async def test_a_part_that_does_not_get_on_is_named(bridge_url: str) -> None:
+    troubles = {"relay": None, "outbox": "event 812 waits <b>"}
+    async with visiting(bridge_url, troubles=lambda: troubles) as browser:
+        await sign_in(browser)
+        page = (await browser.get("/console")).text
+        alerts = re.findall(r'role="alert">(.*?)</p>', page, re.DOTALL)
+        assert [alert for alert in alerts if "event 812 waits &lt;b&gt;" in alert]
+        assert not [alert for alert in alerts if "relay" in alert]
+
+
+async def test_the_figures_are_got_once_for_all_who_look(
+    bridge_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Counting:
+        def __init__(self, database: Any) -> None:
+            self._database = database
+
+        async def fetch(self, name: str, *values: object) -> Any:
+            asked.append(name)
+            return await self._database.fetch(name, *values)
+
+    original = Overviews.__init__
+    monkeypatch.setattr(
+        Overviews, "__init__", lambda self, database: original(self, Counting(database))
+    )
+    monkeypatch.setattr("bridge.web.console.overview.FRESH_SECONDS", 3600.0)
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        for _ in range(3):
+            assert (await browser.get("/console")).status_code == 200
+        await browser.get("/console?minutes=60")
+    assert asked.count("overview") == 2

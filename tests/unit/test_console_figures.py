@@ -1,0 +1,157 @@
+"""How numbers and times are written on the pages, and drawn in charts."""
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from bridge.spelling import duration, number, percent, period, rate
+from bridge.web.console.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Line, draw
+from bridge.web.console.figures import (
+    MOST_SHOWN,
+    breakable,
+    moment,
+    pretty,
+)
+
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+MINUTES = [NOON + timedelta(minutes=minute) for minute in range(5)]
+
+
+def plain(text: str) -> str:
+    return text.replace("\u202f", " ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "–"),
+        (0, "0.0 ms"),
+        (0.0045, "4.5 ms"),
+        (0.0309, "31 ms"),
+        (0.0999, "100 ms"),
+        (0.9999, "1000 ms"),
+        (1, "1.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (119, "119 s"),
+        (120, "2.0 min"),
+        (7_199, "120 min"),
+        (7_200, "2.0 h"),
+        (172_800, "2 d"),
+    ],
+)
+def test_a_duration_is_told_in_the_unit_people_think_in(seconds: float | None, shown: str) -> None:
+    assert plain(duration(seconds)) == shown
+
+
+def test_a_period_is_told_in_whole_units() -> None:
+    assert [plain(period(seconds)) for seconds in (900, 3_600, 86_400)] == ["15 min", "1 h", "24 h"]
+
+
+def test_a_unit_is_one_of_the_readers_language() -> None:
+    assert plain(duration(3, {"s": "с"}.__getitem__)) == "3.0 с"
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        (None, "–"),
+        (0, "0 %"),
+        (0.5, "50 %"),
+        (0.12345, "12.3 %"),
+        (0.99999, "99.9 %"),
+        (1, "100 %"),
+    ],
+)
+def test_only_the_whole_is_a_hundred_percent(share: float | None, shown: str) -> None:
+    assert plain(percent(share)) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (0.001, "<0.01"), (0.05, "0.05"), (3.04, "3.0"), (99.94, "99.9"), (1234, "1 234")],
+)
+def test_a_rate_has_as_many_digits_as_say_something(value: float, shown: str) -> None:
+    assert plain(rate(value)) == shown
+
+
+def test_thousands_stand_apart() -> None:
+    assert plain(number(1234567)) == "1 234 567"
+
+
+def test_a_moment_is_told_in_utc_for_people_and_for_the_script() -> None:
+    tokyo = datetime(2026, 1, 15, 21, 0, 0, 123456, tzinfo=timezone(timedelta(hours=9)))
+    assert moment(tokyo) == (
+        '<time datetime="2026-01-15T12:00:00.123Z">2026-01-15 12:00:00 UTC</time>'
+    )
+    assert moment(None) == "–"
+
+
+def test_json_is_laid_out_and_other_text_left_as_it_is() -> None:
+    assert pretty({"имя": 1}) == '{\n  "имя": 1\n}'
+    assert pretty('{"a":[1]}') == '{\n  "a": [\n    1\n  ]\n}'
+    assert pretty("<html>") == "<html>"
+    assert pretty("[" * 100_000).startswith("[[[")
+
+
+def test_what_is_long_is_cut_with_a_sign_of_it() -> None:
+    assert pretty("x" * (MOST_SHOWN + 1)) == "x" * MOST_SHOWN + "…"
+    assert pretty("x" * MOST_SHOWN) == "x" * MOST_SHOWN
+
+
+def test_a_url_may_be_broken_and_stays_text() -> None:
+    assert breakable("http://a.b/<b>") == ("http:/<wbr>/<wbr>a.<wbr>b/<wbr>&lt;b&gt;")
+
+
+# --- charts
+
+
+def corners(path: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+) (-?[\d.]+)", path)]
+
+
+def test_a_line_goes_from_edge_to_edge_and_from_the_floor_to_the_top() -> None:
+    drawing = draw(MINUTES, [Line("events", "a", [0, 1, 2, 3, 30])])
+    [(style, path, area)] = drawing.paths
+    assert style == "a"
+    assert corners(path)[0] == (LEFT, HEIGHT - BOTTOM)
+    assert corners(path)[-1] == (WIDTH, TOP)
+    assert area.endswith("Z")
+    assert [mark.value for mark in drawing.scale] == [0, 10, 20, 30]
+
+
+def test_what_has_no_value_is_a_gap_and_not_nothing() -> None:
+    [(_, path, area)] = draw(MINUTES, [Line("p50", "a", [1, None, 1, 1, None])]).paths
+    assert path.count("M") == area.count("M") == 2
+    assert "nan" not in path.lower()
+
+
+def test_a_lone_point_is_seen() -> None:
+    [(_, path, _)] = draw(MINUTES, [Line("p50", "a", [None, None, 1, None, None])]).paths
+    assert len(corners(path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("most", "top"),
+    [
+        (0, 1.0),
+        (0.4, 1.0),
+        (1, 1.0),
+        (1.01, 1.5),
+        (7, 7.5),
+        (16, 20),
+        (999, 1000),
+        (1_234_567, 1_500_000),
+    ],
+)
+def test_the_scale_is_round_and_reaches_the_greatest_value(most: float, top: float) -> None:
+    drawing = draw(MINUTES[:2], [Line("events", "a", [0, most])])
+    assert drawing.scale[-1].value == pytest.approx(top)
+    assert 2 <= len(drawing.scale) <= 4
+
+
+def test_without_points_there_is_an_empty_drawing() -> None:
+    drawing = draw([], [Line("events", "a", [])])
+    assert drawing.paths == [("a", "", "")]
+    assert drawing.times == []

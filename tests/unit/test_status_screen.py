@@ -1,0 +1,123 @@
+"""What `pgbridge status --watch` draws."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bridge.capture.status_screen import bar_chart, frame
+from bridge.histogram import BOUNDS
+from bridge.overview import Overview, overview
+
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+NOTHING = [0] * (len(BOUNDS) + 1)
+QUICK = [0, 0, 10, *NOTHING[3:]]
+
+
+def figures(*, busy: bool) -> Overview:
+    """Return figures of a database that nobody or one busy bridge works on."""
+    state = {
+        "at": NOON,
+        "outbox_count": 10_001 if busy else 0,
+        "outbox_oldest_seconds": 3.5 if busy else None,
+        "due_count": 7 * busy,
+        "scheduled_count": 5 * busy,
+        "held_count": 0,
+        "oldest_due_seconds": 0.2 if busy else None,
+        **{
+            f"webhooks_{state}": 0
+            for state in ("delivering", "failing", "paused", "disabled", "off")
+        },
+        "webhooks_failing": 1 * busy,
+        "drainer_pid": 4711 if busy else None,
+        "drainer": "shop:42" if busy else None,
+        "leading_seconds": 300.0 if busy else None,
+        "doorbell_mode": "adaptive" if busy else None,
+        "rings": False if busy else None,
+        "switches": 3 if busy else None,
+        "switched_seconds": 4.0 if busy else None,
+        "last_event_id": 812 if busy else None,
+        "last_event_occurred_at": NOON if busy else None,
+    }
+    running: dict[str, Any] = {
+        "bridge": "shop:42",
+        "version": "0.1.0",
+        "clients": 1234,
+        "in_flight": 3,
+        "told_seconds": 2.0,
+        "covered_seconds": 60.0,
+        "events_drained": 2400,
+        "events_streamed": 240,
+        "delivered": 600,
+        "attempts": 660,
+    }
+    points = [
+        {
+            "at": NOON + timedelta(seconds=20 * number),
+            "bridges": 1 * busy,
+            "clients": 3 * busy,
+            "clients_dropped": 0,
+            "events_drained": 100 * number * busy,
+            "events_streamed": 0,
+            "delivered": 30 * busy,
+            "retried": 2 * busy,
+            "failed": 1 * busy,
+            "commit_to_client": QUICK if busy else NOTHING,
+            "commit_to_acknowledged": QUICK if busy else NOTHING,
+        }
+        for number in range(46)
+    ]
+    return overview(state, [running] if busy else [], points)
+
+
+def drawn(told: Overview, problem: str = "", width: int = 110) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
+    console.print(frame(told, problem, width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().replace("\u202f", " ")
+
+
+def test_a_busy_bridge_is_seen_with_all_that_waits() -> None:
+    told = drawn(figures(busy=True))
+    for fact in (
+        "40.0/s",
+        "10.0/s",
+        "96.8 %",
+        "over 10 000, the oldest has waited 3.5 s",
+        "due 7, in flight 3, to be tried again 5, held 0; the oldest has been due for 200 ms",
+        "shop:42, for 5.0 min",
+        "quiet: the bridge looks by itself (adaptive)",
+        "failing 1",
+        "shop:42, 0.1.0, clients 1 234, deliveries in flight 3",
+        "812, of 2026-01-15 12:00:00 UTC",
+        "failed in 15 min: 135",
+        "the last 15 min",
+    ):
+        assert fact in told, told
+
+
+def test_where_nobody_runs_it_says_so() -> None:
+    told = drawn(figures(busy=False))
+    assert "no bridge drains; what is committed waits" in told
+    assert "not known (no mode yet)" in told
+
+
+def test_figures_that_are_not_of_now_are_called_so() -> None:
+    assert "not of now: the database is away" in drawn(figures(busy=True), "the database is away")
+
+
+@pytest.mark.parametrize("width", [40, 80, 110, 200])
+@pytest.mark.parametrize("busy", [True, False])
+def test_no_line_is_wider_than_the_terminal(width: int, busy: bool) -> None:
+    lines = drawn(figures(busy=busy), width=width).splitlines()
+    assert max(map(len, lines)) <= width
+
+
+def test_bars_are_as_high_as_their_values() -> None:
+    assert bar_chart([0, 1, 2, None, 4]) == "▁▃▅ █"
+    assert bar_chart([0, 0]) == "▁▁"
+    assert bar_chart([]) == ""
