@@ -15,6 +15,8 @@ class ServerClock:
 
     def __init__(self) -> None:
         self._told: tuple[datetime, float] | None = None
+        # Seconds from when this process' clock began to when the database's did.
+        self._ahead_seconds = 0.0
 
     @staticmethod
     def asks() -> float:
@@ -24,9 +26,14 @@ class ServerClock:
     def answered(self, now: datetime, asked: float) -> None:
         """Take what it said: ``now()``, which is when a statement arrives."""
         self._told = now, asked
+        self._ahead_seconds = now.timestamp() - asked
 
     def now(self) -> datetime:
         """Return the time; the database must have said it once."""
         assert self._told is not None  # noqa: S101 - nothing comes of a database that was not asked
         told, asked = self._told
         return told + timedelta(seconds=time.monotonic() - asked)
+
+    def seconds(self) -> float:
+        """Return the same as seconds since 1970, which takes a tenth of the time."""
+        return self._ahead_seconds + time.monotonic()

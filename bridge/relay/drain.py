@@ -237,7 +237,7 @@ class Relay:
         ]
         captured = _captured(events)
         if events:
-            now = self._clock.now().timestamp()
+            now = self._clock.seconds()
             metrics.commit_to_drained.observe_all([now - each for each in captured])
         self._hand_on(events, captured)
         if rows and rows[0]["deliveries"]:
@@ -260,7 +260,7 @@ class Relay:
             return
         self._last_event_id, self._last_occurred_at = events[-1].id, events[-1].occurred_at
         if sent := self._publish(events):
-            now = self._clock.now().timestamp()
+            now = self._clock.seconds()
             if not {event.event_type for event in events}.issubset(sent):
                 captured = _captured([each for each in events if each.event_type in sent])
             metrics.commit_to_client.observe_all([now - each for each in captured])

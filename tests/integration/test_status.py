@@ -55,6 +55,15 @@ def test_a_database_on_which_a_bridge_is_busy(bridge_url: str, bot: Bot) -> None
         " values ('shop:42', 'adaptive', false, 3, now() - interval '5 minutes',"
         " now() - interval '3 days')"
     )
+    for age in range(0, 100, 10):
+        bot.execute(
+            "insert into bridge.activity (recorded_at, bridge, version, seconds, is_last, clients,"
+            " in_flight, clients_dropped, events_drained, events_streamed, delivered, retried,"
+            " failed, commit_to_client)"
+            " values (now() - make_interval(secs => %s), 'shop:42', '1.0', 10, false, 3, 0, 0, 25,"
+            " 75, 15, 2, 5, array_fill(0, array[8]) || 20 || array_fill(0, array[12]))",
+            [age],
+        )
     bot.execute(
         "insert into bridge.outbox (event_type, payload, captured_at)"
         " select 'a.b', '{}', now() - interval '90 seconds' from generate_series(1, 3)"
@@ -68,15 +77,6 @@ def test_a_database_on_which_a_bridge_is_busy(bridge_url: str, bot: Bot) -> None
         "insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)"
         " select 1, 1, now(), 'a.b' from generate_series(1, 10001)"
     )
-    for age in range(0, 100, 10):
-        bot.execute(
-            "insert into bridge.activity (recorded_at, bridge, version, seconds, is_last, clients,"
-            " in_flight, clients_dropped, events_drained, events_streamed, delivered, retried,"
-            " failed, commit_to_client)"
-            " values (now() - make_interval(secs => %s), 'shop:42', '1.0', 10, false, 3, 0, 0, 25,"
-            " 75, 15, 2, 5, array_fill(0, array[8]) || 20 || array_fill(0, array[12]))",
-            [age],
-        )
     status = status_of(bridge_url)
     pid = bot.info.backend_pid
     assert dict(status.lines()) == {
