@@ -97,8 +97,8 @@ export class PgBridge {
       // Backwards, too: a database that was restored from a backup gives ids out again.
       this.since = message.available_from - 1;
       this.options.onGap?.(message);
-    } else if (message.type === 'error' && /^bad_(events|since)$/.test(message.code)) {
-      this.end(message.message); // what was asked for was not understood: not what would come
+    } else if (message.type === 'error' && /^(bad_events|bad_since|forbidden)$/.test(message.code)) {
+      this.end(message.message); // what was asked for was refused: not what would come
     } // Other types may be added: ignore them.
   }
 

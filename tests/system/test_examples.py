@@ -16,7 +16,15 @@ import psycopg
 import pytest
 
 from tests.node import needs_node, node, node_environment
-from tests.system.processes import TOKEN, Child, child, environment, lasting_port, running
+from tests.system.processes import (
+    TOKEN,
+    Child,
+    child,
+    environment,
+    lasting_port,
+    pgbridge,
+    running,
+)
 from tests.system.writers import SIGN_UP, logged, writing
 
 HERE = Path(__file__).parent
@@ -157,6 +165,21 @@ async def test_pgbridge_js_takes_what_it_asks_for_and_closes(
         async with javascript(bridge.port, events=["no such*"]) as listener:
             await listener.end()
             assert "is no pattern" in listener.err.all[-1]
+
+
+async def test_pgbridge_js_ends_where_its_token_may_not_see_what_it_asks_for(
+    bridge_url: str, javascript: Callable[..., AbstractAsyncContextManager[Child]]
+) -> None:
+    arguments = ("token", "create", "--name", "tickets", "--scope", "events:read:ticket.*")
+    token = pgbridge(*arguments, url=bridge_url).stdout.strip()
+    async with (
+        running(bridge_url) as bridge,
+        javascript(bridge.port, token, events=["user.*"]) as listener,
+    ):
+        await listener.end()
+        assert listener.out.all == []
+        assert listener.err.all[-1].startswith("refused: ")
+        assert "user.*" in listener.err.all[-1]
 
 
 async def test_pgbridge_js_notices_a_bridge_that_has_vanished(

@@ -196,6 +196,7 @@ async def test_what_is_the_bridges_goes_to_the_bridge_and_all_else_to_the_applic
         answered = await http.post("/webhooks", headers=headers, json=created)
         assert answered.status_code == 201
         assert (await http.delete("/webhooks/1", headers=headers)).status_code == 204
+        assert "<form" in (await http.get("/console/sign-in")).text
         ticket = (await http.post("/ws/tickets", headers=headers)).json()["ticket"]
         async with streaming(proxy, f"ticket={ticket}") as client:
             assert '"connected"' in await client.get_message()
