@@ -197,7 +197,9 @@ async def test_a_token_is_revoked_for_good_after_a_question(bridge_url: str, bot
     async with visiting(bridge_url) as browser:
         browser.cookies.update(cookies)
         assert (await browser.get("/console")).status_code == 303
-    rows = bot.execute("select via from bridge.audit_log where changes ? 'revoked_at' and via <> 'sql'")
+    rows = bot.execute(
+        "select via from bridge.audit_log where changes ? 'revoked_at' and via <> 'sql'"
+    )
     assert rows.fetchall() == [("console",)]
 
 
