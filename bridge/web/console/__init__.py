@@ -1,6 +1,6 @@
 """The console: pages for people at ``/console``, for whoever signs in with a token."""
 
-from bridge.web.console import entrance, events, overview, static
+from bridge.web.console import entrance, events, overview, static, tokens, webhooks
 
-ROOMS = (static, entrance, overview, events)
+ROOMS = (static, entrance, overview, events, webhooks, tokens)
 ROUTERS = tuple(router for room in ROOMS for router in room.ROUTERS)

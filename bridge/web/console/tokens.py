@@ -1,0 +1,132 @@
+"""Tokens: listed, made, revoked."""
+
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any, Final
+
+from fastapi import Path, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from pydantic import ValidationError
+
+from bridge.events import PATTERN
+from bridge.scopes import ADMIN, EVENTS_READ, SCOPES
+from bridge.web import tokens
+from bridge.web.console.forms import Form
+from bridge.web.console.guard import form_of, page_router
+from bridge.web.console.rendering import base_of, page
+from bridge.web.fields import Offset
+from bridge.web.parts import InDatabase
+from bridge.web.refusals import found, stored_id
+from bridge.web.tokens import NewToken, TokenId
+
+#: Tokens on a page of the list.
+ON_A_PAGE: Final = 50
+#: Days for which a token is valid, unless somebody says otherwise, and at most.
+USUAL_DAYS, MOST_DAYS = 90, 36_500
+
+managing = page_router(ADMIN)
+ROUTERS = (managing,)
+
+ThisToken = Annotated[TokenId, Path()]
+
+
+class _FieldError(ValueError):
+    """What was typed into a field, which is named, cannot be taken."""
+
+
+@managing.get("/console/tokens")
+async def tokens_page(
+    request: Request,
+    database: InDatabase,
+    offset: Annotated[Offset, Query()] = 0,
+    done: Annotated[str, Query()] = "",
+) -> Response:
+    """A page of the list, newest first."""
+    listed = await tokens.list_tokens(database, ON_A_PAGE, offset)
+    return page(request, "tokens", listed=listed, own=_own(request), done=done)
+
+
+@managing.get("/console/tokens/new")
+async def new_token_page(request: Request) -> Response:
+    """The form of a new token."""
+    return _form_page(request, _typed(Form({})) | {"expiry": "days", "days": str(USUAL_DAYS)})
+
+
+@managing.post("/console/tokens/new")
+async def create_token(request: Request, database: InDatabase) -> Response:
+    """Make a token. The answer shows it, and nothing ever does again."""
+    form = form_of(request)
+    try:
+        wanted = NewToken(name=form.text("name"), scopes=_scopes(form), expires_at=_expiry(form))
+    except _FieldError as error:
+        return _form_page(request, _typed(form), str(error))
+    except ValidationError as error:
+        return _form_page(request, _typed(form), *(str(each["loc"][0]) for each in error.errors()))
+    token = await tokens.create_token(database, wanted)
+    return page(request, "token_made", status=201, token=token)
+
+
+@managing.get("/console/tokens/{token_id}/revoke")
+async def revoke_token_page(
+    request: Request, database: InDatabase, token_id: ThisToken
+) -> Response:
+    """The question whether it is to be revoked."""
+    token = found(await database.fetch("get_token", stored_id(token_id, "Token")), "Token")
+    return page(request, "token_revoke", token=token, own=_own(request))
+
+
+@managing.post("/console/tokens/{token_id}/revoke")
+async def revoke_token(request: Request, database: InDatabase, token_id: ThisToken) -> Response:
+    """Revoke it, for good."""
+    await tokens.revoke_token(database, token_id)
+    return RedirectResponse(f"{base_of(request)}tokens?done=revoked", 303)
+
+
+def _own(request: Request) -> int | None:
+    """Return the id of the token that somebody is signed in with, if it is one of the list."""
+    grant = request.state.grant
+    return grant.id if grant.source == "bridge" else None
+
+
+def _form_page(request: Request, shown: dict[str, Any], *problems: str) -> Response:
+    return page(
+        request, "token_form", status=422 if problems else 200, shown=shown, problems=problems
+    )
+
+
+def _typed(form: Form) -> dict[str, Any]:
+    """Return what the form shows again."""
+    return {
+        **{name: form.text(name) for name in ("name", "patterns", "expiry", "days", "date")},
+        "scopes": form.texts("scopes"),
+    }
+
+
+def _scopes(form: Form) -> list[str]:
+    """Return the scopes that were ticked, and those for events of the types that were typed."""
+    patterns = re.findall(r"[^\s,;]+", form.text("patterns"))
+    if not all(PATTERN.fullmatch(pattern) for pattern in patterns):
+        raise _FieldError("patterns")
+    ticked = [scope for scope in form.texts("scopes") if scope in SCOPES]
+    return ticked + [f"{EVENTS_READ}:{pattern}" for pattern in patterns]
+
+
+def _expiry(form: Form) -> datetime | None:
+    """Return until when the token is to be valid; None: for ever."""
+    now = datetime.now(UTC)
+    match form.text("expiry"):
+        case "never":
+            return None
+        case "date":
+            try:
+                last = date.fromisoformat(form.text("date"))
+                ends_at = datetime.combine(last + timedelta(days=1), time(), UTC)
+            except (ValueError, OverflowError):
+                raise _FieldError("date") from None
+            if ends_at <= now:
+                raise _FieldError("date")
+            return ends_at
+    days = form.text("days")
+    if not re.fullmatch(r"[0-9]{1,5}", days) or not 1 <= int(days) <= MOST_DAYS:
+        raise _FieldError("days")
+    return now + timedelta(days=int(days))

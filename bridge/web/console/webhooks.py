@@ -1,0 +1,301 @@
+"""Webhooks: listed, made, watched, operated, deleted."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import HTTPException, Path, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from pydantic import ValidationError
+
+from bridge.db import Row
+from bridge.events import patterns_matching
+from bridge.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
+from bridge.web import deliveries, webhooks
+from bridge.web.console import webhook_form
+from bridge.web.console.guard import form_of, page_router
+from bridge.web.console.rendering import base_of, page
+from bridge.web.console.webhook_form import Problems
+from bridge.web.fields import MAX_BIGINT, BeforeId, WebhookId
+from bridge.web.parts import ChecksUrl, InDatabase, InVault, Queries
+from bridge.web.refusals import found, stored_id
+from bridge.web.schemas import SecretRotation, WebhookChanges, WebhookTrial
+
+#: Webhooks on a page of the list, and deliveries on the page of one.
+ON_A_PAGE: Final = 50
+DELIVERIES_SHOWN: Final = 10
+#: Waiting deliveries that are counted of a webhook in the list, and on its own page.
+COUNTED_IN_LIST: Final = 1_000
+COUNTED: Final = 10_000
+#: Deliveries of which the figures of a webhook are made.
+LOOKED_AT: Final = 2_000
+#: Types of events that the form suggests.
+MOST_TYPES: Final = 500
+
+reading = page_router(WEBHOOKS_READ)
+writing = page_router(WEBHOOKS_WRITE)
+# /webhooks/new is looked for before the webhook of that number.
+ROUTERS = (writing, reading)
+
+ThisWebhook = Annotated[WebhookId, Path()]
+#: What was done before the redirect to a page, if the page knows the word.
+Done = Annotated[str, Query()]
+
+
+@reading.get("/console/webhooks")
+async def webhooks_page(
+    request: Request,
+    database: InDatabase,
+    before: Annotated[BeforeId, Query()] = MAX_BIGINT,
+    done: Done = "",
+) -> Response:
+    """A page of the list, newest first."""
+    rows = await database.fetch("webhooks_page", 1, before - 1, ON_A_PAGE + 1, COUNTED_IN_LIST)
+    return page(
+        request,
+        "webhooks",
+        webhooks=rows[:ON_A_PAGE],
+        next_before=rows[ON_A_PAGE - 1]["id"] if len(rows) > ON_A_PAGE else None,
+        is_first=before == MAX_BIGINT,
+        counted=COUNTED_IN_LIST,
+        done=done,
+    )
+
+
+# --- the form
+
+
+@writing.get("/console/webhooks/new")
+async def new_webhook_page(request: Request, database: InDatabase) -> Response:
+    """The form of a new webhook."""
+    return await _form_page(request, database, webhook_form.blank())
+
+
+@writing.post("/console/webhooks/new")
+async def create_webhook(
+    request: Request, database: InDatabase, vault: InVault, check_url: ChecksUrl
+) -> Response:
+    """Make a webhook. If its secret is made, the answer shows it, and nothing ever does again."""
+    form = form_of(request)
+    try:
+        webhook = webhook_form.new_webhook(form)
+        created = await webhooks.create_webhook(Response(), database, vault, check_url, webhook)
+    except (ValidationError, HTTPException) as error:
+        return await _form_page(
+            request, database, webhook_form.typed(form), problems=webhook_form.problems_of(error)
+        )
+    if created.secret is None:
+        return _to_webhook(request, created.id, "created")
+    return page(
+        request, "webhook_secret", status=201, webhook=created, secret=created.secret, rotated=None
+    )
+
+
+@writing.get("/console/webhooks/{webhook_id}/edit")
+async def edit_webhook_page(
+    request: Request, database: InDatabase, webhook_id: ThisWebhook
+) -> Response:
+    """The form of a webhook."""
+    webhook = await webhooks.get_webhook(database, webhook_id)
+    return await _form_page(
+        request,
+        database,
+        webhook_form.filled(webhook),
+        webhook=webhook,
+        seen=webhook_form.version_of(webhook),
+    )
+
+
+@writing.post("/console/webhooks/{webhook_id}/edit")
+async def update_webhook(
+    request: Request,
+    database: InDatabase,
+    vault: InVault,
+    check_url: ChecksUrl,
+    webhook_id: ThisWebhook,
+) -> Response:
+    """Change what was changed in the form, unless somebody else has changed it meanwhile."""
+    form = form_of(request)
+    webhook = await webhooks.get_webhook(database, webhook_id)
+    version = webhook_form.version_of(webhook)
+    problems: Problems = {}
+    is_stale = form.text("seen") != version
+    try:
+        changes = webhook_form.changes(form, webhook)
+        if not is_stale:
+            await webhooks.update_webhook(database, vault, check_url, webhook_id, changes)
+            return _to_webhook(request, webhook.id, "changed")
+    except (ValidationError, HTTPException) as error:
+        problems = webhook_form.problems_of(error)
+    return await _form_page(
+        request,
+        database,
+        webhook_form.typed(form),
+        webhook=webhook,
+        seen=version,
+        problems=problems,
+        is_stale=is_stale,
+    )
+
+
+# --- one webhook
+
+
+@reading.get("/console/webhooks/{webhook_id}")
+async def webhook_page(
+    request: Request, database: InDatabase, webhook_id: ThisWebhook, done: Done = ""
+) -> Response:
+    """How a webhook does, what it is, and what can be done with it."""
+    return await _webhook_page(request, database, webhook_id, done=done)
+
+
+@writing.post("/console/webhooks/{webhook_id}/test")
+async def try_webhook(request: Request, database: InDatabase, webhook_id: ThisWebhook) -> Response:
+    """Send a test, and show what the receiver answers."""
+    trial = await webhooks.try_webhook(request, database, webhook_id)
+    return await _webhook_page(request, database, webhook_id, trial=trial)
+
+
+@writing.post("/console/webhooks/{webhook_id}/pause")
+async def pause_webhook(
+    request: Request, database: InDatabase, webhook_id: ThisWebhook
+) -> Response:
+    """Have its deliveries wait."""
+    await webhooks.pause_webhook(database, webhook_id)
+    return _to_webhook(request, webhook_id, "paused")
+
+
+@writing.post("/console/webhooks/{webhook_id}/resume")
+async def resume_webhook(
+    request: Request, database: InDatabase, webhook_id: ThisWebhook
+) -> Response:
+    """Have it deliver again, whatever it was that kept it."""
+    await webhooks.resume_webhook(database, webhook_id)
+    return _to_webhook(request, webhook_id, "resumed")
+
+
+@writing.post("/console/webhooks/{webhook_id}/switch-on")
+async def switch_on(
+    request: Request,
+    database: InDatabase,
+    vault: InVault,
+    check_url: ChecksUrl,
+    webhook_id: ThisWebhook,
+) -> Response:
+    """Have it get deliveries again, and send what it had. One that is paused stays so."""
+    on = WebhookChanges(is_active=True)
+    await webhooks.update_webhook(database, vault, check_url, webhook_id, on)
+    return _to_webhook(request, webhook_id, "switched-on")
+
+
+@writing.post("/console/webhooks/{webhook_id}/switch-off")
+async def switch_off(
+    request: Request,
+    database: InDatabase,
+    vault: InVault,
+    check_url: ChecksUrl,
+    webhook_id: ThisWebhook,
+) -> Response:
+    """Have it get no new deliveries, and send none."""
+    off = WebhookChanges(is_active=False)
+    await webhooks.update_webhook(database, vault, check_url, webhook_id, off)
+    return _to_webhook(request, webhook_id, "switched-off")
+
+
+@writing.post("/console/webhooks/{webhook_id}/rotate-secret")
+async def rotate_secret(
+    request: Request, database: InDatabase, vault: InVault, webhook_id: ThisWebhook
+) -> Response:
+    """Replace the secret. One that is made is shown in the answer, and never again."""
+    form = form_of(request)
+    try:
+        rotation = SecretRotation(secret=webhook_form.given_secret(form))
+    except (ValidationError, HTTPException) as error:
+        problems = webhook_form.problems_of(error)
+        return await _webhook_page(request, database, webhook_id, problems=problems)
+    rotated = await webhooks.rotate_secret(database, vault, webhook_id, rotation)
+    if rotated.secret is None:
+        return _to_webhook(request, webhook_id, "rotated")
+    webhook = await webhooks.get_webhook(database, webhook_id)
+    return page(request, "webhook_secret", webhook=webhook, secret=rotated.secret, rotated=rotated)
+
+
+@writing.get("/console/webhooks/{webhook_id}/delete")
+async def delete_webhook_page(
+    request: Request, database: InDatabase, webhook_id: ThisWebhook
+) -> Response:
+    """The question whether it is to be deleted, and what is then lost."""
+    webhook = await webhooks.get_webhook(database, webhook_id)
+    glance = await _glance(database, webhook_id)
+    return page(request, "webhook_delete", webhook=webhook, glance=glance, counted=COUNTED)
+
+
+@writing.post("/console/webhooks/{webhook_id}/delete")
+async def delete_webhook(
+    request: Request, database: InDatabase, webhook_id: ThisWebhook
+) -> Response:
+    """Delete it, and what waits for it."""
+    await webhooks.delete_webhook(database, webhook_id)
+    return RedirectResponse(f"{base_of(request)}webhooks?done=deleted", 303)
+
+
+async def _webhook_page(
+    request: Request,
+    database: Queries,
+    webhook_id: int,
+    *,
+    trial: WebhookTrial | None = None,
+    problems: Problems | None = None,
+    done: str = "",
+) -> Response:
+    webhook = await webhooks.get_webhook(database, webhook_id)
+    (figures,) = await database.fetch("webhook_figures", webhook.id, LOOKED_AT)
+    newest = await deliveries.list_deliveries(request, database, webhook_id, limit=DELIVERIES_SHOWN)
+    return page(
+        request,
+        "webhook",
+        status=422 if problems else 200,
+        webhook=webhook,
+        glance=await _glance(database, webhook_id),
+        figures=figures,
+        deliveries=newest.items,
+        counted=COUNTED,
+        looked_at=LOOKED_AT,
+        trial=trial,
+        problems=problems or {},
+        done=done,
+        # What is asked for again by itself is what the address says, and that must be a page.
+        is_fresh=request.method == "GET",
+    )
+
+
+async def _glance(database: Queries, webhook_id: int) -> Row:
+    row_id = stored_id(webhook_id)
+    return found(await database.fetch("webhooks_page", row_id, row_id, 1, COUNTED))
+
+
+async def _form_page(
+    request: Request, database: Queries, shown: dict[str, Any], **more: Any
+) -> Response:
+    rows = await database.fetch("event_types", MOST_TYPES)
+    types = {pattern for row in rows for pattern in patterns_matching(row["event_type"])}
+    values = {"webhook": None, "seen": "", "problems": {}, "is_stale": False, **more}
+    status = 409 if values["is_stale"] else 422 if values["problems"] else 200
+    return page(
+        request,
+        "webhook_form",
+        status=status,
+        shown=shown,
+        is_rare_open=_is_rare_open(shown, values["problems"]),
+        event_types=sorted(types | {"*", "webhook.*"}),
+        **values,
+    )
+
+
+def _is_rare_open(shown: dict[str, Any], problems: Problems) -> bool:
+    """Tell whether some field of the rare ones is other than usual, or wrong."""
+    usual = webhook_form.blank()
+    rare = webhook_form.RARE
+    return bool(rare & problems.keys()) or any(shown[name] != usual[name] for name in rare)
+
+
+def _to_webhook(request: Request, webhook_id: int, done: str) -> Response:
+    return RedirectResponse(f"{base_of(request)}webhooks/{webhook_id}?done={done}", 303)

@@ -1,0 +1,57 @@
+-- A page of webhooks as the console shows them, newest first, each with what is cheap to know of it,
+-- however many attempts the log has: its own columns, what waits (up to a number), the last success.
+-- (webhook_health counts a day of attempts.) The ranges of pairs say webhook_id = p.id, and leave no
+-- index but that of (webhook_id, id): by the primary key, one webhook's rows may be looked for in all.
+-- $1 lowest and $2 highest id, $3 rows to show, $4 how many waiting deliveries of each are counted
+with page as materialized (
+    select *
+    from bridge.webhooks
+    where id between $1 and $2
+    order by id desc
+    limit $3
+)
+select p.id, p.name, p.url, p.event_type,
+       -- As webhook_health has it.
+       case
+           when not p.is_active and p.disabled_reason is not null then 'disabled'
+           when not p.is_active then 'off'
+           when p.paused_at is not null then 'paused'
+           when p.probe_at is not null then 'failing'
+           else 'delivering'
+       end as state,
+       -- Of about the last ten attempts; null: there was none.
+       case when p.last_triggered_at is not null then 1 - p.failure_share end as success_share,
+       p.secret is not null as is_signed,
+       case when p.previous_secret_expires_at > now() then p.previous_secret_expires_at end
+           as previous_secret_expires_at,
+       p.delivered_count, p.failed_count,
+       waiting.pending, waiting.due, waiting.oldest_pending_at,
+       extract(epoch from now() - waiting.oldest_pending_at)::double precision as oldest_pending_seconds,
+       logged.last_success_at,
+       extract(epoch from now() - logged.last_success_at)::double precision as last_success_seconds
+from page p
+cross join lateral (
+    select count(*) as pending,
+           count(*) filter (
+               where next_attempt_at <= now() and (leased_until is null or leased_until <= now())) as due,
+           min(created_at) filter (where not is_redelivery) as oldest_pending_at
+    from (
+        select next_attempt_at, leased_until, created_at, is_redelivery
+        from bridge.delivery_queue
+        where (webhook_id, id) > (p.id, 0) and (webhook_id, id) < (p.id + 1, 0)
+        order by webhook_id, id
+        limit $4
+    ) as oldest
+) as waiting
+cross join lateral (
+    -- The newest delivery need not be the last that succeeded, but it is among them.
+    select max(finished_at) as last_success_at
+    from (
+        select finished_at
+        from bridge.delivery_log_success
+        where (webhook_id, id) > (p.id, 0) and (webhook_id, id) < (p.id + 1, 0)
+        order by webhook_id desc, id desc
+        limit 20
+    ) as newest
+) as logged
+order by p.id desc;

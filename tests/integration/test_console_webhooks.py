@@ -1,0 +1,712 @@
+"""The console's pages of webhooks without a browser: what they show, take, refuse and keep."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from html import unescape
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from bridge.assets import query
+from bridge.db import Row
+from bridge.delivery.trial import Trial
+from bridge.web.console.webhooks import COUNTED_IN_LIST, LOOKED_AT, ON_A_PAGE
+from tests.integration.calling import (
+    MAX_BIGINT,
+    TOKEN,
+    Bot,
+    add_finished,
+    add_pending,
+    add_token,
+    secrets_of,
+)
+from tests.integration.test_console import csrf_of, sign_in, visiting
+
+HOSTILE = '"><script>x</script>\u202e&amp;'
+#: What a browser sends of the form as it is at first, with the three fields filled in.
+FILLED = {
+    "name": "crm",
+    "url": "https://crm.example/hook",
+    "event_type": "user.created",
+    "description": "",
+    "secret_choice": "none",
+    "secret": "",
+    "is_active": "yes",
+    "filter": "",
+    "retry_schedule": "",
+    "timeout_seconds": "15",
+    "max_concurrency": "4",
+    "rate_per_second": "",
+}
+ACTIONS = ("test", "pause", "resume", "switch-on", "switch-off", "rotate-secret", "delete", "edit")
+
+
+async def no_trial(_webhook: Row) -> Trial:
+    return Trial(200, "fine", None, 0.01)
+
+
+@asynccontextmanager
+async def signed_in(
+    url: str, token: str = TOKEN, **options: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a browser whose session brings what forms need in a header."""
+    async with visiting(url, **{"send_trial": no_trial, **options}) as browser:
+        await sign_in(browser, token)
+        browser.headers["X-CSRF-Token"] = csrf_of(await browser.get("/console"))
+        yield browser
+
+
+def add_webhook(bot: Bot, **columns: object) -> int:
+    """Add a webhook, and return its id."""
+    given = {"name": "crm", "url": "https://crm.example/hook", "event_type": "*", **columns}
+    names = ", ".join(given)
+    values = ", ".join(["%s"] * len(given))
+    row = bot.execute(
+        f"insert into bridge.webhooks ({names}) values ({values}) returning id".encode(),
+        list(given.values()),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def stored(bot: Bot, webhook_id: int) -> dict[str, Any]:
+    with bot.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(
+            "select *, filter::text as filter from bridge.webhooks where id = %s", [webhook_id]
+        ).fetchone()
+    assert row is not None
+    return row
+
+
+def count(bot: Bot) -> int:
+    return len(bot.execute("select id from bridge.webhooks").fetchall())
+
+
+def shown(page: httpx.Response) -> str:
+    """Return a page's text as it is read."""
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page.text)))
+
+
+def field(page: httpx.Response, name: str) -> str:
+    """Return what stands in a field."""
+    found = re.search(rf'<input [^>]*name="{name}"[^>]* value="([^"]*)"', page.text) or re.search(
+        rf'<textarea [^>]*name="{name}"[^>]*>\n?(.*?)</textarea>', page.text, re.DOTALL
+    )
+    assert found, name
+    return unescape(found[1])
+
+
+def problem(page: httpx.Response, name: str) -> str:
+    """Return what is said to be wrong with a field."""
+    found = re.search(rf'<div id="{name}-about">\s*<p class="problem">(.*?)</p>', page.text)
+    assert found, page.text
+    return unescape(re.sub(r"<[^>]*>", "", found[1]))
+
+
+# --- who may what
+
+
+async def test_who_may_look_sees_webhooks_and_can_change_nothing(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, secret="s3cret-of-it")
+    add_token(bot, "looks", "webhooks:read")
+    before = stored(bot, webhook)
+    async with signed_in(bridge_url, "looks") as browser:
+        for path in ("/console/webhooks", f"/console/webhooks/{webhook}"):
+            page = await browser.get(path)
+            assert page.status_code == 200
+            assert "crm" in page.text
+            assert "s3cret-of-it" not in page.text
+            forms = re.findall(r'<form [^>]*action="([^"]*)"', page.text)
+            assert [form.rpartition("/")[2] for form in forms] == ["sign-out"]
+        for page_name in ("new", f"{webhook}/edit", f"{webhook}/delete"):
+            assert (await browser.get(f"/console/webhooks/{page_name}")).status_code == 403
+        assert (await browser.post("/console/webhooks/new", data=FILLED)).status_code == 403
+        for action in ACTIONS:
+            answer = await browser.post(f"/console/webhooks/{webhook}/{action}", data=FILLED)
+            assert answer.status_code == 403, action
+    assert stored(bot, webhook) == before
+    assert count(bot) == 1
+
+
+async def test_who_may_see_events_only_sees_no_webhook(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot)
+    add_token(bot, "events", "events:read")
+    async with signed_in(bridge_url, "events") as browser:
+        for path in ("/console/webhooks", f"/console/webhooks/{webhook}"):
+            assert (await browser.get(path)).status_code == 403
+
+
+async def test_what_is_not_from_a_page_of_the_session_changes_nothing(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot)
+    before = stored(bot, webhook)
+    async with signed_in(bridge_url) as browser:
+        browser.headers["X-CSRF-Token"] = "another"
+        assert (await browser.post("/console/webhooks/new", data=FILLED)).status_code == 403
+        for action in ACTIONS:
+            answer = await browser.post(f"/console/webhooks/{webhook}/{action}", data=FILLED)
+            assert answer.status_code == 403, action
+    assert stored(bot, webhook) == before
+    assert count(bot) == 1
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "4711", str(MAX_BIGINT), "9" * 30, "x", "1.0"])
+async def test_a_webhook_that_is_not_there_is_not_found(bridge_url: str, number: str) -> None:
+    async with signed_in(bridge_url) as browser:
+        for page in ("", "/edit", "/delete"):
+            answer = await browser.get(f"/console/webhooks/{number}{page}")
+            assert answer.status_code == 404, page
+        for action in ACTIONS:
+            form = {**FILLED, "secret_choice": "generate"}
+            answer = await browser.post(f"/console/webhooks/{number}/{action}", data=form)
+            assert answer.status_code == 404, action
+            assert "text/html" in answer.headers["Content-Type"]
+
+
+# --- the list
+
+
+async def test_without_a_webhook_the_list_says_what_one_is_and_how_to_make_it(
+    bridge_url: str, bot: Bot
+) -> None:
+    add_token(bot, "looks", "webhooks:read")
+    async with signed_in(bridge_url) as browser:
+        page = await browser.get("/console/webhooks")
+        assert "No webhook yet" in shown(page)
+        assert 'href="webhooks/new"' in page.text
+    async with signed_in(bridge_url, "looks") as browser:
+        page = await browser.get("/console/webhooks")
+        assert "webhooks/new" not in page.text
+        assert "has the scope: webhooks:write" in shown(page)
+
+
+async def test_the_list_has_pages_and_counts_what_waits_up_to_a_bound(
+    bridge_url: str, bot: Bot
+) -> None:
+    first = add_webhook(bot, name="the first")
+    bot.execute(
+        """insert into bridge.webhooks (name, url, event_type)
+           select 'no. ' || n, 'https://a.example', '*' from generate_series(2, %s) n""",
+        [ON_A_PAGE + 1],
+    )
+    bot.execute(
+        """insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)
+           select %s, n, now(), 'a' from generate_series(1, %s) n""",
+        [first, COUNTED_IN_LIST + 1],
+    )
+    async with signed_in(bridge_url) as browser:
+        page = await browser.get("/console/webhooks")
+        assert page.text.count('class="whole"') == ON_A_PAGE
+        assert "the first" not in page.text
+        link = re.search(r'rel="next" href="([^"]+)"', page.text)
+        assert link
+        page = await browser.get(f"/console/{link[1]}")
+        assert page.text.count('class="whole"') == 1
+        assert "1\u202f000+" in page.text
+        assert 'rel="next"' not in page.text
+        page = await browser.get("/console/webhooks?before=1")
+        assert "No older webhooks" in shown(page)
+        for wrong in ("0", "x", "-1", str(MAX_BIGINT + 1)):
+            assert (await browser.get(f"/console/webhooks?before={wrong}")).status_code == 404
+
+
+async def test_one_idle_webhook_among_millions_of_deliveries_is_found_by_its_index(
+    bot: Bot,
+) -> None:
+    """By the primary key, whoever looks for its newest delivery goes through all of the others'."""
+    bot.execute("set plan_cache_mode = force_generic_plan")
+    for planner_option in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
+        bot.execute(f"set {planner_option} = off".encode())
+    for name, types, values in (
+        ("webhooks_page", "bigint, bigint, bigint, bigint", "1, 1, 1, 10"),
+        ("webhook_figures", "bigint, bigint", "1, 10"),
+    ):
+        bot.execute(f"prepare {name} ({types}) as {query(name)}".encode())
+        rows = bot.execute(f"explain execute {name} ({values})".encode()).fetchall()
+        scans = [
+            line for (line,) in rows if re.search("Scan .* on (delivery_queue|delivery_log)", line)
+        ]
+        assert scans
+        assert not [line for line in scans if "pkey" in line or "Seq" in line]
+
+
+# --- a new one
+
+
+async def test_a_secret_that_is_made_is_shown_in_that_answer_and_in_no_other(
+    bridge_url: str, bot: Bot
+) -> None:
+    token_id = add_token(bot, "writes", "webhooks:write")
+    async with signed_in(bridge_url, "writes") as browser:
+        made = await browser.post(
+            "/console/webhooks/new", data={**FILLED, "secret_choice": "generate"}
+        )
+        assert made.status_code == 201
+        assert made.headers["Cache-Control"] == "no-store"
+        [secret] = re.findall(r'<code id="secret">([^<]+)</code>', made.text)
+        [(webhook,)] = bot.execute("select id from bridge.webhooks").fetchall()
+        assert secrets_of(bot, webhook) == [unescape(secret), None]
+        for path in ("", f"/{webhook}", f"/{webhook}/edit", f"/{webhook}/delete"):
+            assert secret not in (await browser.get(f"/console/webhooks{path}")).text
+    [(via, actor)] = bot.execute(
+        "select via, actor from bridge.audit_log where action = 'webhook.created'"
+    ).fetchall()
+    assert (via, actor) == ("console", f"bridge token {token_id} (t)")
+
+
+async def test_every_field_is_taken(bridge_url: str, bot: Bot) -> None:
+    form = {
+        "name": HOSTILE,
+        "url": "https://crm.example/hook?a=b",
+        "event_type": "ticket.*",
+        "description": "one\r\ntwo",
+        "secret_choice": "given",
+        "secret": " the secret, with its spaces ",
+        "filter": "$.amount >= 100",
+        "retry_schedule": "0, 5; 300 0.5",
+        "timeout_seconds": "30",
+        "max_concurrency": "1",
+        "rate_per_second": "0,5",
+        "ordered": "yes",
+    }
+    async with signed_in(bridge_url) as browser:
+        made = await browser.post("/console/webhooks/new", data=form)
+        assert made.status_code == 303
+        [(webhook,)] = bot.execute("select id from bridge.webhooks").fetchall()
+        assert made.headers["Location"] == f"../webhooks/{webhook}?done=created"
+        row = stored(bot, webhook)
+        expected = {
+            "name": HOSTILE,
+            "url": "https://crm.example/hook?a=b",
+            "event_type": "ticket.*",
+            "description": "one\ntwo",
+            "secret": " the secret, with its spaces ",
+            "filter": '($."amount" >= 100)',
+            "retry_schedule": [0, 5, 300, 0.5],
+            "timeout_seconds": 30,
+            "max_concurrency": 1,
+            "rate_per_second": 0.5,
+            "ordered": True,
+            "is_active": False,
+        }
+        assert {name: row[name] for name in expected} == expected
+        page = await browser.get(f"/console/webhooks/{webhook}?done=created")
+        assert "<script>x" not in page.text
+        assert HOSTILE in shown(page)
+        # The form shows it as it is, and sending it unchanged changes nothing.
+        page = await browser.get(f"/console/webhooks/{webhook}/edit")
+        sent = {
+            name: field(page, name)
+            for name in (*FILLED, "seen")
+            if name in form or name == "seen"
+            if name not in ("secret_choice", "secret")
+        }
+        assert sent["name"] == HOSTILE
+        answer = await browser.post(
+            f"/console/webhooks/{webhook}/edit",
+            data={**sent, "ordered": "yes", "secret_choice": "keep"},
+        )
+        assert answer.status_code == 303, shown(answer)
+        now = stored(bot, webhook)
+        assert {**now, "updated_at": None} == {**row, "updated_at": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "sentence"),
+    [
+        ("name", "", "Between 1 and 255 characters"),
+        ("name", "x" * 256, "Between 1 and 255 characters"),
+        ("name", "a\0b", "Between 1 and 255 characters"),
+        ("url", "ftp://a.example", "An address like"),
+        ("url", "https://user:word@a.example", "An address like"),
+        ("event_type", "a b", "Parts of letters"),
+        ("event_type", "", "Parts of letters"),
+        ("description", "a\0b", "cannot be stored"),
+        ("timeout_seconds", "0", "between 1 and 120"),
+        ("timeout_seconds", "", "between 1 and 120"),
+        ("max_concurrency", "1001", "between 1 and 1000"),
+        ("rate_per_second", "fast", "A number between"),
+        ("rate_per_second", "nan", "A number between"),
+        ("retry_schedule", "5, soon", "numbers of seconds"),
+        ("retry_schedule", "0 " * 101, "numbers of seconds"),
+        ("filter", "$.a ==", "PostgreSQL takes. must be a jsonpath"),
+        ("filter", "$.a == $b", "must not have variables"),
+        ("filter", "$.**.a == 1", "no condition that PostgreSQL takes"),
+        ("filter", '$.a == "' + "x" * 4000 + '"', "no condition that PostgreSQL takes"),
+    ],
+)
+async def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
+    bridge_url: str, bot: Bot, name: str, typed: str, sentence: str
+) -> None:
+    webhook = add_webhook(bot)
+    before = stored(bot, webhook)
+    async with signed_in(bridge_url) as browser:
+        edit = f"/console/webhooks/{webhook}/edit"
+        seen = field(await browser.get(edit), "seen")
+        for path, more in (
+            ("/console/webhooks/new", {"secret_choice": "given", "secret": "s3cret-typed"}),
+            (edit, {"secret_choice": "given", "secret": "s3cret-typed", "seen": seen}),
+        ):
+            page = await browser.post(
+                path, data={**FILLED, "description": HOSTILE, **more, name: typed}
+            )
+            assert page.status_code == 422
+            assert sentence in problem(page, name)
+            assert field(page, name) == typed.strip()
+            assert "Type it once more" in shown(page)
+            assert "s3cret-typed" not in page.text
+            assert "<script>x" not in page.text
+    assert count(bot) == 1
+    assert stored(bot, webhook) == before
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_short", "fernet:x"])
+async def test_a_secret_that_cannot_be_one_is_refused(
+    bridge_url: str, bot: Bot, secret: str
+) -> None:
+    webhook = add_webhook(bot, secret="before")
+    async with signed_in(bridge_url) as browser:
+        seen = field(await browser.get(f"/console/webhooks/{webhook}/edit"), "seen")
+        for path in ("new", f"{webhook}/edit", f"{webhook}/rotate-secret"):
+            form = {**FILLED, "secret_choice": "given", "secret": secret, "seen": seen}
+            page = await browser.post(f"/console/webhooks/{path}", data=form)
+            assert page.status_code == 422, path
+            assert "A secret is needed" in shown(page)
+    assert secrets_of(bot, webhook) == ["before", None]
+    assert count(bot) == 1
+
+
+async def test_an_address_that_no_delivery_may_go_to_is_refused_with_the_reason(
+    bridge_url: str, bot: Bot
+) -> None:
+    async def refuse(url: str) -> str | None:
+        return f"is not public <b>{url}</b>"
+
+    async with signed_in(bridge_url, url_refusal=refuse) as browser:
+        page = await browser.post("/console/webhooks/new", data=FILLED)
+        assert page.status_code == 422
+        assert "is not public &lt;b&gt;https://crm" in page.text
+        # Whoever does not touch the address can change the rest.
+        webhook = add_webhook(bot)
+        edit = f"/console/webhooks/{webhook}/edit"
+        seen = field(await browser.get(edit), "seen")
+        form = {**FILLED, "event_type": "*", "name": "other", "secret_choice": "keep", "seen": seen}
+        assert (await browser.post(edit, data=form)).status_code == 303
+        assert stored(bot, webhook)["name"] == "other"
+
+
+async def test_types_of_events_are_suggested_with_their_groups(bridge_url: str) -> None:
+    async with signed_in(bridge_url) as browser:
+        page = await browser.get("/console/webhooks/new")
+    options = re.findall(r'<option value="([^"]+)">', page.text)
+    assert {"*", "ticket.*", "ticket.created", "user.created", "webhook.*"} <= set(options)
+    assert not [option for option in options if option.startswith("note")]
+
+
+# --- changes
+
+
+async def test_only_what_was_changed_is_changed(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(
+        bot, secret="s", filter="$.a == 1", rate_per_second=2, retry_schedule=[0, 5]
+    )
+    bot.execute("truncate bridge.audit_log")
+    async with signed_in(bridge_url) as browser:
+        edit = f"/console/webhooks/{webhook}/edit"
+        page = await browser.get(edit)
+        assert "<details open>" in page.text
+        form = {
+            **FILLED,
+            **{name: field(page, name) for name in ("filter", "rate_per_second", "seen")},
+            "event_type": "*",
+            "secret_choice": "keep",
+            "retry_schedule": "",
+            "name": "renamed",
+        }
+        assert (await browser.post(edit, data=form)).status_code == 303
+        assert "Saved." in shown(await browser.get(f"/console/webhooks/{webhook}?done=changed"))
+        [(changes, via)] = bot.execute("select changes, via from bridge.audit_log").fetchall()
+        assert changes.keys() == {"name", "retry_schedule"}
+        assert via == "console"
+        # And the secret, if it is to go.
+        form |= {"seen": field(await browser.get(edit), "seen"), "secret_choice": "none"}
+        assert (await browser.post(edit, data=form)).status_code == 303
+    assert secrets_of(bot, webhook) == [None, None]
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "update bridge.webhooks set name = 'theirs', updated_at = now()",
+        "update bridge.webhooks set is_active = false, disabled_reason = '410'",
+    ],
+    ids=["somebody", "the bridge"],
+)
+async def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten_unasked(
+    bridge_url: str, bot: Bot, meanwhile: str
+) -> None:
+    webhook = add_webhook(bot)
+    async with signed_in(bridge_url) as browser:
+        edit = f"/console/webhooks/{webhook}/edit"
+        form = {
+            **FILLED,
+            "seen": field(await browser.get(edit), "seen"),
+            "name": "mine",
+            "secret_choice": "keep",
+        }
+        bot.execute(meanwhile.encode())
+        before = stored(bot, webhook)
+        page = await browser.post(edit, data=form)
+        assert page.status_code == 409
+        assert "has changed since" in shown(page)
+        assert field(page, "name") == "mine"
+        assert stored(bot, webhook) == before
+        # Whoever has read that may insist.
+        form["seen"] = field(page, "seen")
+        assert (await browser.post(edit, data=form)).status_code == 303
+        assert stored(bot, webhook)["name"] == "mine"
+
+
+async def test_a_webhook_is_paused_resumed_switched_and_deleted(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot)
+    add_pending(bot, webhook)
+    bot.execute("truncate bridge.audit_log")
+    async with signed_in(bridge_url) as browser:
+        path = f"/console/webhooks/{webhook}"
+        for action, done, state, words in (
+            ("pause", "paused", "paused", "Deliveries wait, new ones included"),
+            ("resume", "resumed", "delivering", "It delivers again"),
+            ("switch-off", "switched-off", "off", "Somebody has switched it off"),
+            ("switch-on", "switched-on", "delivering", "Switched on."),
+        ):
+            answer = await browser.post(f"{path}/{action}")
+            assert answer.status_code == 303
+            # Of a page two steps further down.
+            assert answer.headers["Location"] == f"../../webhooks/{webhook}?done={done}"
+            page = await browser.get(f"{path}?done={done}")
+            assert f">{state}</span>" in page.text
+            assert words in shown(page)
+        slashed = await browser.post(f"{path}/pause/")
+        assert slashed.headers["Location"] == f"../../../webhooks/{webhook}?done=paused"
+        question = await browser.get(f"{path}/delete")
+        assert re.search(r"Pending 1 ", shown(question))
+        deleted = await browser.post(f"{path}/delete")
+        assert deleted.headers["Location"] == "../../webhooks?done=deleted"
+        assert (await browser.get(path)).status_code == 404
+        assert "is deleted" in shown(await browser.get("/console/webhooks?done=deleted"))
+    rows = bot.execute("select distinct via from bridge.audit_log").fetchall()
+    assert rows == [("console",)]
+    assert count(bot) == 0
+
+
+async def test_a_word_that_no_page_knows_is_not_shown(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot)
+    async with signed_in(bridge_url) as browser:
+        for path in ("/console/webhooks", f"/console/webhooks/{webhook}"):
+            page = await browser.get(path, params={"done": "You have won"})
+            assert page.status_code == 200
+            assert "You have won" not in page.text
+
+
+async def test_a_secret_is_rotated_and_the_old_one_signs_for_a_day(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot, secret="the-first")
+    async with signed_in(bridge_url) as browser:
+        path = f"/console/webhooks/{webhook}"
+        made = await browser.post(f"{path}/rotate-secret", data={"secret_choice": "generate"})
+        assert made.status_code == 200
+        [secret] = re.findall(r'<code id="secret">([^<]+)</code>', made.text)
+        assert secrets_of(bot, webhook) == [unescape(secret), "the-first"]
+        assert "signed with the old secret as well" in shown(made)
+        page = await browser.get(path)
+        assert secret not in page.text
+        assert "If you rotate again now, it ends at once" in shown(page)
+        given = await browser.post(
+            f"{path}/rotate-secret", data={"secret_choice": "given", "secret": "my own"}
+        )
+        assert given.status_code == 303
+        assert secrets_of(bot, webhook) == ["my own", unescape(secret)]
+        for page in (made, given, await browser.get(f"{path}?done=rotated")):
+            assert "the-first" not in page.text
+            assert "my own" not in page.text
+
+
+# --- how one does
+
+
+async def test_what_the_receiver_answers_to_a_test_is_shown_as_text(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot)
+    answers = [
+        Trial(200, f'{{"a": "{HOSTILE[:2]}<b>"}}'.replace('""', '"'), None, 0.0123),
+        Trial(500, HOSTILE * 10, "HTTP 500", 1.5),
+        Trial(None, None, "cannot be reached: <b>refused</b>", 0.1),
+    ]
+    tried = []
+
+    async def send(row: Row) -> Trial:
+        tried.append(row["id"])
+        return answers[len(tried) - 1]
+
+    async with signed_in(bridge_url, send_trial=send) as browser:
+        path = f"/console/webhooks/{webhook}/test"
+        page = await browser.post(path)
+        assert page.status_code == 200
+        assert "The receiver took the test" in shown(page)
+        assert "12 ms" in shown(page)
+        # The page of a POST is not asked for again by itself.
+        assert "data-refresh-seconds" not in page.text
+        page = await browser.post(path)
+        assert "The test was not taken" in shown(page)
+        assert HOSTILE * 10 in unescape(page.text)
+        page = await browser.post(path)
+        assert "cannot be reached: &lt;b&gt;refused" in page.text
+        assert "<script>x" not in page.text
+    assert tried == [webhook] * 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "state", "words"),
+    [
+        ({}, "delivering", "Nothing was sent yet"),
+        ({"last_triggered_at": "now"}, "delivering", "All is well"),
+        ({"failing_since": "now"}, "delivering", "tried again by the retry schedule"),
+        ({"probe_at": "now", "failing_since": "now"}, "failing", "Nothing but failures since"),
+        ({"probe_at": "now"}, "failing", "has asked for a break"),
+        ({"paused_at": "now"}, "paused", "Paused since"),
+        ({"is_active": False}, "off", "Somebody has switched it off"),
+        (
+            {"is_active": False, "disabled_reason": "410 <b>Gone</b>"},
+            "disabled",
+            "switched it off: 410 <b>Gone</b> . Mend the receiver",
+        ),
+    ],
+)
+async def test_each_state_says_why_and_what_to_do(
+    bridge_url: str, bot: Bot, columns: dict[str, object], state: str, words: str
+) -> None:
+    webhook = add_webhook(bot, **columns)
+    async with signed_in(bridge_url) as browser:
+        page = await browser.get(f"/console/webhooks/{webhook}")
+        listed = await browser.get("/console/webhooks")
+    assert f">{state}</span>" in page.text
+    assert f">{state}</span>" in listed.text
+    assert words in shown(page)
+    assert "<b>" not in page.text
+    [(known,)] = bot.execute(
+        "select state from bridge.webhook_health where webhook_id = %s", [webhook]
+    ).fetchall()
+    assert known == state
+
+
+def add_attempts(bot: Bot, webhook: int, number: int, ages_minutes: str) -> None:
+    """Log deliveries, and two attempts at each second one, at ages that are SQL over n."""
+    bot.execute(
+        f"""with delivery as (
+                select nextval('bridge.delivery_queue_id_seq') as id, n,
+                       now() - make_interval(mins => ({ages_minutes})::integer) as at
+                from generate_series(1, {number}) n
+            ), logged as (
+                insert into bridge.delivery_log
+                    (id, webhook_id, event_id, event_recorded_at, event_type, status,
+                     attempt_number, created_at, finished_at, committed_at, acknowledged_at)
+                select id, {webhook}, n, at, 'a',
+                       case when n % 5 = 0 then 'failed' else 'success' end,
+                       1, at, at, at - n * interval '1 ms',
+                       case when n % 5 <> 0 then at end
+                from delivery
+            )
+            insert into bridge.delivery_attempts
+                (delivery_id, webhook_id, attempt_number, started_at, finished_at, error_message)
+            select id, {webhook}, attempt, at - n * interval '2 ms', at,
+                   case when n % 5 = 0 or attempt < attempts then 'HTTP 500' end
+            from delivery, lateral (select 1 + n % 2 as attempts) as a,
+                 generate_series(1, attempts) as attempt""".encode()
+    )
+
+
+def figures(bot: Bot, webhook: int, looked_at: int) -> dict[str, Any]:
+    with psycopg.RawCursor(bot, row_factory=dict_row) as cursor:
+        row = cursor.execute(query("webhook_figures").encode(), [webhook, looked_at]).fetchone()
+    assert row is not None
+    return dict(row)
+
+
+async def test_the_figures_are_those_of_webhook_health_and_of_the_newest_where_there_are_many(
+    bridge_url: str, bot: Bot
+) -> None:
+    bot.execute("select bridge.create_partitions((now() at time zone 'UTC')::date - 2, 5)")
+    webhook, other = add_webhook(bot), add_webhook(bot)
+    # The older have the lower ids: 0 to 50 hours, newest last.
+    add_attempts(bot, webhook, 300, "10 * (300 - n)")
+    add_attempts(bot, other, 10, "1")
+    # One that waits was tried, too, and older than all others.
+    waiting = add_pending(bot, webhook, attempts=1)
+    bot.execute(
+        """insert into bridge.delivery_attempts
+               (delivery_id, webhook_id, attempt_number, started_at, finished_at, error_message)
+           values (%s, %s, 1, now() - interval '3 s', now(), 'HTTP 500')""",
+        [waiting, webhook],
+    )
+    whole = figures(bot, webhook, LOOKED_AT)
+    with bot.cursor(row_factory=dict_row) as cursor:
+        health = cursor.execute(
+            "select * from bridge.webhook_health where webhook_id = %s", [webhook]
+        ).fetchone()
+    assert health is not None
+    assert whole.pop("since") is None
+    assert whole.pop("is_brief") is False
+    assert whole["attempts_day"] > whole["attempts_hour"] > 1
+    for name, value in whole.items():
+        assert value == pytest.approx(float(health[name])), name
+    part = figures(bot, webhook, 20)
+    assert part["since"] is not None
+    assert part["is_brief"] is False
+    assert part["attempts_hour"] == whole["attempts_hour"]
+    assert 1 < part["attempts_day"] < whole["attempts_day"]
+    assert figures(bot, webhook, 3)["is_brief"] is True
+    async with signed_in(bridge_url) as browser:
+        page = await browser.get(f"/console/webhooks/{webhook}")
+    assert "Last hour" in shown(page)
+    assert "Deliveries looked at" not in shown(page)
+
+
+async def test_of_very_many_deliveries_the_page_says_since_when_its_figures_are(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot)
+    # All within minutes: not even an hour is whole.
+    add_attempts(bot, webhook, 2 * LOOKED_AT, "2 - n / 2000")
+    async with signed_in(bridge_url) as browser:
+        page = await browser.get(f"/console/webhooks/{webhook}")
+    assert "Last hour" not in shown(page)
+    assert "these figures are of the newest. Deliveries looked at: 2 000" in shown(page)
+
+
+async def test_the_latest_deliveries_are_there_and_the_ways_to_all_and_to_the_failed_ones(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook, other = add_webhook(bot), add_webhook(bot)
+    async with signed_in(bridge_url) as browser:
+        path = f"/console/webhooks/{webhook}"
+        page = await browser.get(path)
+        assert "None yet" in shown(page)
+        assert "redeliver" not in page.text
+        made = [add_finished(bot, webhook, "success") for _ in range(10)]
+        made += [add_finished(bot, webhook, "failed"), add_pending(bot, webhook)]
+        theirs = add_pending(bot, other)
+        page = await browser.get(path)
+    numbers = [int(each) for each in re.findall(r'href="\.\./deliveries/(\d+)"', page.text)]
+    assert numbers == sorted(made, reverse=True)[:10]
+    assert theirs not in numbers
+    assert f'href="../deliveries?webhook={webhook}"' in page.text
+    assert f'href="../deliveries/redeliver?webhook={webhook}"' in page.text
