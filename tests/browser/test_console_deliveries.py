@@ -1,4 +1,4 @@
-"""The deliveries of the console, as people use them."""
+"""The deliveries and the changes of the console, as people use them."""
 
 from __future__ import annotations
 
@@ -113,6 +113,15 @@ def test_a_failed_delivery_is_found_looked_at_and_sent_again(
     page.get_by_role("button", name="Try at once").click()
     expect(page.get_by_role("status")).to_contain_text("tried at once")
     looks_right(page)
+
+    page.get_by_role("link", name="Changes").click()
+    expect(rows.nth(1)).to_contain_text("Delivery sent again")
+    expect(rows.nth(1)).to_contain_text("BRIDGE_TOKEN")
+    created = rows.filter(has_text="Webhook created")
+    created.locator("summary").click()
+    expect(created.locator("ins").filter(has_text=HOSTILE)).to_be_visible()
+    looks_right(page)
+    photograph(page, "changes")
 
 
 def test_many_are_counted_before_they_are_sent_again(

@@ -22,6 +22,7 @@ PAGES = [
     ("/console/events", "events:read"),
     ("/console/deliveries", "webhooks:read"),
     ("/console/deliveries/redeliver", "webhooks:write"),
+    ("/console/audit", "admin"),
 ]
 CSRF = re.compile(r'name="csrf" value="([^"]+)"')
 

@@ -1,6 +1,6 @@
 """The console: pages for people at ``/console``, for whoever signs in with a token."""
 
-from bridge.web.console import deliveries, entrance, events, overview, static
+from bridge.web.console import changes, deliveries, entrance, events, overview, static
 
-ROOMS = (static, entrance, overview, events, deliveries)
+ROOMS = (static, entrance, overview, events, deliveries, changes)
 ROUTERS = tuple(router for room in ROOMS for router in room.ROUTERS)
