@@ -26,6 +26,7 @@ from bridge.db import (
 )
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
+from bridge.delivery.preview import preview
 from bridge.delivery.resolve import Lookups, resolve, url_refusal
 from bridge.delivery.transport import Transport
 from bridge.delivery.trial import send_trial
@@ -201,6 +202,7 @@ async def serve(
                 troubles=readiness.troubles,
                 url_refusal=partial(url_refusal, policy=policy),
                 send_trial=partial(send_trial, transport, vault),
+                preview=preview,
                 exposition=exposition,
             )
             front = Front(api, live.serve, handshake_seconds=settings.ws_handshake_seconds)

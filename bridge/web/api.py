@@ -64,6 +64,7 @@ def build_api(
     troubles: Callable[[], Mapping[str, str | None]],
     url_refusal: Callable[[str], Awaitable[str | None]],
     send_trial: Callable[[Row], Awaitable[object]],
+    preview: Callable[..., object],
     exposition: Callable[[], Awaitable[bytes]] = metrics.exposition,
 ) -> FastAPI:
     """Build the API as an ASGI application. It has no lifespan: whoever serves it owns the parts.
@@ -80,6 +81,7 @@ def build_api(
             each; None if nothing is.
         send_trial: sends a test to a webhook, a row of ``webhook_to_try``, and returns what came
             of it, with the attributes of ``WebhookTrial``.
+        preview: makes the request of a delivery for people to look at.
         url_refusal: says why no delivery may go to a webhook's URL, or None if one may.
         exposition: gives what is counted, in Prometheus' text format.
     """
@@ -104,6 +106,7 @@ def build_api(
     api.state.troubles = troubles
     api.state.url_refusal = url_refusal
     api.state.send_trial = send_trial
+    api.state.preview = preview
     api.state.exposition = exposition
     api.state.overviews = Overviews(api.state.database)
     api.state.trials = trio.Semaphore(TRIALS)

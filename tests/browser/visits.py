@@ -170,6 +170,8 @@ def visiting(
     locale: str = "en-US",
     color_scheme: ColorScheme = "light",
     viewport: ViewportSize = DESKTOP,
+    timezone_id: str = "UTC",
+    java_script_enabled: bool = True,
 ) -> Iterator[Page]:
     """Open a page that shares nothing with any other, for addresses of one server.
 
@@ -180,7 +182,8 @@ def visiting(
         locale=locale,
         color_scheme=color_scheme,
         viewport=viewport,
-        timezone_id="UTC",
+        timezone_id=timezone_id,
+        java_script_enabled=java_script_enabled,
         service_workers="block",
     )
     context.set_default_timeout(PATIENCE_SECONDS * 1000)

@@ -12,6 +12,7 @@ import httpx
 import psycopg
 
 from bridge.db import open_database
+from bridge.delivery.preview import preview
 from bridge.secrets import Vault
 from bridge.throttle import Throttle
 from bridge.token_store import TokenStore
@@ -84,6 +85,7 @@ async def calling(
     options.setdefault("vault", Vault())
     options.setdefault("url_refusal", no_url_is_refused)
     options.setdefault("send_trial", None)
+    options.setdefault("preview", preview)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with open_database(url) as database:
         store = TokenStore(database, TOKEN, bot=bot_tokens, failures=failures)

@@ -16,8 +16,14 @@ from bridge.token_store import SESSION_SECONDS
 from bridge.web.console.overview import Overviews
 from tests.integration.calling import TOKEN, Bot, add_token, calling
 
-#: Pages of the foundation, and the scope that each needs.
-PAGES = [("/console", None), ("/console/events", "events:read")]
+#: Pages, and the scope that each needs.
+PAGES = [
+    ("/console", None),
+    ("/console/events", "events:read"),
+    ("/console/deliveries", "webhooks:read"),
+    ("/console/deliveries/redeliver", "webhooks:write"),
+    ("/console/audit", "admin"),
+]
 CSRF = re.compile(r'name="csrf" value="([^"]+)"')
 
 
@@ -339,7 +345,14 @@ async def test_every_page_has_a_strict_policy_and_is_not_kept(bridge_url: str) -
 
 async def test_files_are_sent_again_only_when_they_have_changed(bridge_url: str) -> None:
     async with visiting(bridge_url) as browser:
-        for name in ("console.css", "console.js", "feed.js", "pgbridge.js", "icon.svg"):
+        for name in (
+            "console.css",
+            "console.js",
+            "feed.js",
+            "deliveries.js",
+            "pgbridge.js",
+            "icon.svg",
+        ):
             first = await browser.get(f"/console/static/{name}")
             assert first.status_code == 200
             assert first.headers["Cache-Control"] == "no-cache"

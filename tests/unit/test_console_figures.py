@@ -1,5 +1,6 @@
 """How numbers and times are written on the pages, and drawn in charts."""
 
+import json
 import re
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -93,6 +94,13 @@ def test_json_is_laid_out_and_other_text_left_as_it_is() -> None:
     assert pretty('{"a":[1]}') == '{\n  "a": [\n    1\n  ]\n}'
     assert pretty("<html>") == "<html>"
     assert pretty("[" * 100_000).startswith("[[[")
+
+
+def test_what_turns_the_direction_of_writing_is_written_as_json_may_write_it() -> None:
+    shown = pretty({"name": "\u202eevil", "\u2066key": "é"})
+    assert "\u202e" not in shown
+    assert json.loads(shown) == {"name": "\u202eevil", "\u2066key": "é"}
+    assert "é" in shown
 
 
 def test_what_is_long_is_cut_with_a_sign_of_it() -> None:

@@ -1,6 +1,15 @@
 """The console: pages for people at ``/console``, for whoever signs in with a token."""
 
-from bridge.web.console import entrance, events, overview, static, tokens, webhooks
+from bridge.web.console import (
+    changes,
+    deliveries,
+    entrance,
+    events,
+    overview,
+    static,
+    tokens,
+    webhooks,
+)
 
-ROOMS = (static, entrance, overview, events, webhooks, tokens)
+ROOMS = (static, entrance, overview, events, webhooks, deliveries, tokens, changes)
 ROUTERS = tuple(router for room in ROOMS for router in room.ROUTERS)

@@ -9,6 +9,11 @@ from markupsafe import Markup
 
 #: Characters of a payload or an answer that a page shows.
 MOST_SHOWN = 64 * 1024
+# Characters that turn the direction of writing: what follows one in a line stands elsewhere.
+_BIDI_ESCAPES = {
+    code: f"\\u{code:04x}"
+    for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
 
 
 def moment(value: datetime | None) -> Markup:
@@ -29,7 +34,7 @@ def pretty(value: Any) -> str:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return cut(value)
-    return cut(json.dumps(value, indent=2, ensure_ascii=False))
+    return cut(json.dumps(value, indent=2, ensure_ascii=False).translate(_BIDI_ESCAPES))
 
 
 def cut(text: str) -> str:

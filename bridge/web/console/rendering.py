@@ -41,6 +41,7 @@ ROOMS: Final = (
     ("webhooks", "webhooks", "Webhooks", WEBHOOKS_READ),
     ("deliveries", "deliveries", "Deliveries", WEBHOOKS_READ),
     ("tokens", "tokens", "Tokens", ADMIN),
+    ("changes", "audit", "Changes", ADMIN),
 )
 
 

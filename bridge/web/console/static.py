@@ -14,6 +14,7 @@ TYPES: Final = {
     "console.css": "text/css",
     "console.js": "text/javascript",
     "feed.js": "text/javascript",
+    "deliveries.js": "text/javascript",
     "pgbridge.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }

@@ -1,0 +1,75 @@
+"""Who changed what."""
+
+import json
+from typing import Any, Final
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import TypeAdapter, ValidationError
+
+from bridge.scopes import ADMIN
+from bridge.web.audit import Change, list_audit
+from bridge.web.console.guard import page_router
+from bridge.web.console.rendering import page
+from bridge.web.fields import BeforeId
+from bridge.web.parts import InDatabase
+
+#: Rows of a page.
+SHOWN: Final = 50
+#: Characters of a value that a page shows: rules bring the SQL of their triggers.
+MOST_OF_A_VALUE: Final = 1_000
+#: What is shown of a change without unfolding it: columns, and characters of their values.
+MOST_AT_ONCE: Final = 4
+MOST_CHARACTERS_AT_ONCE: Final = 400
+
+managing = page_router(ADMIN)
+ROUTERS = (managing,)
+
+#: What changed, from what, to what; None: there was nothing.
+_Column = tuple[str, str | None, str | None]
+
+_BEFORE: Final[TypeAdapter[int]] = TypeAdapter(BeforeId)
+
+
+@managing.get("/console/audit")
+async def changes_page(request: Request, database: InDatabase) -> Response:
+    """What was changed, by whichever way, newest first."""
+    before_id = None
+    if asked := request.query_params.get("before_id", ""):
+        try:
+            before_id = _BEFORE.validate_python(asked)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from None
+    changes = await list_audit(database, SHOWN, before_id)
+    items = [(change, _columns(change)) for change in changes.items]
+    return page(
+        request,
+        "changes",
+        items=[(change, columns, _is_long(columns)) for change, columns in items],
+        is_first=before_id is None,
+        next_before_id=changes.next_before_id,
+    )
+
+
+def _columns(change: Change) -> list[_Column]:
+    shown: list[_Column] = []
+    for name, value in change.changes.items():
+        if isinstance(value, dict) and value.keys() == {"from", "to"}:
+            shown.append((name, _text(value["from"]), _text(value["to"])))
+        elif value is not None:  # what a redelivery or a truncation was like
+            shown.append((name, None, _text(value)))
+    return shown
+
+
+def _is_long(columns: list[_Column]) -> bool:
+    """Tell whether the columns are shown only to whoever unfolds them."""
+    texts = [text for _, before, after in columns for text in (before, after) if text]
+    return len(columns) > MOST_AT_ONCE or sum(map(len, texts)) > MOST_CHARACTERS_AT_ONCE
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MOST_OF_A_VALUE else f"{text[:MOST_OF_A_VALUE]}…"

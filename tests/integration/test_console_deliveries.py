@@ -1,0 +1,605 @@
+"""The deliveries of the console without a browser: what is found, how far, who may send again."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from bridge.db import open_database
+from bridge.delivery.preview import preview
+from bridge.web.console import deliveries
+from tests.integration.calling import (
+    MAX_BIGINT,
+    TOKEN,
+    Bot,
+    add_finished,
+    add_pending,
+    add_token,
+)
+from tests.integration.delivering import add_webhook
+from tests.integration.test_console import csrf_of, sign_in, visiting
+
+LIST = "/console/deliveries"
+MANY = "/console/deliveries/redeliver"
+CHOSEN = "/console/deliveries/redeliver-chosen"
+SECRET = "a-secret-of-the-webhook"
+HOSTILE = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
+
+
+def shown(page: httpx.Response) -> list[int]:
+    """Return the ids of the deliveries that a list shows."""
+    assert page.status_code == 200, page.text
+    return [int(number) for number in re.findall(r'class="whole" href="[^"]*?(\d+)"', page.text)]
+
+
+def link(page: httpx.Response, text: str) -> str:
+    """Return where a link of a page leads."""
+    found = re.search(rf'<a [^>]*href="([^"]*)"[^>]*>{text}</a>', page.text)
+    assert found, page.text
+    return found[1].replace("&amp;", "&")
+
+
+def logged(bot: Bot, webhook: int, number: int, **columns: object) -> int:
+    """Add a finished delivery to the log as it is; return its id."""
+    columns = {
+        "id": number,
+        "webhook_id": webhook,
+        "event_id": number,
+        "event_recorded_at": datetime.now(UTC),
+        "event_type": "user.created",
+        "status": "success",
+        "attempt_number": 1,
+        "created_at": datetime.now(UTC),
+        **columns,
+    }
+    names, places = ", ".join(columns), ", ".join(f"%({name})s" for name in columns)
+    bot.execute(f"insert into bridge.delivery_log ({names}) values ({places})".encode(), columns)
+    return number
+
+
+def audited(bot: Bot) -> list[tuple[Any, ...]]:
+    return bot.execute(
+        "select action, target_id, via, actor from bridge.audit_log"
+        " where action like '%.redelivered' order by id"
+    ).fetchall()
+
+
+# --- the list
+
+
+async def test_the_list_is_narrowed_by_what_stands_in_the_address(
+    bridge_url: str, bot: Bot
+) -> None:
+    first, second = (add_webhook(bot, f"https://{name}.example/") for name in "ab")
+    waiting = add_pending(bot, first)
+    done = add_finished(bot, first, "success")
+    failed = add_finished(bot, second, "failed")
+    bot.execute(
+        "update bridge.delivery_log set event_type = 'ticket.reply.added' where id = %s", [failed]
+    )
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        for query, expected in (
+            ("", [failed, done, waiting]),
+            ("status=pending", [waiting]),
+            ("status=success", [done]),
+            ("status=failed", [failed]),
+            (f"webhook={first}", [done, waiting]),
+            (f"webhook={first}&status=failed", []),
+            (f"webhook={second}&status=failed&type=ticket.*", [failed]),
+            ("type=user.created", [done, waiting]),
+            ("type=ticket.*", [failed]),
+            ("type=ticket.reply.*", [failed]),
+            ("type=ticket.reply", []),
+            ("type=ticket", []),
+            ("type=*", [failed, done, waiting]),
+            (f"before_id={failed}", [done, waiting]),
+            ("webhook=999", []),
+            ("status=&webhook=&type=&since=&until=", [failed, done, waiting]),
+        ):
+            assert shown(await browser.get(f"{LIST}?{query}")) == expected, query
+        nothing = await browser.get(f"{LIST}?status=failed&webhook={first}")
+        assert "No delivery matches" in nothing.text
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("status=lost", None),
+        ("webhook=x", "There is no such webhook."),
+        ("type=a b", "Must be a type or a group"),
+        ("type=*.created", "Must be a type or a group"),
+        ("since=yesterday", "Must be a date and a time."),
+        ("until=12", "Must be a date and a time."),
+        ("before_id=0", None),
+    ],
+)
+async def test_a_filter_that_means_nothing_is_told_at_its_field(
+    bridge_url: str, query: str, problem: str | None
+) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        page = await browser.get(f"{LIST}?{query}")
+        assert page.status_code == 422
+        assert problem is None or problem in page.text
+
+
+async def test_pages_follow_each_other_without_a_gap(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "SHOWN", 2)
+    webhook = add_webhook(bot, "https://a.example/")
+    ids = [add_finished(bot, webhook, each) for each in ("success", "failed") * 2]
+    ids.append(add_pending(bot, webhook))
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        seen, path = [], f"{LIST}?webhook={webhook}"
+        for _ in range(3):
+            page = await browser.get(path)
+            seen += shown(page)
+            if "Older" in page.text:
+                path = f"/console/{link(page, 'Older')}"
+        assert seen == ids[::-1]
+        assert "Older" not in page.text
+        assert shown(await browser.get(f"/console/{link(page, 'Newest')}")) == ids[:-3:-1]
+
+
+async def test_a_range_of_time_is_found_by_ids(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, "https://a.example/")
+    noon = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
+    # With gaps, as a sequence has them, and some in the queue.
+    numbers = [3, 4, 10, 500, 501, 90_000]
+    for minute, number in enumerate(numbers):
+        logged(
+            bot,
+            webhook,
+            number,
+            created_at=noon + timedelta(minutes=minute),
+            status="failed" if number % 2 else "success",
+        )
+    bot.execute(
+        """insert into bridge.delivery_queue
+               (id, webhook_id, event_id, event_recorded_at, event_type, created_at)
+           overriding system value values (100000, %s, 1, now(), 'user.created', %s)""",
+        [webhook, noon + timedelta(minutes=6)],
+    )
+    numbers.append(100_000)
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        for since in range(-1, 8):
+            for until in range(since, 9):
+                page = await browser.get(
+                    LIST,
+                    params={
+                        "since": (noon + timedelta(minutes=since)).isoformat(),
+                        "until": f"{noon + timedelta(minutes=until):%Y-%m-%dT%H:%M:%S}",
+                    },
+                )
+                assert shown(page) == numbers[max(since, 0) : max(until, 0)][::-1]
+
+
+async def test_the_first_delivery_since_a_time_of_none_is_the_first_there_may_be(
+    bridge_url: str,
+) -> None:
+    async with open_database(bridge_url) as database:
+        [row] = await database.fetch("first_delivery_since", datetime.now(UTC))
+    assert row["from_id"] == 1
+
+
+async def test_for_a_type_only_so_many_are_looked_at_and_one_can_look_further(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "LOOKED_AT", 3)
+    webhook = add_webhook(bot, "https://a.example/")
+    wanted = logged(bot, webhook, 1, event_type="ticket.created")
+    for number in range(2, 9):
+        logged(bot, webhook, number)
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        path, looks = f"{LIST}?type=ticket.*", 0
+        while not shown(page := await browser.get(path)):
+            assert "Deliveries looked at: 3;" in re.sub(r"\s+", " ", page.text)
+            assert "No delivery matches" not in page.text
+            path, looks = f"/console/{link(page, 'Look further back')}", looks + 1
+        assert (shown(page), looks) == ([wanted], 2)
+        assert "Look further back" not in page.text
+
+
+async def test_where_webhooks_are_many_their_ids_are_typed(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "WEBHOOKS_TO_CHOOSE_FROM", 1)
+    webhook = add_finished(bot, add_webhook(bot, "https://a.example/"), "success")
+    add_webhook(bot, "https://b.example/")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        page = await browser.get(LIST)
+        assert '<input id="webhook"' in page.text
+        assert '<select id="webhook"' not in page.text
+        assert shown(page) == [webhook]
+
+
+# --- one delivery
+
+
+async def test_a_delivery_shows_its_way_its_request_and_its_attempts_and_no_secret(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(
+        bot,
+        "https://a.example/in?x=1",
+        name=HOSTILE,
+        secret=SECRET,
+        previous_secret="before-" + SECRET,
+        previous_secret_expires_at=datetime.now(UTC) + timedelta(hours=1),
+    )
+    delivery = add_finished(bot, webhook, "failed")
+    for number, failure, status in ((1, "timeout_answer", None), (2, "http_5xx", 500)):
+        bot.execute(
+            """insert into bridge.delivery_attempts
+                   (delivery_id, webhook_id, attempt_number, started_at, finished_at, failure,
+                    response_status, response_body, error_message)
+               values (%s, %s, %s, now(), now() + interval '250 ms', %s, %s, %s, %s)""",
+            [delivery, webhook, number, failure, status, HOSTILE, f"why {number}: {HOSTILE}"],
+        )
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        page = await browser.get(f"{LIST}/{delivery}")
+        listed = await browser.get(LIST)
+    assert page.status_code == 200
+    text = re.sub(r"<wbr>|<bdi>|</bdi>", "", page.text)
+    for expected in (
+        f"<code>evt_1_wh_{webhook}</code>",
+        "<code>X-Webhook-Signature</code>",
+        "<code>X-Webhook-Signature-Previous</code>",
+        "made at each attempt",
+        "https://a.example/in?x=1",
+        "too slow: answer",
+        "<code>HTTP 500</code>",
+        "why 1: ",
+        "250\u202fms",
+        "it was given up",
+        "&#34;user_id&#34;: 1",
+        "<code>Content-Length</code>",
+    ):
+        assert expected in text, expected
+    assert text.index("why 2: ") < text.index("why 1: ")
+    for shown_page in (page, listed):
+        assert SECRET not in shown_page.text
+        assert "<script>alert" not in shown_page.text
+        assert "<img src=x" not in shown_page.text
+        assert "&lt;script&gt;" in shown_page.text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("is_active = false", "the webhook is switched off"),
+        ("paused_at = now()", "the webhook is paused"),
+        ("probe_at = now() + interval '1 hour'", "The receiver mostly fails"),
+        ("name = name", "Next attempt:"),
+    ],
+)
+async def test_a_delivery_says_what_it_waits_for(
+    bridge_url: str, bot: Bot, change: str, said: str
+) -> None:
+    webhook = add_webhook(bot, "https://a.example/")
+    delivery = add_pending(bot, webhook, attempts=1)
+    bot.execute(f"update bridge.webhooks set {change}".encode())
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        page = await browser.get(f"{LIST}/{delivery}")
+        assert said in page.text
+        assert "Try at once" in page.text
+        fresh = await browser.get(f"{LIST}/{add_pending(bot, webhook)}")
+        assert ("as soon as it is its turn" in fresh.text) is (change == "name = name")
+
+
+async def test_a_delivery_whose_webhook_or_event_is_gone_offers_nothing_that_cannot_be_done(
+    bridge_url: str, bot: Bot
+) -> None:
+    gone, stays = (add_webhook(bot, "https://a.example/") for _ in range(2))
+    of_gone, of_event = add_finished(bot, gone, "failed"), add_finished(bot, stays, "failed")
+    bot.execute("delete from bridge.webhooks where id = %s", [gone])
+    bot.execute("delete from bridge.events where id = 2")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        for delivery, why in (
+            (of_gone, "its webhook is deleted."),
+            (of_event, "its event is no longer in the log."),
+        ):
+            page = await browser.get(f"{LIST}/{delivery}")
+            assert f"It cannot be sent again: {why}" in page.text
+            assert f"{delivery}/redeliver" not in page.text
+            sent = await browser.post(f"{LIST}/{delivery}/redeliver", data={"csrf": csrf_of(page)})
+            assert sent.headers["Location"] == f"../../deliveries/{delivery}?done=gone"
+            assert (
+                "It cannot be sent again"
+                in (await browser.get(f"{LIST}/{delivery}?done=gone")).text
+            )
+        counted = await browser.post(
+            CHOSEN, data={"csrf": csrf_of(page), "delivery": [of_gone, of_event]}
+        )
+        assert "None of them can be sent again" in counted.text
+    assert audited(bot) == []
+
+
+@pytest.mark.parametrize("delivery", ["0", "7", "-1", "x", str(MAX_BIGINT + 1), "9" * 400])
+async def test_a_delivery_that_is_not_there_is_not_found(bridge_url: str, delivery: str) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        csrf = csrf_of(await browser.get(LIST))
+        assert (await browser.get(f"{LIST}/{delivery}")).status_code == 404
+        answer = await browser.post(f"{LIST}/{delivery}/redeliver", data={"csrf": csrf})
+        assert answer.status_code == 404
+
+
+async def test_texts_of_the_address_are_not_shown(bridge_url: str, bot: Bot) -> None:
+    delivery = add_finished(bot, add_webhook(bot, "https://a.example/"), "success")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        for path in (LIST, f"{LIST}/{delivery}"):
+            page = await browser.get(path, params={"done": "Your account is locked"})
+            assert page.status_code == 200
+            assert "account is locked" not in page.text
+
+
+# --- sent again
+
+
+async def test_a_delivery_is_sent_again_and_that_is_written_down(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, "https://a.example/")
+    done, waiting = add_finished(bot, webhook, "success"), add_pending(bot, webhook)
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        for delivery, word in ((done, "again"), (waiting, "at-once")):
+            page = await browser.get(f"{LIST}/{delivery}")
+            sent = await browser.post(f"{LIST}/{delivery}/redeliver", data={"csrf": csrf_of(page)})
+            assert sent.status_code == 303
+            target = httpx.URL(f"http://bridge{LIST}/{delivery}/redeliver").join(
+                sent.headers["Location"]
+            )
+            assert target.raw_path.decode() == f"{LIST}/{delivery}?done={word}"
+            assert 'role="status"' in (await browser.get(target)).text
+    rows = bot.execute("select id from bridge.delivery_queue order by id").fetchall()
+    assert rows == [(done,), (waiting,)]
+    assert audited(bot) == [
+        ("delivery.redelivered", done, "console", "BRIDGE_TOKEN"),
+        ("delivery.redelivered", waiting, "console", "BRIDGE_TOKEN"),
+    ]
+
+
+async def test_failed_ones_are_counted_before_they_are_sent_again(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot, "https://a.example/")
+    failed = [add_finished(bot, webhook, "failed") for _ in range(3)]
+    add_finished(bot, webhook, "success")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        page = await browser.get(MANY, params={"webhook": webhook})
+        assert f'<option value="{webhook}" selected>' in page.text
+        fields = {
+            "csrf": csrf_of(page),
+            "webhook": webhook,
+            "since": "2020-01-01T00:00",
+            "until": "",
+            "per_second": "0.5",
+        }
+        counted = await browser.post(MANY, data=fields)
+        assert counted.status_code == 200
+        assert "would be sent again: 3<" in counted.text
+        assert "6.0\u202fs" in counted.text
+        assert bot.execute("select from bridge.delivery_queue").fetchall() == []
+        assert audited(bot) == []
+        # What is confirmed is what was counted: the form has all of it.
+        hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', counted.text))
+        assert hidden.keys() == {"csrf", "step", "webhook", "since", "until", "per_second"}
+        sent = await browser.post(MANY, data=hidden)
+        assert sent.status_code == 303
+        query = parse_qs(urlsplit(sent.headers["Location"]).query)
+        assert query == {"webhook": [str(webhook)], "status": ["pending"], "done": ["failed"]}
+        target = httpx.URL(f"http://bridge{MANY}").join(sent.headers["Location"])
+        after = await browser.get(target)
+        assert shown(after) == failed[::-1]
+        assert "sent again, one after the other" in after.text
+        none = await browser.post(MANY, data=fields)
+        assert "No delivery was given up in this time" in none.text
+    assert audited(bot) == [("webhook.redelivered", webhook, "console", "BRIDGE_TOKEN")]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"webhook": ""}, "There is no such webhook."),
+        ({"webhook": "999"}, "There is no such webhook."),
+        ({"webhook": "x"}, "There is no such webhook."),
+        ({"since": ""}, "Must be a date and a time."),
+        ({"since": "0"}, "Must be a date and a time."),
+        ({"until": "soon"}, "Must be a date and a time."),
+        ({"until": "2019-01-01T00:00"}, "Must be later than the beginning."),
+        ({"per_second": "0"}, "Must be a number from"),
+        ({"per_second": "nan"}, "Must be a number from"),
+        ({"per_second": HOSTILE}, "Must be a number from"),
+    ],
+)
+async def test_what_is_wrong_is_told_at_its_field_and_what_was_typed_stays(
+    bridge_url: str, bot: Bot, wrong: dict[str, str], problem: str
+) -> None:
+    webhook = add_webhook(bot, "https://a.example/")
+    add_finished(bot, webhook, "failed")
+    fields = {
+        "webhook": str(webhook),
+        "since": "2020-01-01T00:00:00.000Z",
+        "until": "",
+        "per_second": "7",
+    }
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        csrf = csrf_of(await browser.get(MANY))
+        answer = await browser.post(MANY, data={"csrf": csrf, "step": "send", **fields, **wrong})
+    assert answer.status_code == 422
+    assert answer.text.count('aria-invalid="true"') == 1
+    assert problem in answer.text
+    assert "<img src=x" not in answer.text
+    if "per_second" not in wrong:
+        assert 'value="7"' in answer.text
+    if "since" not in wrong:
+        assert 'value="2020-01-01T00:00:00"' in answer.text  # as the field takes it
+    assert audited(bot) == []
+
+
+async def test_chosen_ones_are_counted_before_they_are_sent_again(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot, "https://a.example/")
+    failed, waiting, other = (
+        add_finished(bot, webhook, "failed"),
+        add_pending(bot, webhook),
+        add_finished(bot, webhook, "failed"),
+    )
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        csrf = csrf_of(await browser.get(LIST))
+        nothing = await browser.post(CHOSEN, data={"csrf": csrf})
+        assert "No delivery was chosen" in nothing.text
+        chosen = {"csrf": csrf, "delivery": [str(failed), str(waiting), "999"]}
+        counted = await browser.post(CHOSEN, data=chosen)
+        assert "Deliveries that would be sent: 2<" in counted.text
+        assert audited(bot) == []
+        sent = await browser.post(CHOSEN, data={**chosen, "step": "send"})
+        assert sent.headers["Location"] == "../deliveries?done=some"
+        rows = bot.execute("select id from bridge.delivery_queue order by id").fetchall()
+        assert rows == [(failed,), (waiting,)]
+        sent = await browser.post(CHOSEN, data={"csrf": csrf, "step": "send", "delivery": other})
+        assert sent.headers["Location"] == "../deliveries?done=chosen"
+    assert [row[1:3] for row in audited(bot)] == [
+        (failed, "console"),
+        (waiting, "console"),
+        (other, "console"),
+    ]
+
+
+@pytest.mark.parametrize("chosen", [["1"] * 201, ["x"], ["1_0"], ["1", HOSTILE]])
+async def test_too_many_or_what_is_no_id_is_not_chosen(bridge_url: str, chosen: list[str]) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        csrf = csrf_of(await browser.get(LIST))
+        answer = await browser.post(CHOSEN, data={"csrf": csrf, "delivery": chosen})
+        assert answer.status_code == 422
+        assert "<img src=x" not in answer.text
+
+
+# --- who may
+
+
+async def test_who_may_only_read_finds_no_way_to_send_and_is_refused(
+    bridge_url: str, bot: Bot
+) -> None:
+    delivery = add_finished(bot, add_webhook(bot, "https://a.example/"), "failed")
+    add_token(bot, "reader", "webhooks:read")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser, "reader")
+        for path in (LIST, f"{LIST}/{delivery}"):
+            page = await browser.get(path)
+            assert page.status_code == 200
+            assert "redeliver" not in page.text
+            assert 'type="checkbox"' not in page.text
+        assert (await browser.get(MANY)).status_code == 403
+        for path in (MANY, CHOSEN, f"{LIST}/{delivery}/redeliver"):
+            fields = {"csrf": csrf_of(page), "step": "send", "delivery": delivery}
+            refused = await browser.post(path, data=fields)
+            assert refused.status_code == 403
+            assert "webhooks:write" in refused.text
+    assert audited(bot) == []
+
+
+async def test_without_the_scope_or_a_session_there_is_nothing_to_see(
+    bridge_url: str, bot: Bot
+) -> None:
+    delivery = add_finished(bot, add_webhook(bot, "https://a.example/"), "failed")
+    add_token(bot, "events", "events:read")
+    async with visiting(bridge_url) as browser:
+        for path in (LIST, MANY, f"{LIST}/{delivery}"):
+            assert (await browser.get(path)).status_code == 303
+        await sign_in(browser, "events")
+        for path in (LIST, MANY, f"{LIST}/{delivery}"):
+            assert (await browser.get(path)).status_code == 403
+
+
+async def test_nothing_is_sent_by_a_form_that_is_not_of_this_session(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot, "https://a.example/")
+    delivery = add_finished(bot, webhook, "failed")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        for path in (MANY, CHOSEN, f"{LIST}/{delivery}/redeliver"):
+            for csrf in ("", "wrong"):
+                fields = {"csrf": csrf, "step": "send", "delivery": delivery, "webhook": webhook}
+                assert (await browser.post(path, data=fields)).status_code == 403
+    assert audited(bot) == []
+
+
+# --- the request
+
+
+def test_the_request_that_is_shown_has_all_headers_but_nothing_that_is_made_with_a_secret() -> None:
+    made = preview(
+        url="https://a.example:8443/in?x=1#part",
+        event_id=7,
+        event_type="ticket.created",
+        webhook_id=3,
+        payload='{"b": 1, "a": "é"}',
+        is_signed=True,
+        is_signed_twice=True,
+    )
+    assert made.body == '{"a": "\\u00e9", "b": 1}'
+    assert made.headers == [
+        ("Host", "a.example:8443"),
+        ("User-Agent", "pgbridge"),
+        ("Accept", "*/*"),
+        ("Accept-Encoding", "identity"),
+        ("Content-Type", "application/json"),
+        ("X-Webhook-Event", "ticket.created"),
+        ("X-Webhook-Id", "3"),
+        ("webhook-id", "evt_7_wh_3"),
+        ("webhook-timestamp", None),
+        ("X-Webhook-Signature", None),
+        ("X-Webhook-Signature-Previous", None),
+        ("webhook-signature", None),
+        ("Content-Length", str(len(made.body))),
+    ]
+
+
+def test_an_unsigned_request_is_shown_without_signatures() -> None:
+    made = preview(
+        url="http://a.example",
+        event_id=7,
+        event_type="t",
+        webhook_id=3,
+        payload=None,
+        is_signed=False,
+        is_signed_twice=False,
+    )
+    assert made.body is None
+    assert not [name for name, _ in made.headers if "signature" in name.lower()]
+    assert "Content-Length" not in dict(made.headers)
+
+
+async def test_a_url_that_nothing_can_be_sent_to_is_no_fault_of_the_page(
+    bridge_url: str, bot: Bot
+) -> None:
+    webhook = add_webhook(bot, "ftp://a.example/")
+    delivery = add_finished(bot, webhook, "failed")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        page = await browser.get(f"{LIST}/{delivery}")
+        assert page.status_code == 200
+        assert "No request can be made" in page.text
+        assert TOKEN not in page.text
