@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -22,9 +23,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from html import unescape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, urljoin, urlsplit
 
 import httpx
 import psycopg
@@ -225,6 +227,7 @@ def _secrets() -> dict[str, Secret]:
                 "POST /webhooks",
                 "PATCH /webhooks",
                 "GET /audit",
+                "GET /console",
                 "backup",
             ),
         ),
@@ -435,6 +438,8 @@ RUN: dict[str, object] = {
     "access_log": "on",
     "failed_logins_per_minute": 0,  # there are many
 }
+#: Pages of the console that are looked at, at most.
+MOST_PAGES = 80
 #: A variable that is misspelt is told by its name.
 MISSPELT = "tokne"
 
@@ -504,6 +509,35 @@ async def _looking(scene: Scene, bridge: Bridge) -> None:
     await command(scene, *tail, url, token=scene["a wrong token"], code=1)
     await command(scene, *tail, f"{url}?token={scene['a token']}", code=2)
     await command(scene, *tail, url, token=f"{scene['a token']}\xff", code=2)
+
+
+async def _console(scene: Scene, bridge: Bridge) -> None:
+    """Sign in to the console, wrongly and rightly, and look at every page that links lead to."""
+
+    def keep(answered: httpx.Response) -> httpx.Response:
+        source = f"{answered.request.method} /console"
+        scene.captured.add(source, f"{answered.headers}\n{answered.text}")
+        return answered
+
+    async with httpx.AsyncClient(base_url=bridge.rest_url, trust_env=False, timeout=60) as browser:
+        for token in scene["a wrong token"], scene["the static token"]:
+            asking = keep(await browser.get("/console/sign-in"))
+            form = {"csrf": re.findall(r'name="csrf" value="(.+?)"', asking.text)[0]}
+            keep(await browser.post("/console/sign-in", data={**form, "token": token}))
+        scene.learn("a session", browser.cookies["pgbridge_session"], "POST /console")
+        found, seen = ["/console"], set[str]()
+        while found and len(seen) < MOST_PAGES:
+            path = found.pop(0)
+            if path in seen:
+                continue
+            seen.add(path)
+            page = keep(await browser.get(path))
+            assert page.status_code == 200, (path, page.text)
+            for link in re.findall(r'href="([^"#]+)', page.text):
+                to = urlsplit(urljoin(f"{bridge.rest_url}{path}", unescape(link)))
+                if to.path.startswith("/console") and "/static/" not in to.path:
+                    found.append(to.path + (f"?{to.query}" if to.query else ""))
+        assert {"/console/events", "/console/tokens", "/console/audit"} <= seen
 
 
 async def _requests(scene: Scene, bridge: Bridge, receiver: Receiver) -> None:
@@ -679,6 +713,7 @@ async def test_what_is_printed_logged_answered_and_backed_up_shows_no_secret(sce
             for what, sent in _wrong_bytes(scene["the static token"]).items():
                 await say(scene, bridge, what, sent)
             await _looking(scene, bridge)
+            await _console(scene, bridge)
             await _restart(scene, bridge, receiver)
             scene.captured.add("a list of processes", command_lines(bridge))
             await ask(scene, bridge, "GET", "/metrics")
