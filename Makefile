@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(venv)/installed-demo ## Show the bridge at work: PostgreSQL, a shop bot and a receiver, all of its own.
@@ -32,6 +32,10 @@ check: $(venv)/installed-test ## Check style, types and the direction of imports
 	$(venv)/bin/ruff format --check
 	$(venv)/bin/mypy
 	$(venv)/bin/lint-imports
+
+.PHONY: pictures
+pictures: $(venv)/installed-test ## Take the pictures of the documents anew, of the console beside the demo.
+	$(venv)/bin/pytest --numprocesses 0 --screenshots docs/images tests/browser/test_pictures.py
 
 .PHONY: chaos
 chaos: $(venv)/installed-test ## Kill, freeze and crash for two minutes, and see that nothing is lost.

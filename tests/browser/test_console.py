@@ -11,7 +11,15 @@ from playwright.sync_api import Page, expect
 from psycopg.types.json import Jsonb
 
 from bridge.tokens import hash_token
-from tests.browser.visits import PHONE, OpenPage, Photograph, Watch, barriers
+from tests.browser.visits import (
+    PHONE,
+    OpenPage,
+    Photograph,
+    Watch,
+    barriers,
+    scrolls_sideways,
+    sign_in,
+)
 from tests.system.processes import TOKEN, Bridge
 
 HOSTILE = '"><script>document.title="pwned"</script><img src=x onerror=\'document.title="pwned"\'>'
@@ -22,25 +30,9 @@ def bridge_settings() -> dict[str, Any]:
     return {"failed_logins_per_minute": 600}
 
 
-def sign_in(page: Page, token: str = TOKEN, path: str = "/console") -> None:
-    """Go to a page of the console by way of the form that asks for a token."""
-    page.goto(path)
-    page.get_by_label("Token").fill(token)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(f"**{path}")
-
-
 def emit(database: psycopg.Connection[Any], event_type: str, payload: object) -> None:
     """Have an event happen."""
     database.execute("select bridge.emit(%s, %s)", [event_type, Jsonb(payload)])
-
-
-def scrolls_sideways(page: Page) -> bool:
-    """Tell whether a page is wider than its window."""
-    wider: bool = page.evaluate(
-        "document.documentElement.scrollWidth > document.documentElement.clientWidth"
-    )
-    return wider
 
 
 def test_somebody_signs_in_looks_around_and_signs_out(

@@ -10,8 +10,15 @@ import pytest
 from playwright.sync_api import Page, expect
 from psycopg.types.json import Jsonb
 
-from tests.browser.test_console import scrolls_sideways, sign_in
-from tests.browser.visits import PHONE, OpenPage, Photograph, Watch, barriers
+from tests.browser.visits import (
+    PHONE,
+    OpenPage,
+    Photograph,
+    Watch,
+    barriers,
+    scrolls_sideways,
+    sign_in,
+)
 from tests.integration.calling import finish
 from tests.integration.delivering import add_webhook
 

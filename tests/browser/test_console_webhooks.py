@@ -13,8 +13,17 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from bridge.tokens import hash_token
-from tests.browser.test_console import HOSTILE, scrolls_sideways, sign_in
-from tests.browser.visits import PHONE, ColorScheme, OpenPage, Photograph, Watch, barriers
+from tests.browser.test_console import HOSTILE
+from tests.browser.visits import (
+    PHONE,
+    ColorScheme,
+    OpenPage,
+    Photograph,
+    Watch,
+    barriers,
+    scrolls_sideways,
+    sign_in,
+)
 
 #: Markup, a sign that turns the line around, and a word that no line has room for.
 AWFUL = f"{HOSTILE}\u202eevil{'x' * 190}"

@@ -28,6 +28,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from tests.system.processes import TOKEN
+
 ColorScheme = Literal["light", "dark"]
 
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
@@ -205,17 +207,35 @@ def barriers(page: Page) -> list[str]:
     ]
 
 
-def photograph(page: Page, directory: Path, name: str) -> None:
+def sign_in(page: Page, token: str = TOKEN, path: str = "/console") -> None:
+    """Go to a page of the console by way of the form that asks for a token."""
+    page.goto(path)
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"**{path}")
+
+
+def scrolls_sideways(page: Page) -> bool:
+    """Tell whether a page is wider than its window."""
+    wider: bool = page.evaluate(
+        "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+    )
+    return wider
+
+
+def photograph(page: Page, directory: Path, name: str, height: int | None = None) -> None:
     """Write pictures of a page as it is now, in both colour schemes, on a desktop and on a phone.
 
     They are NAME-light.png, NAME-dark.png, NAME-phone-light.png and NAME-phone-dark.png, as large
-    as ``DESKTOP`` and ``PHONE``. The page has its own size and colours again afterwards.
+    as ``DESKTOP``, but for a ``height``, and ``PHONE``. The page has its own size and colours again
+    afterwards.
     """
     own_viewport = page.viewport_size
     own_scheme: ColorScheme = "dark" if page.evaluate(_IS_DARK) else "light"
     schemes: tuple[ColorScheme, ...] = ("light", "dark")
     directory.mkdir(parents=True, exist_ok=True)
-    for size, viewport in (("", DESKTOP), ("-phone", PHONE)):
+    desktop: ViewportSize = {**DESKTOP, "height": height or DESKTOP["height"]}
+    for size, viewport in (("", desktop), ("-phone", PHONE)):
         page.set_viewport_size(viewport)
         for scheme in schemes:
             page.emulate_media(color_scheme=scheme)

@@ -241,7 +241,8 @@ async def delivery_page(
                 ("captured", delivery.captured_at),
                 ("committed", delivery.committed_at),
                 ("claimed", delivery.claimed_at),
-                ("sent", delivery.sent_at),
+                # The view has none while a delivery is pending; its attempts have.
+                ("sent", delivery.sent_at or (attempts[0].started_at if attempts else None)),
                 ("acknowledged", delivery.acknowledged_at),
             ]
         ),
