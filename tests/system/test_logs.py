@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,8 @@ import psycopg
 import pytest
 import trio
 
+from bridge.demo.postgres import EmbeddedPostgres
+from tests.guides import Shell, blocks, guide
 from tests.receiver import Request, answer, receiving
 from tests.system.processes import SERVICE_LOGIN, Bridge, environment, listening, running
 from tests.unit.test_logs import table
@@ -138,6 +141,19 @@ async def test_through_faults_every_line_is_an_event_of_the_page_and_a_delivery_
     assert [line["event"] for line in of_request] == ["failed_logins_refused", "request"]
     assert of_request[1]["status"] == 429
     assert len({line["request_id"] for line in lines if line["event"] == "request"}) == 2
+
+
+def test_the_commands_of_the_page_run(
+    server: EmbeddedPostgres, bridge_url: str, tmp_path: Path
+) -> None:
+    page = guide("logs.md")
+    [(_, line)] = [block for block in blocks(page) if block[0] == "json"]
+    others = [{"delivery_id": 70, "event_id": 42}, {"event_id": 142}, {"delivery_id": 8}]
+    log = [line, *(json.dumps(each) + "\n" for each in others)]
+    (tmp_path / "bridge.log").write_text("".join(log))
+    shell = Shell("docs/logs.md", tmp_path, server, bridge_url)
+    [commands] = [block for kind, block in blocks(page) if kind == "sh"]
+    assert shell.run(commands) == line + line + log[1]
 
 
 CRASH = """
