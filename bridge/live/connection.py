@@ -156,6 +156,8 @@ class Connection:
                         await trio.sleep(CLOSE_SECONDS)
                     else:
                         self._explain(closed.reason)
+                finally:
+                    self._note_too_big()
 
     async def _open(self) -> None:
         head = await self.intake.read_head()
@@ -190,6 +192,16 @@ class Connection:
             # Not if the code is the client's own, which was answered.
             if self.outlet.end(close_frame(reason.code, text)):
                 self._dropped("protocol", error=text)
+
+    def _note_too_big(self) -> None:
+        """Count a client that trio-websocket has told that its message is too big.
+
+        Why the conversation is over depends on what came behind that message; what was said does
+        not. The text tells it from the answer to a client that closes with this code itself.
+        """
+        text = f"Exceeded maximum message size: {self._limits.message_bytes} bytes"
+        if self.outlet.close_said == close_frame(TOO_BIG, text):
+            self._dropped("too_big")
 
     def _refuse_handshake(self) -> None:
         log.info("handshake_refused", **self.about())
@@ -266,11 +278,6 @@ class Connection:
 
     async def finish(self) -> bool:
         """Send what still waits, and nothing more; return whether the client took it in time."""
-        # What trio-websocket itself makes of a message too big depends on what comes behind it.
-        # The text tells its close from the answer to a client that closes with this code.
-        text = f"Exceeded maximum message size: {self._limits.message_bytes} bytes"
-        if self.outlet.close_said == close_frame(TOO_BIG, text):
-            self._dropped("too_big")
         self.outlet.end(b"")
         with trio.move_on_after(self._closing_seconds) as scope:
             await self.outlet.flush()
