@@ -168,7 +168,7 @@ def run(
     settings = _settings() if workers is None else _settings(workers=workers)
     from bridge.logs import configure_logs
 
-    configure_logs()
+    configure_logs(settings.log_level, settings.log_format)
     if settings.workers == 1:
         _run_bridge(settings)
     else:
@@ -176,22 +176,30 @@ def run(
 
 
 def _run_bridge(settings: Settings) -> None:
+    import structlog
     import trio
 
     from bridge.app import StartError, serve
     from bridge.errors import first_error
 
     refusal: BaseException | None = None
+    has_crashed = False
     try:
         trio.run(serve, settings, _announce)
     except* StartError as errors:
         # Not failing in here: some Pythons wrap what is raised in an except* into a group.
         refusal = first_error(errors)
+    except* Exception:
+        structlog.get_logger().exception("bridge_crashed")
+        has_crashed = True
     if refusal is not None:
         _fail(str(refusal))
+    if has_crashed:
+        raise SystemExit(FAILED)
 
 
 def _run_workers(settings: Settings) -> None:
+    import structlog
     import trio
 
     from bridge.supervisor import WorkersFailedError, supervise
@@ -200,6 +208,9 @@ def _run_workers(settings: Settings) -> None:
         in_order = trio.run(supervise, settings, _announce)
     except WorkersFailedError as error:
         _fail(str(error), error.exit_code)
+    except Exception:
+        structlog.get_logger().exception("supervisor_crashed")
+        raise SystemExit(FAILED) from None
     if not in_order:
         raise SystemExit(FAILED)
 

@@ -415,10 +415,8 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
             lasted = trio.current_time() - started
             failures = 0 if lasted > LONGEST_PAUSE_SECONDS else min(failures + 1, MANY_FAILURES)
             pause = random.uniform(0.5, 1.0) * min(0.1 * 2**failures, LONGEST_PAUSE_SECONDS)  # noqa: S311
-            level = "warning" if isinstance(error, DatabaseUnavailable) else "error"
-            getattr(log, level)(
-                "database_away", task=name, reason=str(error), retry_seconds=round(pause, 2)
-            )
+            tell = log.warning if isinstance(error, DatabaseUnavailable) else log.error
+            tell("database_away", task=name, reason=str(error), retry_seconds=round(pause, 2))
             await trio.sleep(pause)
 
 

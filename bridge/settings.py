@@ -77,6 +77,10 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     access_log: bool = False
 
+    # The log on standard error; auto: JSON where that is no terminal.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+
     # Tokens of the bot's own table, and how it stores them: its algorithm, and its key if the hash
     # is an HMAC.
     bot_tokens: bool = False

@@ -45,11 +45,11 @@ def run_worker(number: int) -> bool:
     Raises:
         NoOrdersError: it was not a supervisor that started it.
     """
-    configure_logs(number)
     try:
         orders: Orders = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our parent
     except Exception:  # what is not a pickle may raise anything
         raise NoOrdersError("only a supervisor starts workers: pgbridge run --workers 2") from None
+    configure_logs(orders.settings.log_level, orders.settings.log_format, worker=number)
     served = False
     try:
         trio.run(_work, number, orders)

@@ -33,6 +33,8 @@ RUN_BY = {
     "test_the_first_steps_lead_to_a_verified_webhook",
     "docs/install.md": "tests/system/test_install_guides.py::"
     "test_an_installation_goes_as_the_page_says",
+    "docs/monitoring.md": "tests/system/test_monitoring.py::test_the_commands_of_the_page_run",
+    "docs/logs.md": "tests/system/test_logs.py::test_the_commands_of_the_page_run",
     "docs/operate.md": "tests/system/test_guides.py::test_every_look_of_the_runbook_can_be_had",
     "docs/receivers.md": "tests/system/test_guides.py::test_a_receiver_gets_what_the_page_shows",
     "docs/roles.md": "tests/integration/test_roles_guide.py::"
@@ -60,6 +62,10 @@ NOT_RUN = {
     "tests/packaging/test_wheel.py installs the same",
     ("docs/install.md", "cp examples/pgbridge.service /etc/systemd/system/"): _SYSTEMD,
     ("docs/install.md", "docker compose build"): _DOCKER,
+    (
+        "docs/monitoring.md",
+        "GRAFANA_PASSWORD=choose-one docker compose --profile monitoring up -d",
+    ): _DOCKER,
     ("docs/install.md", "cp examples/nginx.conf /etc/nginx/pgbridge.conf"): _PROXY,
     ("docs/install.md", "cp examples/Caddyfile /etc/caddy/Caddyfile"): _PROXY,
     ("docs/install.md", "curl https://example.org/webhooks"): "it needs a name and a certificate; "

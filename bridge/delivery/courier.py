@@ -19,7 +19,7 @@ from uuid import UUID
 import structlog
 import trio
 
-from bridge import metrics
+from bridge import logs, metrics
 from bridge.clock import ServerClock
 from bridge.db import (
     Database,
@@ -102,6 +102,15 @@ class _Delivery:
     previous_secret: str | None = field(repr=False)
     timeout_seconds: int
     schedule: Sequence[float]
+
+    def about(self) -> dict[str, object]:
+        """Return what every line of the log says of it."""
+        return {
+            "delivery_id": self.id,
+            "webhook_id": self.webhook_id,
+            "event_id": self.event.id,
+            "attempt": self.attempt_number,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +331,7 @@ class Courier:
             answer = await self._send(delivery)
         except Exception as error:
             # A payload that cannot be serialised, or a bug: one delivery's trouble, nobody else's.
-            log.exception("attempt_crashed", delivery_id=delivery.id)
+            log.exception("attempt_crashed", **delivery.about())
             answer = Answer(failure=Failure.INTERNAL, error=f"cannot be sent: {error!r}"[:500])
         # Not by the clock: what it has been told since may have set it back a little.
         finished_at = started_at + timedelta(seconds=time.monotonic() - started)
@@ -338,15 +347,15 @@ class Courier:
         self._ended.signal()
         metrics.delivery_attempts.labels(verdict.failure or "none").inc()
         if verdict.outcome is not Outcome.SUCCESS:
+            is_retried = verdict.outcome is Outcome.RETRY
             log.info(
-                f"delivery_{'retried' if verdict.outcome is Outcome.RETRY else 'failed'}",
-                delivery_id=delivery.id,
-                webhook_id=delivery.webhook_id,
-                event_id=delivery.event.id,
-                attempt=delivery.attempt_number,
+                "delivery_retried" if is_retried else "delivery_failed",
+                **delivery.about(),
                 failure=verdict.failure,
                 error=verdict.error,
             )
+        elif logs.items_told():
+            log.debug("delivery_delivered", **delivery.about(), status=answer.status)
 
     async def _send(self, delivery: _Delivery) -> Answer:
         event = delivery.event
@@ -371,6 +380,7 @@ class Courier:
             ),
             body=body,
             deadline_seconds=delivery.timeout_seconds,
+            about=delivery.about(),
         )
 
     def _open(self, stored: str | None) -> str | None:
@@ -420,7 +430,7 @@ class Courier:
             if not _is_refused_for_its_values(error):
                 raise
             # Its lease runs out, and it is sent again with the same webhook-id.
-            log.error("settle_refused", delivery_id=attempt.delivery.id, reason=str(error))
+            log.error("settle_refused", **attempt.delivery.about(), reason=str(error))
 
     async def _settle(self, batch: Sequence[_Attempt]) -> None:
         rows = [
@@ -450,7 +460,7 @@ class Courier:
             kept = {row["id"] for row in settled}
             for attempt in batch:
                 if attempt.delivery.id not in kept:
-                    log.warning("lease_lost", delivery_id=attempt.delivery.id)
+                    log.warning("lease_lost", **attempt.delivery.about())
 
     async def _release(self) -> None:
         """Give back the leases of what could not be sent or settled."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from socket import AddressFamily
@@ -46,6 +46,7 @@ _ANY_REQUEST = h11.Request(
     method="POST", target="/", headers=[("Host", ""), ("Content-Length", "0")]
 )
 _END = h11.EndOfMessage()
+_NOTHING: Mapping[str, object] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +219,20 @@ class Transport:
         self.close_idle(older_than_seconds=0)
 
     async def post(
-        self, url: str, *, headers: bytes, body: bytes, deadline_seconds: float
+        self,
+        url: str,
+        *,
+        headers: bytes,
+        body: bytes,
+        deadline_seconds: float,
+        about: Mapping[str, object] = _NOTHING,
     ) -> Answer:
         """Post the body, and return what came back; never raises for what a receiver does.
 
         ``headers`` are whole lines, each with its end.
         ``deadline_seconds`` is for the whole attempt: a receiver that sends a byte now and then
         never runs into a time-out between two bytes.
+        ``about`` is what a line of the log says of the delivery, should something be wrong here.
         """
         progress = _Progress()
         with trio.move_on_after(deadline_seconds) as attempt:
@@ -234,7 +242,7 @@ class Transport:
             except Exception as error:
                 kind, text = _describe(error, progress)
                 if kind is Failure.INTERNAL:
-                    log.exception("attempt_failed_unexpectedly")
+                    log.exception("attempt_crashed", **about)
                 return progress.answer(kind, text)
         assert attempt.cancelled_caught  # noqa: S101
         return progress.answer(

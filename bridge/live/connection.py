@@ -8,8 +8,9 @@ nothing that happens below it gets out.
 from __future__ import annotations
 
 import base64
+import itertools
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -25,10 +26,13 @@ from trio_websocket import (
 )
 from wsproto.utilities import LocalProtocolError
 
-from bridge import metrics
+from bridge import logs, metrics
 from bridge.live.frames import close_frame
+from bridge.live.handshake import read_opening
 from bridge.live.intake import FRAMES_PER_SECOND, Intake
 from bridge.live.outlet import Outlet
+from bridge.proxies import Network, client_address
+from bridge.tokens import Grant
 
 log = structlog.get_logger()
 
@@ -50,8 +54,11 @@ FAREWELL_SECONDS = 10.0
 MOST_FRAGMENTS = 1000
 FRAGMENT_BYTES = 8
 
+#: Reasons for which all clients are dropped, which a line of its own tells; theirs are for debug.
+_ALL_AT_ONCE: Final = ("log_went_back", "stopping")
 #: What is for the stream by its path, and asks for nothing but a page, lacks this.
 _UPGRADE = re.compile(rb"^upgrade:.*websocket", re.IGNORECASE | re.MULTILINE)
+_NUMBERS: Final = itertools.count(1)
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -64,12 +71,14 @@ class ConnectionLimits:
         buffer_bytes: what it may leave unread.
         handshake_seconds: how long it may take for the handshake.
         frames_per_second: how fast it is read what the client sends.
+        proxies: that are believed whom they have a connection from.
     """
 
     message_bytes: int = 64 * 1024
     buffer_bytes: int = 1024 * 1024
     handshake_seconds: float = 10.0
     frames_per_second: float = FRAMES_PER_SECOND
+    proxies: Sequence[Network] = ()
 
 
 class Connection:
@@ -90,7 +99,9 @@ class Connection:
         "_nursery",
         "_scope",
         "_stream",
+        "grant",
         "intake",
+        "number",
         "outlet",
         "request",
         "websocket",
@@ -115,6 +126,10 @@ class Connection:
         self._scope = trio.CancelScope()
         self._accepted = False
         self._closing_seconds = CLOSE_SECONDS
+        #: Tells its lines of the log from those of others.
+        self.number = next(_NUMBERS)
+        #: What its token allows; None until it is let in.
+        self.grant: Grant | None = None
         self.intake = Intake(
             stream, self._heard, received, frames_per_second=limits.frames_per_second
         )
@@ -141,6 +156,8 @@ class Connection:
                         await trio.sleep(CLOSE_SECONDS)
                     else:
                         self._explain(closed.reason)
+                finally:
+                    self._note_too_big()
 
     async def _open(self) -> None:
         head = await self.intake.read_head()
@@ -149,7 +166,7 @@ class Connection:
         if not _UPGRADE.search(head):
             # wsproto's own answer does not say that the connection ends, and a client or proxy
             # would send its next request over it.
-            self._broke("handshake")
+            self._refuse_handshake()
             self.outlet.end(_BAD_REQUEST)
             return
         self.request = await wrap_server_stream(
@@ -165,7 +182,7 @@ class Connection:
             self._accepted = True
             self.intake.answered()
         else:
-            self._broke("handshake")
+            self._refuse_handshake()
             await self.request.reject(400, extra_headers=[(b"Connection", b"close")])
 
     def _explain(self, reason: CloseReason) -> None:
@@ -174,13 +191,40 @@ class Connection:
             text = reason.reason or ""
             # Not if the code is the client's own, which was answered.
             if self.outlet.end(close_frame(reason.code, text)):
-                self._broke(text)
-                metrics.clients_dropped.labels("protocol").inc()
-        elif reason.code == TOO_BIG:
-            metrics.clients_dropped.labels("too_big").inc()
+                self._dropped("protocol", error=text)
 
-    def _broke(self, reason: str) -> None:
-        log.info("client_broke_protocol", reason=reason)
+    def _note_too_big(self) -> None:
+        """Count a client that trio-websocket has told that its message is too big.
+
+        Why the conversation is over depends on what came behind that message; what was said does
+        not. The text tells it from the answer to a client that closes with this code itself.
+        """
+        text = f"Exceeded maximum message size: {self._limits.message_bytes} bytes"
+        if self.outlet.close_said == close_frame(TOO_BIG, text):
+            self._dropped("too_big")
+
+    def _refuse_handshake(self) -> None:
+        log.info("handshake_refused", **self.about())
+
+    def about(self) -> dict[str, object]:
+        """Return what every line of the log says of the client."""
+        token = None if self.grant is None else str(self.grant)
+        return {"client": self.number, "address": self.address or None, "token": token}
+
+    def count_dropped(self, reason: str, **facts: object) -> None:
+        """Count and log a client that is about to be sent away, unless it is on its way already.
+
+        Args:
+            reason: one of ``metrics.DROPPED``.
+            facts: further fields of the line.
+        """
+        if not self.is_ending:
+            self._dropped(reason, **facts)
+
+    def _dropped(self, reason: str, **facts: object) -> None:
+        metrics.clients_dropped.labels(reason).inc()
+        if reason not in _ALL_AT_ONCE or logs.items_told():
+            log.info("client_dropped", **self.about(), reason=reason, **facts)
 
     def start_soon(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run something beside the conversation, until the connection ends."""
@@ -193,6 +237,15 @@ class Connection:
             return str(self._stream.socket.getpeername()[0])
         except (OSError, IndexError, TypeError):
             return ""
+
+    @property
+    def address(self) -> str:
+        """The client's address, behind proxies that are known; empty if it is gone."""
+        # Looked up anew, and kept by nobody: of idle clients there are many.
+        if not self._accepted:
+            return self.peer
+        opening = read_opening(self.request.path, self.request.headers)
+        return client_address(self.peer, opening.forwarded_for, self._limits.proxies)
 
     @property
     def is_ending(self) -> bool:
@@ -215,10 +268,10 @@ class Connection:
         """Log what went wrong, and tell the client."""
         if not self._accepted and crash.subgroup(UnicodeError) is not None:
             # wsproto decodes some headers, come what may.
-            self._broke("handshake")
+            self._refuse_handshake()
             self.outlet.end(_BAD_REQUEST)
             return
-        log.warning("session_crashed", exc_info=crash)
+        log.error("session_crashed", **self.about(), exc_info=crash)
         if self._accepted:
             metrics.clients_dropped.labels("crashed").inc()
             self.outlet.end(close_frame(INTERNAL_ERROR, "internal error"))
@@ -232,8 +285,7 @@ class Connection:
 
     def _too_slow(self) -> None:
         self._closing_seconds = FAREWELL_SECONDS
-        log.info("client_too_slow", sent_through=self.outlet.cut_off(self._farewell))
-        metrics.clients_dropped.labels("slow").inc()
+        self._dropped("slow", sent_through=self.outlet.cut_off(self._farewell))
         self.drop()
 
     def _closed(self) -> None:
@@ -249,7 +301,7 @@ class Connection:
         # Not public; without it such a client is only not noticed.
         fragments = getattr(self.websocket, "_message_parts", ())
         if len(fragments) > self._most_fragments and not self.is_ending:
-            metrics.clients_dropped.labels("too_big").inc()
+            self._dropped("too_big")
             self.send_away(TOO_BIG, "a message in too many fragments")
 
 

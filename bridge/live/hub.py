@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from bridge import metrics
+import structlog
+
+from bridge import logs, metrics
 from bridge.events import Event
-from bridge.live.history import History, chunks, framed
+from bridge.live.history import Framed, History, chunks, framed
 from bridge.live.outlet import Outlet
 from bridge.live.selection import Selection
+
+log = structlog.get_logger()
 
 
 class Hub:
@@ -66,8 +70,24 @@ class Hub:
         if not streamed:
             return ()
         metrics.events_streamed.inc(streamed)
+        if logs.items_told():
+            self._tell_each(batch)
         return {
             event_type
             for event_type in {each.event_type for each in batch}
             if any(selection.takes(event_type) for selection in self._followers)
         }
+
+    def _tell_each(self, batch: Sequence[Framed]) -> None:
+        """Log each event, and to how many clients it was handed."""
+        for event in batch:
+            log.debug(
+                "event_streamed",
+                event_id=event.id,
+                event_type=event.event_type,
+                clients=sum(
+                    len(outlets)
+                    for selection, outlets in self._followers.items()
+                    if selection.takes(event.event_type)
+                ),
+            )

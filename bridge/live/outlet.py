@@ -55,6 +55,7 @@ class Outlet(trio.abc.SendStream):
         "_sent_of_first",
         "_waiting",
         "_waiting_bytes",
+        "close_said",
         "sent_through",
         "took_at",
     )
@@ -85,6 +86,8 @@ class Outlet(trio.abc.SendStream):
         self._drained: trio.Event | None = None
         #: Whether frames are taken.
         self._open = True
+        #: The close frame that trio-websocket has sent; None if it has not.
+        self.close_said: bytes | None = None
         #: The client was sent all that it has coming up to the event with this id; None before it
         #: has anything coming.
         self.sent_through: int | None = None
@@ -270,6 +273,7 @@ class Outlet(trio.abc.SendStream):
             raise trio.BrokenResourceError("the client is gone, was cut off or is being closed")
         if data[:1] == CLOSE_HEAD:
             self._open = False
+            self.close_said = bytes(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return: sending never blocks."""

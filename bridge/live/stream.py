@@ -26,7 +26,7 @@ from bridge.live.frames import PING_FRAME, close_frame, text_frame
 from bridge.live.handshake import Opening, read_opening
 from bridge.live.hub import Hub
 from bridge.live.session import CONCURRENT_REPLAYS, Session, gap_frame
-from bridge.proxies import Network, client_address
+from bridge.proxies import client_address
 from bridge.scopes import EVENTS_READ
 from bridge.token_store import TooManyFailuresError
 from bridge.tokens import Grant, Source, TokenKey
@@ -69,7 +69,6 @@ class StreamLimits:
         ping_seconds: how often each client is pinged.
         idle_seconds: how long a client may say nothing; None: for ever.
         origins: of pages that may connect; empty: any.
-        proxies: that are believed whom they have a connection from.
     """
 
     connection: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -78,15 +77,18 @@ class StreamLimits:
     ping_seconds: float = 20.0
     idle_seconds: float | None = None
     origins: tuple[str, ...] = ()
-    proxies: tuple[Network, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
 class _Client:
     connection: Connection
     ping_at: float
-    grant: Grant | None = None
     session: Session | None = None
+
+    @property
+    def grant(self) -> Grant | None:
+        """What its token allows; None until it is let in."""
+        return self.connection.grant
 
 
 class LiveStream:
@@ -157,14 +159,14 @@ class LiveStream:
         for client in self._clients:
             if client.session is not None:
                 client.connection.outlet.write_nowait(gap)
-                _count_dropped(client, "log_went_back")
+                client.connection.count_dropped("log_went_back")
             client.connection.send_away(GOING_AWAY, "the database went back in time")
 
     async def stop(self) -> None:
         """Send every client away, and wait a moment for them to go."""
         self._stopping = True
         for client in self._clients:
-            _count_dropped(client, "stopping")
+            client.connection.count_dropped("stopping")
             client.connection.send_away(*_SHUTTING_DOWN)
         if self._clients:
             with trio.move_on_after(CLOSE_SECONDS):
@@ -214,7 +216,7 @@ class LiveStream:
         if not token and opening.ticket is None:
             return POLICY_VIOLATION, "Missing API token"
         address = client_address(
-            client.connection.peer, opening.forwarded_for, self._limits.proxies
+            client.connection.peer, opening.forwarded_for, self._limits.connection.proxies
         )
         try:
             if token:
@@ -235,11 +237,11 @@ class LiveStream:
         of_token = self._by_token.setdefault(grant.key, set())
         if len(of_token) >= self._limits.clients_per_token:
             return TRY_AGAIN_LATER, "Too many connections with this API token"
-        client.grant = grant
+        client.connection.grant = grant
         of_token.add(client)
         metrics.clients_connected.inc()
         if self._access_log:
-            log.info("client_joined", address=address, token=str(grant))
+            log.info("client_connected", **client.connection.about())
         return None
 
     def _forget(self, client: _Client) -> None:
@@ -247,7 +249,7 @@ class LiveStream:
         self._clients.discard(client)
         if client.grant is not None:
             if self._access_log:
-                log.info("client_left", token=str(client.grant))
+                log.info("client_left", **client.connection.about())
             of_token = self._by_token[client.grant.key]
             of_token.discard(client)
             if not of_token:
@@ -268,8 +270,7 @@ class LiveStream:
                 outlet = client.connection.outlet
                 heard_at = max(client.connection.intake.heard_at, outlet.took_at)
                 if now - heard_at > SILENT_INTERVALS * limits.ping_seconds:
-                    log.info("client_gone", sent_through=outlet.sent_through)
-                    _count_dropped(client, "silent")
+                    client.connection.count_dropped("silent", sent_through=outlet.sent_through)
                     client.connection.drop()
                 elif now >= client.ping_at:
                     client.ping_at = now + limits.ping_seconds
@@ -281,7 +282,7 @@ class LiveStream:
                 ):
                     # Not with 1008, after which no client comes back: a laptop may have slept.
                     reason = f"Idle: no message for {limits.idle_seconds:g} s"
-                    _count_dropped(client, "idle")
+                    client.connection.count_dropped("idle")
                     client.connection.send_away(GOING_AWAY, reason)
 
     async def _look_up_tokens(self, source: Source) -> None:
@@ -307,17 +308,11 @@ class LiveStream:
         for key in keys:
             for client in self._by_token.get(key, ()):
                 if key not in visible:
-                    _count_dropped(client, "revoked")
+                    client.connection.count_dropped("revoked")
                     client.connection.send_away(POLICY_VIOLATION, "API token revoked or expired")
                 elif client.grant is not None and client.grant.events != visible[key]:
-                    _count_dropped(client, "changed")
+                    client.connection.count_dropped("changed")
                     client.connection.send_away(GOING_AWAY, "API token changed, connect again")
-
-
-def _count_dropped(client: _Client, reason: str) -> None:
-    """Count a client that is about to be sent away, unless it is on its way out already."""
-    if not client.connection.is_ending:
-        metrics.clients_dropped.labels(reason).inc()
 
 
 def _token_of_message(message: str | bytes) -> str | None:

@@ -15,7 +15,7 @@ from datetime import datetime
 import structlog
 import trio
 
-from bridge import metrics
+from bridge import logs, metrics
 from bridge.activity import bridge_name
 from bridge.clock import ServerClock
 from bridge.db import (
@@ -243,12 +243,13 @@ class Relay:
         if rows and rows[0]["deliveries"]:
             self._enqueued()
         metrics.events_drained.inc(len(events))
+        if logs.items_told():
+            for event in events:
+                log.debug("event_drained", event_id=event.id, event_type=event.event_type)
         failed = Counter(row["event_type"] for row in rows if row["has_failed"])
         for event_type, count in failed.items():
             metrics.count_capture_errors(event_type, count)
-            log.warning(
-                "capture_failed", event_type=event_type, events=count, see="pgbridge doctor"
-            )
+            log.warning("capture_error", event_type=event_type, events=count, see="pgbridge doctor")
 
     def _hand_on(self, events: Sequence[Event], captured: Sequence[float]) -> None:
         """Publish events, and count how long it took until clients had them.

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
 import h11
+import structlog
 import trio
 from fastapi import FastAPI, HTTPException
 from hypercorn.config import Config
@@ -90,6 +92,8 @@ class Rest:
         except Refused as refused:
             await refuse(stream, refused.status)
             return
+        # One connection, one request, one task, and what it starts: all their lines have this.
+        structlog.contextvars.bind_contextvars(request_id=secrets.token_hex(4))
         received = head + received[head_bytes:]
         exchange = _Exchange(self._api, stream, received, body_seconds=self._body_seconds)
         with trio.move_on_after(self._total_seconds):

@@ -157,7 +157,7 @@ async def test_a_capture_that_failed_is_told_in_the_log(
         with structlog.testing.capture_logs() as logs:
             sign_up(bot, "a")
             await relayed.until_count(1)
-        assert {"capture_failed"} <= {entry["event"] for entry in logs}
+        assert {"capture_error"} <= {entry["event"] for entry in logs}
         assert json.loads(relayed.events[0].payload)["id"] == 1
 
 

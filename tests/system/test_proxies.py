@@ -255,7 +255,7 @@ async def test_a_forged_address_is_not_believed_and_the_proxys_word_is(
         # The proxy's word, and of who comes past it only where he is.
         assert await bridge.terminate() == 0
         assert [line["address"] for line in bridge.logged("request")] == [CLIENT, CLIENT]
-        assert {line["address"] for line in bridge.logged("client_joined")} == {CLIENT}
+        assert {line["address"] for line in bridge.logged("client_connected")} == {CLIENT}
 
 
 async def test_no_log_of_a_proxy_has_a_token_not_even_when_the_bridge_is_away(

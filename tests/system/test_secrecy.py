@@ -418,6 +418,7 @@ async def bridge_of(
         "token": scene["the static token"],
         MISSPELT: scene["a wrong token"],
         "bot_tokens_secret": scene["the key of the bot's tokens"],
+        "log_level": "debug",  # all that can be told
         **RUN,
         **settings,
     }

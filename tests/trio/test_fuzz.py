@@ -180,8 +180,10 @@ def test_whatever_one_client_sends_the_others_get_every_event_once_and_in_order(
 
     with structlog.testing.capture_logs() as logs:
         trio.run(scene)
-    expected = {"client_broke_protocol", "client_too_slow"}
-    assert {entry["event"] for entry in logs} <= expected
+    expected = {("handshake_refused", None)} | {
+        ("client_dropped", reason) for reason in ("protocol", "slow", "too_big")
+    }
+    assert {(entry["event"], entry.get("reason")) for entry in logs} <= expected
 
 
 # --- the outlet on a socket that takes what it likes

@@ -163,6 +163,6 @@ async def test_a_client_that_never_reads_is_dropped_at_its_buffer_and_delays_nob
             for number in range(1, 301):
                 server.publish(payload)
                 assert await next_id(witness) == number
-        assert [entry["event"] for entry in logs] == ["client_too_slow"]
+        assert [(each["event"], each["reason"]) for each in logs] == [("client_dropped", "slow")]
         # What it had coming ends with a close that asks it to come back.
         assert await lazy.close_code() == 1013

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -197,7 +198,7 @@ async def test_only_a_named_proxy_says_where_a_client_is() -> None:
     forwarded = [(b"X-Forwarded-For", b"6.6.6.6"), (b"X-Forwarded-For", b"198.51.100.1")]
 
     async def addresses(*proxies: Network) -> list[str]:
-        limits = StreamLimits(LIMITS.connection, proxies=proxies)
+        limits = StreamLimits(replace(LIMITS.connection, proxies=proxies))
         async with serving(limits=limits) as server:
             await message(await server.connect("?token=right", forwarded))
             await closing(await server.connect("?ticket=wrong", forwarded))
@@ -218,7 +219,8 @@ async def test_the_access_log_tells_who_comes_and_goes_and_no_token() -> None:
         await closing(refused)
     events = [entry for entry in logs if entry["event"].startswith("client_")]
     assert [(entry["event"], entry["token"]) for entry in events] == [
-        ("client_joined", "bridge token 1 (right)"),
+        ("client_connected", "bridge token 1 (right)"),
         ("client_left", "bridge token 1 (right)"),
     ]
     assert events[0]["address"] == "127.0.0.1"
+    assert events[0]["client"] == events[1]["client"]

@@ -129,6 +129,62 @@ def test_a_bridge_without_a_token_is_not_started_and_not_open_to_the_world(
     assert bridge["ports"] == ["${BRIDGE_PUBLISH:-127.0.0.1:8080}:8080"]
 
 
+def test_monitoring_is_an_option_of_pinned_images_that_only_this_machine_can_reach(
+    compose: dict[str, Any],
+) -> None:
+    for service, port in (("prometheus", 9090), ("grafana", 3000)):
+        given = compose["services"][service]
+        assert given["profiles"] == ["monitoring"]
+        assert re.search(r":v?\d+\.\d+\.\d+$", given["image"])
+        assert given["ports"] == [f"${{{service.upper()}_PUBLISH:-127.0.0.1:{port}}}:{port}"]
+        assert f"127.0.0.1:{port}/" in given["healthcheck"]["test"][-1]
+        for volume in given["volumes"]:
+            source, *_, last = volume.split(":")
+            if source.startswith("./"):
+                assert last == "ro"
+                assert (ROOT / source).exists()
+            else:
+                assert source in compose["volumes"]
+        # Compose looks for these in every file it reads, whatever the profile.
+        assert "${GRAFANA_PASSWORD:?" not in str(given)
+    # What is scraped is the bridge of the composition, and what Grafana asks is its Prometheus.
+    deployed = ROOT / "deploy"
+    scraped = yaml.safe_load((deployed / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    [job] = scraped["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["bridge:8080"]}]
+    provisioning = deployed / "grafana" / "provisioning"
+    [source] = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text("utf-8"))[
+        "datasources"
+    ]
+    assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")
+    assert source["jsonData"]["timeInterval"] == scraped["global"]["scrape_interval"]
+    [provider] = yaml.safe_load((provisioning / "dashboards/pgbridge.yml").read_text("utf-8"))[
+        "providers"
+    ]
+    mounted = [volume.split(":")[1] for volume in compose["services"]["grafana"]["volumes"]]
+    assert f"{provider['options']['path']}/pgbridge.json" in mounted
+    assert "/etc/grafana/provisioning" in mounted
+
+
+def test_grafana_does_not_start_without_a_password(compose: dict[str, Any]) -> None:
+    grafana = compose["services"]["grafana"]
+    assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "${GRAFANA_PASSWORD:-}"
+    # As Compose hands it on.
+    command = [
+        part.replace("$$", "$").replace("/run.sh", "/bin/true") for part in grafana["entrypoint"]
+    ]
+    for password, code in (("", 1), ("secret", 0)):
+        done = subprocess.run(
+            command,
+            env={"GF_SECURITY_ADMIN_PASSWORD": password},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code
+        assert ("set GRAFANA_PASSWORD" in done.stderr) == (code == 1)
+
+
 def test_who_may_come_in_is_said_to_the_composition_as_to_a_bridge_without_it(
     compose: dict[str, Any],
 ) -> None:
