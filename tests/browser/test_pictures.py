@@ -47,7 +47,9 @@ REPEAT_THE_PAST = """
            (t.retried * share)::bigint, t.failed, t.commit_to_client, t.commit_to_acknowledged
     from first f
     cross join generate_series(1, 96) as number
-    cross join lateral (select 0.8 + 0.2 * sin(number / 11.0) + 0.05 * sin(number * 1.7)) as s(share)
+    cross join lateral (
+        select 0.8 + 0.2 * sin(number / 11.0) + 0.05 * sin(number * 1.7)
+    ) as s(share)
     cross join lateral (
         select * from told order by md5(number || told.recorded_at::text) limit 1
     ) as t
