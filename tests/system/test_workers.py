@@ -143,7 +143,7 @@ async def test_clients_of_every_worker_get_the_same_events_in_the_same_order(
     names = [f"u{number}" for number in range(100)]
     with trio.fail_after(60):
         async with running(bridge_url, "--workers", "3", **SETTINGS) as bridge:
-            assert bridge.announcement.endswith("/ws with 3 workers\n")
+            assert bridge.announcement.endswith("/console with 3 workers\n")
             async with a_client_on_each(bridge) as clients:
                 sign_up(bot, names)
                 streams = [await events_until(client, names[-1]) for client in clients.values()]
