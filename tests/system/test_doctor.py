@@ -134,9 +134,12 @@ def test_settings_that_are_wrong_are_wrong_usage() -> None:
 def test_the_status_is_one_screen_of_lines(bridge_url: str) -> None:
     result = pgbridge("status", url=bridge_url)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[-4:] == [
+    assert result.stdout.splitlines()[-7:] == [
         "doorbell        quiet",
         "outbox          0",
         "delivery queue  0",
         "last event      none",
+        "bridges         0 running, with 0 clients",
+        "events          0.0 events/s",
+        "deliveries      0.0 deliveries/s",
     ]

@@ -49,11 +49,14 @@ async def test_a_bridge_without_descriptors_serves_who_asks_at_once_and_recovers
         answers: list[int] = []
 
         async def ask() -> None:
-            answers.append((await client.get(f"{bridge.rest_url}/readyz")).status_code)
+            answers.append((await client.get(f"{bridge.rest_url}/healthz")).status_code)
 
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(ask)
         assert answers == [200] * 10
+        with trio.fail_after(60):
+            while (await client.get(f"{bridge.rest_url}/readyz")).status_code != 200:
+                await trio.sleep(0.05)
         assert "Traceback" not in await trio.Path(bridge.log).read_text()
         assert await bridge.terminate() == 0
