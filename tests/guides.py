@@ -26,6 +26,9 @@ SECONDS = 120
 #: The pages whose commands are run, and the tests that do. A page with commands has to be here.
 RUN_BY = {
     "README.md": "tests/system/test_guides.py::test_the_commands_of_the_readme_run",
+    # Its commands are those of README.md, which are run.
+    "README.ru.md": "tests/unit/test_readme_ru.py::"
+    "test_the_russian_page_says_what_the_english_one_says",
     "docs/access.md": "tests/system/test_guides.py::test_the_commands_of_the_page_on_access_run",
     "docs/capture.md": "tests/system/test_capture_guide.py::test_five_minutes_go_as_the_guide_says",
     "docs/dashboard.md": "tests/system/test_guides.py::test_a_dashboard_connects_as_the_page_says",

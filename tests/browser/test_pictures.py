@@ -138,7 +138,7 @@ def test_every_page_works_beside_the_demo(
         if failing is not None:
             look(f"/console/deliveries/{failing}", "delivery", height=1100)
         look("/console/tokens")
-        look("/console/audit")
+        look("/console/audit", "changes")
     with visiting(browser, address(shop), watch, locale="ru-RU") as page:
         page.goto("/console")
         page.get_by_label("Токен").fill(shop["token"])

@@ -14,6 +14,7 @@ import yaml
 
 from bridge import assets
 from bridge.settings import Settings
+from bridge.web.console.rendering import ROOMS
 
 ROOT = Path(__file__).parents[2]
 CODE = "\n".join(path.read_text("utf-8") for path in (ROOT / "bridge").rglob("*.py"))
@@ -271,6 +272,26 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
         assert target.exists(), file
         if heading:
             assert heading in headings(target), f"{file}#{heading}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_picture_of_a_page_is_there_for_light_and_dark(page: str) -> None:
+    path = ROOT / page
+    pictures = re.findall(r"<picture>.*?</picture>", path.read_text("utf-8"), re.DOTALL)
+    for picture in pictures:
+        [dark], [light] = (
+            re.findall(r"srcset=\"(.*?)\"", picture),
+            re.findall(r"src=\"(.*?)\"", picture),
+        )
+        assert light.removesuffix("-light.png") == dark.removesuffix("-dark.png")
+        assert (path.parent / light).is_file(), light
+        assert (path.parent / dark).is_file(), dark
+
+
+def test_the_page_on_the_console_has_every_room_with_its_scope() -> None:
+    text = (ROOT / "docs" / "console.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([A-Z]\w+) \| (?:any|`([a-z:]+)`)", text, re.MULTILINE)
+    assert rows == [(title, scope or "") for _, _, title, scope in ROOMS]
 
 
 def test_there_are_links_to_test() -> None:
