@@ -374,8 +374,9 @@ async def test_a_delivery_is_sent_again_and_that_is_written_down(bridge_url: str
     ]
 
 
+@pytest.mark.parametrize("half", ["0.5", "0,5"])
 async def test_failed_ones_are_counted_before_they_are_sent_again(
-    bridge_url: str, bot: Bot
+    bridge_url: str, bot: Bot, half: str
 ) -> None:
     webhook = add_webhook(bot, "https://a.example/")
     failed = [add_finished(bot, webhook, "failed") for _ in range(3)]
@@ -389,7 +390,7 @@ async def test_failed_ones_are_counted_before_they_are_sent_again(
             "webhook": webhook,
             "since": "2020-01-01T00:00",
             "until": "",
-            "per_second": "0.5",
+            "per_second": half,
         }
         counted = await browser.post(MANY, data=fields)
         assert counted.status_code == 200

@@ -157,7 +157,9 @@ async def redeliver_failed_of_form(request: Request, database: InDatabase) -> Re
     webhook_id = _value(_WEBHOOK, asked["webhook"], "webhook", problems)
     since = _value(_MOMENT, asked["since"], "since", problems)
     until = _value(_MOMENT, asked["until"], "until", problems)
-    per_second = _value(_RATE, asked["per_second"], "per_second", problems)
+    # As half of Europe writes it.
+    rate = asked["per_second"].replace(",", ".")
+    per_second = _value(_RATE, rate, "per_second", problems)
     needed = {"webhook": webhook_id, "since": since, "per_second": per_second}
     problems |= {name: name for name, value in needed.items() if value is None}
     if since is not None and until is not None and until <= since:
