@@ -5,32 +5,32 @@ from collections.abc import Callable
 # Between the thousands of a number and before a unit; it does not break a line.
 _NARROW_SPACE = "\u202f"
 
-#: Gives a unit in the reader's language.
+#: Gives a unit, or the decimal sign, in the reader's language.
 Translate = Callable[[str], str]
 
 
-def number(value: float, digits: int = 0) -> str:
+def number(value: float, digits: int = 0, translate: Translate = str) -> str:
     """Return a number with its thousands apart: ``12 345``."""
-    return f"{value:,.{digits}f}".replace(",", _NARROW_SPACE)
+    return f"{value:,.{digits}f}".replace(",", _NARROW_SPACE).replace(".", translate("."))
 
 
-def rate(value: float) -> str:
+def rate(value: float, translate: Translate = str) -> str:
     """Return how many a second, as exactly as one looks at it."""
     if not value:
         return "0"
     if value < 0.01:
-        return "<0.01"
-    return number(value, 2 if value < 1 else 1 if value < 100 else 0)
+        return f"<{number(0.01, 2, translate)}"
+    return number(value, 2 if value < 1 else 1 if value < 100 else 0, translate)
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, translate: Translate = str) -> str:
     """Return a share of 1 in percent. Only what is whole is called 100 %."""
     if share is None:
         return "–"
     shown = f"{100 * share:.1f}"
     if share < 1 and shown == "100.0":
         shown = "99.9"
-    return f"{shown.removesuffix('.0')}\u202f%"
+    return f"{shown.removesuffix('.0').replace('.', translate('.'))}{_NARROW_SPACE}%"
 
 
 def duration(seconds: float | None, translate: Translate = str) -> str:
@@ -38,12 +38,12 @@ def duration(seconds: float | None, translate: Translate = str) -> str:
     if seconds is None:
         return "–"
     if seconds < 0.0995:
-        return f"{_short(1000 * seconds)}{_NARROW_SPACE}{translate('ms')}"
+        return f"{_short(1000 * seconds, translate)}{_NARROW_SPACE}{translate('ms')}"
     if seconds < 1:
         return f"{1000 * seconds:.0f}{_NARROW_SPACE}{translate('ms')}"
     for unit, size, most in (("s", 1, 120), ("min", 60, 7_200), ("h", 3_600, 172_800)):
         if seconds < most:
-            return f"{_short(seconds / size)}{_NARROW_SPACE}{translate(unit)}"
+            return f"{_short(seconds / size, translate)}{_NARROW_SPACE}{translate(unit)}"
     return f"{seconds / 86_400:.0f}{_NARROW_SPACE}{translate('d')}"
 
 
@@ -53,5 +53,5 @@ def period(seconds: int, translate: Translate = str) -> str:
     return f"{seconds // size}{_NARROW_SPACE}{translate(unit)}"
 
 
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
+def _short(value: float, translate: Translate) -> str:
+    return number(value, 0 if value >= 9.95 else 1, translate)

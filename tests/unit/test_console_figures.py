@@ -51,7 +51,7 @@ def test_a_period_is_told_in_whole_units() -> None:
 
 
 def test_a_unit_is_one_of_the_readers_language() -> None:
-    assert plain(duration(3, {"s": "с"}.__getitem__)) == "3.0 с"
+    assert plain(duration(3, {"s": "с", ".": ","}.__getitem__)) == "3,0 с"
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,15 @@ def test_only_the_whole_is_a_hundred_percent(share: float | None, shown: str) ->
 )
 def test_a_rate_has_as_many_digits_as_say_something(value: float, shown: str) -> None:
     assert plain(rate(value)) == shown
+
+
+def test_the_decimal_sign_is_one_of_the_readers_language() -> None:
+    russian = {".": ",", "s": "с", "ms": "мс"}.__getitem__
+    assert plain(duration(3.25, russian)) == "3,2 с"
+    assert plain(rate(1.25, russian)) == "1,2"
+    assert plain(rate(0.001, russian)) == "<0,01"
+    assert plain(percent(0.965, russian)) == "96,5 %"
+    assert plain(number(1234.5, 1, russian)) == "1 234,5"
 
 
 def test_thousands_stand_apart() -> None:

@@ -12,7 +12,7 @@ from bridge.web.console.language import LANGUAGES, chosen_language, translator
 from bridge.web.console.rendering import ROOMS
 
 TEMPLATES = Path(__file__).parents[2] / "templates" / "console"
-UNITS = {"ms", "s", "min", "h", "d"}
+UNITS = {"ms", "s", "min", "h", "d", "."}
 PAGES = Path(__file__).parents[2] / "bridge" / "web" / "console"
 
 

@@ -96,7 +96,7 @@ def _charts(figures: Overview, seconds: int, translate: Translate) -> list[Chart
         return [count(point) / seconds if point.bridges else None for point in points]
 
     def per_second(value: float) -> str:
-        return f"{rate(value)}/{translate('s')}"
+        return f"{rate(value, translate)}/{translate('s')}"
 
     def time(value: float) -> str:
         return duration(value, translate)

@@ -136,9 +136,9 @@ def _environment(language: str) -> Environment:
         },
     )
     environment.filters.update(
-        number=spelling.number,
-        rate=spelling.rate,
-        percent=spelling.percent,
+        number=lambda value, digits=0: spelling.number(value, digits, translate),
+        rate=lambda value: spelling.rate(value, translate),
+        percent=lambda share: spelling.percent(share, translate),
         period=lambda seconds: spelling.period(seconds, translate),
         duration=lambda seconds: spelling.duration(seconds, translate),
         moment=figures.moment,
