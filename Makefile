@@ -24,7 +24,7 @@ demo: $(venv)/installed-demo ## Show the bridge at work: PostgreSQL, a shop bot 
 
 .PHONY: test
 test: $(venv)/installed-test ## Run every test, on a real PostgreSQL that is started for them.
-	$(venv)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(venv)/bin/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: $(venv)/installed-test ## Check style, types and the direction of imports.

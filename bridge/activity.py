@@ -58,11 +58,13 @@ class Activity:
 
     async def run(self) -> None:
         """Write for ever, or until told to stop; a database that is away does no harm."""
-        pause = min(FIRST_SECONDS, self._every_seconds)
-        while not self._stopping.is_set():
+        pause, is_last = min(FIRST_SECONDS, self._every_seconds), False
+        while not is_last:
             with trio.move_on_after(pause):
                 await self._stopping.wait()
-            await self._write()
+            # Not asked again below: it may be told to stop while a row is being written.
+            is_last = self._stopping.is_set()
+            await self._write(is_last=is_last)
             pause = self._every_seconds
         self._stopped.set()
 
@@ -72,8 +74,7 @@ class Activity:
         with trio.move_on_after(LAST_WORDS_SECONDS):
             await self._stopped.wait()
 
-    async def _write(self) -> None:
-        is_last = self._stopping.is_set()
+    async def _write(self, *, is_last: bool) -> None:
         now, counted, before = trio.current_time(), metrics.totals(), self._written
         try:
             await self._database.fetch(

@@ -292,8 +292,9 @@ async def writing(database: Database) -> AsyncIterator[Activity]:
 
 
 async def test_a_bridge_writes_what_it_did_since_and_that_it_stops(
-    bridge_url: str, bot: Bot
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("bridge.activity.LAST_WORDS_SECONDS", 60.0)
     with trio.fail_after(60):
         async with open_database(as_service(bridge_url)) as database:
             async with writing(database) as activity:
