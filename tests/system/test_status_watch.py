@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg
 import pytest
@@ -115,6 +116,26 @@ def test_whichever_signal_ends_it_the_terminal_is_as_it_was(bridge_url: str) -> 
             assert shown.rfind(SHOW_CURSOR) > shown.rfind(HIDE_CURSOR) >= 0
             assert process.wait(PATIENCE_SECONDS) == 0
             assert b"Traceback" not in shown
+
+
+def test_a_database_that_stands_still_is_told_as_such(
+    bridge_url: str, bot: psycopg.Connection[Any]
+) -> None:
+    with watching(bridge_url, terminal=True) as (_, reading):
+        shown = read_until(reading, "no bridge drains")
+        rows = bot.execute(
+            "select pid from pg_stat_activity"
+            " where application_name = 'pgbridge-init' and datname = current_database()"
+        ).fetchall()
+        for (pid,) in rows:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            shown = read_until(reading, "not of now.*has not answered for 5 s", shown)
+        finally:
+            for (pid,) in rows:
+                os.kill(pid, signal.SIGCONT)
+        bot.execute("select bridge.emit('a.b', '{}') from generate_series(1, 3)")
+        read_until(reading, "3, the oldest has waited", shown)
 
 
 def test_tables_that_somebody_has_locked_are_told_as_such(
