@@ -10,7 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
+import trio.testing
 
+from bridge.db import DatabaseUnavailable
 from bridge.throttle import Throttle
 from bridge.token_store import SESSION_SECONDS
 from bridge.web.console.overview import Overviews
@@ -449,3 +452,31 @@ async def test_the_figures_are_got_once_for_all_who_look(
             assert (await browser.get("/console")).status_code == 200
         await browser.get("/console?minutes=60")
     assert asked.count("overview") == 2
+
+
+async def test_figures_that_cannot_be_had_are_waited_for_once_and_not_by_each_in_turn(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    asked = []
+
+    class Hanging:
+        async def fetch(self, name: str, *_values: object) -> Any:
+            asked.append(name)
+            await trio.sleep(10)
+            raise DatabaseUnavailable("no answer within 10 s")
+
+    overviews = Overviews(Hanging())
+    failed_at = []
+
+    async def look() -> None:
+        with pytest.raises(DatabaseUnavailable):
+            await overviews.get(15)
+        failed_at.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(look)
+    assert asked == ["overview"]
+    assert max(failed_at) - min(failed_at) < 1
+    await look()  # who comes later asks anew
+    assert asked == ["overview", "overview"]
