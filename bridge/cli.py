@@ -6,12 +6,13 @@ import getpass
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NoReturn
@@ -36,6 +37,9 @@ from bridge.settings import Settings, SettingsError, config_text, load_settings
 #: Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 FAILED = 1
 MISUSED = 2
+
+#: How long `status --watch` waits for a table that somebody has locked.
+WATCH_LOCK_SECONDS = 5
 
 LEVEL_STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
@@ -266,8 +270,12 @@ def status(
 def _watch_status(settings: Settings, *, as_json: bool) -> None:
     """Show the status again and again: a frame in a terminal, else an object or lines each time."""
 
-    def connect() -> AbstractContextManager[psycopg.Connection[tuple[Any, ...]]]:
-        return install.connect(settings.session_url)
+    @contextmanager
+    def connect() -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        with install.connect(settings.session_url) as connection:
+            # Whoever looks is to see that somebody has locked the tables, and not an old frame.
+            connection.execute(f"set lock_timeout = '{WATCH_LOCK_SECONDS}s'")
+            yield connection
 
     def write(status: Status | None, problem: str) -> None:
         if status is None:
@@ -278,6 +286,8 @@ def _watch_status(settings: Settings, *, as_json: bool) -> None:
             print("\n".join(_status_lines(status)), end="\n\n", flush=True)
 
     console = Console(highlight=False, markup=False, emoji=False)
+    # As by Ctrl-C: else a terminal would stay as a screen without a cursor.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _failing_in_a_line(), suppress(KeyboardInterrupt):
         try:
             if as_json or not console.is_terminal:

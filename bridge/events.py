@@ -11,6 +11,11 @@ from typing import Any
 #: What a webhook may name as its event type: ``ticket.created``, ``ticket.*`` or ``*``.
 PATTERN = re.compile(r"\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?")
 
+#: Deepest nesting of a payload that answers have as a value. pydantic writes 255 lists within each
+#: other, and Python reads as many as the rest of its stack allows: fewer than a thousand.
+MAX_NESTING = 100
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -35,6 +40,30 @@ class Event:
 def parse_payload(payload: str) -> Any:
     """Return a payload's value; a number that Python cannot hold becomes a string of its digits."""
     return json.loads(payload, parse_int=_whole, parse_float=_finite)
+
+
+def readable_payload(payload: str) -> Any:
+    """Return a payload's value; its text, if that is nested more deeply than ``MAX_NESTING``.
+
+    PostgreSQL takes thousands of lists within each other; one such event, which a user of the
+    application may have written, is not to keep a page of a hundred others from being answered.
+    """
+    return payload if _is_deep(payload) else parse_payload(payload)
+
+
+def _is_deep(payload: str) -> bool:
+    if payload.count("[") + payload.count("{") <= MAX_NESTING:
+        return False
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(payload):
+        match payload[token.start()]:
+            case "[" | "{":
+                depth += 1
+            case "]" | "}":
+                depth -= 1
+        if depth > MAX_NESTING:
+            return True
+    return False
 
 
 def _whole(digits: str) -> int | str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import psycopg
 from rich import box
@@ -25,6 +26,8 @@ from bridge.spelling import duration, number, percent, rate
 #: many times as long as a look took.
 LOOK_SECONDS = 2.0
 REST = 10
+#: A look that takes longer is not answered, and that is shown, too.
+ANSWER_SECONDS = 5.0
 #: What it looks back at, and in what steps.
 BACK_MINUTES, POINT_SECONDS = 15, 20
 
@@ -41,7 +44,7 @@ def watch(
 
     Args:
         connect: opens a connection; it is opened again when it was lost.
-        show: gets each status, or None with what is wrong.
+        show: gets each status, or None with what is wrong; that may be in another thread.
 
     Raises:
         InstallError, StatusError: there is none to read at the beginning.
@@ -53,9 +56,10 @@ def watch(
             with connect() as connection:
                 while True:
                     started = time.monotonic()
-                    status = read_status(
-                        connection, minutes=BACK_MINUTES, point_seconds=POINT_SECONDS
-                    )
+                    with _impatience(show):
+                        status = read_status(
+                            connection, minutes=BACK_MINUTES, point_seconds=POINT_SECONDS
+                        )
                     show(status, "")
                     seen = True
                     sleep(max(LOOK_SECONDS, REST * (time.monotonic() - started)))
@@ -64,6 +68,20 @@ def watch(
                 raise
             show(None, " ".join(str(error).split()))
             sleep(LOOK_SECONDS)
+
+
+@contextmanager
+def _impatience(show: Callable[[Status | None, str], None]) -> Iterator[None]:
+    """Have it shown if what is done meanwhile takes long; nothing is shown after its end."""
+    problem = f"the database has not answered for {ANSWER_SECONDS:.0f} s"
+    timer = threading.Timer(ANSWER_SECONDS, show, (None, problem))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 class Screen(AbstractContextManager["Screen"]):

@@ -47,8 +47,13 @@ SETTLE_BATCH = 500
 #: How often everything that is due is looked for, whatever has been looked through already.
 SWEEP_SECONDS = 1.0
 #: After a sweep, so many times as long as it took passes before the next: while vacuum is held
-#: back, it walks over all that was settled since.
+#: back, it walks over all that was settled since. Up to a bound: one that had to wait for a lock
+#: has walked over nothing.
 SWEEP_REST = 10
+LONGEST_SWEEP_REST_SECONDS = 30.0
+#: How long at most more may come together between two statements: after one that had to wait for a
+#: lock, all that is due has waited long enough.
+LONGEST_LINGER_SECONDS = 1.0
 #: How late at most a delivery appears whose time has come: the longest drain.
 LATE = timedelta(seconds=5)
 #: How long attempts in flight may go on when the courier is told to stop.
@@ -286,7 +291,8 @@ class Courier:
             rows = []
         if is_sweep:
             self._swept_at = trio.current_time()
-            self._sweep_seconds = max(SWEEP_SECONDS, SWEEP_REST * (self._swept_at - started))
+            rest = min(SWEEP_REST * (self._swept_at - started), LONGEST_SWEEP_REST_SECONDS)
+            self._sweep_seconds = max(SWEEP_SECONDS, rest)
         if is_sweep and len(rows) < limit:
             # It has seen everything. (One that had no room left for more has not: then what it did
             # not come to is looked for from the last mark on, and not from a new one.)
@@ -513,4 +519,4 @@ async def _linger(started: float) -> None:
 
     So under load a statement is for many rows, and statements take half of the time at most.
     """
-    await trio.sleep(trio.current_time() - started)
+    await trio.sleep(min(trio.current_time() - started, LONGEST_LINGER_SECONDS))

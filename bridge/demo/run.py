@@ -121,6 +121,9 @@ class Demo:
         self._news = trio.Event()
         self._aborted = False
         self._token = secrets.token_urlsafe(18)
+        #: The demo's webhooks as they were made, and what somebody has done to them since.
+        self._made: list[dict[str, Any]] = []
+        self._meddled: list[str] = []
         self._keys = {
             "everything": secrets.token_urlsafe(24),
             "payments": "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode(),
@@ -141,6 +144,8 @@ class Demo:
             )
         if ledger.events_committed == 0:
             return "no event was committed, which proves nothing"
+        if self._meddled:
+            return f"{' and '.join(self._meddled)}, so that this proves nothing"
         wrong = []
         if ledger.lost:
             wrong.append(f"{ledger.lost} lost")
@@ -223,16 +228,14 @@ class Demo:
                 screen.start_soon(print_lines, scene)
             with await trio.to_thread.run_sync(Bot, url) as bot:
                 await self._trade(bot, scene.receiver)
-            await self._settle(scene.receiver)
+            await self._settle(scene.receiver, f"http://127.0.0.1:{port}")
             screen.cancel_scope.cancel()
         if not self._live:
             print(plain_line(scene), flush=True)
 
     async def _subscribe(self, bridge_url: str, receiver_url: str) -> None:
         """Create the webhooks as an operator would: through REST."""
-        async with httpx.AsyncClient(
-            base_url=bridge_url, headers={"X-API-Key": self._token}, trust_env=False
-        ) as client:
+        async with self._calling(bridge_url) as client:
             for name, pattern in _WEBHOOKS.items():
                 answer = await client.post(
                     "/webhooks",
@@ -248,6 +251,20 @@ class Demo:
                     raise DemoError(
                         f"POST /webhooks answered {answer.status_code}: {answer.text[:300]}"
                     )
+                self._made.append(answer.json())
+
+    def _calling(self, bridge_url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=bridge_url, headers={"X-API-Key": self._token}, trust_env=False
+        )
+
+    async def _look_at_webhooks(self, bridge_url: str) -> None:
+        """Find out which of the demo's webhooks somebody keeps from what they are there for."""
+        async with self._calling(bridge_url) as client:
+            for made in self._made:
+                answer = await client.get(f"/webhooks/{made['id']}")
+                if what := _meddled(made, answer):
+                    self._meddled.append(f"the webhook {made['name']!r} {what}")
 
     async def _trade(self, bot: Bot, receiver: Receiver) -> None:
         """Have the bot work at a steady pace for its time, or until a signal."""
@@ -274,9 +291,14 @@ class Demo:
         receiver.moody = False
         scene.ended_at = time.monotonic()
 
-    async def _settle(self, receiver: Receiver) -> None:
+    async def _settle(self, receiver: Receiver, bridge_url: str) -> None:
         """Wait until nothing is missing, retries included, or for as long as is reasonable."""
         self._scene.phase = "settling"
+        if self._ledger.lost:
+            await self._look_at_webhooks(bridge_url)
+        if self._meddled:
+            self._scene.phase = "failed"
+            return
         with trio.move_on_after(SETTLE_SECONDS):
             while self._ledger.lost:
                 self._news = trio.Event()
@@ -348,6 +370,23 @@ def _create_login(url: str) -> str:
         connection.execute(f"create role {_BRIDGE} login in role {SERVICE}".encode())
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{_BRIDGE}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def _meddled(made: dict[str, Any], answer: httpx.Response) -> str | None:
+    """Say what somebody has done to a webhook, as by the console, so that it gets less; or None."""
+    if answer.status_code == 404:
+        return "was deleted"
+    if answer.status_code != 200:
+        return None
+    now = answer.json()
+    if not now["is_active"]:
+        return "is switched off"
+    if now["paused_at"] is not None:
+        return "is paused"
+    for field in ("url", "event_type", "filter", "rate_per_second", "retry_schedule"):
+        if now[field] != made[field]:
+            return f"has another {field}"
+    return None
 
 
 def _psql(server: EmbeddedPostgres, url: str) -> str:

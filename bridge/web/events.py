@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import HTTPException, Query, Request
 
-from bridge.events import narrowed, outside, parse_payload, timestamp
+from bridge.events import narrowed, outside, readable_payload, timestamp
 from bridge.scopes import EVENTS_READ
 from bridge.tokens import Grant
 from bridge.web.auth import guarded_router
@@ -54,7 +54,7 @@ async def list_events(
             LoggedEvent(
                 id=row["id"],
                 type=row["event_type"],
-                payload=parse_payload(row["payload"]),
+                payload=readable_payload(row["payload"]),
                 timestamp=timestamp(row["occurred_at"]),
             )
             for row in rows

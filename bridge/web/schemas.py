@@ -12,7 +12,7 @@ from pydantic import (
     field_validator,
 )
 
-from bridge.events import parse_payload
+from bridge.events import readable_payload
 from bridge.web.fields import (
     Count,
     DeliveryStatus,
@@ -226,7 +226,7 @@ class WebhookStats(BaseModel):
 
 def _parsed(payload: Any) -> Any:
     """Parse a payload as PostgreSQL gives it: as JSON text."""
-    return parse_payload(payload) if isinstance(payload, str) else payload
+    return readable_payload(payload) if isinstance(payload, str) else payload
 
 
 class Delivery(BaseModel):

@@ -1,8 +1,10 @@
 -- The bridges that run, one row a process: each has told of itself within 30 s, and not that it stops.
 -- told_seconds: how long ago that was; covered_seconds: how much of the minute before it told of, and
--- what it did then. (A row that tells of more than the minute counts in part.)
+-- what it did then. (A row that tells of more than the minute counts in part. Rows of the future are of
+-- before the clock was set back, and none that is newer would be seen beside them.)
 with recent as (
-    select * from bridge.activity where recorded_at > now() - interval '90 seconds'
+    select * from bridge.activity
+    where recorded_at > now() - interval '90 seconds' and recorded_at < now() + interval '1 second'
 ), newest as (
     select distinct on (bridge) bridge, version, clients, in_flight, recorded_at, is_last
     from recent

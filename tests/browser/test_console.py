@@ -131,6 +131,74 @@ def test_the_feed_goes_on_where_it_was_when_its_connection_was_cut(
     expect(rows.first).to_contain_text("while it was away")
 
 
+def test_the_feed_goes_on_when_somebody_has_signed_in_anew_beside_it(
+    page: Page, bot: psycopg.Connection[Any], watch: Watch
+) -> None:
+    sign_in(page, path="/console/events")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    beside = page.context.new_page()
+    beside.goto("/console/sign-in")
+    beside.get_by_label("Token").fill(TOKEN)
+    beside.get_by_role("button", name="Sign in").click()
+    beside.wait_for_url("**/console")
+    # Its stream ends, and for another it would need a form of the session that there is now.
+    page.get_by_label("Types").fill("ticket.*")
+    page.get_by_label("Types").press("Enter")
+    watch.expected("status of 403")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(page.get_by_label("Types")).to_have_value("")
+    emit(bot, "ticket.created", {})
+    expect(page.get_by_label("Events, the newest first").get_by_role("listitem")).to_have_count(1)
+
+
+def test_a_feed_that_nobody_sees_keeps_only_what_it_will_show(
+    page: Page, bot: psycopg.Connection[Any]
+) -> None:
+    # As in a tab in the background: nothing is drawn until somebody looks.
+    page.add_init_script("""
+        window.drawings = [];
+        window.requestAnimationFrame = (draw) => drawings.push(draw);
+        window.events = [];
+        const parse = JSON.parse;
+        JSON.parse = (text) => {
+          const value = parse(text);
+          const root = document.documentElement;
+          if (value.payload) root.dataset.came = events.push(new WeakRef(value));
+          return value;
+        };
+    """)
+    sign_in(page, path="/console/events")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    bot.execute(
+        "select bridge.emit('a.b', jsonb_build_object('number', n)) from generate_series(1, 2000) n"
+    )
+    expect(page.locator("html")).to_have_attribute("data-came", "2000")
+    assert page.evaluate("drawings.length") == 1
+    page.request_gc()
+    kept = page.evaluate("events.filter((each) => each.deref()).length")
+    assert 300 <= kept < 1000
+    page.evaluate("drawings.pop()()")
+    rows = page.get_by_label("Events, the newest first").get_by_role("listitem")
+    expect(rows).to_have_count(300)
+    expect(rows.first).to_contain_text("2000")
+    expect(rows.last).to_contain_text("1701")
+
+
+def test_figures_that_are_kept_from_being_loaded_do_not_look_new(page: Page) -> None:
+    page.clock.install()
+    sign_in(page)
+    figures = page.locator("#figures")
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('#figures dt'))")
+    page.clock.run_for(30_000)
+    expect(figures).not_to_have_class("stale")
+    page.clock.run_for(40_000)
+    expect(figures).to_have_class("stale")
+    assert page.evaluate("getSelection().toString()") != ""
+    page.evaluate("getSelection().removeAllRanges()")
+    page.clock.run_for(10_000)
+    expect(figures).not_to_have_class("stale")
+
+
 def test_russian_browsers_get_russian_pages(open_page: OpenPage, photograph: Photograph) -> None:
     page = open_page(locale="ru-RU", color_scheme="dark")
     page.goto("/console")

@@ -76,6 +76,17 @@ def test_a_bridge_runs_while_its_newest_row_is_young_and_not_its_last(
     assert running(bridge_url) == ["began-anew:4", "young:1"]
 
 
+def test_a_clock_that_was_set_back_hides_neither_what_runs_nor_what_has_ended(
+    bridge_url: str, bot: Bot
+) -> None:
+    for bridge in ("runs:1", "died:2"):
+        told(bot, bridge, -3600, events_drained=1_000_000)
+    told(bot, "runs:1", 5, events_drained=100)
+    told(bot, "died:2", 40)
+    assert running(bridge_url) == ["runs:1"]
+    assert look(bridge_url).rates.events_per_second == pytest.approx(10)
+
+
 def test_rates_are_of_the_last_minute_of_the_bridges_that_run(bridge_url: str, bot: Bot) -> None:
     for age in range(5, 85, 10):
         told(bot, "a:1", age, events_drained=100, events_streamed=300, delivered=20, retried=10)

@@ -10,7 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
+import trio.testing
 
+from bridge.db import DatabaseUnavailable
 from bridge.throttle import Throttle
 from bridge.token_store import SESSION_SECONDS
 from bridge.web.console.overview import Overviews
@@ -206,6 +209,37 @@ async def test_links_are_relative_so_that_a_proxy_may_put_it_anywhere(
         assert 'action="/' not in page.text
 
 
+async def test_who_opens_the_way_in_in_several_tabs_gets_in_by_each(bridge_url: str) -> None:
+    async with visiting(bridge_url) as browser:
+        tabs = [csrf_of(await browser.get("/console/sign-in")) for _ in range(2)]
+        for csrf in tabs:
+            fields = {"csrf": csrf, "token": TOKEN}
+            assert (await browser.post("/console/sign-in", data=fields)).status_code == 303
+
+
+@pytest.mark.parametrize("kept", ["short", "x" * 5_000, 'x"; Domain=example.org', "Ж" * 43])
+async def test_of_a_cookie_that_is_none_of_ours_the_way_in_makes_nothing(
+    bridge_url: str, kept: str
+) -> None:
+    async with visiting(bridge_url) as browser:
+        cookie = b"pgbridge_sign_in=" + kept.encode()
+        page = await browser.get("/console/sign-in", headers={b"Cookie": cookie})
+        [made] = page.headers.get_list("Set-Cookie")
+        assert re.match("pgbridge_sign_in=[A-Za-z0-9_-]{43};", made)
+        assert kept not in made
+
+
+@pytest.mark.parametrize(("path", "base"), [("/console/events", ""), ("/console/events/", "../")])
+async def test_the_feed_finds_its_ticket_and_its_stream_whatever_the_address(
+    bridge_url: str, path: str, base: str
+) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        page = await browser.get(path)
+        assert f'data-ticket="{base}ticket"' in page.text
+        assert f'data-socket="{base}../ws"' in page.text
+
+
 # --- forms of ours only
 
 
@@ -364,10 +398,16 @@ async def test_files_are_sent_again_only_when_they_have_changed(bridge_url: str)
             assert (await browser.get(f"/console/static/{name}")).status_code == 404
 
 
-async def test_a_script_of_a_page_whose_session_is_over_is_told_so(bridge_url: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("Sec-Fetch-Mode", "cors"), ("X-Requested-With", "fetch")]
+)
+async def test_a_script_of_a_page_whose_session_is_over_is_told_so(
+    bridge_url: str, name: str, value: str
+) -> None:
     async with visiting(bridge_url) as browser:
-        answer = await browser.get("/console", headers={"Sec-Fetch-Mode": "cors"})
-        assert answer.status_code == 401
+        for method, path in (("GET", "/console"), ("POST", "/console/ticket")):
+            answer = await browser.request(method, path, headers={name: value})
+            assert answer.status_code == 401
 
 
 async def test_a_page_that_is_not_there_says_so_as_a_page(bridge_url: str) -> None:
@@ -412,3 +452,31 @@ async def test_the_figures_are_got_once_for_all_who_look(
             assert (await browser.get("/console")).status_code == 200
         await browser.get("/console?minutes=60")
     assert asked.count("overview") == 2
+
+
+async def test_figures_that_cannot_be_had_are_waited_for_once_and_not_by_each_in_turn(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    asked = []
+
+    class Hanging:
+        async def fetch(self, name: str, *_values: object) -> Any:
+            asked.append(name)
+            await trio.sleep(10)
+            raise DatabaseUnavailable("no answer within 10 s")
+
+    overviews = Overviews(Hanging())
+    failed_at = []
+
+    async def look() -> None:
+        with pytest.raises(DatabaseUnavailable):
+            await overviews.get(15)
+        failed_at.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(look)
+    assert asked == ["overview"]
+    assert max(failed_at) - min(failed_at) < 1
+    await look()  # who comes later asks anew
+    assert asked == ["overview", "overview"]

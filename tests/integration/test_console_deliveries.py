@@ -276,6 +276,36 @@ async def test_a_delivery_shows_its_way_its_request_and_its_attempts_and_no_secr
         assert "&lt;script&gt;" in shown_page.text
 
 
+@pytest.mark.parametrize("nesting", [200, 600, 3_000])
+async def test_an_event_that_is_nested_too_deeply_keeps_no_page_from_being_answered(
+    bridge_url: str, bot: Bot, nesting: int
+) -> None:
+    payload = "[" * nesting + "1" + "]" * nesting
+    webhook = add_webhook(bot, "https://receiver.example/")
+    add_pending(bot, webhook)
+    deep = add_pending(bot, webhook)
+    bot.execute(
+        "update bridge.events e set payload = %s from bridge.delivery_queue q"
+        " where e.id = q.event_id and q.id = %s",
+        [payload, deep],
+    )
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        for path in (f"/console/webhooks/{webhook}", LIST, f"{LIST}/{deep}"):
+            page = await browser.get(path)
+            assert page.status_code == 200
+            assert f"Delivery {deep}" in page.text or f'deliveries/{deep}"' in page.text
+        assert "[" * 50 in re.sub(r"\s", "", page.text)
+        asked = {"X-API-Key": TOKEN}
+        one = await browser.get(f"/deliveries/{deep}", headers=asked)
+        assert one.json()["payload"] == payload
+        listed = await browser.get(f"/webhooks/{webhook}/deliveries", headers=asked)
+        events = await browser.get("/events?since=0", headers=asked)
+        for answer in (listed, events):
+            shown_payloads = [each["payload"] for each in answer.json()["items"]]
+            assert sorted(map(str, shown_payloads)) == sorted([payload, "{'user_id': 1}"])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import httpx
+import pytest
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ["events_committed", "ws_received", "deliveries_verified", "lost", "duplicates"]
@@ -76,6 +80,46 @@ def test_a_signal_ends_the_bot_and_the_rest_still_arrives() -> None:
     assert (code, errors) == (0, "")
     assert figures["events_committed"] > 0
     assert figures["lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "told"),
+    [
+        ("POST", "/webhooks/{}/pause", "the webhook 'Demo: everything' is paused"),
+        ("DELETE", "/webhooks/{}", "the webhook 'Demo: everything' was deleted"),
+    ],
+)
+def test_whoever_stops_its_webhooks_is_told_so_and_not_that_events_were_lost(
+    method: str, path: str, told: str
+) -> None:
+    demo = start()
+    assert demo.stdout is not None
+    lines = iter(demo.stdout)
+    printed = ""
+    while "\nrunning" not in printed:
+        printed += next(lines)
+    url, token = (
+        re.search(r"console +(http://\S+)/console", printed),
+        re.search(r"token +(\S+)\n", printed),
+    )
+    assert url
+    assert token
+    with httpx.Client(
+        base_url=url[1], headers={"X-API-Key": token[1]}, trust_env=False, timeout=60
+    ) as operator:
+        [webhook] = [
+            each["id"]
+            for each in operator.get("/webhooks").json()["items"]
+            if each["name"] == "Demo: everything"
+        ]
+        operator.request(method, path.format(webhook)).raise_for_status()
+    for _ in range(3):  # a line a second, with events in each
+        next(lines)
+    demo.send_signal(signal.SIGTERM)
+    code, figures, errors = end(demo)
+    assert code == 1
+    assert errors == f"pgbridge demo: {told}, so that this proves nothing\n"
+    assert figures["lost"] > 0
 
 
 def test_without_the_embedded_server_it_says_what_to_install(tmp_path: Path) -> None:

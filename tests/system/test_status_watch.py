@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,6 +22,10 @@ from tests.system.processes import complaint, environment, pgbridge
 
 #: How long a command may take for anything.
 PATIENCE_SECONDS = 60.0
+
+#: What a terminal is told.
+ENTER_SCREEN, LEAVE_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
+HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 
 
 @contextmanager
@@ -98,6 +103,51 @@ def test_in_a_terminal_it_draws_a_frame_and_leaves_the_last_one(
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_SECONDS) == 0
         assert b"Traceback" not in shown
+
+
+def test_whichever_signal_ends_it_the_terminal_is_as_it_was(bridge_url: str) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with watching(bridge_url, terminal=True) as (process, reading):
+            shown = read_until(reading, "no bridge drains")
+            assert ENTER_SCREEN in shown
+            process.send_signal(number)
+            # It goes back to the screen before, shows the cursor, and leaves the last frame there.
+            shown = read_until(reading, f"{re.escape(LEAVE_SCREEN.decode())}(?s:.*)doorbell", shown)
+            assert shown.rfind(SHOW_CURSOR) > shown.rfind(HIDE_CURSOR) >= 0
+            assert process.wait(PATIENCE_SECONDS) == 0
+            assert b"Traceback" not in shown
+
+
+def test_a_database_that_stands_still_is_told_as_such(
+    bridge_url: str, bot: psycopg.Connection[Any]
+) -> None:
+    with watching(bridge_url, terminal=True) as (_, reading):
+        shown = read_until(reading, "no bridge drains")
+        rows = bot.execute(
+            "select pid from pg_stat_activity"
+            " where application_name = 'pgbridge-init' and datname = current_database()"
+        ).fetchall()
+        for (pid,) in rows:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            shown = read_until(reading, "not of now.*has not answered for 5 s", shown)
+        finally:
+            for (pid,) in rows:
+                os.kill(pid, signal.SIGCONT)
+        bot.execute("select bridge.emit('a.b', '{}') from generate_series(1, 3)")
+        read_until(reading, "3, the oldest has waited", shown)
+
+
+def test_tables_that_somebody_has_locked_are_told_as_such(
+    bridge_url: str, bot: psycopg.Connection[object]
+) -> None:
+    with watching(bridge_url, terminal=True) as (_, reading):
+        shown = read_until(reading, "no bridge drains")
+        with bot.transaction():
+            bot.execute("lock table bridge.webhooks in access exclusive mode")
+            shown = read_until(reading, "not of now.*lock timeout", shown)
+        bot.execute("select bridge.emit('a.b', '{}') from generate_series(1, 3)")
+        read_until(reading, "3, the oldest has waited", shown)
 
 
 @pytest.mark.parametrize("option", [(), ("--json",)])

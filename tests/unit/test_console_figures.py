@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -115,6 +116,31 @@ def test_what_turns_the_direction_of_writing_is_written_as_json_may_write_it() -
 def test_what_is_long_is_cut_with_a_sign_of_it() -> None:
     assert pretty("x" * (MOST_SHOWN + 1)) == "x" * MOST_SHOWN + "…"
     assert pretty("x" * MOST_SHOWN) == "x" * MOST_SHOWN
+
+
+def test_of_json_that_is_long_only_the_beginning_is_laid_out() -> None:
+    laid_out = []
+
+    class Long(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            for each in range(10_000_000):
+                laid_out.append(each)
+                yield each
+
+    shown = pretty(Long([1]))
+    assert shown.startswith("[\n  0,\n  1,")
+    assert len(shown) == MOST_SHOWN + 1
+    assert shown.endswith("…")
+    assert len(laid_out) < MOST_SHOWN
+
+
+def test_json_that_is_nested_too_deeply_is_shown_as_far_as_it_goes() -> None:
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    shown = pretty(nested)
+    assert shown.startswith("[\n  [\n    [")
+    assert shown.endswith("…")
 
 
 def test_a_url_may_be_broken_and_stays_text() -> None:

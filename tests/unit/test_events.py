@@ -9,7 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.events import PATTERN, Event, patterns_matching, timestamp
+from bridge.events import (
+    MAX_NESTING,
+    PATTERN,
+    Event,
+    patterns_matching,
+    readable_payload,
+    timestamp,
+)
 
 MOMENT = datetime(2024, 1, 15, 10, 30, 0, 123456, tzinfo=UTC)
 NAMES = st.text("abcXYZ019_-", min_size=1, max_size=6)
@@ -104,3 +111,18 @@ def test_the_database_knows_the_same_patterns(bridge_url: str) -> None:
             assert [row[0] for row in rows] == [patterns_matching(kind) for kind in event_types]
 
         same()
+
+
+@pytest.mark.parametrize("inner", ['{"a": %s}', "[2, %s, 1]", '["\\\\", "[{", "\\"[", %s]'])
+def test_a_payload_is_read_as_deep_as_answers_go_and_is_text_beyond(inner: str) -> None:
+    payload = "1"
+    for _ in range(MAX_NESTING):
+        payload = inner.replace("%s", payload)
+    assert readable_payload(payload) == json.loads(payload)
+    payload = f"[{payload}]"
+    assert readable_payload(payload) == payload
+
+
+def test_a_payload_that_is_wide_or_has_brackets_in_texts_is_not_taken_for_deep() -> None:
+    for payload in (json.dumps([[]] * 10_000), json.dumps(["[" * 10_000]), json.dumps("{" * 200)):
+        assert readable_payload(payload) == json.loads(payload)

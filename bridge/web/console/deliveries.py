@@ -219,7 +219,9 @@ async def delivery_page(
     made_of = found(await database.fetch("delivery_request", delivery_id), "Delivery")
     request_shown = None
     if made_of["url"] is not None:
-        with suppress(ValueError):  # there is no such request: each attempt says why
+        with suppress(
+            ValueError, RecursionError
+        ):  # there is no such request: each attempt says why
             request_shown = request.app.state.preview(
                 url=made_of["url"],
                 event_id=made_of["event_id"],

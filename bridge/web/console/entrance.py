@@ -28,6 +28,8 @@ from bridge.web.envelope import SLASHED
 #: whose token it knows.
 SIGN_IN_COOKIE: Final = "pgbridge_sign_in"
 
+# As secrets.token_urlsafe(32) makes it.
+_ASKED = re.compile(r"[A-Za-z0-9_-]{43}")
 # A page of the console, and its query; no way out of it.
 _NEXT = re.compile(r"(?!.*\.\.)(?:[a-z-]+(?:/[a-z0-9-]+)*)?(?:\?[A-Za-z0-9_.~%=&*+:-]*)?")
 
@@ -70,7 +72,6 @@ async def sign_in(request: Request) -> Response:
     session = await tokens.create_session(grant)
     response = RedirectResponse(_target(request, wanted), 303)
     set_cookie(request, response, COOKIE, session)
-    forget_cookie(response, SIGN_IN_COOKIE)
     return response
 
 
@@ -94,7 +95,10 @@ def _ask(
 ) -> Response:
     if request.scope.get(SLASHED):
         raise HTTPException(404)  # the cookies of this address would not come to the others
-    asked = secrets.token_urlsafe(32)
+    # A browser that is started again may open this page in several tabs, and each is to work.
+    asked = request.cookies.get(SIGN_IN_COOKIE, "")
+    if not _ASKED.fullmatch(asked):
+        asked = secrets.token_urlsafe(32)
     request.state.csrf = csrf_token(asked)
     response = page(
         request, "sign_in", status=status, headers=headers, problem=problem, wanted=wanted

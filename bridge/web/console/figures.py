@@ -34,7 +34,17 @@ def pretty(value: Any) -> str:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return cut(value)
-    return cut(json.dumps(value, indent=2, ensure_ascii=False).translate(_BIDI_ESCAPES))
+    # Not laid out to its end: of a payload of megabytes that takes seconds, and all else waits.
+    beginning, length = [], 0
+    try:
+        for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
+            beginning.append(piece[: MOST_SHOWN + 1])
+            length += len(piece)
+            if length > MOST_SHOWN:
+                break
+    except RecursionError:  # PostgreSQL takes more lists within each other than Python
+        beginning.append("…")
+    return cut("".join(beginning).translate(_BIDI_ESCAPES))
 
 
 def cut(text: str) -> str:

@@ -31,6 +31,9 @@ COOKIE: Final = "pgbridge_session"
 #: The field of a form, or else the header of a script's request, that other sites cannot know.
 CSRF_FIELD: Final = "csrf"
 CSRF_HEADER: Final = "X-CSRF-Token"
+#: What a script's request brings. Browsers tell by themselves what a request is for, but not to a
+#: bridge that they reach over plain HTTP on another machine.
+SCRIPT_HEADER: Final = "X-Requested-With"
 
 _SAFE_METHODS = ("GET", "HEAD")
 
@@ -161,7 +164,10 @@ async def _is_signed_in(request: Request) -> bool:
 
 
 def _to_sign_in(request: Request) -> Response:
-    if request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate":
+    if (
+        SCRIPT_HEADER in request.headers
+        or request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+    ):
         # A script of a page that was open when its session ended.
         return error_page(request, 401)
     wanted = ""

@@ -10,6 +10,7 @@ import trio
 from fastapi import Query, Request
 from fastapi.responses import Response
 
+from bridge.db import DatabaseUnavailable
 from bridge.overview import Overview, Point, overview
 from bridge.spelling import duration, rate
 from bridge.web.console import charts
@@ -37,6 +38,8 @@ class Overviews:
         self._locks = {minutes: trio.Lock() for minutes in PERIODS}
         #: By period: the figures, and until when they are good.
         self._found: dict[int, tuple[Overview, float]] = {}
+        #: By period: when they could not be had.
+        self._failed: dict[int, float] = {}
 
     async def get(self, minutes: int) -> Overview:
         """Return the figures of a period of ``PERIODS``.
@@ -44,18 +47,29 @@ class Overviews:
         Raises:
             DatabaseUnavailable: they cannot be had now.
         """
+        asked = trio.current_time()
         async with self._locks[minutes]:
             found, good_until = self._found.get(minutes, (None, 0.0))
             started = trio.current_time()
             if found is None or started >= good_until:
-                [state] = await self._database.fetch("overview")
-                bridges = await self._database.fetch("running_bridges")
-                activity = await self._database.fetch("activity", minutes, PERIODS[minutes])
-                found = overview(state, bridges, activity)
+                if self._failed.get(minutes, asked) > asked:
+                    # Whoever has waited for somebody else's look does not wait for one more.
+                    raise DatabaseUnavailable("the figures could not be had")
+                try:
+                    found = await self._look(minutes)
+                except DatabaseUnavailable:
+                    self._failed[minutes] = trio.current_time()
+                    raise
                 now = trio.current_time()
                 rest = max(FRESH_SECONDS, REST * (now - started))
                 self._found[minutes] = found, now + rest
             return found
+
+    async def _look(self, minutes: int) -> Overview:
+        [state] = await self._database.fetch("overview")
+        bridges = await self._database.fetch("running_bridges")
+        activity = await self._database.fetch("activity", minutes, PERIODS[minutes])
+        return overview(state, bridges, activity)
 
 
 @dataclass(frozen=True)

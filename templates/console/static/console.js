@@ -27,21 +27,28 @@ showTimes(document);
 // --- figures that stay fresh: <section id="…" data-refresh-seconds="5">
 
 const REFRESH_PATIENCE_MS = 10_000;
+const STALE_MS = 60_000; // what was not loaded for so long does not look as if it was of now
 
 async function refresh(section) {
-  // Nobody looks, or somebody is just reading or typing there.
-  const busy = section.contains(document.activeElement) || section.matches(':hover:has(.pointed)');
-  if (document.hidden || busy) return section;
+  // Nobody looks, or somebody is just reading, copying or typing there.
+  const selection = getSelection();
+  const busy = section.contains(document.activeElement) || section.matches(':hover:has(.pointed)')
+    || (!selection.isCollapsed && selection.containsNode(section, true));
+  if (document.hidden || busy) {
+    if (Date.now() - section.loadedAt > STALE_MS) section.classList.add('stale');
+    return section;
+  }
   try {
     const answer = await fetch(location.href, {
-      headers: { Accept: 'text/html' }, signal: AbortSignal.timeout(REFRESH_PATIENCE_MS),
+      headers: { Accept: 'text/html', 'X-Requested-With': 'fetch' }, signal: AbortSignal.timeout(REFRESH_PATIENCE_MS),
     });
-    if (answer.status === 401) return void location.reload();
+    if (answer.status === 401 || answer.status === 403) return void location.reload();
     if (!answer.ok) throw new Error(answer.status);
     const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
     const fresh = page.getElementById(section.id);
     if (!fresh) return section;
     showTimes(fresh);
+    fresh.loadedAt = Date.now();
     section.replaceWith(fresh);
     return fresh;
   } catch {
@@ -52,6 +59,7 @@ async function refresh(section) {
 
 for (const found of document.querySelectorAll('[data-refresh-seconds]')) {
   let section = found;
+  section.loadedAt = Date.now();
   const again = async () => {
     section = await refresh(section);
     if (section) setTimeout(again, 1000 * section.dataset.refreshSeconds);

@@ -27,8 +27,11 @@ const groups = []; // of types, in the order in which they were seen: each has a
 // --- the stream
 
 async function getTicket() {
-  const answer = await fetch(words.ticket, { method: 'POST', headers: { 'X-CSRF-Token': words.csrf } });
-  if (answer.status === 401) location.reload(); // the session is over
+  const answer = await fetch(words.ticket, {
+    method: 'POST', headers: { 'X-CSRF-Token': words.csrf, 'X-Requested-With': 'fetch' },
+  });
+  // The session is over; or it is another one, begun in another tab, and this page is of the old one.
+  if (answer.status === 401 || answer.status === 403) location.reload();
   if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
   return (await answer.json()).ticket;
 }
@@ -56,6 +59,8 @@ function connect(since) {
 function take(event) {
   if (!paused) {
     fresh.push(event);
+    // A tab that nobody sees draws nothing, perhaps for days.
+    if (fresh.length > MOST_SHOWN) fresh.shift();
     if (!drawing) requestAnimationFrame(draw);
     drawing = true;
     return;
@@ -70,7 +75,7 @@ function take(event) {
 
 function draw() {
   drawing = false;
-  const rows = fresh.splice(0).slice(-MOST_SHOWN).map(row);
+  const rows = fresh.splice(0).map(row);
   feed.prepend(...rows.reverse());
   while (feed.children.length > MOST_SHOWN) feed.lastElementChild.remove();
   none.hidden = feed.children.length > 0;
