@@ -147,7 +147,10 @@ async def serve(
                 access_log=settings.access_log,
             )
             proof = ListenProof(
-                database, listens=lambda: relay.listens, needed=settings.doorbell != "poll"
+                database,
+                listens=lambda: relay.listens,
+                held_up=lambda: relay.trouble() is not None,
+                needed=settings.doorbell != "poll",
             )
             relay = Relay(
                 database,

@@ -141,12 +141,22 @@ class ListenProof:
 
     Args:
         listens: tells whether there is a connection that listens to ``channel``.
+        held_up: tells whether that connection is busy with something that does not end: then what
+            is notified comes only after that, whatever stands between.
         needed: whether anything depends on it; without, nothing is done.
     """
 
-    def __init__(self, database: Database, *, listens: Callable[[], bool], needed: bool) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        listens: Callable[[], bool],
+        held_up: Callable[[], bool] = lambda: False,
+        needed: bool,
+    ) -> None:
         self._database = Share(database, 1)
         self._listens = listens
+        self._held_up = held_up
         self._needed = needed
         self._heard = trio.Event()
         self._heard_at = -float("inf")
@@ -193,6 +203,8 @@ class ListenProof:
             return None
         if not self._listens():
             return "there is no connection that listens; see database_away in the log"
+        if self._held_up():
+            return "the connection that listens is held up by the relay's own statement; see relay"
         return (
             "what is notified is not heard on the connection that listens; "
             "behind a pooler such as PgBouncer, set BRIDGE_LISTEN_URL to PostgreSQL's own address"

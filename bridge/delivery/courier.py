@@ -47,8 +47,8 @@ SETTLE_BATCH = 500
 #: How often everything that is due is looked for, whatever has been looked through already.
 SWEEP_SECONDS = 1.0
 #: After a sweep, so many times as long as it took passes before the next: while vacuum is held
-#: back, it walks over all that was settled since. Up to a bound: one that had to wait for a lock
-#: has walked over nothing.
+#: back, it walks over all that was settled since. The shorter of the last two counts, and up to a
+#: bound: one that had to wait for a lock has walked over nothing.
 SWEEP_REST = 10
 LONGEST_SWEEP_REST_SECONDS = 30.0
 #: How long at most more may come together between two statements: after one that had to wait for a
@@ -183,7 +183,7 @@ class Courier:
         self._due_since: dict[int, datetime] = {}
         self._swept: datetime | None = None
         self._swept_at = -float("inf")
-        self._sweep_seconds = SWEEP_SECONDS
+        self._sweep_seconds, self._sweep_took = SWEEP_SECONDS, 0.0
         self._clock = ServerClock()
         self._looked_at = trio.current_time()
 
@@ -291,8 +291,9 @@ class Courier:
             rows = []
         if is_sweep:
             self._swept_at = trio.current_time()
-            rest = min(SWEEP_REST * (self._swept_at - started), LONGEST_SWEEP_REST_SECONDS)
-            self._sweep_seconds = max(SWEEP_SECONDS, rest)
+            took = self._swept_at - started
+            rest = min(SWEEP_REST * min(took, self._sweep_took), LONGEST_SWEEP_REST_SECONDS)
+            self._sweep_seconds, self._sweep_took = max(SWEEP_SECONDS, rest), took
         if is_sweep and len(rows) < limit:
             # It has seen everything. (One that had no room left for more has not: then what it did
             # not come to is looked for from the last mark on, and not from a new one.)

@@ -108,10 +108,14 @@ async def test_a_backlog_that_is_being_drained_is_no_trouble(bridge_url: str) ->
 
 @asynccontextmanager
 async def proving(
-    relayed: Relayed, listens: Callable[[], bool] = lambda: True, *, needed: bool = True
+    relayed: Relayed,
+    listens: Callable[[], bool] = lambda: True,
+    *,
+    held_up: Callable[[], bool] = lambda: False,
+    needed: bool = True,
 ) -> AsyncIterator[ListenProof]:
     async with trio.open_nursery() as nursery:
-        proof = ListenProof(relayed.database, listens=listens, needed=needed)
+        proof = ListenProof(relayed.database, listens=listens, held_up=held_up, needed=needed)
         nursery.start_soon(proof.run)
         yield proof
         nursery.cancel_scope.cancel()
@@ -150,6 +154,15 @@ async def test_a_connection_that_hears_nothing_is_no_connection(
         assert "set BRIDGE_LISTEN_URL" in str(proof.trouble())
         await connection.listen(proof.channel, proof.heard)
         await until(lambda: proof.trouble() is None)
+
+
+async def test_a_connection_that_a_lock_holds_up_is_not_called_a_poolers(
+    bridge_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "HEARING_SECONDS", 0.2)
+    async with relaying(bridge_url) as relayed, proving(relayed, held_up=lambda: True) as proof:
+        await until(lambda: proof._failed)
+        assert str(proof.trouble()).startswith("the connection that listens is held up")
 
 
 async def test_without_a_connection_nothing_is_heard(
