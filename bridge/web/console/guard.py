@@ -94,17 +94,19 @@ def set_cookie(request: Request, response: Response, name: str, value: str) -> N
     response.set_cookie(
         name,
         value,
+        # It comes along when somebody follows a link, from an alert or a chat, which only shows a
+        # page; with no form of another site, and with nothing that its pages load.
         max_age=int(SESSION_SECONDS),
         path=None,
         httponly=True,
-        samesite="strict",
+        samesite="lax",
         secure=is_secure(request),
     )
 
 
 def forget_cookie(response: Response, name: str) -> None:
     """Have a browser forget a cookie."""
-    response.set_cookie(name, "", max_age=0, path=None, httponly=True, samesite="strict")
+    response.set_cookie(name, "", max_age=0, path=None, httponly=True, samesite="lax")
 
 
 def is_secure(request: Request) -> bool:
