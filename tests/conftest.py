@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from tests.system.processes import SERVICE_LOGIN
 
 #: The directories of tests; any other comes before them.
 LONGEST_FIRST = ("system", "browser", "packaging", "integration", "trio", "unit")
+
+#: Linux' file system in memory, and what has to be free there: about four times as much as is used.
+MEMORY = Path("/dev/shm")
+MOST_IN_MEMORY_BYTES = 8 * 1024**3
 
 BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
 
@@ -41,17 +46,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
     """The server that all tests share; nobody stops it."""
-    with embedded_postgres() as running:
+    with embedded_postgres(_memory()) as running:
         with psycopg.connect(running.url(), autocommit=True) as connection:
             # For applications that commit in two phases.
             connection.execute("alter system set max_prepared_transactions = 8")
             # Nobody cuts this machine's power for a test, and what is cloned or dropped would wait
             # for the disk. Tests that crash a server have one of their own, with fsync.
             connection.execute("alter system set fsync = off")
+            # So much of each worker's stays in memory, if that is where the server is.
+            connection.execute("alter system set max_wal_size = '256MB'")
             create_roles(connection)
         running.stop()
         running.start()
         yield running
+
+
+def _memory() -> Path | None:
+    """Return a file system in memory that has room for the servers of all workers, if there is one.
+
+    A database for each test is some hundred files: on a disk they take three times as long.
+    """
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MOST_IN_MEMORY_BYTES:
+        return MEMORY
+    return None
 
 
 def create_roles(connection: psycopg.Connection[tuple[object, ...]]) -> None:

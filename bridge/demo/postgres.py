@@ -56,9 +56,13 @@ class EmbeddedPostgres:
 
 
 @contextmanager
-def embedded_postgres() -> Iterator[EmbeddedPostgres]:
-    """Start a server in a new temporary directory; stop it and delete the directory at the end."""
-    directory = Path(tempfile.mkdtemp(prefix="pgbridge-"))
+def embedded_postgres(parent: Path | None = None) -> Iterator[EmbeddedPostgres]:
+    """Start a server in a new directory; stop it and delete the directory at the end.
+
+    Args:
+        parent: where the directory is made; None: where temporary ones are.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="pgbridge-", dir=parent))
     try:
         server = EmbeddedPostgres(directory / "data")
         try:
