@@ -115,14 +115,14 @@ class Failures:
         try:
             await self._app(scope, receive, watched)
         except Exception as error:
-            _log_failure(scope, error)
+            log_failure(scope, error)
             # An answer that has begun is cut off by the server.
             if not started:
                 answer = JSONResponse({"detail": "Internal Server Error"}, 500)
                 await answer(scope, receive, send)
 
 
-def _log_failure(scope: Scope, error: Exception) -> None:
+def log_failure(scope: Scope, error: Exception) -> None:
     """Log what happened and where, but nothing of what was sent.
 
     An error's text may quote it: PostgreSQL's detail has the whole row that did not fit, a secret

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from bridge.db import DatabaseUnavailable
 from bridge.throttle import Throttle
@@ -416,6 +417,20 @@ async def test_a_page_that_is_not_there_says_so_as_a_page(bridge_url: str) -> No
         answer = await browser.get("/console?minutes=much")
         assert answer.status_code == 404
         assert "Nothing is here" in answer.text
+
+
+async def test_what_nobody_has_thought_of_is_told_as_a_page_and_logged(
+    bridge_url: str, bot: Bot
+) -> None:
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        bot.execute("alter table bridge.activity rename to somewhere_else")
+        with capture_logs() as logged:
+            answer = await browser.get("/console")
+    assert answer.status_code == 500
+    assert "That did not work" in answer.text
+    assert "somewhere_else" not in answer.text
+    assert [(line["event"], line["sqlstate"]) for line in logged] == [("request_failed", "42P01")]
 
 
 async def test_a_part_that_does_not_get_on_is_named(bridge_url: str) -> None:

@@ -23,6 +23,7 @@ from bridge.token_store import SESSION_SECONDS, TokenStore, TooManyFailuresError
 from bridge.web.auth import address_of, take_turn, too_often
 from bridge.web.console.forms import Form, read_form
 from bridge.web.console.rendering import base_of, error_page
+from bridge.web.envelope import log_failure
 from bridge.web.refusals import RETRY_SECONDS, passes
 
 #: The cookie of a session. It has no path and no domain: a browser sends it back to the host it is
@@ -182,11 +183,7 @@ def _to_sign_in(request: Request) -> Response:
 
 
 def _error_page(request: Request, error: Exception) -> Response:
-    """Answer what went wrong with a page.
-
-    Raises:
-        Exception: the error, if it is none that a person can do something about.
-    """
+    """Answer what went wrong with a page; what nobody has thought of is logged."""
     match error:
         case TooManyFailuresError():
             return _error_page(request, too_often("", error.retry_seconds))
@@ -198,4 +195,5 @@ def _error_page(request: Request, error: Exception) -> Response:
             return error_page(request, 503, headers={"Retry-After": str(RETRY_SECONDS)})
         case DatabaseError() if passes(error):
             return error_page(request, 503, headers={"Retry-After": str(RETRY_SECONDS)})
-    raise error
+    log_failure(request.scope, error)
+    return error_page(request, 500)
