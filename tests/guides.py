@@ -36,7 +36,7 @@ RUN_BY = {
     "test_the_first_steps_lead_to_a_verified_webhook",
     "docs/install.md": "tests/system/test_install_guides.py::"
     "test_an_installation_goes_as_the_page_says",
-    "docs/monitoring.md": "tests/system/test_monitoring.py::test_the_commands_of_the_page_run",
+    "docs/metrics.md": "tests/system/test_monitoring.py::test_the_commands_of_the_page_run",
     "docs/logs.md": "tests/system/test_logs.py::test_the_commands_of_the_page_run",
     "docs/operate.md": "tests/system/test_guides.py::test_every_look_of_the_runbook_can_be_had",
     "docs/receivers.md": "tests/system/test_guides.py::test_a_receiver_gets_what_the_page_shows",
@@ -66,7 +66,7 @@ NOT_RUN = {
     ("docs/install.md", "cp examples/pgbridge.service /etc/systemd/system/"): _SYSTEMD,
     ("docs/install.md", "docker compose build"): _DOCKER,
     (
-        "docs/monitoring.md",
+        "docs/metrics.md",
         "GRAFANA_PASSWORD=choose-one docker compose --profile monitoring up -d",
     ): _DOCKER,
     ("docs/install.md", "cp examples/nginx.conf /etc/nginx/pgbridge.conf"): _PROXY,

@@ -209,7 +209,7 @@ def test_every_alert_says_how_bad_it_is_what_to_do_and_where_more_stands() -> No
 
 
 def test_the_page_has_every_alert_and_every_alert_is_tried() -> None:
-    page = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     listed = dict(re.findall(r"^\| `(Pgbridge\w+)` \| (\w+) \|", page, re.MULTILINE))
     assert listed == {rule["alert"]: rule["labels"]["severity"] for rule in RULES}
     tried = (PROMETHEUS / "alerts_test.yml").read_text("utf-8")
@@ -219,9 +219,9 @@ def test_the_page_has_every_alert_and_every_alert_is_tried() -> None:
 async def test_the_commands_of_the_page_run(
     server: EmbeddedPostgres, bridge_url: str, tmp_path: Path
 ) -> None:
-    page, *_ = found = [block for kind, block in blocks(guide("monitoring.md")) if kind == "sh"]
-    assert ("docs/monitoring.md", first_line(page)) in NOT_RUN
-    shell = Shell("docs/monitoring.md", tmp_path, server, bridge_url)
+    page, *_ = found = [block for kind, block in blocks(guide("metrics.md")) if kind == "sh"]
+    assert ("docs/metrics.md", first_line(page)) in NOT_RUN
+    shell = Shell("docs/metrics.md", tmp_path, server, bridge_url)
     (tmp_path / "deploy").symlink_to(ROOT / "deploy")
     async with running(bridge_url) as bridge:
         shell.stands_for = {"127.0.0.1:8090": f"127.0.0.1:{bridge.port}"}
