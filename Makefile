@@ -39,11 +39,11 @@ pictures: $(venv)/installed-test ## Take the pictures of the documents anew, of 
 
 .PHONY: chaos
 chaos: $(venv)/installed-test ## Kill, freeze and crash for two minutes, and see that nothing is lost.
-	$(venv)/bin/python -m tests.chaos $(ARGS)
+	$(venv)/bin/python -m tests.stress.chaos $(ARGS)
 
 .PHONY: hostile
 hostile: $(venv)/installed-test ## Attack the one port for a minute, and see that honest clients notice nothing.
-	$(venv)/bin/python -m tests.hostile $(ARGS)
+	$(venv)/bin/python -m tests.stress.hostile $(ARGS)
 
 .PHONY: bench
 bench: $(venv)/installed-test ## Measure the figures that the documentation gives.

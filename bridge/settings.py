@@ -19,7 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from bridge.scopes import EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE, checked_scopes
+from bridge.access.scopes import EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE, checked_scopes
 
 #: Waits before each attempt of a delivery, in seconds: the first at once, the tenth a day after
 #: the ninth. They add up to a little over three days.

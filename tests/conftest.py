@@ -17,7 +17,7 @@ from tests.pgbouncer import pgbouncer
 from tests.system.processes import SERVICE_LOGIN
 
 #: The directories of tests; any other comes before them.
-LONGEST_FIRST = ("system", "browser", "packaging", "integration", "trio", "unit")
+LONGEST_FIRST = ("docs", "system", "browser", "packaging", "integration", "unit")
 
 #: Linux' file system in memory, and what has to be free there; four workers took 360 MB of it.
 MEMORY = Path("/dev/shm")

@@ -9,12 +9,14 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
-from bridge import assets, rights
+from bridge import assets
 from bridge.capture.check import MismatchError, check_rules
-from bridge.capture.migrate import MigrationError, Step, is_installed, plan_migrations
-from bridge.capture.render import RenderedRule, identifier, literal, render_paused
+from bridge.capture.render import RenderedRule, render_paused
 from bridge.capture.rules import Rule
-from bridge.capture.sessions import (
+from bridge.database import rights
+from bridge.database.migrate import MigrationError, Step, is_installed, plan_migrations
+from bridge.database.quoting import identifier, literal
+from bridge.database.sessions import (
     TRANSACTION_POOLER,
     USE_LISTEN_URL,
     fetch,

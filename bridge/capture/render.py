@@ -7,6 +7,7 @@ import jinja2
 
 from bridge import assets
 from bridge.capture.rules import CaptureRule, NoteRule, Rule
+from bridge.database.quoting import identifier, literal
 
 # jsonb_build_object takes at most 100 arguments.
 _PAIRS_A_CALL = 50
@@ -228,17 +229,6 @@ class _Rendering:
         if types == {"timestamp with time zone"}:
             return _TIMEZONE
         return _OUTPUT_SETTINGS if types else {}
-
-
-def literal(text: str) -> str:
-    """Return a text as an SQL string literal."""
-    quoted = text.replace("'", "''")
-    return f"E'{quoted.replace(chr(92), chr(92) * 2)}'" if "\\" in text else f"'{quoted}'"
-
-
-def identifier(name: str) -> str:
-    """Return a name as an SQL identifier, always quoted: it may be any word."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _json_object(pairs: Mapping[str, str]) -> str:

@@ -19,9 +19,9 @@ from uuid import UUID
 import structlog
 import trio
 
-from bridge import logs, metrics
-from bridge.clock import ServerClock
-from bridge.db import (
+from bridge.access.vault import SecretError, Vault
+from bridge.database.clock import ServerClock
+from bridge.database.pool import (
     Database,
     DatabaseError,
     DatabaseUnavailable,
@@ -34,8 +34,8 @@ from bridge.db import (
 from bridge.delivery.retry import Answer, Failure, Outcome, Verdict, judge
 from bridge.delivery.signing import canonical_body, headers, message_id
 from bridge.delivery.transport import Transport
-from bridge.secrets import SecretError, Vault
-from bridge.wakeup import WakeUp
+from bridge.tasks import WakeUp
+from bridge.telemetry import logs, metrics
 
 log = structlog.get_logger()
 

@@ -9,7 +9,7 @@ import hmac
 import json
 import re
 
-from bridge import secrets
+from bridge.access import vault as secrets
 from bridge.events import parse_payload
 
 # What is printed, without the ends of lines that would begin another header.

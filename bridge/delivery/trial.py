@@ -7,11 +7,11 @@ from uuid import uuid4
 
 import trio
 
-from bridge.db import Row
+from bridge.access.vault import SecretError, Vault
+from bridge.database.pool import Row
 from bridge.delivery.retry import Outcome, describe, rule_of
 from bridge.delivery.signing import canonical_body, headers
 from bridge.delivery.transport import Transport
-from bridge.secrets import SecretError, Vault
 
 EVENT_TYPE = "webhook.test"
 

@@ -25,6 +25,7 @@ import psycopg
 import trio
 from rich.console import Console
 
+from bridge.database.rights import SERVICE
 from bridge.demo import child
 from bridge.demo.bot import Bot
 from bridge.demo.ledger import KEY_FIELDS, Ledger
@@ -32,8 +33,7 @@ from bridge.demo.postgres import EmbeddedPostgres, EmbeddedPostgresMissing, embe
 from bridge.demo.receiver import Receiver
 from bridge.demo.screen import Arrival, Scene, plain_line, print_lines, show_frames
 from bridge.demo.watch import Dashboard, NoStreamError
-from bridge.errors import first_error
-from bridge.rights import SERVICE
+from bridge.tasks import first_error
 
 EVENTS_PER_SECOND = 40.0
 SETTLE_SECONDS = 40.0

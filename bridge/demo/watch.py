@@ -15,7 +15,7 @@ from trio_websocket import (
     wrap_client_stream,
 )
 
-from bridge.errors import first_error
+from bridge.tasks import first_error
 
 _CONNECT_SECONDS = 10
 _PAUSE_SECONDS = 0.5

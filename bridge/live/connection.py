@@ -26,13 +26,13 @@ from trio_websocket import (
 )
 from wsproto.utilities import LocalProtocolError
 
-from bridge import logs, metrics
+from bridge.access.proxies import Network, client_address
+from bridge.access.tokens import Grant
 from bridge.live.frames import close_frame
 from bridge.live.handshake import read_opening
 from bridge.live.intake import FRAMES_PER_SECOND, Intake
 from bridge.live.outlet import Outlet
-from bridge.proxies import Network, client_address
-from bridge.tokens import Grant
+from bridge.telemetry import logs, metrics
 
 log = structlog.get_logger()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
-from bridge.tokens import token_of_headers
+from bridge.access.tokens import token_of_headers
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 
 import structlog
 
-from bridge import logs, metrics
 from bridge.events import Event
 from bridge.live.history import Framed, History, chunks, framed
 from bridge.live.outlet import Outlet
 from bridge.live.selection import Selection
+from bridge.telemetry import logs, metrics
 
 log = structlog.get_logger()
 

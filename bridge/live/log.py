@@ -1,6 +1,6 @@
 """The event log, as clients that were away read it."""
 
-from bridge.db import Database
+from bridge.database.pool import Database
 from bridge.events import Event
 from bridge.live.history import LogPage
 

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import trio
 
-from bridge import metrics
 from bridge.events import narrowed, outside
 from bridge.live.connection import Connection
 from bridge.live.frames import text_frame
@@ -24,6 +23,7 @@ from bridge.live.selection import (
     Selection,
     checked_patterns,
 )
+from bridge.telemetry import metrics
 
 #: Ids are bigint.
 HIGHEST_ID: Final = 2**63 - 1

@@ -11,8 +11,11 @@ from typing import Final, Protocol
 import structlog
 import trio
 
-from bridge import metrics
-from bridge.db import DatabaseError, DatabaseUnavailable
+from bridge.access.authenticator import TooManyFailuresError
+from bridge.access.proxies import client_address
+from bridge.access.scopes import EVENTS_READ
+from bridge.access.tokens import Grant, Source, TokenKey
+from bridge.database.pool import DatabaseError, DatabaseUnavailable
 from bridge.live.connection import (
     CLOSE_SECONDS,
     GOING_AWAY,
@@ -26,10 +29,7 @@ from bridge.live.frames import PING_FRAME, close_frame, text_frame
 from bridge.live.handshake import Opening, read_opening
 from bridge.live.hub import Hub
 from bridge.live.session import CONCURRENT_REPLAYS, Session, gap_frame
-from bridge.proxies import client_address
-from bridge.scopes import EVENTS_READ
-from bridge.token_store import TooManyFailuresError
-from bridge.tokens import Grant, Source, TokenKey
+from bridge.telemetry import metrics
 
 log = structlog.get_logger()
 

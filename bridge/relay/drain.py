@@ -15,10 +15,9 @@ from datetime import datetime
 import structlog
 import trio
 
-from bridge import logs, metrics
-from bridge.activity import bridge_name
-from bridge.clock import ServerClock
-from bridge.db import (
+from bridge.database.clock import ServerClock
+from bridge.database.identity import bridge_name
+from bridge.database.pool import (
     Connection,
     Database,
     DatabaseError,
@@ -30,7 +29,8 @@ from bridge.events import Event
 from bridge.relay.doorbell import Doorbell, Look, Mode, State
 from bridge.relay.upkeep import create_partitions
 from bridge.relay.watermark import Watermark
-from bridge.wakeup import WakeUp
+from bridge.tasks import WakeUp
+from bridge.telemetry import logs, metrics
 
 log = structlog.get_logger()
 

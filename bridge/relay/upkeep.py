@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import structlog
 import trio
 
-from bridge.db import Database, DatabaseError
-from bridge.secrets import SecretError, Vault
+from bridge.access.vault import SecretError, Vault
+from bridge.database.pool import Database, DatabaseError
 
 log = structlog.get_logger()
 

@@ -26,8 +26,8 @@ from trio_websocket import (
 )
 from wsproto.utilities import ProtocolError
 
-from bridge.errors import first_error
 from bridge.events import parse_payload
+from bridge.tasks import first_error
 
 #: How long a connection may take to be made, and then its handshake up to the welcome.
 CONNECT_SECONDS: Final = 10.0

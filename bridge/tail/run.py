@@ -14,9 +14,9 @@ import trio
 from rich.console import Console
 from rich.text import Text
 
-from bridge.errors import first_error
 from bridge.tail.follower import Follower, Gap, Message, StreamEvent, TailError
 from bridge.tail.lines import terminal_line, visible
+from bridge.tasks import first_error
 
 _STDOUT = 1
 _STDERR = 2

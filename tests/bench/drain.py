@@ -8,8 +8,8 @@ from statistics import median
 import psycopg
 import trio
 
-from bridge.clock import ServerClock
-from bridge.db import open_database
+from bridge.database.clock import ServerClock
+from bridge.database.pool import open_database
 from bridge.demo.postgres import EmbeddedPostgres
 from bridge.relay.drain import FAST_PLANS, Drainer
 from bridge.relay.watermark import Watermark

@@ -18,7 +18,7 @@ import httpx
 import psycopg
 import trio
 
-from bridge.db import Database, Row, open_database, values_by_column
+from bridge.database.pool import Database, Row, open_database, values_by_column
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.bench.result import Result, new_database
 from tests.system.processes import TOKEN, running

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from psycopg.types.json import Jsonb
 
-from bridge.tokens import hash_token
+from bridge.access.tokens import hash_token
 from tests.browser.visits import (
     PHONE,
     OpenPage,

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Page, expect
 
-from bridge.tokens import hash_token
+from bridge.access.tokens import hash_token
 from tests.browser.test_console import HOSTILE
 from tests.browser.visits import (
     PHONE,

@@ -27,8 +27,8 @@ from tests.browser.visits import (
     sign_in,
     visiting,
 )
+from tests.docs.test_first_steps import where_everything_is
 from tests.system.test_demo import end, start
-from tests.system.test_first_steps import where_everything_is
 
 #: How long the demo works before its picture is taken.
 WORK_SECONDS = 60

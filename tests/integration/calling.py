@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import psycopg
 
-from bridge.db import open_database
+from bridge.access.authenticator import TokenStore
+from bridge.access.throttle import Throttle
+from bridge.access.tokens import BotTokens, hash_token
+from bridge.access.vault import Vault
+from bridge.database.pool import open_database
 from bridge.delivery.preview import preview
-from bridge.secrets import Vault
-from bridge.throttle import Throttle
-from bridge.token_store import TokenStore
-from bridge.tokens import BotTokens, hash_token
-from bridge.web.api import build_api
+from bridge.web.app import build_api
 
 #: The static token.
 TOKEN = "static-token"

@@ -12,13 +12,13 @@ from typing import Any
 import psycopg
 import trio
 
-from bridge.db import Database, Row, open_database, values_by_column
+from bridge.access.vault import Vault
+from bridge.database.pool import Database, Row, open_database, values_by_column
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import resolve
 from bridge.delivery.transport import Transport
 from bridge.relay.upkeep import create_partitions
-from bridge.secrets import Vault
 
 #: Secrets are stored as they are.
 PLAIN = Vault()

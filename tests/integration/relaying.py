@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import psycopg
 import trio
 
-from bridge.db import Database, keep_running, open_database
+from bridge.database.pool import Database, keep_running, open_database
 from bridge.events import Event
 from bridge.relay.doorbell import Mode, State
 from bridge.relay.drain import Relay

@@ -13,14 +13,15 @@ import trio
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from bridge import metrics
-from bridge.activity import Activity, bridge_name
 from bridge.capture import install
-from bridge.capture.status import read_overview
-from bridge.db import Database, Row, open_database
-from bridge.gauges import Gauges
-from bridge.histogram import BOUNDS, BUCKETS
-from bridge.overview import Overview, overview
+from bridge.database.identity import bridge_name
+from bridge.database.pool import Database, Row, open_database
+from bridge.operations.activity import Activity
+from bridge.operations.gauges import Gauges
+from bridge.operations.overview import Overview, overview
+from bridge.operations.status import read_overview
+from bridge.telemetry import metrics
+from bridge.telemetry.histogram import BOUNDS, BUCKETS
 from tests.integration.delivering import add_webhook, delivering
 from tests.integration.delivering import enqueue as enqueue_deliveries
 from tests.integration.relaying import relaying
@@ -305,7 +306,7 @@ async def writing(database: Database) -> AsyncIterator[Activity]:
 async def test_a_bridge_writes_what_it_did_since_and_that_it_stops(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.activity.LAST_WORDS_SECONDS", 60.0)
+    monkeypatch.setattr("bridge.operations.activity.LAST_WORDS_SECONDS", 60.0)
     with trio.fail_after(60):
         async with open_database(as_service(bridge_url)) as database:
             async with writing(database) as activity:

@@ -14,9 +14,9 @@ import pytest
 import structlog
 import trio
 
-from bridge.db import DatabaseError, DatabaseUnavailable
-from bridge.web.docs import PAGE, POLICY
-from bridge.web.envelope import SECURITY_HEADERS, Failures
+from bridge.database.pool import DatabaseError, DatabaseUnavailable
+from bridge.web.api.docs import PAGE, POLICY
+from bridge.web.http.middleware import SECURITY_HEADERS, Failures
 from tests.integration.calling import (
     FORM,
     NOT_FOUND,

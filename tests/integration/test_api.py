@@ -18,12 +18,12 @@ import trio.testing
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
 
+from bridge.access.vault import Vault
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.resolve import url_refusal
 from bridge.delivery.trial import Trial
-from bridge.secrets import Vault
-from bridge.web.api import TRIALS
-from bridge.web.body import MAX_BODY_BYTES
+from bridge.web.app import TRIALS
+from bridge.web.http.body import MAX_BODY_BYTES
 from tests.integration.calling import (
     FORM,
     MANAGED,

@@ -13,9 +13,9 @@ import pytest
 import trio
 from psycopg.rows import dict_row
 
-from bridge.db import open_database
+from bridge.access.vault import Vault
+from bridge.database.pool import open_database
 from bridge.relay.upkeep import Upkeep
-from bridge.secrets import Vault
 from tests.integration.calling import TOKEN, Bot, add_token, calling
 
 FORM = {"name": "crm", "url": "https://crm.example/hook", "event_type": "user.created"}

@@ -10,7 +10,7 @@ from email.utils import format_datetime
 import pytest
 import trio
 
-from bridge.db import Row, open_database
+from bridge.database.pool import Row, open_database
 from tests.integration.delivering import (
     SETTLED,
     Bot,

@@ -14,9 +14,9 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from bridge.db import DatabaseUnavailable
-from bridge.throttle import Throttle
-from bridge.token_store import SESSION_SECONDS
+from bridge.access.authenticator import SESSION_SECONDS
+from bridge.access.throttle import Throttle
+from bridge.database.pool import DatabaseUnavailable
 from bridge.web.console.overview import Overviews
 from tests.integration.calling import TOKEN, Bot, add_token, calling
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from bridge.db import open_database
+from bridge.database.pool import open_database
 from bridge.delivery.preview import preview
 from bridge.web.console import deliveries
 from tests.integration.calling import (

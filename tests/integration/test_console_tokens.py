@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bridge.scopes import SCOPES
-from bridge.tokens import hash_token
+from bridge.access.scopes import SCOPES
+from bridge.access.tokens import hash_token
 from bridge.web.console.tokens import ON_A_PAGE
 from tests.integration.calling import Bot, add_token
 from tests.integration.test_console import visiting

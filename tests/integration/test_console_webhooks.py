@@ -14,7 +14,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from bridge.assets import query
-from bridge.db import Row
+from bridge.database.pool import Row
 from bridge.delivery.trial import Trial
 from bridge.web.console.webhooks import COUNTED_IN_LIST, LOOKED_AT, ON_A_PAGE
 from tests.integration.calling import (

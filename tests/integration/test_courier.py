@@ -18,13 +18,13 @@ from asyncpg import DiskFullError
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from bridge.access.vault import Vault, new_secret
 from bridge.assets import query
-from bridge.db import Database, DatabaseUnavailable, DeadlockError, Row
+from bridge.database.pool import Database, DatabaseUnavailable, DeadlockError, Row
 from bridge.delivery import courier as courier_module
 from bridge.delivery.courier import Courier
 from bridge.delivery.signing import canonical_body
 from bridge.delivery.transport import ANSWER_BYTES
-from bridge.secrets import Vault, new_secret
 from tests.integration.delivering import (
     SETTLED,
     Bot,

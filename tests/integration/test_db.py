@@ -8,8 +8,8 @@ import psycopg
 import pytest
 import trio
 
-from bridge import db
-from bridge.db import DatabaseError, DatabaseUnavailable, Share, open_database
+from bridge.database import pool as db
+from bridge.database.pool import DatabaseError, DatabaseUnavailable, Share, open_database
 
 
 async def test_statements_that_are_cancelled_leave_their_connections_usable(
@@ -71,7 +71,7 @@ async def test_what_the_database_refuses_is_told_without_the_values_of_the_row(
 async def test_who_asks_through_a_share_leaves_the_other_connections_to_others(
     bridge_url: str, bot: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.db.SHARE_SECONDS", 0.5)
+    monkeypatch.setattr("bridge.database.pool.SHARE_SECONDS", 0.5)
     refused = 0
 
     async def ask() -> None:

@@ -13,11 +13,12 @@ import pytest
 from cryptography.fernet import Fernet
 
 from bridge import assets
-from bridge.capture import doctor, install
-from bridge.capture.doctor import Finding, examine
+from bridge.access.vault import Vault
+from bridge.capture import install
 from bridge.capture.rules import Rule, load_preset, parse_rules
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from bridge.secrets import Vault
+from bridge.operations import doctor
+from bridge.operations.doctor import Finding, examine
 from bridge.settings import load_settings
 from tests.conftest import BOT_TABLES, init
 from tests.pgbouncer import pgbouncer

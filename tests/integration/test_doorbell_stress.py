@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import trio
 
-from bridge.db import Row
+from bridge.database.pool import Row
 from bridge.relay.doorbell import BUSY_EVENTS, Look, State
 from bridge.relay.drain import Drainer
 from tests.integration.relaying import Bot, Relayed, names, relaying, sign_up, until

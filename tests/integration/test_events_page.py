@@ -7,7 +7,7 @@ import httpx
 
 from bridge.assets import query
 from bridge.events import Event
-from bridge.web.events import MOST_LOOKED_AT, PAGE_BYTES
+from bridge.web.api.events import MOST_LOOKED_AT, PAGE_BYTES
 from tests.integration.calling import MAX_BIGINT, Bot, assert_refused, calling
 
 

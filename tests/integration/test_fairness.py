@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from bridge.db import Row, open_database
+from bridge.database.pool import Row, open_database
 from bridge.delivery import courier as courier_module
 from tests.integration.delivering import (
     SETTLED,

@@ -19,10 +19,10 @@ import structlog
 import trio
 from psycopg import errors
 
-from bridge.db import DatabaseUnavailable, open_database
-from bridge.scopes import EVENTS_READ
-from bridge.token_store import TokenStore
-from bridge.tokens import BotTokens
+from bridge.access.authenticator import TokenStore
+from bridge.access.scopes import EVENTS_READ
+from bridge.access.tokens import BotTokens
+from bridge.database.pool import DatabaseUnavailable, open_database
 from tests.integration.relaying import Relayed, names, relaying, sign_up, until
 from tests.system.processes import SERVICE_LOGIN, as_role, as_service
 

@@ -16,8 +16,9 @@ import trio
 from fastapi import FastAPI
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
-from bridge import tokens
-from bridge.db import keep_running, open_database
+from bridge.access import tokens
+from bridge.access.authenticator import TokenStore
+from bridge.database.pool import keep_running, open_database
 from bridge.live import history
 from bridge.live.connection import ConnectionLimits
 from bridge.live.history import History
@@ -25,8 +26,7 @@ from bridge.live.hub import Hub
 from bridge.live.log import read_log
 from bridge.live.stream import LiveStream, StreamLimits
 from bridge.relay.drain import TAKEOVER_SECONDS, Relay
-from bridge.token_store import TokenStore
-from bridge.web.front import Front
+from bridge.web.http.front import Front
 from tests.integration.relaying import until
 
 TOKEN = "the-test-token"

@@ -5,7 +5,7 @@ import json
 import psycopg
 
 from bridge.assets import query
-from bridge.db import open_database
+from bridge.database.pool import open_database
 from bridge.live.log import read_log
 
 Bot = psycopg.Connection[tuple[object, ...]]

@@ -14,8 +14,8 @@ import pytest
 
 from bridge import assets
 from bridge.capture import install
-from bridge.capture.migrate import Step, plan_migrations
 from bridge.capture.rules import CaptureRule, Rule, load_preset
+from bridge.database.migrate import Step, plan_migrations
 from tests.conftest import init
 from tests.integration.conftest import Shop
 

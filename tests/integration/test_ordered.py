@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.lowlevel
 
-from bridge.db import open_database
+from bridge.database.pool import open_database
 from tests.integration.delivering import (
     Bot,
     add_webhook,

@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from bridge.capture import install
-from bridge.capture.sessions import is_pooled, is_shared, open_connection
-from bridge.db import DatabaseUnavailable, open_database
+from bridge.database.pool import DatabaseUnavailable, open_database
+from bridge.database.sessions import is_pooled, is_shared, open_connection
 from tests.pgbouncer import pgbouncer
 
 CREATE = (

@@ -12,10 +12,11 @@ import trio
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from bridge import metrics, readiness
-from bridge.db import Database, open_database
+from bridge.database.pool import Database, open_database
 from bridge.delivery import courier as couriers
-from bridge.readiness import ListenProof, Readiness
+from bridge.operations import readiness
+from bridge.operations.readiness import ListenProof, Readiness
+from bridge.telemetry import metrics
 from tests.integration.delivering import add_webhook, delivering, enqueue
 from tests.integration.relaying import Relayed, relaying, sign_up
 from tests.receiver import hang_until, receiving

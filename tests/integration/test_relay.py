@@ -11,8 +11,8 @@ import psycopg
 import pytest
 import trio
 
-from bridge.clock import ServerClock
-from bridge.db import open_database
+from bridge.database.clock import ServerClock
+from bridge.database.pool import open_database
 from bridge.relay.drain import Drainer
 from bridge.relay.watermark import Watermark
 from tests.integration.relaying import Bot, names, relaying, sign_up

@@ -3,7 +3,7 @@
 import gzip
 import json
 
-from bridge.web.body import MAX_NESTING
+from bridge.web.http.body import MAX_NESTING
 from tests.integration.calling import FORM, Bot, assert_refused, calling, create, secrets_of
 
 JSON = {"Content-Type": "application/json"}

@@ -14,11 +14,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 from bridge import assets
 from bridge.capture import install
-from bridge.capture.migrate import plan_migrations
 from bridge.capture.rules import load_preset
-from bridge.capture.sessions import fetch
-from bridge.capture.status import read_status
-from bridge.rights import READER, ROLES, SERVICE, lack
+from bridge.database.migrate import plan_migrations
+from bridge.database.rights import READER, ROLES, SERVICE, lack
+from bridge.database.sessions import fetch
+from bridge.operations.status import read_status
 from tests.conftest import init
 from tests.system.processes import as_service
 

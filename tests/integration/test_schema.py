@@ -14,7 +14,7 @@ import pytest
 
 from bridge import assets
 from bridge.capture import install
-from bridge.capture.migrate import plan_migrations
+from bridge.database.migrate import plan_migrations
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 
 SNAPSHOT = Path(__file__).with_name("schema.sql")

@@ -11,7 +11,7 @@ import pytest
 
 from bridge import assets
 from bridge.capture import install
-from bridge.capture.status import Status, StatusError, read_status, spell_seconds
+from bridge.operations.status import Status, StatusError, read_status, spell_seconds
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from bridge.db import keep_running, open_database
+from bridge.database.pool import keep_running, open_database
 from bridge.delivery import courier as courier_module
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier

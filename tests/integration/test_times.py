@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from bridge.db import Database, Row, open_database
+from bridge.database.pool import Database, Row, open_database
 from bridge.delivery import courier as courier_module
 from bridge.delivery.courier import CLAIM_BATCH
 from tests.integration.delivering import (

@@ -10,9 +10,9 @@ import trio
 from cryptography.fernet import Fernet
 from structlog.testing import capture_logs
 
-from bridge.db import open_database
+from bridge.access.vault import Vault
+from bridge.database.pool import open_database
 from bridge.relay.upkeep import Upkeep
-from bridge.secrets import Vault
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 OLD, NEW, LOST = (Fernet.generate_key().decode() for _ in range(3))

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from tests.chaos.faults import FAULTS
-from tests.chaos.run import run
+from tests.stress.chaos.faults import FAULTS
+from tests.stress.chaos.run import run
 
 ROUNDS = 2
 

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import trio
 
-from bridge.capture import doctor
+from bridge.operations import doctor
 from tests.system.processes import environment, listening, pgbridge, running
 
 NOWHERE = "postgresql://nobody:hunter2@127.0.0.1:1/nothing"

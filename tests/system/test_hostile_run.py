@@ -8,8 +8,8 @@ import resource
 import httpx
 import trio
 
-from tests.hostile.attackers import NAMES
-from tests.hostile.run import MIB, run
+from tests.stress.hostile.attackers import NAMES
+from tests.stress.hostile.run import MIB, run
 from tests.system.processes import running
 
 

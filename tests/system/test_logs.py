@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from bridge.demo.postgres import EmbeddedPostgres
-from tests.guides import Shell, blocks, guide
+from tests.docs.guides import Shell, blocks, guide
 from tests.receiver import Request, answer, receiving
 from tests.system.processes import SERVICE_LOGIN, Bridge, environment, listening, running
 from tests.unit.test_logs import table
@@ -158,7 +158,7 @@ def test_the_commands_of_the_page_run(
 
 CRASH = """
 import bridge.{module} as module
-from bridge import cli
+from bridge.cli.main import main as cli
 
 async def crash(*_):
     raise RuntimeError("a bug\\nof two lines")

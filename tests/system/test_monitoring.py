@@ -19,7 +19,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.demo.postgres import EmbeddedPostgres
-from tests.guides import NOT_RUN, Shell, blocks, first_line, guide
+from tests.docs.guides import NOT_RUN, Shell, blocks, first_line, guide
 from tests.receiver import answer, receiving
 from tests.system.processes import listening, running
 

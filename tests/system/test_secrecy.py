@@ -36,10 +36,10 @@ import trio
 from trio_websocket import ConnectionClosed, wrap_client_stream
 from typer.testing import CliRunner
 
-from bridge.cli import app
+from bridge.access.tokens import BotTokens, new_token
+from bridge.access.vault import new_secret
+from bridge.cli.main import app
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from bridge.secrets import new_secret
-from bridge.tokens import BotTokens, new_token
 from tests.conftest import BOT_TABLES
 from tests.receiver import Receiver, answer, receiving
 from tests.system.processes import Bridge, environment, running

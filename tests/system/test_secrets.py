@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import trio
 
-from bridge.secrets import Vault
+from bridge.access.vault import Vault
 from bridge.settings import load_settings
 from tests.system.processes import TOKEN, pgbridge, running
 

@@ -18,7 +18,7 @@ import pytest
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
-from bridge.cli import app
+from bridge.cli.main import app
 from tests.system.processes import complaint, environment
 
 Bot = psycopg.Connection[tuple[Any, ...]]

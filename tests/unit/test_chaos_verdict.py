@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.verdict import (
+from tests.stress.chaos.verdict import (
     Account,
     Arrival,
     Books,

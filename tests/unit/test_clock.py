@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bridge.clock import ServerClock
+from bridge.database.clock import ServerClock
 
 
 def test_it_goes_on_from_when_the_database_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:

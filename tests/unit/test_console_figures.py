@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from bridge.spelling import duration, number, percent, period, rate
+from bridge.operations.formatting import duration, number, percent, period, rate
 from bridge.web.console.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Line, draw
 from bridge.web.console.figures import (
     MOST_SHOWN,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.histogram import BOUNDS, BUCKETS, Histogram, added, quantile
+from bridge.telemetry.histogram import BOUNDS, BUCKETS, Histogram, added, quantile
 
 
 def counts(*pairs: tuple[int, int]) -> list[int]:

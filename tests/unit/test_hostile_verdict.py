@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.verdict import Arrival
-from tests.hostile.run import misled
+from tests.stress.chaos.verdict import Arrival
+from tests.stress.hostile.run import misled
 
 COMMITTED = ["u1", "u2", "u3"]
 RECEIVED = [(1, "u1"), (2, "u2"), (5, "u3")]

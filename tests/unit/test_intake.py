@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.live.intake import Frames
-from tests.trio.serving import BINARY, frame
+from tests.unit.serving import BINARY, frame
 
 SIZES = st.sampled_from([0, 1, 125, 126, 127, 65_535, 65_536]) | st.integers(0, 2000)
 

@@ -57,7 +57,7 @@ def test_migrations_are_numbered_without_a_gap_and_named_by_a_verb_phrase() -> N
 
 
 def test_a_command_does_not_wait_for_what_only_a_running_bridge_needs() -> None:
-    program = "import sys, bridge.cli; print(*sys.modules)"
+    program = "import sys, bridge.cli.main; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     imported = set(ran.stdout.decode().split())
     assert "bridge.cli" in imported

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.metrics import exposition
+from bridge.telemetry.metrics import exposition
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import gc, io, json, logging, sys, threading, warnings
 import structlog
-from bridge import logs
+from bridge.telemetry import logs
 
 class Recorder(io.StringIO):
     def __init__(self):

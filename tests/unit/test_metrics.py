@@ -6,10 +6,10 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Enum, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge import metrics
-from bridge.histogram import BOUNDS, BUCKETS
-from bridge.metrics import DROPPED, exposition, merge_expositions
-from bridge.overview import WEBHOOK_STATES
+from bridge.operations.overview import WEBHOOK_STATES
+from bridge.telemetry import metrics
+from bridge.telemetry.histogram import BOUNDS, BUCKETS
+from bridge.telemetry.metrics import DROPPED, exposition, merge_expositions
 
 ROOT = Path(__file__).parents[2]
 

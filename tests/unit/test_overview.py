@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bridge.histogram import BUCKETS
-from bridge.overview import Counted, Delay, Overview, overview
+from bridge.operations.overview import Counted, Delay, Overview, overview
+from bridge.telemetry.histogram import BUCKETS
 
 Row = dict[str, Any]
 NOW = datetime(2026, 1, 15, 10, 30, 15, tzinfo=UTC)

@@ -10,12 +10,11 @@ from bridge.capture.render import (
     Column,
     ColumnError,
     Table,
-    identifier,
-    literal,
     render,
     render_paused,
 )
 from bridge.capture.rules import CaptureRule, NoteRule, load_preset
+from bridge.database.quoting import identifier, literal
 
 NAMES = ["id", "name", "select", 'we"ird', "new.id"]
 TABLE = Table({name: Column("integer") for name in NAMES})

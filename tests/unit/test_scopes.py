@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.events import narrowed, outside, patterns_matching
-from bridge.scopes import (
+from bridge.access.scopes import (
     ADMIN,
     EVENTS_READ,
     MOST_SCOPES,
@@ -17,6 +16,7 @@ from bridge.scopes import (
     checked_scopes,
     event_patterns,
 )
+from bridge.events import narrowed, outside, patterns_matching
 
 NAMES = st.sampled_from(["a", "b", "ticket"])
 TYPES = st.lists(NAMES, min_size=1, max_size=4).map(".".join)

@@ -11,15 +11,15 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import ValidationError
 
-from bridge.db import Database
+from bridge.access.authenticator import TokenStore
+from bridge.access.tokens import Grant
+from bridge.access.vault import Vault
+from bridge.database.pool import Database
 from bridge.delivery.courier import _Delivery, _Event
 from bridge.live.handshake import read_opening
-from bridge.secrets import Vault
 from bridge.settings import Settings, load_settings
 from bridge.tail.follower import Address, Follower
-from bridge.token_store import TokenStore
-from bridge.tokens import Grant
-from bridge.web.schemas import (
+from bridge.web.api.schemas import (
     CreatedWebhook,
     NewWebhook,
     RotatedSecret,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from bridge import secrets
-from bridge.secrets import SecretError, Vault, new_secret, secret_problem
+from bridge.access import vault as secrets
+from bridge.access.vault import SecretError, Vault, new_secret, secret_problem
 
 OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
 

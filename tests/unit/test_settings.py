@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.secrets import Vault
+from bridge.access.vault import Vault
 from bridge.settings import RETRY_SCHEDULE_SECONDS, Settings, SettingsError, load_settings
 
 URL = "postgresql://bot:hunter2@db.example:5432/bot"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bridge.capture.status_screen import bar_chart, frame
-from bridge.histogram import BOUNDS
-from bridge.overview import Overview, overview
+from bridge.operations.overview import Overview, overview
+from bridge.operations.status_screen import bar_chart, frame
+from bridge.telemetry.histogram import BOUNDS
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 NOTHING = [0] * (len(BOUNDS) + 1)

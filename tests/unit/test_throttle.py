@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.throttle import Throttle
+from bridge.access.throttle import Throttle
 
 
 def test_a_burst_passes_and_then_one_an_interval() -> None:

@@ -8,12 +8,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import TypeAdapter, ValidationError
 
-from bridge.scopes import ADMIN
-from bridge.web.audit import Change, list_audit
+from bridge.access.scopes import ADMIN
+from bridge.web.api.audit import Change, list_audit
+from bridge.web.api.fields import BeforeId
+from bridge.web.api.parts import InDatabase
 from bridge.web.console.guard import page_router
 from bridge.web.console.rendering import page
-from bridge.web.fields import BeforeId
-from bridge.web.parts import InDatabase
 
 #: Rows of a page.
 SHOWN: Final = 50

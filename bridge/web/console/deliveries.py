@@ -11,13 +11,10 @@ from fastapi import HTTPException, Path, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import TypeAdapter, ValidationError
 
-from bridge.db import Row
-from bridge.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
-from bridge.web.console.forms import Form
-from bridge.web.console.guard import form_of, page_router
-from bridge.web.console.rendering import base_of, page
-from bridge.web.deliveries import get_delivery
-from bridge.web.fields import (
+from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
+from bridge.database.pool import Row
+from bridge.web.api.deliveries import get_delivery
+from bridge.web.api.fields import (
     MAX_BIGINT,
     BeforeId,
     DeliveryId,
@@ -27,10 +24,13 @@ from bridge.web.fields import (
     RatePerSecond,
     WebhookId,
 )
-from bridge.web.parts import InDatabase, Queries
-from bridge.web.refusals import found, refusing, stored_id
-from bridge.web.schemas import Redelivery, Webhook
-from bridge.web.webhooks import list_webhooks, redeliver_failed
+from bridge.web.api.parts import InDatabase, Queries
+from bridge.web.api.refusals import found, refusing, stored_id
+from bridge.web.api.schemas import Redelivery, Webhook
+from bridge.web.api.webhooks import list_webhooks, redeliver_failed
+from bridge.web.console.forms import Form
+from bridge.web.console.guard import form_of, page_router
+from bridge.web.console.rendering import base_of, page
 
 #: Rows of a page.
 SHOWN: Final = 50

@@ -8,8 +8,8 @@ from typing import Annotated, Final
 from fastapi import HTTPException, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
-from bridge.token_store import TokenStore, TooManyFailuresError
-from bridge.web.auth import address_of
+from bridge.access.authenticator import TokenStore, TooManyFailuresError
+from bridge.web.api.auth import address_of
 from bridge.web.console.forms import read_form
 from bridge.web.console.guard import (
     COOKIE,
@@ -22,7 +22,7 @@ from bridge.web.console.guard import (
     set_cookie,
 )
 from bridge.web.console.rendering import base_of, page
-from bridge.web.envelope import SLASHED
+from bridge.web.http.middleware import SLASHED
 
 #: The cookie of who is about to sign in: no other site can have a browser sign in, as somebody
 #: whose token it knows.

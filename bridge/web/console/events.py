@@ -3,11 +3,11 @@
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from bridge.scopes import EVENTS_READ
-from bridge.token_store import TokenStore
+from bridge.access.authenticator import TokenStore
+from bridge.access.scopes import EVENTS_READ
+from bridge.web.api.parts import InDatabase
 from bridge.web.console.guard import page_router
 from bridge.web.console.rendering import page
-from bridge.web.parts import InDatabase
 
 #: So many of the newest events are there when the page is opened.
 SHOWN_AT_FIRST = 30

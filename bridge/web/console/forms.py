@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import HTTPException, Request
 
-from bridge.web.body import BoundedRequest
+from bridge.web.http.body import BoundedRequest
 
 #: Fields of a form at most; the longest of ours has about fifteen.
 MOST_FIELDS = 500

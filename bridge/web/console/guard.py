@@ -17,14 +17,14 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from bridge.db import DatabaseError, DatabaseUnavailable
-from bridge.proxies import is_proxy
-from bridge.token_store import SESSION_SECONDS, TokenStore, TooManyFailuresError
-from bridge.web.auth import address_of, take_turn, too_often
+from bridge.access.authenticator import SESSION_SECONDS, TokenStore, TooManyFailuresError
+from bridge.access.proxies import is_proxy
+from bridge.database.pool import DatabaseError, DatabaseUnavailable
+from bridge.web.api.auth import address_of, take_turn, too_often
+from bridge.web.api.refusals import RETRY_SECONDS, passes
 from bridge.web.console.forms import Form, read_form
 from bridge.web.console.rendering import base_of, error_page
-from bridge.web.envelope import log_failure
-from bridge.web.refusals import RETRY_SECONDS, passes
+from bridge.web.http.middleware import log_failure
 
 #: The cookie of a session. It has no path and no domain: a browser sends it back to the host it is
 #: from, and to the pages beside the one that set it, whatever a proxy's prefix is.

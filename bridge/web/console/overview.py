@@ -10,14 +10,14 @@ import trio
 from fastapi import Query, Request
 from fastapi.responses import Response
 
-from bridge.db import DatabaseUnavailable
-from bridge.overview import Overview, Point, overview
-from bridge.spelling import duration, rate
+from bridge.database.pool import DatabaseUnavailable
+from bridge.operations.formatting import duration, rate
+from bridge.operations.overview import Overview, Point, overview
+from bridge.web.api.parts import Queries
 from bridge.web.console import charts
 from bridge.web.console.guard import page_router
 from bridge.web.console.language import Translate
 from bridge.web.console.rendering import page, translator_of
-from bridge.web.parts import Queries
 
 #: How many minutes back one may look, and how many seconds a point of a chart then is.
 PERIODS: Final = {15: 20, 60: 60, 360: 300, 1440: 1200}

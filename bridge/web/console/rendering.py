@@ -10,14 +10,15 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from bridge import assets, spelling
-from bridge.scopes import ADMIN, EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE
+from bridge import assets
+from bridge.access.scopes import ADMIN, EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE
+from bridge.operations import formatting as spelling
 from bridge.web.console import charts, figures
 from bridge.web.console.language import Translate, chosen_language, translator
-from bridge.web.envelope import SLASHED
+from bridge.web.http.middleware import SLASHED
 
 if TYPE_CHECKING:
-    from bridge.tokens import Grant
+    from bridge.access.tokens import Grant
 
 #: What a page may do: load our own files, call this bridge, send forms to it. No script and no
 #: style stands in a page, so none that somebody has smuggled in is run.

@@ -8,16 +8,16 @@ from fastapi import Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
+from bridge.access.scopes import ADMIN, EVENTS_READ, SCOPES
 from bridge.events import PATTERN
-from bridge.scopes import ADMIN, EVENTS_READ, SCOPES
-from bridge.web import tokens
+from bridge.web.api import tokens
+from bridge.web.api.fields import Offset
+from bridge.web.api.parts import InDatabase
+from bridge.web.api.refusals import found, stored_id
+from bridge.web.api.tokens import NewToken, TokenId
 from bridge.web.console.forms import Form
 from bridge.web.console.guard import form_of, page_router
 from bridge.web.console.rendering import base_of, page
-from bridge.web.fields import Offset
-from bridge.web.parts import InDatabase
-from bridge.web.refusals import found, stored_id
-from bridge.web.tokens import NewToken, TokenId
 
 #: Tokens on a page of the list.
 ON_A_PAGE: Final = 50

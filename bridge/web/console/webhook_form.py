@@ -6,9 +6,9 @@ from typing import Any, Final
 from fastapi import HTTPException
 from pydantic import ValidationError
 
+from bridge.web.api.refusals import invalid
+from bridge.web.api.schemas import NewWebhook, Webhook, WebhookChanges
 from bridge.web.console.forms import Form
-from bridge.web.refusals import invalid
-from bridge.web.schemas import NewWebhook, Webhook, WebhookChanges
 
 #: What is wrong, by the names of fields; where the field's own sentence says it all, nothing.
 Problems = dict[str, str]

@@ -6,18 +6,18 @@ from fastapi import HTTPException, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
-from bridge.db import Row
+from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
+from bridge.database.pool import Row
 from bridge.events import patterns_matching
-from bridge.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
-from bridge.web import deliveries, webhooks
+from bridge.web.api import deliveries, webhooks
+from bridge.web.api.fields import MAX_BIGINT, BeforeId, WebhookId
+from bridge.web.api.parts import ChecksUrl, InDatabase, InVault, Queries
+from bridge.web.api.refusals import found, stored_id
+from bridge.web.api.schemas import SecretRotation, WebhookChanges, WebhookTrial
 from bridge.web.console import webhook_form
 from bridge.web.console.guard import form_of, page_router
 from bridge.web.console.rendering import base_of, page
 from bridge.web.console.webhook_form import Problems
-from bridge.web.fields import MAX_BIGINT, BeforeId, WebhookId
-from bridge.web.parts import ChecksUrl, InDatabase, InVault, Queries
-from bridge.web.refusals import found, stored_id
-from bridge.web.schemas import SecretRotation, WebhookChanges, WebhookTrial
 
 #: Webhooks on a page of the list, and deliveries on the page of one.
 ON_A_PAGE: Final = 50

@@ -1,0 +1,1 @@
+"""Who may do what: tokens, scopes, rate limits, trusted proxies and secrets."""

@@ -1,0 +1,1 @@
+"""What operators look at: health, status, findings and figures."""

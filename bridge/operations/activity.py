@@ -1,0 +1,104 @@
+"""Writes into ``bridge.activity`` what this process has done, and with that, that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import sub
+
+import structlog
+import trio
+
+from bridge import assets
+from bridge.database.identity import bridge_name
+from bridge.database.pool import Database, DatabaseError, DatabaseUnavailable
+from bridge.telemetry import metrics
+
+log = structlog.get_logger()
+
+#: How often a row is written; the history is made of those.
+ACTIVITY_SECONDS = 10.0
+#: The first tells, soon after the start, that the bridge is there.
+FIRST_SECONDS = 1.0
+#: How long a bridge that stops waits for its last row.
+LAST_WORDS_SECONDS = 1.0
+
+
+class Activity:
+    """What this process has done, as it is written down.
+
+    Args:
+        clients: tells how many WebSocket clients there are now.
+        in_flight: tells how many deliveries this process holds now.
+        every_seconds: how often a row is written.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clients: Callable[[], int],
+        in_flight: Callable[[], int],
+        every_seconds: float = ACTIVITY_SECONDS,
+    ) -> None:
+        self._database = database
+        self._clients = clients
+        self._in_flight = in_flight
+        self._every_seconds = every_seconds
+        # What is written already, and when it was. What cannot be written now is in the next row.
+        self._written = metrics.totals()
+        self._written_at = trio.current_time()
+        self._fails = False
+        self._stopping = trio.Event()
+        self._stopped = trio.Event()
+
+    async def run(self) -> None:
+        """Write for ever, or until told to stop; a database that is away does no harm."""
+        pause, is_last = min(FIRST_SECONDS, self._every_seconds), False
+        while not is_last:
+            with trio.move_on_after(pause):
+                await self._stopping.wait()
+            # Not asked again below: it may be told to stop while a row is being written.
+            is_last = self._stopping.is_set()
+            await self._write(is_last=is_last)
+            pause = self._every_seconds
+        self._stopped.set()
+
+    async def stop(self) -> None:
+        """Have the last row written, and wait for that a moment."""
+        self._stopping.set()
+        with trio.move_on_after(LAST_WORDS_SECONDS):
+            await self._stopped.wait()
+
+    async def _write(self, *, is_last: bool) -> None:
+        now, counted, before = trio.current_time(), metrics.totals(), self._written
+        try:
+            await self._database.fetch(
+                "note_activity",
+                bridge_name(),
+                assets.version(),
+                max(now - self._written_at, 0.001),
+                is_last,
+                0 if is_last else self._clients(),
+                0 if is_last else self._in_flight(),
+                counted.clients_dropped - before.clients_dropped,
+                counted.events_drained - before.events_drained,
+                counted.events_streamed - before.events_streamed,
+                counted.delivered - before.delivered,
+                counted.retried - before.retried,
+                counted.failed - before.failed,
+                _since(before.commit_to_client, counted.commit_to_client),
+                _since(before.commit_to_acknowledged, counted.commit_to_acknowledged),
+            )
+        except (DatabaseUnavailable, DatabaseError) as error:
+            if not self._fails:
+                log.warning("activity_unwritten", reason=str(error))
+            self._fails = True
+        else:
+            self._fails = False
+            self._written, self._written_at = counted, now
+
+
+def _since(before: tuple[int, ...], counted: tuple[int, ...]) -> list[int] | None:
+    """Return what was added to a histogram; None if nothing was."""
+    added = list(map(sub, counted, before))
+    return added if any(added) else None

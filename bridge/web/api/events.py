@@ -1,0 +1,79 @@
+"""The event log, page by page, for clients that poll instead of listening."""
+
+from typing import Annotated
+
+from fastapi import HTTPException, Query, Request
+
+from bridge.access.scopes import EVENTS_READ
+from bridge.access.tokens import Grant
+from bridge.events import narrowed, outside, readable_payload, timestamp
+from bridge.web.api.auth import guarded_router
+from bridge.web.api.fields import MAX_BIGINT, EventId, Limit, Patterns
+from bridge.web.api.parts import InDatabase
+from bridge.web.api.schemas import EventList, LoggedEvent
+
+#: Events whose type is looked at for one page. With a pattern that matches little, a page may be
+#: empty and still say where to go on.
+MOST_LOOKED_AT = 5_000
+#: Payloads of a page, as stored, which may be compressed; and one event in any case.
+PAGE_BYTES = 1024 * 1024
+
+reading = guarded_router(EVENTS_READ)
+ROUTERS = (reading,)
+
+
+@reading.get("/events", tags=["events"], summary="List events")
+async def list_events(
+    request: Request,
+    database: InDatabase,
+    since: Annotated[
+        EventId, Query(description="Only events after this id: the last one that is known.")
+    ] = 0,
+    until: Annotated[
+        EventId | None, Query(description="Only events up to this id, with it.")
+    ] = None,
+    event_type: Annotated[
+        Patterns,
+        Query(description="Only these types: exact ones or patterns, comma-separated."),
+    ] = "",
+    limit: Annotated[Limit, Query()] = 50,
+) -> EventList:
+    """A page of the log, in the order in which commits became visible.
+
+    To follow the log, go on from `next_since`, or from `last_event_id` where that is null. A page
+    may have fewer events than `limit`, or none, although there are more: only `next_since` tells.
+    An `available_from` above `since` + 1 means that events in between may be gone from the log.
+    """
+    patterns = _visible(request.state.grant, event_type)
+    last_wanted = MAX_BIGINT if until is None else until
+    rows = await database.fetch(
+        "events_page", since, last_wanted, patterns, limit, MOST_LOOKED_AT, PAGE_BYTES
+    )
+    return EventList(
+        items=[
+            LoggedEvent(
+                id=row["id"],
+                type=row["event_type"],
+                payload=readable_payload(row["payload"]),
+                timestamp=timestamp(row["occurred_at"]),
+            )
+            for row in rows
+            if row["id"] is not None
+        ],
+        last_event_id=rows[0]["last_event_id"],
+        next_since=rows[0]["next_since"],
+        available_from=rows[0]["available_from"],
+    )
+
+
+def _visible(grant: Grant, event_type: str) -> list[str] | None:
+    """Return the patterns of what a request asks for, as far as its token may see it; None: all.
+
+    Raises:
+        HTTPException: 403, the token may see nothing of one of them.
+    """
+    wanted = [pattern.strip() for pattern in (event_type.strip() or "*").split(",")]
+    for pattern in outside(wanted, grant.events):
+        raise HTTPException(403, f"This API key does not see {pattern}")
+    visible = narrowed(wanted, grant.events)
+    return None if "*" in visible else sorted(visible)

@@ -1,0 +1,112 @@
+"""Tokens: made, listed, revoked."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import Path, Query
+from pydantic import AfterValidator, BaseModel, Field
+
+from bridge.access.scopes import ADMIN, MOST_SCOPES, SCOPES, checked_scopes
+from bridge.access.tokens import new_row, new_token
+from bridge.web.api.auth import guarded_router
+from bridge.web.api.fields import Count, Id, Limit, Moment, Name, Offset, RowId, example
+from bridge.web.api.parts import InDatabase
+from bridge.web.api.refusals import NO_TOKEN, WITH_BODY, found, stored_id
+
+managing = guarded_router(ADMIN)
+ROUTERS = (managing,)
+
+TokenId = Annotated[RowId, Field(description="The token's id.")]
+Scope = Annotated[
+    str,
+    Field(
+        max_length=255,
+        pattern=(
+            f"^({'|'.join(SCOPES)}"
+            r"|events:read:(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?))$"
+        ),
+        examples=["events:read:ticket.*"],
+    ),
+]
+Scopes = Annotated[
+    list[Scope], Field(min_length=1, max_length=MOST_SCOPES), AfterValidator(checked_scopes)
+]
+
+
+class NewToken(BaseModel):
+    """A token to make."""
+
+    model_config = example(name="dashboard", scopes=["events:read", "webhooks:write"])
+
+    name: Name = Field(description="What it is for.")
+    scopes: Scopes = Field(description="What it may do.")
+    expires_at: Moment | None = Field(
+        default=None, description="Until when it is valid; without a zone, UTC. Null: for ever."
+    )
+
+
+class Token(BaseModel):
+    """A token, but for the token itself."""
+
+    id: Id
+    name: str
+    prefix: str = Field(description="How it begins.")
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None = Field(description="To the minute.")
+    state: Literal["valid", "expired", "revoked"]
+
+
+class CreatedToken(Token):
+    """A token as it is answered once, when it is made."""
+
+    token: str = Field(repr=False, description="The token. It is not shown again.")
+
+
+class TokenList(BaseModel):
+    """A page of tokens, newest first."""
+
+    items: list[Token]
+    total: Count = Field(description="How many there are on all pages.")
+    limit: int
+    offset: Count
+
+
+@managing.get("/tokens", tags=["tokens"], summary="List tokens")
+async def list_tokens(
+    database: InDatabase,
+    limit: Annotated[Limit, Query()] = 50,
+    offset: Annotated[Offset, Query()] = 0,
+) -> TokenList:
+    """A page of tokens, newest first: those that are not valid any more, too."""
+    rows = await database.fetch("list_tokens", limit, offset)
+    return TokenList(
+        items=[Token.model_validate(dict(row)) for row in rows if row["id"] is not None],
+        total=rows[0]["total"],
+        limit=limit,
+        offset=offset,
+    )
+
+
+@managing.post(
+    "/tokens", status_code=201, responses=WITH_BODY, tags=["tokens"], summary="Make a token"
+)
+async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
+    """Make a token. The answer shows it, and no other request ever does."""
+    token = new_token()
+    row = new_row(wanted.name, token, wanted.scopes, wanted.expires_at)
+    [created] = await database.fetch("create_token", *row)
+    return CreatedToken.model_validate({**created, "token": token})
+
+
+@managing.delete(
+    "/tokens/{token_id}",
+    status_code=204,
+    responses=NO_TOKEN,
+    tags=["tokens"],
+    summary="Revoke a token",
+)
+async def revoke_token(database: InDatabase, token_id: Annotated[TokenId, Path()]) -> None:
+    """Revoke a token, for good. Streams that were opened with it end within seconds."""
+    found(await database.fetch("revoke_token", stored_id(token_id, "Token")), "Token")

@@ -1,0 +1,1 @@
+"""HTTP on the shared port: accepting, parsing, middleware."""

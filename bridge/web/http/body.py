@@ -1,0 +1,170 @@
+"""Reading a request: not without end, and only what is said in exactly one way.
+
+What two programs may read differently, such as a key that comes twice, is refused. Everything that
+is refused here is answered by 422 in the shape of all others; only too much of it and a coding of
+it have statuses of their own.
+"""
+
+import json
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import Any, NoReturn
+from urllib.parse import unquote_to_bytes
+
+from fastapi import HTTPException, Request
+from starlette.datastructures import Headers, QueryParams
+
+from bridge.web.api.refusals import invalid
+
+#: Largest body of a request. A webhook with every field filled in is a few kilobytes.
+MAX_BODY_BYTES = 1024 * 1024
+#: Deepest nesting of a body. A webhook has a list in an object; PostgreSQL and Python have limits
+#: of their own, which depend on how much stack they were given.
+MAX_NESTING = 32
+
+
+class BoundedRequest(Request):
+    """A request whose body has an end, and whose body and query mean one thing only."""
+
+    @property
+    def query_params(self) -> QueryParams:
+        """The parameters of the query.
+
+        Raises:
+            HTTPException: 422, it is not UTF-8, or a parameter that the route knows comes twice.
+        """
+        if not hasattr(self, "_query_params"):
+            raw: bytes = self.scope["query_string"]
+            if not _is_utf8(unquote_to_bytes(raw)):
+                raise invalid("query", message="The query must be UTF-8")
+            params = super().query_params
+            known = {field.alias for field in self.scope["route"].dependant.query_params}
+            for name, times in Counter(name for name, _ in params.multi_items()).items():
+                if times > 1 and name in known:
+                    raise invalid("query", name, message="Must be given only once")
+        return super().query_params
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body piece by piece.
+
+        Raises:
+            HTTPException: 413, there is more than ``MAX_BODY_BYTES`` of it; 415, it is compressed.
+        """
+        _refuse_content_coding(self.headers)
+        declared = self.headers.get("Content-Length", "0")
+        if len(declared) > 18 or (declared.isdecimal() and int(declared) > MAX_BODY_BYTES):
+            raise _too_large()
+        size = 0
+        async with aclosing(super().stream()) as pieces:
+            async for piece in pieces:
+                size += len(piece)
+                if size > MAX_BODY_BYTES:
+                    raise _too_large()
+                yield piece
+
+    async def body(self) -> bytes:
+        """Return the body.
+
+        Raises:
+            HTTPException: as for :meth:`stream`; 422, it is said to be something else than JSON.
+                So a form of a foreign page is never taken for JSON. Nothing said, as some clients
+                do, means JSON: a page cannot send our tokens without asking first.
+        """
+        body = await super().body()
+        if body and not _may_be_json(self.headers):
+            raise invalid("header", "content-type", message="Content-Type must be application/json")
+        return body
+
+    async def json(self) -> Any:
+        """Return the parsed body.
+
+        Raises:
+            HTTPException: 422, it is not JSON that means the same to everybody.
+        """
+        return parse_json(await self.body())
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the value of a body.
+
+    Raises:
+        HTTPException: 422, it is not JSON that means the same to everybody. The message has
+            nothing of the body, which may be a secret.
+    """
+    try:
+        value = json.loads(
+            body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant
+        )
+    except json.JSONDecodeError as error:
+        raise _not_json(error.msg, error.pos) from None
+    except UnicodeDecodeError as error:
+        raise _not_json("not UTF-8", error.start) from None
+    except RecursionError:
+        raise _not_json("nested too deeply") from None
+    except ValueError:  # Python refuses to convert thousands of digits
+        raise _not_json("a number has too many digits") from None
+    if _is_deep(value):
+        raise _not_json("nested too deeply")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Tell whether a value has more than ``MAX_NESTING`` lists and objects within each other."""
+    containers = [value]
+    for _ in range(MAX_NESTING + 1):
+        containers = [each for each in containers if isinstance(each, (dict, list))]
+        if not containers:
+            return False
+        containers = [inner for each in containers for inner in _inner(each)]
+    return True
+
+
+def _inner(container: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, unless a key comes twice: of two programs, each may take another one."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise _not_json("a key comes twice in an object")
+    return value
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise _not_json("NaN and Infinity are no JSON")
+
+
+def _not_json(reason: str, *position: int) -> HTTPException:
+    return invalid("body", *position, message=f"JSON decode error: {reason}", kind="json_invalid")
+
+
+def _too_large() -> HTTPException:
+    return HTTPException(413, "Request body too large")
+
+
+def _refuse_content_coding(headers: Headers) -> None:
+    coding = headers.get("Content-Encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        raise HTTPException(
+            415,
+            "The body must be sent as it is, without Content-Encoding",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
+def _may_be_json(headers: Headers) -> bool:
+    media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    kind, _, subtype = media_type.partition("/")
+    return not media_type or (
+        kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+    )
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Webhooks: the model and its operations."""

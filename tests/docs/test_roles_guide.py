@@ -1,0 +1,124 @@
+"""The page docs/roles.md has the list of rights as it is, and its SQL does what it says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psycopg
+import pytest
+
+from bridge.cli.main import app
+from bridge.database.rights import READER, ROLES, lack
+from bridge.database.sessions import fetch
+from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from tests.conftest import BOT_TABLES, init
+from tests.docs.guides import blocks, guide
+from tests.system.processes import as_role
+
+Bot = psycopg.Connection[tuple[Any, ...]]
+
+PAGE = guide("roles.md")
+#: Of the bot's table, what the bridge looks up.
+TOKEN_COLUMNS = "id, name, token_hash, is_active, expires_at"
+#: The table as the bot has it.
+BOT_TOKENS = (
+    "create table public.web_api_tokens (id serial primary key, name varchar(255),"
+    " token_hash varchar(128) unique, token_prefix varchar(32), is_active boolean,"
+    " expires_at timestamptz, last_used_at timestamptz, last_used_ip varchar(64))"
+)
+
+
+def _cell(rows: list[Mapping[str, Any]]) -> str:
+    """Return what one role may do with one object."""
+    parts = []
+    for row in rows:
+        of_columns = ""
+        if row["columns"]:
+            # Most of the columns are more than a table can hold; the page names those left out.
+            few = row["columns"].count(",") < 3
+            of_columns = f" ({row['columns']})" if few else " (columns)"
+        parts.append(row["privileges"] + of_columns)
+    return ", ".join(parts)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the list of rights as the page has it."""
+    objects = dict.fromkeys((row["kind"], row["object"]) for row in rows)
+    lines = []
+    for kind, name in objects:
+        cells = [
+            _cell([r for r in rows if (r["role"], r["kind"], r["object"]) == (role, kind, name)])
+            for role in ROLES
+        ]
+        spelt = f"{kind} `{name.removeprefix('bridge.')}`" if kind != "schema" else "the schema"
+        lines.append(f"| {spelt} | {cells[0]} | {cells[1]} |\n".replace("|  |", "| |"))
+    return "".join(lines)
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server without any role of ours."""
+    with embedded_postgres() as server:
+        yield server
+
+
+def test_the_page_has_the_list_of_rights(bot: Bot) -> None:
+    assert table(fetch(bot, "rights")) in PAGE
+
+
+def test_the_sql_of_the_page_sets_the_logins_up(own_server: EmbeddedPostgres) -> None:
+    first, watcher, bot_tokens, removal = [text for kind, text in blocks(PAGE) if kind == "sql"]
+    with psycopg.connect(own_server.url(), autocommit=True) as admin:
+        admin.execute("create role shop_owner login")
+        admin.execute("create database shop")
+        url = own_server.url("shop")
+        with psycopg.connect(url) as shop:
+            shop.execute("grant create on schema public to shop_owner; set role shop_owner")
+            shop.execute(BOT_TABLES.read_bytes())
+            shop.execute(BOT_TOKENS)
+        admin.execute(first.encode())
+        init(as_role(url, "shop_owner"))
+        with psycopg.connect(as_role(url, "shop_owner")) as owner:
+            owner.execute(bot_tokens.encode())
+        admin.execute(watcher.encode())
+        with psycopg.connect(as_role(url, "shop_bridge")) as bridge:
+            assert lack(fetch(bridge, "rights")) is None
+            bridge.execute(f"select {TOKEN_COLUMNS} from public.web_api_tokens")
+        with psycopg.connect(as_role(url, "shop_watcher")) as people:
+            assert people.execute("select count(*) from bridge.events").fetchone() == (0,)
+        with psycopg.connect(url) as shop:
+            shop.execute("drop schema bridge cascade")
+        admin.execute(removal.encode())
+
+
+def test_the_page_on_access_grants_the_same_of_the_bots_tokens_as_this_one() -> None:
+    [granted] = [text for _, text in blocks(guide("access.md")) if "web_api_tokens" in text]
+    [here] = [text for kind, text in blocks(PAGE) if "web_api_tokens" in text]
+    assert granted.replace(" to pgbridge;", "") == here.replace(" to shop_bridge;", "")
+    assert f"({TOKEN_COLUMNS})" in granted
+
+
+def test_every_command_of_the_page_is_one() -> None:
+    commands = {command.name or command.callback for command in app.registered_commands}
+    known = {each if isinstance(each, str) else getattr(each, "__name__", "") for each in commands}
+    known |= {group.name or "" for group in app.registered_groups}
+    named = re.findall(r"^\| (`.*`) \| ", PAGE.partition("## 2.")[2].partition("## 3.")[0], re.M)
+    words = {name.split()[0] for line in named for name in re.findall(r"`([^`]+)`", line)}
+    assert words - known == set()
+    assert words >= {"init", "run", "token", "status", "doctor", "uninstall"}
+
+
+def test_what_only_reads_in_the_page_on_sql_works_as_the_reader(bot: Bot) -> None:
+    statements = [
+        statement
+        for _, text in blocks(guide("sql.md"))
+        for statement in re.split(r";\n(?:\n|$)", text)
+        if statement.startswith("select")
+        and not re.search(r"bridge\.(redeliver|requeue|wake|pause|resume|emit)", statement)
+    ]
+    assert len(statements) > 12
+    bot.execute(f"set session authorization {READER}".encode())
+    for statement in statements:
+        bot.execute(statement.encode())

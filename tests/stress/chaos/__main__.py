@@ -1,0 +1,49 @@
+"""Runs the fault run: ``python -m tests.stress.chaos [--seconds N] [--seed S]``.
+
+Says what happens, and ends with one line of JSON; exit code 1 if anything was lost or is otherwise
+not as it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from dataclasses import asdict
+
+from bridge.demo.postgres import embedded_postgres
+from tests.stress.chaos.run import run
+
+#: What it takes to deliver everything once the faults are over, as a rule.
+USUAL_SETTLING_SECONDS = 40.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.stress.chaos", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120.0, help="how long it lasts, about")
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    arguments = parser.parse_args()
+    started = time.monotonic()
+
+    def report(line: str) -> None:
+        print(f"{time.monotonic() - started:6.1f} s  {line}", flush=True)
+
+    report(f"seed {arguments.seed}")
+    with embedded_postgres() as server:
+        outcome = run(
+            server,
+            seed=arguments.seed,
+            report=report,
+            seconds=max(arguments.seconds - USUAL_SETTLING_SECONDS, 1.0),
+        )
+    for problem in outcome.problems:
+        report(f"WRONG: {problem}")
+    summary = asdict(outcome)
+    summary["problems"] = len(outcome.problems)
+    print(json.dumps(summary))
+    sys.exit(1 if outcome.problems else 0)
+
+
+main()

@@ -1,0 +1,185 @@
+"""What happens to the workers and to their database, each at the moment that it is aimed at.
+
+Where it is aimed at something that a worker does, the victim is whoever does it next. Whoever is
+killed starts again beside what happens next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import trio
+
+from tests.stress.chaos.scene import Scene
+
+Fault = Callable[[Scene], Awaitable[None]]
+
+
+async def kill_any_time(scene: Scene) -> None:
+    """Kill one at no moment in particular."""
+    await trio.sleep(scene.chance.uniform(0, 0.3))
+    victim = scene.chance.choice([worker for worker in scene.workers if worker.is_running])
+    await victim.kill()
+    await scene.bury(victim)
+    scene.restart(victim)
+
+
+async def kill_at_claim(scene: Scene) -> None:
+    """Kill one while its claim waits; the server then leases deliveries to nobody."""
+    async with scene.locked("delivery_queue", "share row exclusive"):
+        victim = await scene.until_waiting("claim")
+        await victim.kill()
+    await scene.bury(victim)
+    scene.restart(victim)
+
+
+async def kill_after_post(scene: Scene) -> None:
+    """Kill one when a receiver has its request and has not answered yet."""
+    async with scene.caught() as (victim, _):
+        await victim.kill()
+    await scene.bury(victim)
+    scene.restart(victim)
+
+
+async def kill_before_settle(scene: Scene) -> None:
+    """Kill one, and what it asks of the server, when it knows an answer and has not settled."""
+    async with scene.locked("delivery_log", "exclusive"):
+        victim = await scene.until_waiting("settle")
+        await victim.kill()
+        await scene.end_sessions(victim)
+        await scene.until_gone(victim)
+    await scene.bury(victim)
+    scene.restart(victim)
+
+
+async def kill_during_settle(scene: Scene) -> None:
+    """Kill one while it settles; the server then settles for the dead."""
+    async with scene.locked("delivery_log", "exclusive"):
+        victim = await scene.until_waiting("settle")
+        await victim.kill()
+    await scene.bury(victim)
+    scene.restart(victim)
+
+
+async def kill_during_drain(scene: Scene) -> None:
+    """Kill the one that drains while its drain waits, now and then with the server's side of it."""
+    async with scene.locked("events", "exclusive"):
+        victim = await scene.until_waiting("drain")
+        await victim.kill()
+        if scene.chance.random() < 0.5:
+            await scene.end_sessions(victim)
+            await scene.until_gone(victim)
+    await scene.bury(victim)
+    scene.restart(victim)
+
+
+async def freeze_past_the_lease(scene: Scene) -> None:
+    """Stop one with an answer on its way to it until others have done its work; then let it go on.
+
+    What it then says comes too late, and must change nothing.
+    """
+    settled = "select count(*) = %s from bridge.delivery_log where id = any (%s)"
+    log = "select id, to_jsonb(l) from bridge.delivery_log l where id = any (%s) order by id"
+    attempted = "select count(*) > %s from bridge.delivery_attempts where delivery_id = any (%s)"
+    await scene.all_run()
+    async with scene.caught() as (victim, _):
+        victim.freeze()
+    try:
+        leases = await scene.struck(victim)
+        # A hostile receiver's deliveries may keep whoever takes them over busy for long.
+        ids = [lease.delivery_id for lease in scene.to_honest(leases)]
+        await scene.expire(leases)
+        await scene.until(settled, len(ids), ids)
+        before = await scene.fetch(log, ids)
+    finally:
+        victim.thaw()
+    # An attempt is written down even when it comes too late, and the one that was caught had been
+    # made: that tells that the frozen one has spoken. Should it never be, five seconds must do.
+    with trio.move_on_after(5):
+        await scene.until(attempted, len(ids), ids)
+    if await scene.fetch(log, ids) != before:
+        scene.problems.append(f"{victim.role} overwrote what others had settled meanwhile")
+
+
+async def freeze_until_another_has_it(scene: Scene) -> None:
+    """Stop one with an answer on its way to it, and let it go on when another is at the same work.
+
+    What it then says comes too late: the delivery is the other's, and stays so.
+    """
+    delivery = "'evt_' || event_id || '_wh_' || webhook_id = %s"
+    attempted = f"""
+        select exists (select from bridge.delivery_attempts
+                       where delivery_id = (select delivery_id from chaos.leases
+                                            where {delivery} limit 1))
+    """
+    held = f"""
+        select exists (select from bridge.delivery_queue q
+                       where {delivery} and exists (
+                           select from chaos.leases l
+                           where l.lease_token = q.lease_token and l.worker <> %s))
+    """
+    await scene.all_run()
+    async with scene.caught() as (victim, trap):
+        message_id = trap.message_id
+        victim.freeze()
+        try:
+            leases = await scene.struck(victim)
+            trap.rearm(message_id)
+            await scene.expire(leases)
+            await trap.caught.wait()
+        finally:
+            victim.thaw()
+        # As above: the late attempt is written down, and that tells that it was spoken of.
+        with trio.move_on_after(5):
+            await scene.until(attempted, message_id)
+        if not (await scene.fetch(held, message_id, victim.role))[0][0]:
+            scene.problems.append(f"{victim.role} settled what was no longer its own to settle")
+
+
+async def end_its_sessions(scene: Scene) -> None:
+    """Have the server end all of one's connections, as an operator or a failover does."""
+    await scene.all_run()
+    victim = scene.chance.choice(scene.workers)
+    await scene.end_sessions(victim)
+    await scene.struck(victim)
+
+
+async def crash_the_database(scene: Scene) -> None:
+    """Stop PostgreSQL as ``pg_ctl -m immediate`` does, and start it again."""
+    await scene.all_run()
+    scene.disconnect()
+    await trio.to_thread.run_sync(scene.server.crash)
+    await trio.sleep(scene.chance.uniform(0, 1))
+    await trio.to_thread.run_sync(scene.server.start)
+    await scene.struck(*scene.workers)
+
+
+async def terminate_in_mid_flight(scene: Scene) -> None:
+    """End one with SIGTERM while a receiver holds back an answer that comes a little later."""
+    known = set(scene.in_flight)
+    async with trio.open_nursery() as nursery, scene.caught() as (victim, _):
+        await scene.struck(victim)
+        nursery.start_soon(victim.terminate)
+        await trio.sleep(0.5)
+        await scene.struck(victim)
+    if left := await scene.bury(victim) - known:
+        scene.report(f"{victim.role} left {len(left)} leases when it was told to end")
+    scene.restart(victim)
+
+
+FAULTS: Mapping[str, Fault] = {
+    fault.__name__: fault
+    for fault in (
+        kill_any_time,
+        kill_at_claim,
+        kill_after_post,
+        kill_before_settle,
+        kill_during_settle,
+        kill_during_drain,
+        freeze_past_the_lease,
+        freeze_until_another_has_it,
+        end_its_sessions,
+        crash_the_database,
+        terminate_in_mid_flight,
+    )
+}

@@ -1,0 +1,51 @@
+"""Runs the hostile run: ``python -m tests.stress.hostile [--seconds N]``.
+
+Says what happens, and ends with one line of JSON; exit code 1 if honest clients missed anything, or
+if anything is left of the strangers when they are gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+
+import psycopg
+
+from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from tests.conftest import BOT_TABLES, create_roles, init
+from tests.stress.hostile.run import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.stress.hostile", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long it is attacked")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+
+    def report(line: str) -> None:
+        print(f"{time.monotonic() - started:6.1f} s  {line}", flush=True)
+
+    with embedded_postgres() as server:
+        outcome = run(_database(server), seconds=arguments.seconds, report=report)
+    for problem in outcome.problems:
+        report(f"WRONG: {problem}")
+    print(json.dumps({**asdict(outcome), "problems": len(outcome.problems)}))
+    sys.exit(1 if outcome.problems else 0)
+
+
+def _database(server: EmbeddedPostgres) -> str:
+    """Make the application's database, with pgbridge; return its URL."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        create_roles(connection)
+        connection.execute("create database shop")
+    url = server.url("shop")
+    with psycopg.connect(url) as connection:
+        connection.execute(BOT_TABLES.read_bytes())
+    init(url)
+    return url
+
+
+main()

@@ -1,0 +1,64 @@
+"""The courier beside a database that somebody holds up."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import trio
+import trio.testing
+
+from bridge.access.vault import Vault
+from bridge.database.pool import Database
+from bridge.delivery.courier import Courier
+from bridge.delivery.transport import Transport
+
+LOCKED_SECONDS = 24.0
+
+
+class _LockedAtFirst:
+    """A database in which nothing is due, and whose first claim has to wait for a lock."""
+
+    def __init__(self) -> None:
+        #: When each claim began, and whether it was for everything.
+        self.claims: list[tuple[float, bool]] = []
+
+    async def fetch(self, name: str, *values: Any) -> list[dict[str, Any]]:
+        if name == "claim":
+            self.claims.append((trio.current_time(), values[3] is None))
+        await trio.sleep(LOCKED_SECONDS if len(self.claims) == 1 else 0.001)
+        return [{"id": None, "now": datetime.now(UTC)}]
+
+
+class _NoTransport:
+    def close_idle(self) -> None:
+        """Do nothing."""
+
+
+async def _no_partitions() -> int:
+    return 0
+
+
+async def test_after_a_lock_the_courier_goes_on_at_once_and_soon_looks_everywhere(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    database = _LockedAtFirst()
+    courier = Courier(
+        cast("Database", database),
+        cast("Transport", _NoTransport()),
+        Vault(),
+        concurrency=10,
+        schedule=(0.0,),
+        disable_seconds=1_000_000.0,
+        create_partitions=_no_partitions,
+        poll_seconds=1.0,
+    )
+    with trio.move_on_after(120):
+        await courier.run()
+    (first, _), *later = database.claims
+    unlocked = first + LOCKED_SECONDS
+    assert later[0][0] - unlocked <= 2
+    swept = [began for began, is_sweep in later if is_sweep]
+    assert swept[0] - unlocked <= 3
+    # A claim that has not waited is followed by others as always.
+    assert swept[2] - swept[1] <= 2.1

@@ -1,0 +1,359 @@
+"""Whatever one client sends, the others miss nothing, and what goes out is always whole frames."""
+
+from __future__ import annotations
+
+import json
+from itertools import accumulate
+from typing import Any
+
+import pytest
+import structlog
+import trio
+import trio.testing
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from trio_websocket import WebSocketConnection
+
+from bridge.live import outlet as outlet_module
+from bridge.live.connection import ConnectionLimits
+from bridge.live.frames import close_frame, text_frame
+from bridge.live.outlet import Outlet
+from bridge.live.stream import StreamLimits
+from tests.unit.serving import (
+    BINARY,
+    CLOSE,
+    PING,
+    TEXT,
+    Said,
+    Serving,
+    frame,
+    said_by_server,
+    serving,
+)
+
+#: The same examples in every run.
+SETTINGS = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+# --- what an attacker sends
+
+SMALL = StreamLimits(ConnectionLimits(message_bytes=2000, handshake_seconds=1.5))
+HANDSHAKE = (
+    b"GET /ws?token=right HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+messages = st.sampled_from(
+    [
+        b'{"type": "ping"}',
+        b'{"type": "resume", "since": 0}',
+        b'{"type": "subscribe", "events": ["test.*"]}',
+        b'{"type": "unsubscribe", "events": ["test.*"]}',
+        b"[" * 1000,
+        b"\xed\xa0\x80",
+        b"x" * 2001,
+    ]
+)
+payloads = messages | st.binary(max_size=200)
+opcodes = st.sampled_from([0, TEXT, BINARY, CLOSE, PING, 10]) | st.integers(0, 15)
+frames = st.builds(
+    lambda opcode, payload, fin: frame(opcode, payload, fin=fin),
+    opcodes,
+    payloads,
+    fin=st.booleans(),
+)
+closes = st.builds(
+    lambda code, reason: frame(CLOSE, code.to_bytes(2, "big") + reason),
+    st.sampled_from([1000, 1002, 1005, 1009, 4000]) | st.integers(0, 65535),
+    st.binary(max_size=125),
+)
+
+
+@st.composite
+def in_fragments(draw: st.DrawFn) -> bytes:
+    """A message in fragments, with control frames between them."""
+    parts = draw(st.lists(payloads, min_size=2, max_size=5))
+    sent = frame(draw(st.sampled_from([TEXT, BINARY])), parts[0], fin=False)
+    for number, part in enumerate(parts[1:], 2):
+        sent += draw(st.just(b"") | st.builds(frame, st.sampled_from([8, 9, 10]), payloads))
+        sent += frame(0, part, fin=number == len(parts))
+    return sent
+
+
+@st.composite
+def with_a_wrong_length(draw: st.DrawFn) -> bytes:
+    """A frame that says that it is longer or shorter than it is, at any width of the length."""
+    size = draw(st.integers(0, 2**64 - 1) | st.sampled_from([0, 125, 126, 65535, 65536, 2**63]))
+    if draw(st.booleans()):
+        length = bytes([0x80 | 127]) + size.to_bytes(8, "big")
+    else:
+        length = bytes([0x80 | 126]) + (size % 65536).to_bytes(2, "big")
+    return bytes([draw(st.integers(0, 255))]) + length + draw(st.binary(max_size=50))
+
+
+@st.composite
+def mutated(draw: st.DrawFn, valid: st.SearchStrategy[bytes]) -> bytes:
+    """Bytes with some bits turned, and perhaps without their end."""
+    sent = bytearray(draw(valid))
+    for place in draw(st.lists(st.integers(0, max(0, len(sent) * 8 - 1)), max_size=4)):
+        if sent:
+            sent[place // 8] ^= 1 << place % 8
+    cut = draw(st.integers(0, 20))
+    return (
+        bytes(sent[: len(sent) - cut]) if cut < len(sent) and draw(st.booleans()) else bytes(sent)
+    )
+
+
+def joined(parts: list[bytes]) -> bytes:
+    return b"".join(parts)
+
+
+several = st.lists(frames | closes | in_fragments(), min_size=1, max_size=8).map(joined)
+attacks = st.tuples(
+    # Its first bytes stay: they are what the front sends a connection to the stream for.
+    st.just(HANDSHAKE)
+    | st.just(HANDSHAKE)
+    | mutated(st.just(HANDSHAKE[8:])).map(lambda rest: HANDSHAKE[:8] + rest),
+    several | mutated(several) | with_a_wrong_length() | st.binary(max_size=500),
+    several | st.binary(max_size=50),
+).map(lambda parts: b"".join(parts))
+#: Where the attacker pauses, from the beginning; at the end it hangs up at once or reads on.
+pauses = st.lists(st.integers(1, 400), max_size=8).map(lambda sizes: list(accumulate(sizes)))
+
+
+async def ids(client: WebSocketConnection, count: int) -> list[int]:
+    return [json.loads(await client.get_message())["id"] for _ in range(count)]
+
+
+async def honest(server: Serving) -> WebSocketConnection:
+    client = await server.connect()
+    assert json.loads(await client.get_message())["type"] == "connection"
+    return client
+
+
+async def attack(server: Serving, sent: bytes, pauses: list[int], hangs_up: bool) -> bytes:
+    """Send it all in pieces, while events are published; return what was answered."""
+    received = b""
+    attacker = await server.raw()
+    try:
+        for start, end in zip([0, *pauses], [*pauses, len(sent)], strict=True):
+            await attacker.send_all(sent[start:end])
+            server.publish()
+            await trio.testing.wait_all_tasks_blocked()
+        if not hangs_up:
+            await attacker.send_eof()
+            while data := await attacker.receive_some():
+                received += data
+    except trio.BrokenResourceError:
+        pass  # The server had enough.
+    await attacker.aclose()
+    return received
+
+
+@settings(SETTINGS, max_examples=200)
+@given(sent=attacks, pauses=pauses, hangs_up=st.booleans())
+@example(sent=HANDSHAKE + frame(TEXT, b"x" * 2001) + frame(PING, b""), pauses=[], hangs_up=False)
+@example(sent=HANDSHAKE + frame(TEXT, b"x" * 2001) * 2, pauses=[], hangs_up=False)
+@example(sent=HANDSHAKE + frame(CLOSE, b"") + frame(PING, b""), pauses=[], hangs_up=False)
+def test_whatever_one_client_sends_the_others_get_every_event_once_and_in_order(
+    sent: bytes, pauses: list[int], hangs_up: bool
+) -> None:
+    async def scene() -> None:
+        async with serving(limits=SMALL) as server:
+            clients = [await honest(server) for _ in range(2)]
+            places = [each for each in pauses if each < len(sent)]
+            received = await attack(server, sent, places, hangs_up)
+            clients.append(await honest(server))
+            server.publish()
+            last = server.next_id - 1
+            for client in clients[:2]:
+                assert await ids(client, last) == list(range(1, last + 1))
+            assert await ids(clients[2], 1) == [last]
+            if received.startswith(b"HTTP/1.1 101 "):
+                said, rest = said_by_server(received.partition(b"\r\n\r\n")[2])
+                assert rest == b"", "it reads to the end, so it gets whole frames"
+                assert CLOSE not in [each.opcode for each in said[:-1]], "the last that is said"
+
+    with structlog.testing.capture_logs() as logs:
+        trio.run(scene)
+    expected = {("handshake_refused", None)} | {
+        ("client_dropped", reason) for reason in ("protocol", "slow", "too_big")
+    }
+    assert {(entry["event"], entry.get("reason")) for entry in logs} <= expected
+
+
+# --- the outlet on a socket that takes what it likes
+
+FAREWELL = close_frame(1013, "too slow")
+
+
+class Socket:
+    """What the kernel does with what is written: it takes as much as it has room for."""
+
+    def __init__(self) -> None:
+        self.room = 0
+        self.broken = False
+        self.received = b""
+        self._changed = trio.Event()
+
+    def change(self, *, room: int = 0, broken: bool = False) -> None:
+        self.room += room
+        self.broken |= broken
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def write(self, _descriptor: int, data: bytes | memoryview) -> int:
+        if self.broken:
+            raise BrokenPipeError
+        if not self.room:
+            raise BlockingIOError
+        taken = bytes(data[: self.room])
+        self.room -= len(taken)
+        self.received += taken
+        return len(taken)
+
+    def writev(self, descriptor: int, buffers: list[memoryview]) -> int:
+        return self.write(descriptor, b"".join(buffers))
+
+    async def wait_writable(self, _descriptor: int) -> None:
+        while not self.room and not self.broken:
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+
+    def fileno(self) -> int:
+        return -1
+
+    @property
+    def socket(self) -> Socket:
+        return self
+
+
+steps = st.lists(
+    st.one_of(
+        # So many events in one write, with payloads of such a size.
+        st.tuples(st.just("events"), st.integers(1, 3), st.integers(0, 60)),
+        st.tuples(st.just("answer"), st.integers(0, 40), st.just(0)),
+        st.tuples(st.just("control"), st.integers(0, 40), st.just(0)),
+        st.tuples(st.just("room"), st.integers(1, 150), st.just(0)),
+        st.tuples(st.just("room"), st.integers(1, 10), st.just(0)),
+        st.tuples(st.just("run"), st.just(0), st.just(0)),
+    ),
+    max_size=60,
+)
+ends = st.sampled_from(["drained", "ended", "closed", "broken", "left"])
+
+
+@settings(SETTINGS, max_examples=1000)
+@given(steps=steps, end=ends, buffer_bytes=st.integers(50, 600))
+def test_a_client_reads_whole_frames_and_was_sent_every_event_up_to_what_is_told(
+    steps: list[tuple[str, int, int]], end: str, buffer_bytes: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patches:
+        socket = Socket()
+        patches.setattr(outlet_module, "os", socket)
+        patches.setattr(trio.lowlevel, "wait_writable", socket.wait_writable)
+        trio.run(_outlet_scene, socket, steps, end, buffer_bytes)
+
+
+async def _outlet_scene(
+    socket: Any, steps: list[tuple[str, int, int]], end: str, buffer_bytes: int
+) -> None:
+    given: list[bytes] = []
+    resumes_from: list[int] = []
+
+    def overflowed() -> None:
+        given.pop()  # what did not fit
+        outlet.cut_off(farewell)
+
+    def farewell(sent_through: int | None) -> bytes:
+        assert sent_through is not None
+        resumes_from.append(sent_through)
+        return FAREWELL
+
+    def check() -> list[Said]:
+        found, _ = said_by_server(socket.received)
+        events = _event_ids(found)
+        assert events == sorted(set(events)), "in order, each once"
+        assert outlet.sent_through in (0, *events)
+        whole = said_by_server(b"".join(given))[0]
+        without_farewell = [each for each in found if each.opcode != CLOSE]
+        if not resumes_from:
+            assert without_farewell == whole[: len(without_farewell)], "nothing left out"
+        return found
+
+    def write(frames: bytes, through: int | None = None) -> None:
+        given.append(frames)
+        outlet.write_nowait(frames, through)
+
+    async def control(frame: bytes) -> None:
+        given.append(frame)
+        try:
+            await outlet.send_all(frame)
+        except trio.BrokenResourceError:
+            assert resumes_from
+
+    async with trio.open_nursery() as nursery:
+        outlet = Outlet(
+            socket,
+            nursery,
+            buffer_bytes=buffer_bytes,
+            overflowed=overflowed,
+            closed=lambda: None,
+        )
+        outlet.mark(0)
+        last_id = 0
+        for kind, number, size in steps:
+            if kind == "events":
+                first, last_id = last_id + 1, last_id + number
+                ids = range(first, last_id + 1)
+                write(b"".join(_event(event_id, size) for event_id in ids), last_id)
+            elif kind == "answer":
+                write(text_frame("a" * number))
+            elif kind == "control":
+                await control(b"\x8a" + bytes([number]) + bytes(number))
+            elif kind == "room":
+                socket.change(room=number)
+            else:
+                await trio.testing.wait_all_tasks_blocked()
+            check()
+        if end == "broken":
+            socket.change(broken=True)
+            write(text_frame("into nothing"))
+            await outlet.drained()
+            check()
+        elif end == "closed":
+            await control(close_frame(1000, ""))
+            write(text_frame("too late"))
+            assert not outlet.end(close_frame(1001, ""))
+        elif end == "ended":
+            assert outlet.end(close_frame(1001, "")) is not bool(resumes_from)
+        elif end == "drained":
+            socket.change(room=1_000_000)
+            await outlet.drained()
+        nursery.cancel_scope.cancel()
+    if end == "broken":
+        return
+    # What a connection does at its end, when nothing of its own runs any more.
+    socket.change(room=1_000_000)
+    await outlet.flush()
+    found = check()
+    assert said_by_server(socket.received)[1] == b"", "nothing cut in the middle"
+    closes = [each for each in found if each.opcode == CLOSE]
+    assert closes == found[len(found) - len(closes) :], "nothing behind a close frame"
+    assert len(closes) == (bool(resumes_from) or end in ("ended", "closed"))
+    if resumes_from:
+        assert resumes_from == [max([0, *_event_ids(found)])]
+    else:
+        assert outlet.sent_through == last_id
+
+
+def _event(event_id: int, size: int) -> bytes:
+    return text_frame(json.dumps({"id": event_id, "payload": "x" * size}))
+
+
+def _event_ids(found: list[Said]) -> list[int]:
+    return [json.loads(each.payload)["id"] for each in found if each.payload.startswith(b'{"id"')]
