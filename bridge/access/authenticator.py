@@ -17,14 +17,9 @@ from bridge.access.proxies import origin
 from bridge.access.scopes import ADMIN
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import BotTokens, Grant, Source, TokenKey, hash_token
-from bridge.database.pool import (
-    Database,
-    DatabaseError,
-    DatabaseUnavailable,
-    Row,
-    Share,
-    UnfitTableError,
-)
+from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError
+from bridge.database.pool import Database, Row
+from bridge.database.shares import Share
 from bridge.telemetry import metrics
 
 log = structlog.get_logger()

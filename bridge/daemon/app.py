@@ -20,14 +20,9 @@ from bridge.access.throttle import Throttle
 from bridge.access.tokens import BotTokens
 from bridge.access.vault import Vault
 from bridge.database import rights
-from bridge.database.pool import (
-    Database,
-    DatabaseError,
-    DatabaseUnavailable,
-    UnfitTableError,
-    keep_running,
-    open_database,
-)
+from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError
+from bridge.database.pool import Database, open_database
+from bridge.database.restart import keep_running
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
 from bridge.delivery.preview import preview

@@ -1,4 +1,4 @@
-"""The database's clock, as far as it is known here: every time that is kept is by that one."""
+"""The database's clock, estimated locally. Every stored time uses that clock."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from datetime import datetime, timedelta
 
 
 class ServerClock:
-    """Tells the database's time from what it said last.
+    """Estimates the database's time from its last answer.
 
-    It is ahead by at most what the statement took to get there: it is set by when the database was
-    asked, and not by when the answer came, which the work in between makes late.
+    The estimate runs ahead by at most the time the statement took to reach the server: it is
+    anchored to when the question was sent, because the answer may be processed late.
     """
 
     def __init__(self) -> None:
-        self._told: tuple[datetime, float] | None = None
-        # Seconds from when this process' clock began to when the database's did.
+        self._last: tuple[datetime, float] | None = None
+        # Offset from this process's monotonic clock to the database's clock, in seconds.
         self._ahead_seconds = 0.0
 
     @staticmethod
     def asks() -> float:
-        """Return a note of when the database is asked, for :meth:`answered`."""
+        """Return the moment at which the database is asked, for :meth:`answered`."""
         return time.monotonic()
 
     def answered(self, now: datetime, asked: float) -> None:
-        """Take what it said: ``now()``, which is when a statement arrives."""
-        self._told = now, asked
+        """Record the database's ``now()``, the time at which the statement arrived."""
+        self._last = now, asked
         self._ahead_seconds = now.timestamp() - asked
 
     def now(self) -> datetime:
-        """Return the time; the database must have said it once."""
-        assert self._told is not None  # noqa: S101 - nothing comes of a database that was not asked
-        told, asked = self._told
-        return told + timedelta(seconds=time.monotonic() - asked)
+        """Return the estimated time; :meth:`answered` must have been called before."""
+        assert self._last is not None  # noqa: S101 - callers ask the database first
+        answer, asked = self._last
+        return answer + timedelta(seconds=time.monotonic() - asked)
 
     def seconds(self) -> float:
-        """Return the same as seconds since 1970, which takes a tenth of the time."""
+        """Return the same in seconds since 1970, at a tenth of the cost."""
         return self._ahead_seconds + time.monotonic()

@@ -21,16 +21,14 @@ import trio
 
 from bridge.access.vault import SecretError, Vault
 from bridge.database.clock import ServerClock
-from bridge.database.pool import (
-    Database,
+from bridge.database.errors import (
     DatabaseError,
     DatabaseUnavailable,
     DeadlockError,
     MissingPartitionError,
-    Row,
-    keep_running,
-    values_by_column,
 )
+from bridge.database.pool import Database, Row, values_by_column
+from bridge.database.restart import keep_running
 from bridge.delivery.retry import Answer, Failure, Outcome, Verdict, judge
 from bridge.delivery.signing import canonical_body, headers, message_id
 from bridge.delivery.transport import Transport

@@ -18,7 +18,7 @@ from sys import intern
 import structlog
 import trio
 
-from bridge.database.pool import DatabaseError, DatabaseUnavailable
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.events import Event
 from bridge.live.frames import text_frame
 from bridge.live.selection import Selection

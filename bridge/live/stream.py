@@ -15,7 +15,7 @@ from bridge.access.authenticator import TooManyFailuresError
 from bridge.access.proxies import client_address
 from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import Grant, Source, TokenKey
-from bridge.database.pool import DatabaseError, DatabaseUnavailable
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.live.connection import (
     CLOSE_SECONDS,
     GOING_AWAY,

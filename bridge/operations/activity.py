@@ -9,8 +9,9 @@ import structlog
 import trio
 
 from bridge import assets
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.identity import bridge_name
-from bridge.database.pool import Database, DatabaseError, DatabaseUnavailable
+from bridge.database.pool import Database
 from bridge.telemetry import metrics
 
 log = structlog.get_logger()

@@ -7,7 +7,9 @@ from typing import Any, Final
 
 import trio
 
-from bridge.database.pool import Database, DatabaseError, DatabaseUnavailable, Share
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
+from bridge.database.pool import Database
+from bridge.database.shares import Share
 from bridge.operations.overview import WEBHOOK_STATES
 from bridge.telemetry import metrics
 

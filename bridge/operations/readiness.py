@@ -13,7 +13,9 @@ from typing import Any
 import structlog
 import trio
 
-from bridge.database.pool import Database, DatabaseError, DatabaseUnavailable, Share
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
+from bridge.database.pool import Database
+from bridge.database.shares import Share
 from bridge.telemetry import metrics
 
 log = structlog.get_logger()

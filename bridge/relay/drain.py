@@ -16,15 +16,9 @@ import structlog
 import trio
 
 from bridge.database.clock import ServerClock
+from bridge.database.errors import DatabaseError, DatabaseUnavailable, MissingPartitionError
 from bridge.database.identity import bridge_name
-from bridge.database.pool import (
-    Connection,
-    Database,
-    DatabaseError,
-    DatabaseUnavailable,
-    MissingPartitionError,
-    Row,
-)
+from bridge.database.pool import Connection, Database, Row
 from bridge.events import Event
 from bridge.relay.doorbell import Doorbell, Look, Mode, State
 from bridge.relay.upkeep import create_partitions

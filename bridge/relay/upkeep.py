@@ -6,7 +6,8 @@ import structlog
 import trio
 
 from bridge.access.vault import SecretError, Vault
-from bridge.database.pool import Database, DatabaseError
+from bridge.database.errors import DatabaseError
+from bridge.database.pool import Database
 
 log = structlog.get_logger()
 

@@ -17,7 +17,9 @@ from bridge.access.authenticator import TokenStore
 from bridge.access.proxies import Network
 from bridge.access.throttle import Throttle
 from bridge.access.vault import Vault
-from bridge.database.pool import Database, DatabaseError, DatabaseUnavailable, Row, Share
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
+from bridge.database.pool import Database, Row
+from bridge.database.shares import Share
 from bridge.telemetry import metrics
 from bridge.web import console
 from bridge.web.api import audit, deliveries, docs, events, health, tickets, tokens, webhooks

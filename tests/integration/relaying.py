@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import psycopg
 import trio
 
-from bridge.database.pool import Database, keep_running, open_database
+from bridge.database.pool import Database, open_database
+from bridge.database.restart import keep_running
 from bridge.events import Event
 from bridge.relay.doorbell import Mode, State
 from bridge.relay.drain import Relay

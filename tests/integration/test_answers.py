@@ -14,7 +14,7 @@ import pytest
 import structlog
 import trio
 
-from bridge.database.pool import DatabaseError, DatabaseUnavailable
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.web.api.docs import PAGE, POLICY
 from bridge.web.http.middleware import SECURITY_HEADERS, Failures
 from tests.integration.calling import (

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from bridge.access.authenticator import SESSION_SECONDS
 from bridge.access.throttle import Throttle
-from bridge.database.pool import DatabaseUnavailable
+from bridge.database.errors import DatabaseUnavailable
 from bridge.web.console.overview import Overviews
 from tests.integration.calling import TOKEN, Bot, add_token, calling
 

@@ -20,7 +20,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from bridge.access.vault import Vault, new_secret
 from bridge.assets import query
-from bridge.database.pool import Database, DatabaseUnavailable, DeadlockError, Row
+from bridge.database.errors import DatabaseUnavailable, DeadlockError
+from bridge.database.pool import Database, Row
 from bridge.delivery import courier as courier_module
 from bridge.delivery.courier import Courier
 from bridge.delivery.signing import canonical_body

@@ -22,7 +22,8 @@ from psycopg import errors
 from bridge.access.authenticator import TokenStore
 from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import BotTokens
-from bridge.database.pool import DatabaseUnavailable, open_database
+from bridge.database.errors import DatabaseUnavailable
+from bridge.database.pool import open_database
 from tests.integration.relaying import Relayed, names, relaying, sign_up, until
 from tests.system.processes import SERVICE_LOGIN, as_role, as_service
 

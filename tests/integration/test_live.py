@@ -18,7 +18,8 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
 from bridge.access import tokens
 from bridge.access.authenticator import TokenStore
-from bridge.database.pool import keep_running, open_database
+from bridge.database.pool import open_database
+from bridge.database.restart import keep_running
 from bridge.live import history
 from bridge.live.connection import ConnectionLimits
 from bridge.live.history import History

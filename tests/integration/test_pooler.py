@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from bridge.capture import install
-from bridge.database.pool import DatabaseUnavailable, open_database
+from bridge.database.errors import DatabaseUnavailable
+from bridge.database.pool import open_database
 from bridge.database.sessions import is_pooled, is_shared, open_connection
 from tests.pgbouncer import pgbouncer
 

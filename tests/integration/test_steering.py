@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from bridge.database.pool import keep_running, open_database
+from bridge.database.pool import open_database
+from bridge.database.restart import keep_running
 from bridge.delivery import courier as courier_module
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier

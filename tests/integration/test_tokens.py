@@ -16,7 +16,8 @@ import trio
 from bridge.access.authenticator import LOOKUP_CONNECTIONS, TokenStore, TooManyFailuresError
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import BotTokens, Grant, hash_token
-from bridge.database.pool import DatabaseUnavailable, open_database
+from bridge.database.errors import DatabaseUnavailable
+from bridge.database.pool import open_database
 from tests.integration.calling import TOKEN, Bot, add_token, calling
 
 SCOPES = frozenset(["events:read", "webhooks:read"])
@@ -421,7 +422,7 @@ async def test_a_release_of_the_bot_that_moves_its_table_shuts_out_nobody_else(
 async def test_a_lock_on_the_bots_table_keeps_out_nobody_else(
     bridge_url: str, bot: Bot, bot_tokens: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.database.pool.SHARE_SECONDS", 0.2)
+    monkeypatch.setattr("bridge.database.shares.SHARE_SECONDS", 0.2)
     add_token(bot, "ours", "webhooks:read")
     add_bot_token(bot_tokens, sha256("bot-token"))
     answered: list[int] = []

@@ -1,4 +1,4 @@
-"""The database's time is told from what it said last."""
+"""The database's time is estimated from its last answer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from bridge.database.clock import ServerClock
 
 
-def test_it_goes_on_from_when_the_database_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_runs_from_when_the_database_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     clock = ServerClock()
     asked = clock.asks()
-    now = 1003.0  # the answer took its time
+    now = 1003.0  # the answer was slow
     clock.answered(datetime(2026, 1, 15, 10, 30, 0, tzinfo=UTC), asked)
     assert clock.now() == datetime(2026, 1, 15, 10, 30, 3, tzinfo=UTC)
     now = 1010.5
@@ -23,7 +23,7 @@ def test_it_goes_on_from_when_the_database_was_asked(monkeypatch: pytest.MonkeyP
     assert clock.seconds() == pytest.approx(clock.now().timestamp(), abs=1e-6)
 
 
-def test_what_it_says_last_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_answer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 50.0)
     clock = ServerClock()
     for hour in (10, 9):
@@ -32,6 +32,6 @@ def test_what_it_says_last_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert clock.seconds() == clock.now().timestamp()
 
 
-def test_a_database_that_was_never_asked_has_no_time() -> None:
+def test_time_is_unknown_before_the_first_answer() -> None:
     with pytest.raises(AssertionError):
         ServerClock().now()

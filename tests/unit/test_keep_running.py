@@ -1,13 +1,14 @@
-"""What the database ends is run again, however long it is away."""
+"""Tasks are restarted for as long as the database is away."""
 
 from __future__ import annotations
 
 from trio.testing import MockClock
 
-from bridge.database.pool import DatabaseUnavailable, keep_running
+from bridge.database.errors import DatabaseUnavailable
+from bridge.database.restart import keep_running
 
 
-async def test_a_database_that_is_away_for_hours_is_asked_again_and_again(
+async def test_task_is_retried_for_hours(
     autojump_clock: MockClock,
 ) -> None:
     tries = 0

@@ -11,7 +11,7 @@ from trio_websocket import ConnectionClosed
 
 from bridge.access.scopes import WEBHOOKS_READ
 from bridge.access.tokens import Grant
-from bridge.database.pool import DatabaseUnavailable
+from bridge.database.errors import DatabaseUnavailable
 from bridge.live import stream
 from bridge.live.connection import ConnectionLimits
 from bridge.live.frames import PING_FRAME

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio_websocket import WebSocketConnection
 
-from bridge.database.pool import DatabaseUnavailable
+from bridge.database.errors import DatabaseUnavailable
 from bridge.live import history
 from tests.unit.serving import (
     Log,

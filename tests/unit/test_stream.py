@@ -5,7 +5,7 @@ import pytest
 import trio
 
 from bridge.access.tokens import Grant
-from bridge.database.pool import DatabaseUnavailable
+from bridge.database.errors import DatabaseUnavailable
 from tests.unit.serving import RawClient, Tokens, closing, message, serving
 
 

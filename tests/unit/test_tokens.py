@@ -11,7 +11,9 @@ import trio.testing
 from bridge.access.authenticator import LOOKUP_CONNECTIONS, TokenStore, TooManyFailuresError
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import hash_token
-from bridge.database.pool import SHARE_SECONDS, Database, DatabaseUnavailable
+from bridge.database.errors import DatabaseUnavailable
+from bridge.database.pool import Database
+from bridge.database.shares import SHARE_SECONDS
 
 
 class Silent:

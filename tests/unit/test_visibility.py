@@ -14,7 +14,7 @@ from bridge.access.authenticator import TooManyFailuresError
 from bridge.access.proxies import Network
 from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import Grant, TokenKey
-from bridge.database.pool import DatabaseUnavailable
+from bridge.database.errors import DatabaseUnavailable
 from bridge.live import stream
 from bridge.live.stream import StreamLimits
 from tests.unit.serving import LIMITS, Serving, Tokens, ask, closing, message, serving

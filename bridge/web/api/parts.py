@@ -6,7 +6,8 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 
 from bridge.access.vault import Vault
-from bridge.database.pool import Row, Share
+from bridge.database.pool import Row
+from bridge.database.shares import Share
 from bridge.web.api.auth import actor_of
 from bridge.web.api.refusals import invalid
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from bridge.database.pool import DatabaseError, Row
+from bridge.database.errors import DatabaseError
+from bridge.database.pool import Row
 from bridge.web.api.fields import FILTER_REFUSALS, MAX_BIGINT
 from bridge.web.api.schemas import HTTPValidationError, Problem
 

@@ -9,7 +9,8 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.access.vault import new_secret
-from bridge.database.pool import DeadlockError, Row
+from bridge.database.errors import DeadlockError
+from bridge.database.pool import Row
 from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import Limit, Offset, OptionalFlag, OptionalText, WebhookId
 from bridge.web.api.parts import ChecksUrl, InDatabase, InVault

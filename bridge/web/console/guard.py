@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from bridge.access.authenticator import SESSION_SECONDS, TokenStore, TooManyFailuresError
 from bridge.access.proxies import is_proxy
-from bridge.database.pool import DatabaseError, DatabaseUnavailable
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.web.api.auth import address_of, take_turn, too_often
 from bridge.web.api.refusals import RETRY_SECONDS, passes
 from bridge.web.console.forms import Form, read_form

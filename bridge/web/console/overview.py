@@ -10,7 +10,7 @@ import trio
 from fastapi import Query, Request
 from fastapi.responses import Response
 
-from bridge.database.pool import DatabaseUnavailable
+from bridge.database.errors import DatabaseUnavailable
 from bridge.operations.formatting import duration, rate
 from bridge.operations.overview import Overview, Point, overview
 from bridge.web.api.parts import Queries

@@ -9,7 +9,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.database.pool import DatabaseError
+from bridge.database.errors import DatabaseError
 from bridge.telemetry import metrics
 
 log = structlog.get_logger()

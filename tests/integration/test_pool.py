@@ -1,4 +1,4 @@
-"""The daemon's connections survive what happens to their statements."""
+"""The daemon's database connections survive cancelled, refused and unanswered statements."""
 
 import traceback
 from pathlib import Path
@@ -8,11 +8,13 @@ import psycopg
 import pytest
 import trio
 
-from bridge.database import pool as db
-from bridge.database.pool import DatabaseError, DatabaseUnavailable, Share, open_database
+from bridge.database import pool
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
+from bridge.database.pool import open_database
+from bridge.database.shares import Share
 
 
-async def test_statements_that_are_cancelled_leave_their_connections_usable(
+async def test_pool_is_usable_after_cancelled_statements(
     bridge_url: str, bot: psycopg.Connection[Any]
 ) -> None:
     with trio.fail_after(30):
@@ -34,7 +36,7 @@ async def test_statements_that_are_cancelled_leave_their_connections_usable(
                     nursery.start_soon(database.fetch, "get_webhook", 1)
 
 
-async def test_a_connection_of_its_own_can_be_used_after_a_statement_that_was_cancelled(
+async def test_connection_is_usable_after_a_cancelled_statement(
     bridge_url: str, bot: psycopg.Connection[Any]
 ) -> None:
     with trio.fail_after(30):
@@ -49,13 +51,13 @@ async def test_a_connection_of_its_own_can_be_used_after_a_statement_that_was_ca
                     ).fetchone() != (1,):
                         await trio.lowlevel.checkpoint()
                     nursery.cancel_scope.cancel()
-                # The lock is still held: it was the server that ended the statement.
+                # The lock is still held, so the server itself ended the statement.
                 for _ in range(2):
                     [row] = await connection.fetch("schema_version")
                     assert row["version"]
 
 
-async def test_what_the_database_refuses_is_told_without_the_values_of_the_row(
+async def test_errors_do_not_show_the_values_of_the_row(
     bridge_url: str,
 ) -> None:
     form = ["n", "http://h/", "*", "s3cret", None, True, 15, 0, None, None, False, None]
@@ -68,10 +70,10 @@ async def test_what_the_database_refuses_is_told_without_the_values_of_the_row(
                 assert "s3cret" not in "".join(traceback.format_exception(refused.value))
 
 
-async def test_who_asks_through_a_share_leaves_the_other_connections_to_others(
+async def test_share_leaves_the_other_connections_free(
     bridge_url: str, bot: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.database.pool.SHARE_SECONDS", 0.5)
+    monkeypatch.setattr("bridge.database.shares.SHARE_SECONDS", 0.5)
     refused = 0
 
     async def ask() -> None:
@@ -89,24 +91,24 @@ async def test_who_asks_through_a_share_leaves_the_other_connections_to_others(
                     bot.execute("lock table bridge.webhooks in access exclusive mode")
                     for _ in range(20):
                         nursery.start_soon(ask)
-                    # Two wait for the lock, eighteen for their turn; the third connection is free.
+                    # Two callers wait for the lock, eighteen for the share; the third connection is free.
                     while refused < 18:
                         await database.fetch("schema_version")
             assert refused == 18
             assert await share.fetch("get_webhook", 1) == []
 
 
-async def test_a_socket_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+async def test_missing_socket_is_named(tmp_path: Path) -> None:
     with trio.fail_after(30):
         with pytest.raises(DatabaseUnavailable, match="no PostgreSQL listens on its socket"):
             async with open_database(f"postgresql://u@/d?host={tmp_path}"):
                 pass
 
 
-async def test_a_server_that_does_not_answer_is_told_as_such(
+async def test_silent_server_times_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(db, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "CONNECT_SECONDS", 0.1)
     [silent] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with silent:
         port = silent.socket.getsockname()[1]
@@ -116,10 +118,10 @@ async def test_a_server_that_does_not_answer_is_told_as_such(
                     pass
 
 
-async def test_a_statement_that_is_not_answered_is_told_as_such(
+async def test_unanswered_statement_times_out(
     bridge_url: str, bot: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "STATEMENT_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "STATEMENT_SECONDS", 0.1)
     with trio.fail_after(30):
         async with open_database(bridge_url) as database:
             with bot.transaction():
