@@ -91,7 +91,7 @@ async def test_share_leaves_the_other_connections_free(
                     bot.execute("lock table bridge.webhooks in access exclusive mode")
                     for _ in range(20):
                         nursery.start_soon(ask)
-                    # Two callers wait for the lock, eighteen for the share; the third connection is free.
+                    # Two callers wait for the lock, eighteen for the share; one connection is free.
                     while refused < 18:
                         await database.fetch("schema_version")
             assert refused == 18
