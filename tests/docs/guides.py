@@ -53,12 +53,12 @@ _SERVES = "it runs until it is ended"
 NOT_RUN = {
     (
         "README.md",
-        "make demo     # a shop bot, its PostgreSQL, the bridge, a verifying receiver",
+        "make demo     # a shop bot, its PostgreSQL, the bridge and a webhook receiver",
     ): ("test_first_steps.py has the demo run; the other command is the one that runs this"),
     ("README.md", "python3 -m venv /opt/pgbridge"): "as on docs/install.md",
     (
         "README.md",
-        "pgbridge run     # BRIDGE_PORT=8090 where the bot itself listens on 8080",
+        "pgbridge run     # set BRIDGE_PORT=8090 if the bot already uses 8080",
     ): f"{_SERVES}; the test of the page has a bridge run",
     ("docs/install.md", "python3 -m venv /opt/pgbridge"): "it downloads, and writes to /opt; "
     "tests/packaging/test_wheel.py installs the same",

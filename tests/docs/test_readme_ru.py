@@ -185,8 +185,8 @@ CHANGES = {
     "a picture": replaced("overview-dark.png", "events-dark.png"),
     "a point less": replaced("- Triggers do not fire", "  Triggers do not fire"),
     "a row less": replaced("\n| `ticket.created`", "\n`ticket.created`"),
-    "a paragraph more": replaced("\n\nWhat is sent:", "\n\nOne more.\n\nWhat is sent:"),
-    "a section more": replaced("\n## Operate", "\n## More\n\n## Operate"),
+    "a paragraph more": replaced("\n\nThe bridge sends:", "\n\nOne more.\n\nThe bridge sends:"),
+    "a section more": replaced("\n## Operate it", "\n## More\n\n## Operate it"),
     "a section less": without_its_last_section,
     "another order of sections": with_two_sections_swapped,
 }

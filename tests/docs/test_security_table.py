@@ -1,4 +1,4 @@
-"""What SECURITY.md and docs/contract.md say is shown by a test is shown by one that there is."""
+"""What docs/threats.md and docs/contract.md say is shown by a test is shown by one that there is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 #: Page, and how many rows it has at least.
-PAGES = {"SECURITY.md": 60, "docs/contract.md": 40}
+PAGES = {"docs/threats.md": 60, "docs/contract.md": 40}
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
