@@ -1,4 +1,4 @@
-"""What docs/threats.md and docs/contract.md say is shown by a test is shown by one that there is."""
+"""Every test that docs/threats.md and docs/contract.md name exists."""
 
 from __future__ import annotations
 

@@ -305,19 +305,3 @@ def test_every_source_of_the_comparison_is_asked_for_and_there() -> None:
     numbers = [int(number) for number in re.findall(r"^(\d+)\. \[.*\]\(https://", sources, re.M)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert {int(number) for number in re.findall(r"\[(\d+)\]", said)} == set(numbers)
-
-
-def test_the_figures_of_the_comparison_are_those_of_the_readme() -> None:
-    text = (ROOT / "docs" / "comparison.md").read_text("utf-8")
-    readme = (ROOT / "README.md").read_text("utf-8")
-    for bench, sentence in (
-        (
-            "an event log as Hasura's triggers write it",
-            "application {} of its payments a second, ours",
-        ),
-        ("one rule, the doorbell quiet", "a second, ours {}, with"),
-        ("every commit ringing", "every commit ringing {}."),
-        ("a NOTIFY with the row in it", "leaves the application {} of its payments"),
-    ):
-        [ratio] = re.findall(rf"^\|[^|]*{re.escape(bench)}.*\| ([\d.]+) \|$", readme, re.M)
-        assert sentence.format(ratio) in " ".join(text.split()), bench
