@@ -1,4 +1,4 @@
-"""Finds SQL files, templates and the version, in a checkout as inside the installed wheel."""
+"""Locates SQL files, templates and the version, in a checkout and in an installed wheel."""
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError
@@ -20,7 +20,7 @@ def query(name: str) -> str:
 
 
 def version() -> str:
-    """Return the version of this pgbridge; 0 for a checkout that is not installed."""
+    """Return the version of pgbridge; 0 for a checkout that is not installed."""
     try:
         return installed_version("pgbridge")
     except PackageNotFoundError:
@@ -28,14 +28,14 @@ def version() -> str:
 
 
 def migrations() -> list[tuple[str, str]]:
-    """Return (file name, text) of every file in ``sql/migrations``, in order of their names."""
+    """Return (file name, text) of every file in ``sql/migrations``, sorted by name."""
     folder = _root("sql").joinpath("migrations")
     entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     return [(entry.name, entry.read_text("utf-8")) for entry in entries]
 
 
 def schema_mismatch(version: int) -> tuple[str, str] | None:
-    """Return what is wrong with a schema of this version, and what to do; None if nothing is."""
+    """Return the problem with a schema of this version and its fix, or None if it is current."""
     newest = int(migrations()[-1][0].partition("_")[0])
     if version < newest:
         return (
@@ -59,7 +59,7 @@ def template(path: str) -> str:
 def console_file(name: str) -> bytes:
     """Return a file of ``templates/console/static``.
 
-    The client of the stream among them is the one of ``examples``; in the wheel it is beside them.
+    ``pgbridge.js`` is kept in ``examples``; the wheel has a copy in the same folder.
     """
     file = _root("templates").joinpath("console", "static", name)
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""An event, the JSON it travels as, and the patterns that choose events by type."""
+"""Events, their JSON form, and the patterns that select them by type."""
 
 import json
 import math
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-#: What a webhook may name as its event type: ``ticket.created``, ``ticket.*`` or ``*``.
+#: An event-type pattern: ``ticket.created``, ``ticket.*`` or ``*``.
 PATTERN = re.compile(r"\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?")
 
-#: Deepest nesting of a payload that answers have as a value. pydantic writes 255 lists within each
-#: other, and Python reads as many as the rest of its stack allows: fewer than a thousand.
+#: Deepest nesting of a payload that responses contain as JSON. pydantic serialises 255 nested
+#: lists; Python parses fewer than a thousand, depending on its stack.
 MAX_NESTING = 100
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
 
@@ -21,7 +21,7 @@ _STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
 class Event:
     """One event of the log.
 
-    ``payload`` is JSON text as PostgreSQL wrote it: it goes out as it is, without being parsed.
+    ``payload`` is JSON text from PostgreSQL, sent verbatim and never parsed on the way.
     """
 
     id: int
@@ -30,7 +30,7 @@ class Event:
     occurred_at: datetime
 
     def wire(self) -> str:
-        """Return the text message that a WebSocket client gets."""
+        """Return the text message for WebSocket clients."""
         return (
             f'{{"type":{json.dumps(self.event_type)},"payload":{self.payload},'
             f'"timestamp":"{timestamp(self.occurred_at)}","id":{self.id}}}'
@@ -38,15 +38,15 @@ class Event:
 
 
 def parse_payload(payload: str) -> Any:
-    """Return a payload's value; a number that Python cannot hold becomes a string of its digits."""
+    """Parse a payload; a number that Python cannot represent becomes a string of its digits."""
     return json.loads(payload, parse_int=_whole, parse_float=_finite)
 
 
 def readable_payload(payload: str) -> Any:
-    """Return a payload's value; its text, if that is nested more deeply than ``MAX_NESTING``.
+    """Parse a payload; return its text if it is nested more deeply than ``MAX_NESTING``.
 
-    PostgreSQL takes thousands of lists within each other; one such event, which a user of the
-    application may have written, is not to keep a page of a hundred others from being answered.
+    PostgreSQL accepts thousands of nested lists. One such event, which a user of the application
+    may have caused, must not break the page that lists it with a hundred others.
     """
     return payload if _is_deep(payload) else parse_payload(payload)
 
@@ -69,7 +69,7 @@ def _is_deep(payload: str) -> bool:
 def _whole(digits: str) -> int | str:
     try:
         return int(digits)
-    except ValueError:  # Python refuses to convert thousands of digits
+    except ValueError:  # Python rejects thousands of digits
         return digits
 
 
@@ -79,15 +79,15 @@ def _finite(digits: str) -> float | str:
 
 
 def timestamp(moment: datetime) -> str:
-    """Return an aware datetime as the stream writes it: UTC, microseconds, ``Z``."""
+    """Format an aware datetime as the stream does: UTC, microseconds, ``Z``."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def patterns_matching(event_type: str) -> list[str]:
-    """Return every pattern that chooses this event type, the most exact first.
+    """Return every pattern that selects this event type, the most specific first.
 
-    ``bridge.patterns_matching`` in SQL is the same function: who looks for takers of an event looks
-    up these few strings, however many takers there are.
+    ``bridge.patterns_matching`` is the same function in SQL. To find the subscribers of an event,
+    look up these few strings, however many subscribers there are.
     """
     parts = event_type.split(".")
     prefixes = [".".join(parts[:length]) + ".*" for length in range(len(parts) - 1, 0, -1)]
@@ -95,10 +95,10 @@ def patterns_matching(event_type: str) -> list[str]:
 
 
 def narrowed(patterns: Iterable[str], within: Iterable[str]) -> frozenset[str]:
-    """Return patterns that choose just the events that both lists choose.
+    """Return patterns that select exactly the events that both lists select.
 
-    Of two patterns that have an event in common, one covers the other. The lists are clients' and
-    may be long: none is compared with each of the other.
+    If two patterns share an event, one covers the other. Clients supply the lists, which may be
+    long, so the cost is linear in their lengths.
     """
     chosen, bounds = frozenset(patterns), frozenset(within)
     return frozenset(
@@ -110,7 +110,7 @@ def narrowed(patterns: Iterable[str], within: Iterable[str]) -> frozenset[str]:
 
 
 def outside(patterns: Iterable[str], within: Iterable[str]) -> list[str]:
-    """Return those patterns that have no event in common with the others, in order."""
+    """Return the patterns that share no event with ``within``, sorted."""
     bounds = frozenset(within)
     above = {covering for bound in bounds for covering in _covering(bound)}
     return sorted(
@@ -119,7 +119,7 @@ def outside(patterns: Iterable[str], within: Iterable[str]) -> list[str]:
 
 
 def _covering(pattern: str) -> Iterator[str]:
-    """Yield every pattern that chooses all events of this one, itself among them."""
+    """Yield every pattern that covers this one, itself included."""
     yield pattern
     yield "*"
     end = pattern.rfind(".")

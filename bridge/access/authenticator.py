@@ -1,4 +1,4 @@
-"""Who a token or a ticket that is shown belongs to, and how often somebody may show one."""
+"""Authenticates tokens, tickets and console sessions, and limits guessing."""
 
 from __future__ import annotations
 
@@ -24,49 +24,48 @@ from bridge.telemetry import metrics
 
 log = structlog.get_logger()
 
-#: Connections of the pool that look tokens up, and those that do so in the bot's table, whose
-#: migrations may lock it for long.
+#: Pooled connections that look up tokens, and those that do so in the bot's table, which the bot's
+#: migrations may lock for a long time.
 LOOKUP_CONNECTIONS: Final = 2
 BOT_LOOKUP_CONNECTIONS: Final = 1
-#: Apart from those: whoever floods the bridge with tokens does not keep it from seeing that a token
-#: is not valid any more.
+#: Reserved for rechecking tokens in use: a flood of logins must not delay noticing a revocation.
 GRANT_CONNECTIONS: Final = 1
-#: Lookups that wait or are under way for one address. Whoever comes beyond that is told to come
-#: again, for each of them has a connection and its memory as long as the database does not answer.
+#: Lookups queued or running for one address. Further ones are refused, because each holds a
+#: connection and its memory for as long as the database does not answer.
 MOST_AT_ONCE: Final = 1_000
-#: How long a ticket is good.
+#: Lifetime of a ticket, in seconds.
 TICKET_SECONDS: Final = 30.0
-#: How long somebody stays signed in to the console.
+#: Lifetime of a console session, in seconds.
 SESSION_SECONDS: Final = 12 * 3600.0
-#: Tokens that are known to have been valid at an address, and for how long: they are looked up each
-#: time all the same, but whoever brings one from there is not held for somebody who guesses. Only
-#: from there: else whoever is held could go on, and see by who is let in that a guess was right.
+#: How many tokens are remembered as recently valid at an address, and for how long. They are still
+#: looked up every time, but a client that shows one there is exempt from the limit on failures.
+#: Only there: otherwise a blocked client could continue guessing and learn which guess was right.
 KNOWN_TOKENS: Final = 10_000
 KNOWN_SECONDS: Final = 3600.0
-#: How often it is logged that the bot's tokens cannot be read, or that an address is held.
+#: Seconds between log lines about unreadable bot tokens or a blocked address.
 REPEAT_SECONDS: Final = 60.0
 
-# Where something that is shown was valid before, and its hash; None for a ticket, which was made
-# here, to be used from anywhere.
-_Shown = tuple[str | None, bytes]
+# A credential as presented: the address it is tied to and its hash. The address is None for a
+# ticket, which may be used from anywhere.
+_Credential = tuple[str | None, bytes]
 
 
 class TooManyFailuresError(Exception):
-    """Somebody at this address has shown too many tokens that are none, or too many at once."""
+    """This address has sent too many invalid tokens, or too many at the same time."""
 
     def __init__(self, retry_seconds: float) -> None:
         super().__init__(f"too many failed attempts; try again in {retry_seconds:.0f} s")
         self.retry_seconds = retry_seconds
 
 
-class TokenStore:
-    """Knows all tokens: those of the tables, and the static one of the settings.
+class Authenticator:
+    """Authenticates the tokens of the tables and the static token of the settings.
 
     Args:
-        database: where the tables are.
-        static_token: of the settings.
-        bot: how to read the bot's own tokens; None: they are not valid here.
-        failures: how often an address may show a token that is none; None: without end.
+        database: holds the tables.
+        static_token: ``BRIDGE_TOKEN``, if set.
+        bot: how the bot's own tokens are stored; None if they are not accepted.
+        failures: limits failed attempts per address; None for no limit.
     """
 
     def __init__(
@@ -77,68 +76,68 @@ class TokenStore:
         bot: BotTokens | None = None,
         failures: Throttle | None = None,
     ) -> None:
-        # A lookup that has begun cannot be cancelled, and whoever has left is kept for it.
+        # A lookup that has started cannot be cancelled, even if its client has gone.
         self._lookups = Share(database, LOOKUP_CONNECTIONS)
         self._bot_lookups = Share(database, BOT_LOOKUP_CONNECTIONS)
         self._grant_lookups = Share(database, GRANT_CONNECTIONS)
         self._static_hash = None if static_token is None else hash_token(static_token)
         self._bot = bot
         self._failures = failures
-        # What was valid, and until when that counts; the latest last.
-        self._known: OrderedDict[_Shown, float] = OrderedDict()
-        #: By address.
+        # Recently valid credentials and when that expires, in order of use.
+        self._known: OrderedDict[_Credential, float] = OrderedDict()
+        # Number of lookups by address.
         self._under_way: dict[str, int] = {}
-        self._told = Throttle(1 / REPEAT_SECONDS, 1)
+        self._logged = Throttle(1 / REPEAT_SECONDS, 1)
 
     async def authenticate(self, token: str, address: str = "") -> Grant | None:
-        """Return what the token allows, or None for an unknown, expired or revoked one.
+        """Return the grant of a token, or None if it is unknown, expired or revoked.
 
         Args:
-            address: of who shows it.
+            address: of the client.
 
         Raises:
-            TooManyFailuresError: whoever has this address has guessed too often, or asks too much
-                at once, and this token has not been valid there lately. It was not looked up.
-            DatabaseUnavailable: it cannot be looked up now.
+            TooManyFailuresError: this address has failed too often or has too many lookups running,
+                and the token was not recently valid there. It was not looked up.
+            DatabaseUnavailable: the token cannot be looked up now.
         """
         key = origin(address)
-        shown = key, hash_token(token)
-        self._hold(key, shown)
+        credential = key, hash_token(token)
+        self._refuse_blocked(key, credential)
         grant: Grant | None
-        if self._static_hash is not None and hmac.compare_digest(shown[1], self._static_hash):
+        if self._static_hash is not None and hmac.compare_digest(credential[1], self._static_hash):
             grant = _static_grant()
         else:
-            with self._attempt(key, shown):
-                grant = await self._look_up(token, key, shown)
-        self._count(key, shown, failed=grant is None)
+            with self._attempt(key, credential):
+                grant = await self._look_up(token, key, credential)
+        self._count(key, credential, failed=grant is None)
         if grant is not None:
-            self._remember(shown, KNOWN_SECONDS)
+            self._remember(credential, KNOWN_SECONDS)
         return grant
 
     async def use_ticket(self, ticket: str, address: str = "") -> Grant | None:
-        """Return what the token allows that a ticket was got with; the ticket is good no more.
+        """Use up a ticket and return the grant of the token that requested it.
 
-        None for one that is unknown, used or expired, or whose token is not valid any more.
+        Return None if the ticket is unknown, used or expired, or its token is no longer valid.
 
         Raises:
             TooManyFailuresError, DatabaseUnavailable: as :meth:`authenticate`.
         """
         key = origin(address)
-        shown = None, hash_token(ticket)
-        self._hold(key, shown)
-        with self._attempt(key, shown):
-            async with self._turn(self._lookups, key, shown) as database:
+        credential = None, hash_token(ticket)
+        self._refuse_blocked(key, credential)
+        with self._attempt(key, credential):
+            async with self._turn(self._lookups, key, credential) as database:
                 rows = await database.fetch("use_ticket", self._possibly_stored(ticket))
             grants = await self.grants((row["token_source"], row["token_id"]) for row in rows)
-        self._count(key, shown, failed=not grants)
-        self._known.pop(shown, None)
+        self._count(key, credential, failed=not grants)
+        self._known.pop(credential, None)
         return grants[0] if grants else None
 
     async def create_ticket(self, grant: Grant) -> tuple[str, datetime]:
-        """Return a fresh ticket that opens one WebSocket, and until when it is good.
+        """Return a new ticket, which opens one WebSocket, and when it expires.
 
         Raises:
-            DatabaseUnavailable: it cannot be stored now.
+            DatabaseUnavailable: the ticket cannot be stored now.
         """
         ticket = f"pgt_{secrets.token_urlsafe(32)}"
         stored = self._stored(ticket, grant)
@@ -149,10 +148,10 @@ class TokenStore:
         return ticket, row["expires_at"]
 
     async def create_session(self, grant: Grant) -> str:
-        """Return a fresh session of the console, which is good for ``SESSION_SECONDS``.
+        """Return a new console session, valid for ``SESSION_SECONDS``.
 
         Raises:
-            DatabaseUnavailable: it cannot be stored now.
+            DatabaseUnavailable: the session cannot be stored now.
         """
         session = f"pgs_{secrets.token_urlsafe(32)}"
         stored = self._stored(session, grant)
@@ -160,14 +159,14 @@ class TokenStore:
         return session
 
     async def use_session(self, session: str, address: str = "") -> Grant | None:
-        """Return what the token allows that a session was begun with.
+        """Return the grant of the token that a console session was opened with.
 
-        None for one that is unknown or over, or whose token is not valid any more. It is not
-        counted as a failure: nobody guesses 256 bits, and browsers bring old cookies.
+        Return None if the session is unknown or over, or its token is no longer valid. This is not
+        counted as a failed attempt: 256 bits cannot be guessed, and browsers send old cookies.
 
         Raises:
-            TooManyFailuresError: too much is looked up for this address at once.
-            DatabaseUnavailable: it cannot be looked up now.
+            TooManyFailuresError: this address has too many lookups running.
+            DatabaseUnavailable: the session cannot be looked up now.
         """
         key = origin(address)
         with self._attempt(key, (key, hash_token(session))):
@@ -176,18 +175,18 @@ class TokenStore:
         return grants[0] if grants else None
 
     async def end_session(self, session: str) -> None:
-        """Have a session be good no more.
+        """Revoke a session.
 
         Raises:
-            DatabaseUnavailable: it cannot be ended now.
+            DatabaseUnavailable: the session cannot be revoked now.
         """
         await self._lookups.fetch("end_session", self._possibly_stored(session))
 
     async def grants(self, keys: Iterable[TokenKey]) -> list[Grant]:
-        """Return what those of some tokens allow that are still valid.
+        """Return the grants of those of the given tokens that are still valid.
 
         Raises:
-            DatabaseUnavailable: they cannot be looked up now.
+            DatabaseUnavailable: the tokens cannot be looked up now.
         """
         found: list[Grant] = []
         ids: dict[Source, list[int]] = {"bridge": [], "bot": []}
@@ -206,10 +205,10 @@ class TokenStore:
         return found
 
     @contextmanager
-    def _attempt(self, key: str, shown: _Shown) -> Iterator[None]:
-        """Have something looked up meanwhile, unless too much is for this address."""
+    def _attempt(self, key: str, credential: _Credential) -> Iterator[None]:
+        """Count a lookup as running for an address; refuse it if there are too many."""
         under_way = self._under_way.get(key, 0)
-        if under_way >= MOST_AT_ONCE and not self._is_known(shown):
+        if under_way >= MOST_AT_ONCE and not self._is_known(credential):
             raise TooManyFailuresError(1.0)
         self._under_way[key] = under_way + 1
         try:
@@ -219,85 +218,87 @@ class TokenStore:
             if not self._under_way[key]:
                 del self._under_way[key]
 
-    def _is_known(self, shown: _Shown) -> bool:
-        return self._known.get(shown, 0.0) > trio.current_time()
+    def _is_known(self, credential: _Credential) -> bool:
+        return self._known.get(credential, 0.0) > trio.current_time()
 
-    def _hold(self, key: str, shown: _Shown) -> None:
-        """Refuse whoever has guessed too often, unless this was valid lately."""
-        if self._failures is None or self._is_known(shown):
+    def _refuse_blocked(self, key: str, credential: _Credential) -> None:
+        """Refuse an address with too many failures, unless the credential was recently valid."""
+        if self._failures is None or self._is_known(credential):
             return
         if wait := self._failures.wait(key, trio.current_time()):
-            self._tell(key)
+            self._log_blocked(key)
             raise TooManyFailuresError(wait)
 
-    def _count(self, key: str, shown: _Shown, *, failed: bool) -> None:
-        """Count what was looked up and was nothing."""
+    def _count(self, key: str, credential: _Credential, *, failed: bool) -> None:
+        """Count the result of a lookup against the address."""
         if failed:
             metrics.logins_failed.inc()
-            self._known.pop(shown, None)
+            self._known.pop(credential, None)
             if self._failures is not None:
                 self._failures.take(key, trio.current_time())
 
-    def _tell(self, key: str) -> None:
-        """Log whom it holds, now and then."""
-        if not self._told.take(key, trio.current_time()):
+    def _log_blocked(self, key: str) -> None:
+        """Log a blocked address, at most once in ``REPEAT_SECONDS``."""
+        if not self._logged.take(key, trio.current_time()):
             log.warning(
                 "failed_logins_refused",
                 address=key,
-                fix="if that is a proxy of yours, name it in BRIDGE_TRUSTED_PROXIES",
+                fix="if this is your own proxy, add it to BRIDGE_TRUSTED_PROXIES",
             )
 
-    def _remember(self, shown: _Shown, seconds: float) -> None:
-        self._known[shown] = trio.current_time() + seconds
-        self._known.move_to_end(shown)
+    def _remember(self, credential: _Credential, seconds: float) -> None:
+        self._known[credential] = trio.current_time() + seconds
+        self._known.move_to_end(credential)
         if len(self._known) > KNOWN_TOKENS:
             self._known.popitem(last=False)
 
-    def _stored(self, shown: str, grant: Grant) -> bytes:
-        """Return what is stored of a ticket or session that was got with a token."""
-        of_table, *of_setting = self._possibly_stored(shown)
-        return of_setting[0] if grant.source == "setting" else of_table
+    def _stored(self, secret: str, grant: Grant) -> bytes:
+        """Return the hash to store for a ticket or session of a token."""
+        from_table, *from_setting = self._possibly_stored(secret)
+        return from_setting[0] if grant.source == "setting" else from_table
 
-    def _possibly_stored(self, shown: str) -> list[bytes]:
-        """Return what may be stored of a ticket or session: for a token of a table, the setting's.
+    def _possibly_stored(self, secret: str) -> list[bytes]:
+        """Return the hashes under which a ticket or session may be stored.
 
-        The latter depends on the setting, and ends with it: a bridge that has another one does not
-        find it.
+        The first is for tokens of the tables, the second for the static token. The second depends
+        on ``BRIDGE_TOKEN``: if that changes, its tickets and sessions are no longer found.
         """
-        digest = hash_token(shown)
+        digest = hash_token(secret)
         if self._static_hash is None:
             return [digest]
         return [digest, hmac.digest(self._static_hash, digest, "sha256")]
 
-    async def _look_up(self, token: str, key: str, shown: _Shown) -> Grant | None:
-        _, digest = shown
-        async with self._turn(self._lookups, key, shown) as database:
+    async def _look_up(self, token: str, key: str, credential: _Credential) -> Grant | None:
+        _, digest = credential
+        async with self._turn(self._lookups, key, credential) as database:
             rows = await database.fetch("authenticate", digest)
         if rows:
             return _grant(rows[0])
         if self._bot is None:
             return None
-        async with self._turn(self._bot_lookups, key, shown) as database:
+        async with self._turn(self._bot_lookups, key, credential) as database:
             rows = await self._read_bots(database, "bot_token", self._bot.hash(token))
         return _bot_grant(rows[0], self._bot) if rows else None
 
     @asynccontextmanager
-    async def _turn(self, share: Share, key: str, shown: _Shown) -> AsyncIterator[Database]:
-        """Wait for a turn to look up what is shown, unless the address is held when it comes.
+    async def _turn(
+        self, share: Share, key: str, credential: _Credential
+    ) -> AsyncIterator[Database]:
+        """Wait for a connection, then check again that the address is not blocked.
 
-        What has failed is counted, and not what is under way: of a hundred who come at once from
-        one address after a restart, all may be right.
+        Only failures count against an address, not running lookups: of a hundred clients that
+        reconnect from one address after a restart, all may be valid.
         """
         async with share.turn() as database:
-            self._hold(key, shown)
+            self._refuse_blocked(key, credential)
             yield database
 
     async def _read_bots(self, database: Database, name: str, value: object) -> list[Row]:
-        """Run a query on the bot's table, which its next release may alter or drop."""
+        """Run a query on the bot's table, which the bot's next release may alter or drop."""
         try:
             return await database.read_foreign("bot_tokens_table", name, value)
         except (DatabaseError, UnfitTableError) as error:
-            if not self._told.take("bot tokens", trio.current_time()):
+            if not self._logged.take("bot tokens", trio.current_time()):
                 log.error("bot_tokens_unreadable", reason=str(error))
             raise DatabaseUnavailable("the bot's tokens cannot be read") from None
 

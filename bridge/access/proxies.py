@@ -1,4 +1,4 @@
-"""Who a request comes from, behind the proxies that are known here.  (pure)"""
+"""Client addresses of requests that pass through trusted proxies."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Final
 
 Network = IPv4Network | IPv6Network
 
-#: A customer of a network gets so much of IPv6: whoever has one address has all of these.
+#: IPv6 providers assign prefixes of this length, so one client owns all addresses within it.
 IPV6_PREFIX: Final = 64
-#: Proxies in a row that are believed; who is behind more of them says what he likes.
+#: Longest chain of trusted proxies that is followed.
 MOST_PROXIES: Final = 20
 
 
 def client_address(peer: str, forwarded_for: Sequence[str], proxies: Sequence[Network]) -> str:
-    """Return the address of who has sent a request.
+    """Return the address of the client that sent a request.
 
-    Anybody may write an ``X-Forwarded-For``; each proxy adds, on the right, whom it got the request
-    from. So it is read from the right, for as long as what has said so is a known proxy.
+    Any client can send ``X-Forwarded-For``; each proxy appends the address it received the request
+    from. So the header is read from the right, for as long as each hop is a trusted proxy.
 
     Args:
         peer: the other end of the connection.
-        forwarded_for: the values of the header, in their order.
-        proxies: networks of the proxies whose word is believed.
+        forwarded_for: the values of the ``X-Forwarded-For`` headers, in order.
+        proxies: networks of the trusted proxies.
     """
     address = _plain(peer)
     if address is None:
@@ -40,13 +40,13 @@ def client_address(peer: str, forwarded_for: Sequence[str], proxies: Sequence[Ne
 
 
 def is_proxy(peer: str, proxies: Sequence[Network]) -> bool:
-    """Tell whether the other end of a connection is one of the known proxies."""
+    """Return whether the other end of a connection is a trusted proxy."""
     address = _plain(peer)
     return address is not None and _is_among(address, proxies)
 
 
 def origin(address: str) -> str:
-    """Return what counts as one origin of requests: an IPv4 address, a network of IPv6."""
+    """Return the key for limits per client: an IPv4 address, or an IPv6 network."""
     plain = _plain(address)
     if isinstance(plain, IPv6Address):
         return str(ip_network((plain, IPV6_PREFIX), strict=False))
@@ -54,7 +54,7 @@ def origin(address: str) -> str:
 
 
 def _plain(text: str) -> IPv4Address | IPv6Address | None:
-    """Return an address without port, brackets and zone; IPv4 in the form of IPv6 as IPv4."""
+    """Parse an address without port, brackets or zone; return a mapped IPv4 address as IPv4."""
     host, _, port = text.rpartition(":")
     if text.startswith("["):
         text = text[1:].partition("]")[0]

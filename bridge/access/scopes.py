@@ -1,4 +1,4 @@
-"""What a token may do.  (pure)"""
+"""Scopes: what a token permits."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ WEBHOOKS_WRITE: Final = "webhooks:write"
 ADMIN: Final = "admin"
 SCOPES: Final = (EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE, ADMIN)
 
-#: Scopes of one token, and characters of one of them.
+#: Most scopes of one token, and most characters of one scope.
 MOST_SCOPES: Final = 100
 LONGEST_SCOPE: Final = 255
 
-# Which scopes include another, beside admin.
+# Scopes that another scope includes; admin includes all.
 _INCLUDED_IN: Final = {WEBHOOKS_READ: WEBHOOKS_WRITE}
-# A scope for events of some types: events:read:ticket.*
+# Prefix of a scope limited to some event types: events:read:ticket.*
 _EVENTS_OF: Final = f"{EVENTS_READ}:"
 
 
 class ScopeError(ValueError):
-    """What was given is no list of scopes. The message says why."""
+    """A list of scopes is invalid. The message says why."""
 
 
 def checked_scopes(scopes: Iterable[str]) -> list[str]:
-    """Return scopes, each once and in order.
+    """Validate scopes; return them sorted and without duplicates.
 
     Raises:
-        ScopeError: there are none or too many, or one of them is no scope.
+        ScopeError: the list is empty or too long, or contains an unknown scope.
     """
     chosen = sorted(set(scopes))
     if not 1 <= len(chosen) <= MOST_SCOPES:
-        raise ScopeError(f"a token has 1 to {MOST_SCOPES} scopes")
+        raise ScopeError(f"a token takes 1 to {MOST_SCOPES} scopes")
     for scope in chosen:
         if len(scope) > LONGEST_SCOPE or not _is_scope(scope):
             raise ScopeError(
-                f"unknown scope {scope[:60]!r}; there are {', '.join(SCOPES)}, "
-                f"and {_EVENTS_OF}ticket.* for events of some types"
+                f"unknown scope {scope[:60]!r}; valid scopes are {', '.join(SCOPES)}, and "
+                f"{_EVENTS_OF}ticket.* (any pattern) to limit a token to some event types"
             )
     return chosen
 
 
 def allows(scopes: frozenset[str], scope: str) -> bool:
-    """Tell whether a token with these scopes may do what a scope is for."""
+    """Return whether a token with these scopes has the permission of ``scope``."""
     if scope == EVENTS_READ:
         return bool(event_patterns(scopes))
     return bool(scopes & {scope, ADMIN, _INCLUDED_IN.get(scope)})
 
 
 def event_patterns(scopes: frozenset[str]) -> frozenset[str]:
-    """Return the patterns of the events that a token with these scopes may see."""
+    """Return the event-type patterns that a token with these scopes may read."""
     if scopes & {EVENTS_READ, ADMIN}:
         return frozenset("*")
     return frozenset(

@@ -1,4 +1,4 @@
-"""How often somebody may do something.  (pure)"""
+"""Rate limits per key."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Hashable
 
 
 class Throttle:
-    """Lets each key do something so often, and a number of times at once.
+    """Limits each key to a rate and a burst, by the generic cell rate algorithm.
 
-    It remembers, for each key, when it would have used up what it was allowed, had it gone at just
-    the allowed rate: the generic cell rate algorithm. Of ``most_keys`` at most; when there are
-    more, those are forgotten that have done nothing for longest, so they begin anew.
+    For each key it stores the time up to which the key has used its allowance. It stores at most
+    ``most_keys``; beyond that, the key that has been idle longest starts afresh.
 
     Args:
-        per_second: how often in the long run.
-        burst: how many times at once, after a pause.
+        per_second: sustained rate.
+        burst: how many may come at the same time after a pause.
     """
 
     def __init__(self, per_second: float, burst: int, *, most_keys: int = 10_000) -> None:
@@ -24,10 +23,10 @@ class Throttle:
         self._used_until: dict[Hashable, float] = {}
 
     def take(self, key: Hashable, now: float) -> float:
-        """Let the key do it once, and return 0; or return in how many seconds it may.
+        """Use one unit of the key's allowance and return 0, or return the seconds to wait for one.
 
         Args:
-            now: seconds, by any clock that goes forward.
+            now: in seconds, by any monotonic clock.
         """
         if wait := self.wait(key, now):
             return wait
@@ -35,13 +34,13 @@ class Throttle:
         return 0.0
 
     def wait(self, key: Hashable, now: float) -> float:
-        """Return in how many seconds the key may do it; 0: now."""
+        """Return the seconds until the key has allowance; 0 if it has some now."""
         wait = self._used_until.get(key, now) - now - self._tolerance
-        # By more than what adding up floats leaves behind.
+        # Ignore rounding errors of the sums.
         return wait if wait > self._interval * 1e-6 else 0.0
 
     def _set(self, key: Hashable, used_until: float) -> None:
-        # At the end of the dictionary are those that did something last.
+        # The dictionary is in order of last use.
         self._used_until.pop(key, None)
         self._used_until[key] = used_until
         if len(self._used_until) > self._most_keys:

@@ -1,4 +1,4 @@
-"""API tokens: what they are, how they are made, listed and revoked."""
+"""API tokens: create, list and revoke them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import psycopg
 from bridge.access.scopes import allows, event_patterns
 from bridge.assets import query
 
-#: Characters of a token that are kept in clear, for people to recognise it by.
+#: Characters of a token that are stored in plain text so that people can recognise it.
 PREFIX_LENGTH: Final = 12
 
-#: Where a token is: the settings, ``bridge.api_tokens``, or the bot's ``public.web_api_tokens``.
+#: Where a token is stored: the settings, ``bridge.api_tokens``, or ``public.web_api_tokens``.
 Source = Literal["setting", "bridge", "bot"]
-#: What a token is known by: where it is, and its id there.
+#: Identity of a token: its source, and its id there.
 TokenKey = tuple[Source, int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a valid token allows."""
+    """The permissions of a valid token."""
 
-    #: Of the row in the table that it is in; None for the static token of the settings.
+    #: Id of its row; None for the static token of the settings.
     id: int | None
     name: str
     scopes: frozenset[str]
@@ -36,20 +36,20 @@ class Grant:
 
     @property
     def key(self) -> TokenKey:
-        """What the token is known by."""
+        """Identity of the token."""
         return self.source, self.id
 
     @property
     def events(self) -> frozenset[str]:
-        """The patterns of the events that it may see."""
+        """Event-type patterns that it may read."""
         return event_patterns(self.scopes)
 
     def allows(self, scope: str) -> bool:
-        """Tell whether it may do what a scope is for."""
+        """Return whether it has the permission of a scope."""
         return allows(self.scopes, scope)
 
     def __str__(self) -> str:
-        """Return how it is written down who did something."""
+        """Return the token's name for logs and the audit log."""
         if self.source == "setting":
             return self.name
         return f"{self.source} token {self.id} ({self.name})"
@@ -57,12 +57,12 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class BotTokens:
-    """How the bot's own tokens are stored, and what they allow here.
+    """How the bot stores its own tokens, and which scopes they get here.
 
     Attributes:
         algorithm: ``sha256``, ``sha384`` or ``sha512``.
-        secret: key of the HMAC; None: it is a plain hash.
-        scopes: of each of them.
+        secret: key of the HMAC; None for a plain hash.
+        scopes: granted to each of these tokens.
     """
 
     algorithm: str
@@ -70,10 +70,10 @@ class BotTokens:
     scopes: frozenset[str]
 
     def __repr__(self) -> str:
-        return f"<BotTokens by {self.algorithm}>"
+        return f"<BotTokens with {self.algorithm}>"
 
     def hash(self, token: str) -> str:
-        """Return what the bot stores of a token."""
+        """Return the hash that the bot stores for a token."""
         text = token.encode("utf-8", "surrogatepass")
         if self.secret is None:
             return hashlib.new(self.algorithm, text).hexdigest()
@@ -81,19 +81,19 @@ class BotTokens:
 
 
 def new_token() -> str:
-    """Return a fresh token: ``pgb_`` and 256 random bits."""
+    """Return a new token: ``pgb_`` and 256 random bits."""
     return f"pgb_{secrets.token_urlsafe(32)}"
 
 
 def hash_token(token: str) -> bytes:
-    """Return what is stored of a token: a plain SHA-256, enough for 256 random bits."""
+    """Return the stored hash of a token: plain SHA-256, sufficient for 256 random bits."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def token_of_headers(api_key: str, authorization: str) -> str | None:
-    """Return the token in ``X-API-Key``, else that in ``Authorization: Bearer``, else None.
+    """Return the token of ``X-API-Key``, else of ``Authorization: Bearer``, else None.
 
-    ``X-API-Key`` goes first: a proxy may need ``Authorization`` for itself.
+    ``X-API-Key`` takes precedence because a proxy may use ``Authorization`` itself.
     """
     if api_key.strip():
         return api_key.strip()
@@ -108,7 +108,7 @@ def create_token(
     scopes: Iterable[str],
     expires_at: datetime | None,
 ) -> None:
-    """Make a token valid; of the token itself only hash and beginning are kept."""
+    """Store a token; only its hash and its first characters are kept."""
     with psycopg.RawCursor(connection) as cursor:
         cursor.execute(query("create_token").encode(), new_row(name, token, scopes, expires_at))
 
@@ -116,16 +116,16 @@ def create_token(
 def new_row(
     name: str, token: str, scopes: Iterable[str], expires_at: datetime | None
 ) -> tuple[object, ...]:
-    """Return what ``create_token`` takes of a new token."""
+    """Return the parameters of the query ``create_token``."""
     return name, hash_token(token), token[:PREFIX_LENGTH], list(scopes), expires_at
 
 
 def list_tokens(connection: psycopg.Connection[Any]) -> Iterator[tuple[str, ...]]:
-    """Yield every token as texts: id, name, beginning, scopes, created, expires, used, state."""
+    """Yield each token as strings: id, name, prefix, scopes, created, expires, used, state."""
     with psycopg.RawCursor(connection) as cursor:
         rows = cursor.execute(query("list_tokens").encode(), [None, 0]).fetchall()
     for _, token_id, name, prefix, scopes, *moments, state in reversed(rows):
-        if token_id is None:  # there are none
+        if token_id is None:
             return
         yield (
             str(token_id),
@@ -138,6 +138,6 @@ def list_tokens(connection: psycopg.Connection[Any]) -> Iterator[tuple[str, ...]
 
 
 def revoke_token(connection: psycopg.Connection[Any], token_id: int) -> bool:
-    """Make a token invalid; return False if there is no valid token with this id."""
+    """Revoke a token; return False if no valid token has this id."""
     with psycopg.RawCursor(connection) as cursor:
         return cursor.execute(query("revoke_token").encode(), [token_id]).rowcount == 1

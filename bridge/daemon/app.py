@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from bridge import assets
-from bridge.access.authenticator import TokenStore
+from bridge.access.authenticator import Authenticator
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import BotTokens
 from bridge.access.vault import Vault
@@ -117,7 +117,7 @@ async def serve(
                 poll_seconds=settings.poll_seconds,
             )
             hub = Hub(History(last_event_id, partial(read_log, database)))
-            tokens = TokenStore(
+            tokens = Authenticator(
                 database,
                 settings.token.get_secret_value() if settings.token else None,
                 bot=_bot_tokens(settings),

@@ -46,7 +46,7 @@ _SHUTTING_DOWN: Final = (GOING_AWAY, "the bridge is shutting down")
 
 
 class Tokens(Protocol):
-    """Knows the tokens: ``bridge.token_store.TokenStore``."""
+    """Knows the tokens: ``bridge.token_store.Authenticator``."""
 
     async def authenticate(self, token: str, address: str) -> Grant | None:
         """Return what a token allows that somebody shows; None if it is not valid."""

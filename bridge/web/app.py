@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from bridge import assets
-from bridge.access.authenticator import TokenStore
+from bridge.access.authenticator import Authenticator
 from bridge.access.proxies import Network
 from bridge.access.throttle import Throttle
 from bridge.access.vault import Vault
@@ -58,7 +58,7 @@ _TAGS = [
 
 def build_api(
     database: Database,
-    token_store: TokenStore,
+    token_store: Authenticator,
     *,
     vault: Vault,
     cors_origins: Sequence[str] = (),

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from bridge.access.authenticator import TokenStore
+from bridge.access.authenticator import Authenticator
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import BotTokens, hash_token
 from bridge.access.vault import Vault
@@ -88,7 +88,7 @@ async def calling(
     options.setdefault("preview", preview)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with open_database(url) as database:
-        store = TokenStore(database, TOKEN, bot=bot_tokens, failures=failures)
+        store = Authenticator(database, TOKEN, bot=bot_tokens, failures=failures)
         transport = httpx.ASGITransport(
             app=build_api(database, store, **options), client=(address, 4711)
         )

@@ -19,7 +19,7 @@ import structlog
 import trio
 from psycopg import errors
 
-from bridge.access.authenticator import TokenStore
+from bridge.access.authenticator import Authenticator
 from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import BotTokens
 from bridge.database.errors import DatabaseUnavailable
@@ -194,7 +194,7 @@ async def test_what_the_owner_of_the_bots_tokens_makes_of_them_does_not_act_as_t
     clerk.execute(f"grant select on public.web_api_tokens to {SERVICE_LOGIN}".encode())
     async with open_database(as_service(bridge_url)) as database:
         bots = BotTokens("sha256", None, frozenset([EVENTS_READ]))
-        store = TokenStore(database, None, bot=bots)
+        store = Authenticator(database, None, bot=bots)
         if is_too_late:
             # It came between the look at the table and the query.
             with pytest.raises(DatabaseUnavailable, match="read-only transaction"):

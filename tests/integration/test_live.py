@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from bridge.access import tokens
-from bridge.access.authenticator import TokenStore
+from bridge.access.authenticator import Authenticator
 from bridge.database.pool import open_database
 from bridge.database.restart import keep_running
 from bridge.live import history
@@ -70,7 +70,7 @@ async def bridging(url: str, *, poll_seconds: float = 1.0) -> AsyncIterator[Brid
     async with open_database(url) as database, trio.open_nursery() as nursery:
         [row] = await database.fetch("schema_version")
         hub = Hub(History(row["last_event_id"], partial(read_log, database), recent_bytes=20_000))
-        live = LiveStream(hub, TokenStore(database, TOKEN), StreamLimits(ConnectionLimits()))
+        live = LiveStream(hub, Authenticator(database, TOKEN), StreamLimits(ConnectionLimits()))
         relay = Relay(
             database,
             last_event_id=row["last_event_id"],

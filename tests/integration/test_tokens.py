@@ -13,7 +13,7 @@ import pytest
 import structlog
 import trio
 
-from bridge.access.authenticator import LOOKUP_CONNECTIONS, TokenStore, TooManyFailuresError
+from bridge.access.authenticator import LOOKUP_CONNECTIONS, Authenticator, TooManyFailuresError
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import BotTokens, Grant, hash_token
 from bridge.database.errors import DatabaseUnavailable
@@ -288,7 +288,7 @@ async def test_who_is_held_does_not_learn_that_a_guess_was_right(
     add_bot_token(bot_tokens, sha256("bot-token"))
     attacker, dashboard = "198.51.100.1", "198.51.100.2"
     async with open_database(bridge_url) as database:
-        store = TokenStore(database, TOKEN, bot=PLAIN, failures=Throttle(0.01, 2))
+        store = Authenticator(database, TOKEN, bot=PLAIN, failures=Throttle(0.01, 2))
         tokens = (TOKEN, "ours", "bot-token")
         for number in range(2):
             assert await store.authenticate(f"wrong{number}", attacker) is None
@@ -459,7 +459,7 @@ async def test_a_ticket_is_good_for_one_use_on_any_bridge(bridge_url: str, bot: 
     [(now,)] = bot.execute("select now()").fetchall()
     assert timedelta(0) < expires_at - now <= timedelta(seconds=30)
     async with open_database(bridge_url) as database:
-        another_bridge = TokenStore(database, None)
+        another_bridge = Authenticator(database, None)
         scopes = frozenset(["events:read:ticket.*"])
         assert await another_bridge.use_ticket(ticket) == Grant(token_id, "t", scopes)
         assert await another_bridge.use_ticket(ticket) is None
@@ -468,14 +468,14 @@ async def test_a_ticket_is_good_for_one_use_on_any_bridge(bridge_url: str, bot: 
 
 async def test_of_many_who_use_a_ticket_at_once_one_gets_in(bridge_url: str) -> None:
     async with open_database(bridge_url) as database:
-        store = TokenStore(database, TOKEN)
+        store = Authenticator(database, TOKEN)
         grant = await store.authenticate(TOKEN)
         assert grant is not None
         ticket, _ = await store.create_ticket(grant)
         let_in: list[Grant | None] = []
 
         async def use() -> None:
-            let_in.append(await TokenStore(database, TOKEN).use_ticket(ticket))
+            let_in.append(await Authenticator(database, TOKEN).use_ticket(ticket))
 
         async with trio.open_nursery() as nursery:
             for _ in range(8):
@@ -489,7 +489,7 @@ async def test_a_ticket_ends_with_its_time_and_with_its_token(
     add_token(bot, "token", "events:read")
     add_bot_token(bot_tokens, sha256("bot-token"))
     async with open_database(bridge_url) as database:
-        store = TokenStore(database, TOKEN, bot=PLAIN)
+        store = Authenticator(database, TOKEN, bot=PLAIN)
 
         async def ticket(token: str) -> str:
             grant = await store.authenticate(token)
@@ -508,19 +508,19 @@ async def test_a_ticket_ends_with_its_time_and_with_its_token(
         assert await store.use_ticket(revoked) is None
         assert await store.use_ticket(deactivated) is None
         # The setting was changed: the bridge was started anew with another token, or without one.
-        assert await TokenStore(database, None).use_ticket(static) is None
+        assert await Authenticator(database, None).use_ticket(static) is None
         assert (await store.use_ticket(await ticket(TOKEN))) is not None
 
 
 async def test_a_ticket_of_the_setting_ends_with_the_setting(bridge_url: str) -> None:
     async with open_database(bridge_url) as database:
-        before = TokenStore(database, "the-one-that-leaked")
+        before = Authenticator(database, "the-one-that-leaked")
         grant = await before.authenticate("the-one-that-leaked")
         assert grant is not None
         ticket, _ = await before.create_ticket(grant)
         # Nobody looks after a stream that is opened with the setting's token: that cannot change.
-        assert await TokenStore(database, "the-new-one").use_ticket(ticket) is None
-        assert await TokenStore(database, "the-one-that-leaked").use_ticket(ticket) == grant
+        assert await Authenticator(database, "the-new-one").use_ticket(ticket) is None
+        assert await Authenticator(database, "the-one-that-leaked").use_ticket(ticket) == grant
 
 
 async def test_a_ticket_is_not_held_for_who_guesses_where_it_is_used(
@@ -529,7 +529,7 @@ async def test_a_ticket_is_not_held_for_who_guesses_where_it_is_used(
     add_token(bot, "token", "events:read")
     proxy = "198.51.100.1"
     async with open_database(bridge_url) as database:
-        store = TokenStore(database, None, failures=Throttle(0.01, 1))
+        store = Authenticator(database, None, failures=Throttle(0.01, 1))
         grant = await store.authenticate("token", "10.0.0.1")
         assert grant is not None
         ticket, _ = await store.create_ticket(grant)
@@ -558,7 +558,7 @@ async def test_who_guesses_tickets_is_held_like_who_guesses_tokens(
     bridge_url: str, bot: Bot
 ) -> None:
     async with open_database(bridge_url) as database:
-        store = TokenStore(database, TOKEN, failures=Throttle(0.01, 2))
+        store = Authenticator(database, TOKEN, failures=Throttle(0.01, 2))
         assert await store.use_ticket("pgt_wrong", "198.51.100.1") is None
         assert await store.authenticate("wrong", "198.51.100.1") is None
         with pytest.raises(TooManyFailuresError) as caught:
@@ -572,7 +572,7 @@ async def test_a_database_that_is_away_is_nobodys_failed_attempt(bridge_url: str
         async def fetch(self, *_: object) -> None:
             raise DatabaseUnavailable("away")
 
-    store = TokenStore(Away(), None, failures=Throttle(0.01, 1))  # type: ignore[arg-type]
+    store = Authenticator(Away(), None, failures=Throttle(0.01, 1))  # type: ignore[arg-type]
     for _ in range(3):
         with pytest.raises(DatabaseUnavailable):
             await store.authenticate("token", "198.51.100.1")

@@ -168,7 +168,7 @@ async def test_what_cannot_be_opened_is_left_alone_and_logged_once(
                 "event": "secret_unopened",
                 "log_level": "error",
                 "webhook_id": lost,
-                "reason": "no key in BRIDGE_SECRET_KEY opens the secret",
+                "reason": "no key in BRIDGE_SECRET_KEY decrypts the secret",
             }
         ]
         assert stored(bot, lost) == (sealed, None)
@@ -184,7 +184,7 @@ async def test_sealed_secrets_without_a_key_are_logged(bridge_url: str, bot: Bot
     with capture_logs() as logged:
         await seal_secrets(bridge_url, Vault())
     assert [line["reason"] for line in logged] == [
-        "the secret is encrypted, and BRIDGE_SECRET_KEY is not set"
+        "the secret is encrypted, but BRIDGE_SECRET_KEY is not set"
     ]
 
 

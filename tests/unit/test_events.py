@@ -1,4 +1,4 @@
-"""An event on the wire, and the patterns that choose it."""
+"""Events on the wire, and the patterns that select them."""
 
 import json
 import re
@@ -23,7 +23,7 @@ NAMES = st.text("abcXYZ019_-", min_size=1, max_size=6)
 TYPES = st.lists(NAMES, min_size=1, max_size=5).map(".".join)
 
 
-def test_an_event_goes_out_in_the_contracts_shape_and_order() -> None:
+def test_event_has_the_contracts_shape_and_order() -> None:
     event = Event(7, "user.created", '{"user_id": 123, "username": null}', MOMENT)
     assert event.wire() == (
         '{"type":"user.created","payload":{"user_id": 123, "username": null},'
@@ -39,7 +39,7 @@ JSON = st.recursive(
 
 
 @given(st.integers(1, 2**63 - 1), TYPES, st.dictionaries(st.text(), JSON), st.booleans())
-def test_what_goes_out_is_json_and_holds_the_payload_as_it_was(
+def test_message_is_json_with_the_payload_unchanged(
     event_id: int, event_type: str, payload: dict[str, object], ascii_only: bool
 ) -> None:
     text = json.dumps(payload, ensure_ascii=ascii_only)
@@ -53,22 +53,22 @@ def test_what_goes_out_is_json_and_holds_the_payload_as_it_was(
 
 
 @pytest.mark.parametrize("event_type", ['quo"te', "back\\slash", "new\nline", "я"])
-def test_even_a_type_that_no_rule_may_have_leaves_the_json_whole(event_type: str) -> None:
+def test_unusual_event_type_keeps_the_json_valid(event_type: str) -> None:
     assert json.loads(Event(1, event_type, "{}", MOMENT).wire())["type"] == event_type
 
 
-def test_a_timestamp_is_utc_with_microseconds_from_any_zone() -> None:
+def test_timestamp_is_utc_with_microseconds() -> None:
     tokyo = timezone(timedelta(hours=9))
     assert timestamp(MOMENT.astimezone(tokyo)) == "2024-01-15T10:30:00.123456Z"
     assert timestamp(MOMENT.replace(microsecond=0)) == "2024-01-15T10:30:00.000000Z"
 
 
 @given(st.datetimes(min_value=datetime(1000, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
-def test_a_timestamp_can_be_read_back(moment: datetime) -> None:
+def test_timestamp_can_be_parsed_back(moment: datetime) -> None:
     assert datetime.fromisoformat(timestamp(moment)) == moment
 
 
-def test_an_event_type_is_chosen_by_itself_its_prefixes_and_the_star() -> None:
+def test_type_matches_itself_its_prefixes_and_star() -> None:
     assert patterns_matching("ticket") == ["ticket", "*"]
     assert patterns_matching("ticket.message.added") == [
         "ticket.message.added",
@@ -79,12 +79,12 @@ def test_an_event_type_is_chosen_by_itself_its_prefixes_and_the_star() -> None:
 
 
 @given(TYPES)
-def test_every_pattern_that_matches_is_one_that_a_webhook_may_name(event_type: str) -> None:
+def test_matching_patterns_are_valid_patterns(event_type: str) -> None:
     assert all(PATTERN.fullmatch(pattern) for pattern in patterns_matching(event_type))
 
 
 @given(TYPES, TYPES)
-def test_patterns_choose_what_their_prefix_says(event_type: str, other: str) -> None:
+def test_pattern_matches_by_prefix(event_type: str, other: str) -> None:
     for pattern in [other, f"{other}.*"]:
         expected = re.fullmatch(re.escape(pattern).replace(r"\*", r".+"), event_type) is not None
         assert (pattern in patterns_matching(event_type)) == expected
@@ -93,11 +93,11 @@ def test_patterns_choose_what_their_prefix_says(event_type: str, other: str) -> 
 @pytest.mark.parametrize(
     "text", ["", ".", "a.", ".a", "a..b", "*.a", "a.*.b", "a*", "**", "a b", "я", "a.*\n", "a/b"]
 )
-def test_what_is_no_pattern_is_refused(text: str) -> None:
+def test_invalid_patterns_are_rejected(text: str) -> None:
     assert PATTERN.fullmatch(text) is None
 
 
-def test_the_database_knows_the_same_patterns(bridge_url: str) -> None:
+def test_sql_function_returns_the_same_patterns(bridge_url: str) -> None:
     with psycopg.connect(bridge_url, autocommit=True) as connection:
 
         @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.nested_given])
@@ -114,7 +114,7 @@ def test_the_database_knows_the_same_patterns(bridge_url: str) -> None:
 
 
 @pytest.mark.parametrize("inner", ['{"a": %s}', "[2, %s, 1]", '["\\\\", "[{", "\\"[", %s]'])
-def test_a_payload_is_read_as_deep_as_answers_go_and_is_text_beyond(inner: str) -> None:
+def test_payload_nested_too_deeply_stays_text(inner: str) -> None:
     payload = "1"
     for _ in range(MAX_NESTING):
         payload = inner.replace("%s", payload)
@@ -123,6 +123,6 @@ def test_a_payload_is_read_as_deep_as_answers_go_and_is_text_beyond(inner: str) 
     assert readable_payload(payload) == payload
 
 
-def test_a_payload_that_is_wide_or_has_brackets_in_texts_is_not_taken_for_deep() -> None:
+def test_wide_payloads_and_quoted_brackets_are_not_deep() -> None:
     for payload in (json.dumps([[]] * 10_000), json.dumps(["[" * 10_000]), json.dumps("{" * 200)):
         assert readable_payload(payload) == json.loads(payload)

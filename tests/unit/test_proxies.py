@@ -1,4 +1,4 @@
-"""Who a request comes from."""
+"""The client address behind trusted proxies."""
 
 from ipaddress import ip_network
 
@@ -15,10 +15,10 @@ PROXIES = [ip_network("127.0.0.1/32"), ip_network("10.0.0.0/8"), ip_network("fd0
     ("peer", "forwarded_for", "address"),
     [
         ("203.0.113.9", [], "203.0.113.9"),
-        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),  # no proxy of ours: it says what it likes
+        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),  # not a trusted proxy
         ("127.0.0.1", [], "127.0.0.1"),
         ("127.0.0.1", ["198.51.100.1"], "198.51.100.1"),
-        ("127.0.0.1", ["6.6.6.6, 198.51.100.1"], "198.51.100.1"),  # what came with the request
+        ("127.0.0.1", ["6.6.6.6, 198.51.100.1"], "198.51.100.1"),  # sent by the client
         ("127.0.0.1", ["6.6.6.6", "198.51.100.1"], "198.51.100.1"),  # the same in two headers
         ("127.0.0.1", ["6.6.6.6, 198.51.100.1, 10.1.2.3"], "198.51.100.1"),
         ("10.1.2.3", ["10.4.5.6"], "10.4.5.6"),
@@ -33,28 +33,30 @@ PROXIES = [ip_network("127.0.0.1/32"), ip_network("10.0.0.0/8"), ip_network("fd0
     ],
     ids=range(16),
 )
-def test_only_a_known_proxy_is_believed(peer: str, forwarded_for: list[str], address: str) -> None:
+def test_only_trusted_proxies_are_believed(
+    peer: str, forwarded_for: list[str], address: str
+) -> None:
     assert client_address(peer, forwarded_for, PROXIES) == address
 
 
-def test_without_proxies_the_peer_is_who_it_is() -> None:
+def test_without_proxies_the_peer_is_the_client() -> None:
     assert client_address("127.0.0.1", ["198.51.100.1"], []) == "127.0.0.1"
     assert not is_proxy("127.0.0.1", [])
     assert is_proxy("10.0.0.1", PROXIES)
     assert not is_proxy("", PROXIES)
 
 
-def test_a_chain_without_end_is_not_followed_to_its_end() -> None:
+def test_endless_chain_is_cut_off() -> None:
     assert client_address("127.0.0.1", ["6.6.6.6," + "10.0.0.1," * 100_000 + "10.0.0.2"], PROXIES)
 
 
-def test_whoever_has_one_address_of_ipv6_has_its_network() -> None:
+def test_ipv6_origin_is_the_network() -> None:
     assert origin("2001:db8::1") == origin("2001:db8::ffff:1") != origin("2001:db8:0:1::1")
     assert origin("198.51.100.1") == "198.51.100.1"
     assert origin("") == ""
 
 
 @given(st.text(), st.lists(st.text(max_size=50), max_size=5))
-def test_nonsense_raises_nothing(peer: str, forwarded_for: list[str]) -> None:
+def test_garbage_raises_nothing(peer: str, forwarded_for: list[str]) -> None:
     client_address(peer, forwarded_for, PROXIES)
     origin(peer)

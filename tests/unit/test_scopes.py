@@ -1,4 +1,4 @@
-"""What a token may do."""
+"""Scopes permit what they name, and nothing else."""
 
 import pytest
 from hypothesis import given
@@ -35,13 +35,11 @@ PATTERNS = st.one_of(st.just("*"), TYPES, TYPES.map(lambda name: f"{name}.*"))
     ],
     ids=["events", "some events", "read", "write", "admin", "nothing"],
 )
-def test_a_scope_allows_what_it_is_for_and_what_it_includes(
-    scopes: list[str], may: list[str]
-) -> None:
+def test_scope_allows_itself_and_what_it_includes(scopes: list[str], may: list[str]) -> None:
     assert [scope for scope in SCOPES if allows(frozenset(scopes), scope)] == may
 
 
-def test_a_token_for_some_types_sees_these() -> None:
+def test_event_scopes_become_patterns() -> None:
     scopes = frozenset(["events:read:ticket.*", "events:read:user.created", WEBHOOKS_READ])
     assert event_patterns(scopes) == {"ticket.*", "user.created"}
     assert event_patterns(scopes | {EVENTS_READ}) == {"*"}
@@ -49,7 +47,7 @@ def test_a_token_for_some_types_sees_these() -> None:
     assert event_patterns(frozenset([WEBHOOKS_WRITE])) == frozenset()
 
 
-def test_scopes_are_in_order_and_each_is_there_once() -> None:
+def test_scopes_are_sorted_and_unique() -> None:
     assert checked_scopes([WEBHOOKS_READ, "events:read:*", WEBHOOKS_READ]) == [
         "events:read:*",
         WEBHOOKS_READ,
@@ -73,13 +71,13 @@ def test_scopes_are_in_order_and_each_is_there_once() -> None:
     ],
     ids=range(11),
 )
-def test_what_is_no_scope_is_refused(scopes: list[str]) -> None:
+def test_invalid_scopes_are_rejected(scopes: list[str]) -> None:
     with pytest.raises(ScopeError):
         checked_scopes(scopes)
 
 
 @given(st.lists(PATTERNS, max_size=4), st.lists(PATTERNS, max_size=4), TYPES)
-def test_narrowed_patterns_choose_just_what_both_lists_choose(
+def test_narrowed_patterns_select_the_intersection(
     one: list[str], other: list[str], event_type: str
 ) -> None:
     def chosen(patterns: frozenset[str]) -> bool:
@@ -89,14 +87,12 @@ def test_narrowed_patterns_choose_just_what_both_lists_choose(
 
 
 @given(st.lists(PATTERNS, max_size=4), st.lists(PATTERNS, max_size=4))
-def test_outside_are_just_the_patterns_of_which_nothing_is_left(
-    patterns: list[str], within: list[str]
-) -> None:
+def test_outside_returns_patterns_without_overlap(patterns: list[str], within: list[str]) -> None:
     expected = sorted({each for each in patterns if not narrowed([each], within)})
     assert outside(patterns, within) == expected
 
 
-def test_of_long_lists_of_patterns_none_is_compared_with_each_of_the_other() -> None:
+def test_narrowing_long_lists_takes_linear_time() -> None:
     hashed = 0
 
     class Counted(str):

@@ -11,7 +11,7 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import ValidationError
 
-from bridge.access.authenticator import TokenStore
+from bridge.access.authenticator import Authenticator
 from bridge.access.tokens import Grant
 from bridge.access.vault import Vault
 from bridge.database.pool import Database
@@ -95,7 +95,7 @@ def vault() -> Vault:
 HOLDERS = {
     "settings": settings,
     "vault": vault,
-    "a store of tokens": lambda: TokenStore(Database("postgresql://", None), SECRET),
+    "a store of tokens": lambda: Authenticator(Database("postgresql://", None), SECRET),
     "a grant": lambda: Grant(1, "n", frozenset(["admin"])),
     "a request that opens a connection": lambda: read_opening(f"/ws?token={SECRET}", []),
     "one with a header": lambda: read_opening("/ws", [(b"X-API-Key", SECRET.encode())]),

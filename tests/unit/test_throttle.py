@@ -1,4 +1,4 @@
-"""How often somebody may do something."""
+"""Rate limits per key."""
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from bridge.access.throttle import Throttle
 
 
-def test_a_burst_passes_and_then_one_an_interval() -> None:
+def test_burst_passes_then_one_per_interval() -> None:
     throttle = Throttle(2, 3)
     assert [throttle.take("a", 10.0) for _ in range(4)] == [0, 0, 0, pytest.approx(0.5)]
     assert throttle.take("a", 10.4) == pytest.approx(0.1)
@@ -16,14 +16,14 @@ def test_a_burst_passes_and_then_one_an_interval() -> None:
     assert [throttle.take("a", 100.0) for _ in range(4)] == [0, 0, 0, pytest.approx(0.5)]
 
 
-def test_keys_do_not_know_of_each_other() -> None:
+def test_keys_are_independent() -> None:
     throttle = Throttle(1, 1)
     assert throttle.take("a", 0.0) == 0
     assert throttle.take("b", 0.0) == 0
     assert throttle.take("a", 0.0) == pytest.approx(1)
 
 
-def test_who_only_asks_how_long_to_wait_uses_nothing_up() -> None:
+def test_asking_for_the_wait_uses_no_allowance() -> None:
     throttle = Throttle(1, 2)
     assert [throttle.wait("a", 0.0) for _ in range(50)] == [0] * 50
     assert [throttle.take("a", 0.0) for _ in range(3)] == [0, 0, pytest.approx(1)]
@@ -31,7 +31,7 @@ def test_who_only_asks_how_long_to_wait_uses_nothing_up() -> None:
     assert throttle.wait("a", 1.0) == 0
 
 
-def test_it_remembers_only_so_many_keys_and_forgets_who_was_quiet_longest() -> None:
+def test_key_idle_longest_is_forgotten() -> None:
     throttle = Throttle(1, 1, most_keys=2)
     for key in "abac":
         throttle.take(key, 0.0)
@@ -46,9 +46,7 @@ def test_it_remembers_only_so_many_keys_and_forgets_who_was_quiet_longest() -> N
     st.integers(1, 50),
     st.lists(st.floats(0, 10), min_size=1, max_size=200),
 )
-def test_whatever_the_pace_never_more_than_the_burst_and_the_rate_allow(
-    per_second: float, burst: int, pauses: list[float]
-) -> None:
+def test_no_pace_exceeds_burst_and_rate(per_second: float, burst: int, pauses: list[float]) -> None:
     throttle, now, passed = Throttle(per_second, burst), 0.0, 0
     for pause in pauses:
         now += pause

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from bridge.access.authenticator import LOOKUP_CONNECTIONS, TokenStore, TooManyFailuresError
+from bridge.access.authenticator import LOOKUP_CONNECTIONS, Authenticator, TooManyFailuresError
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import hash_token
 from bridge.database.errors import DatabaseUnavailable
@@ -27,7 +27,7 @@ class Silent:
 async def test_who_waits_for_a_database_that_does_not_answer_can_leave_or_is_told_soon(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    store = TokenStore(cast(Database, Silent()), "static")
+    store = Authenticator(cast(Database, Silent()), "static")
     async with trio.open_nursery() as nursery:
         for _ in range(LOOKUP_CONNECTIONS):
             nursery.start_soon(store.authenticate, "unknown")
@@ -46,7 +46,7 @@ async def test_of_one_address_only_so_many_wait_for_a_database_that_does_not_ans
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.access.authenticator.MOST_AT_ONCE", 5)
-    store = TokenStore(cast(Database, Silent()), "static")
+    store = Authenticator(cast(Database, Silent()), "static")
     attacker, other = "198.51.100.1", "198.51.100.2"
 
     async def leave_soon() -> None:
@@ -77,7 +77,7 @@ async def test_whoever_floods_with_tokens_does_not_hide_that_another_is_revoked(
         async def fetch(self, name: str, *arguments: Any) -> Any:
             return [] if name == "valid_tokens" else await super().fetch(name, *arguments)
 
-    store = TokenStore(cast(Database, Flooded()), None)
+    store = Authenticator(cast(Database, Flooded()), None)
 
     async def guess(number: int) -> None:
         with pytest.raises(DatabaseUnavailable):
@@ -112,7 +112,7 @@ class Table:
         return [self._rows[digest]] if digest in self._rows else []
 
 
-async def outcomes(store: TokenStore, tokens: Iterable[str]) -> Counter[str]:
+async def outcomes(store: Authenticator, tokens: Iterable[str]) -> Counter[str]:
     """Show all tokens at once, from one address; return what came of how many."""
     came: Counter[str] = Counter()
 
@@ -150,7 +150,7 @@ async def test_valid_tokens_at_once_are_not_taken_for_failures_and_guesses_at_on
 ) -> None:
     database = Table(tokens)
     # So rarely that time allows none beside.
-    store = TokenStore(cast(Database, database), None, failures=Throttle(1e-6, 10))
+    store = Authenticator(cast(Database, database), None, failures=Throttle(1e-6, 10))
     assert await outcomes(store, tokens) == expected
     assert database.lookups <= expected.get("nobody", 0) + expected.get("valid", 0)
     # Nothing of it is left: who has failed too often is refused at once, and who is known is not.

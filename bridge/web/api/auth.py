@@ -12,7 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from bridge.access.authenticator import TokenStore, TooManyFailuresError
+from bridge.access.authenticator import Authenticator, TooManyFailuresError
 from bridge.access.proxies import client_address
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import Grant, token_of_headers
@@ -33,7 +33,7 @@ _SCHEMES = (
 def guarded_router(scope: str) -> APIRouter:
     """Return a router whose routes need a token with this scope.
 
-    The application that includes it has in its state ``tokens``, its ``TokenStore``;
+    The application that includes it has in its state ``tokens``, its ``Authenticator``;
     ``requests``, how often each token may ask, or None; and ``proxies``, those that are believed.
     The routes find whose token it was in ``request.state.grant``.
     """
@@ -68,7 +68,7 @@ async def authorize(request: Request, scope: str) -> None:
     token = token_of_headers(headers.get("X-API-Key", ""), headers.get("Authorization", ""))
     if token is None:
         raise _unauthorized("Missing API key")
-    tokens: TokenStore = request.app.state.tokens
+    tokens: Authenticator = request.app.state.tokens
     try:
         grant = await tokens.authenticate(token, address_of(request))
     except TooManyFailuresError as error:

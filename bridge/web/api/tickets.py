@@ -5,7 +5,7 @@ from datetime import datetime
 from fastapi import Request
 from pydantic import BaseModel, Field
 
-from bridge.access.authenticator import TokenStore
+from bridge.access.authenticator import Authenticator
 from bridge.access.scopes import EVENTS_READ
 from bridge.web.api.auth import guarded_router
 
@@ -27,6 +27,6 @@ class Ticket(BaseModel):
 @listening.post("/ws/tickets", status_code=201, tags=["stream"], summary="Get a ticket")
 async def create_ticket(request: Request) -> Ticket:
     """Get a ticket to open the stream with, in place of a token, which URLs would show to logs."""
-    tokens: TokenStore = request.app.state.tokens
+    tokens: Authenticator = request.app.state.tokens
     ticket, expires_at = await tokens.create_ticket(request.state.grant)
     return Ticket(ticket=ticket, expires_at=expires_at)

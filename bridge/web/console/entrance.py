@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from fastapi import HTTPException, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
-from bridge.access.authenticator import TokenStore, TooManyFailuresError
+from bridge.access.authenticator import Authenticator, TooManyFailuresError
 from bridge.web.api.auth import address_of
 from bridge.web.console.forms import read_form
 from bridge.web.console.guard import (
@@ -58,7 +58,7 @@ async def sign_in(request: Request) -> Response:
     ):
         # Cookies are switched off, or the page was open for longer than the cookie lasts.
         return _ask(request, wanted, problem="again", status=403)
-    tokens: TokenStore = request.app.state.tokens
+    tokens: Authenticator = request.app.state.tokens
     try:
         grant = await tokens.authenticate(form.text("token"), address_of(request))
     except TooManyFailuresError as error:
@@ -78,7 +78,7 @@ async def sign_in(request: Request) -> Response:
 @inside.post("/console/sign-out")
 async def sign_out(request: Request) -> Response:
     """Sign out: the session is over, here and for whoever has copied the cookie."""
-    tokens: TokenStore = request.app.state.tokens
+    tokens: Authenticator = request.app.state.tokens
     await tokens.end_session(request.state.session)
     response = RedirectResponse("sign-in", 303)
     forget_cookie(response, COOKIE)

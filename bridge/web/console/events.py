@@ -3,7 +3,7 @@
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from bridge.access.authenticator import TokenStore
+from bridge.access.authenticator import Authenticator
 from bridge.access.scopes import EVENTS_READ
 from bridge.web.api.parts import InDatabase
 from bridge.web.console.guard import page_router
@@ -31,6 +31,6 @@ async def events_page(request: Request, database: InDatabase) -> Response:
 @watching.post("/console/ticket")
 async def feed_ticket(request: Request) -> Response:
     """Give the feed a ticket for the stream: scripts have neither the token nor the cookie."""
-    tokens: TokenStore = request.app.state.tokens
+    tokens: Authenticator = request.app.state.tokens
     ticket, _ = await tokens.create_ticket(request.state.grant)
     return JSONResponse({"ticket": ticket})

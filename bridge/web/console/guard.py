@@ -17,7 +17,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from bridge.access.authenticator import SESSION_SECONDS, TokenStore, TooManyFailuresError
+from bridge.access.authenticator import SESSION_SECONDS, Authenticator, TooManyFailuresError
 from bridge.access.proxies import is_proxy
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.web.api.auth import address_of, take_turn, too_often
@@ -149,7 +149,7 @@ async def _is_signed_in(request: Request) -> bool:
     session = request.cookies.get(COOKIE, "")
     if not session:
         return False
-    tokens: TokenStore = request.app.state.tokens
+    tokens: Authenticator = request.app.state.tokens
     grant = await tokens.use_session(session, address_of(request))
     if grant is None:
         return False

@@ -1,4 +1,4 @@
-"""Secrets are made, accepted and stored as they should be, and nothing shows them."""
+"""Webhook secrets: generation, validation and encryption."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def complaint(vault: Vault, stored: str) -> str:
     return str(raised.value)
 
 
-# --- what is stored
+# --- storage
 
 
 @given(secret=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_what_is_sealed_is_opened_again_and_cannot_be_read(secret: str) -> None:
+def test_sealed_secret_is_unreadable_and_opens_again(secret: str) -> None:
     vault = Vault([NEW])
     stored = vault.seal(secret)
     assert stored.startswith("fernet:")
@@ -40,29 +40,29 @@ def test_what_is_sealed_is_opened_again_and_cannot_be_read(secret: str) -> None:
     assert vault.open(stored) == secret
 
 
-def test_the_same_secret_is_stored_as_another_text_each_time() -> None:
+def test_sealing_twice_gives_different_texts() -> None:
     vault = Vault([NEW])
     assert vault.seal("s3cret") != vault.seal("s3cret")
 
 
-def test_without_a_key_a_secret_is_stored_as_it_is() -> None:
+def test_without_a_key_secrets_are_stored_in_plain_text() -> None:
     vault = Vault()
     assert not vault.encrypts
     assert vault.seal("s3cret") == vault.open("s3cret") == vault.reseal("s3cret") == "s3cret"
     assert vault.is_current("s3cret")
 
 
-def test_a_secret_in_the_clear_is_opened_where_there_is_a_key_too() -> None:
+def test_vault_with_a_key_opens_plain_text() -> None:
     vault = Vault([NEW])
     assert vault.encrypts
     assert vault.open("s3cret") == "s3cret"
     assert not vault.is_current("s3cret")
 
 
-# --- keys that change
+# --- key rotation
 
 
-def test_a_vault_opens_what_any_of_its_keys_sealed_and_seals_with_the_first() -> None:
+def test_any_key_opens_and_the_first_seals() -> None:
     by_old = Vault([OLD]).seal("s3cret")
     vault = Vault([NEW, OLD])
     assert vault.open(by_old) == "s3cret"
@@ -70,7 +70,7 @@ def test_a_vault_opens_what_any_of_its_keys_sealed_and_seals_with_the_first() ->
 
 
 @pytest.mark.parametrize("stored", ["s3cret", Vault([OLD]).seal("s3cret")], ids=["clear", "old"])
-def test_what_is_sealed_anew_needs_the_first_key_alone(stored: str) -> None:
+def test_resealed_secret_needs_only_the_first_key(stored: str) -> None:
     vault = Vault([NEW, OLD])
     assert not vault.is_current(stored)
     resealed = vault.reseal(stored)
@@ -79,19 +79,19 @@ def test_what_is_sealed_anew_needs_the_first_key_alone(stored: str) -> None:
     assert vault.reseal(resealed) == resealed
 
 
-def test_what_no_key_opens_is_told_in_one_line() -> None:
+def test_secret_of_an_unknown_key_is_reported() -> None:
     stored = Vault([OTHER]).seal("s3cret")
     vault = Vault([NEW, OLD])
-    assert complaint(vault, stored) == "no key in BRIDGE_SECRET_KEY opens the secret"
+    assert complaint(vault, stored) == "no key in BRIDGE_SECRET_KEY decrypts the secret"
     assert not vault.is_current(stored)
     with pytest.raises(SecretError):
         vault.reseal(stored)
 
 
-def test_without_any_key_it_is_told_that_none_is_set() -> None:
+def test_missing_key_is_reported() -> None:
     stored = Vault([NEW]).seal("s3cret")
     assert complaint(Vault(), stored) == (
-        "the secret is encrypted, and BRIDGE_SECRET_KEY is not set"
+        "the secret is encrypted, but BRIDGE_SECRET_KEY is not set"
     )
     assert not Vault().is_current(stored)
     with pytest.raises(SecretError):
@@ -111,22 +111,22 @@ def test_without_any_key_it_is_told_that_none_is_set() -> None:
     ],
     ids=["empty", "garbage", "not ASCII", "long", "cut off", "sealed twice", "not UTF-8"],
 )
-def test_garbage_is_refused_like_a_wrong_key_and_not_shown(stored: str) -> None:
-    assert complaint(Vault([NEW]), stored) == "no key in BRIDGE_SECRET_KEY opens the secret"
+def test_garbage_is_rejected_like_a_wrong_key(stored: str) -> None:
+    assert complaint(Vault([NEW]), stored) == "no key in BRIDGE_SECRET_KEY decrypts the secret"
 
 
 @pytest.mark.parametrize(
     "key", ["", "short", NEW[:-4], "ключ"], ids=["empty", "short", "cut off", "not ASCII"]
 )
-def test_a_vault_is_not_made_of_what_is_no_key(key: str) -> None:
+def test_invalid_keys_are_rejected(key: str) -> None:
     with pytest.raises(ValueError, match=r"^(?!.*short)"):
         Vault([key])
 
 
-# --- opening is cheap, and nothing is shown
+# --- caching and secrecy
 
 
-def test_a_secret_that_is_opened_again_is_not_decrypted_again(
+def test_opened_secret_is_cached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vault = Vault([NEW])
@@ -136,14 +136,14 @@ def test_a_secret_that_is_opened_again_is_not_decrypted_again(
     assert vault.open(stored) == "s3cret"
 
 
-def test_what_one_vault_keeps_open_another_without_its_key_does_not_open() -> None:
+def test_cache_is_not_shared_between_vaults() -> None:
     vault = Vault([NEW])
     stored = vault.seal("s3cret")
     vault.open(stored)
     complaint(Vault([OTHER]), stored)
 
 
-def test_a_vault_keeps_only_so_many_secrets_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "KEPT_OPEN", 2)
     vault = Vault([NEW])
     for number in range(5):
@@ -151,15 +151,15 @@ def test_a_vault_keeps_only_so_many_secrets_open(monkeypatch: pytest.MonkeyPatch
     assert vault._open_sealed.cache_info().currsize == 2
 
 
-def test_a_vault_shows_no_key() -> None:
+def test_repr_shows_no_key() -> None:
     vault = Vault([NEW, OLD])
     assert repr(vault) == str(vault) == "<Vault with 2 keys>"
 
 
-# --- what may be a secret
+# --- validation
 
 
-def test_a_new_secret_is_a_key_of_standard_webhooks_and_each_is_another() -> None:
+def test_new_secrets_are_unique_standard_webhooks_keys() -> None:
     secret = new_secret()
     assert len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) == 32
     Webhook(secret)
@@ -170,7 +170,7 @@ def test_a_new_secret_is_a_key_of_standard_webhooks_and_each_is_another() -> Non
 @pytest.mark.parametrize(
     "secret", ["s", "your-secret", "секрет", "WHSEC_a", "whsec", whsec(24), whsec(25), whsec(64)]
 )
-def test_any_text_and_every_key_of_standard_webhooks_may_be_a_secret(secret: str) -> None:
+def test_any_text_and_every_valid_key_is_accepted(secret: str) -> None:
     assert secret_problem(secret) is None
 
 
@@ -186,17 +186,17 @@ def test_any_text_and_every_key_of_standard_webhooks_may_be_a_secret(secret: str
         whsec(24) + "\n",
         whsec(24) + "====",
         "whsec_" + base64.urlsafe_b64encode(b"\xff" * 24).decode(),
-        "whsec_" + "A" * 42 + "B=",  # the last character says more bits than there are
+        "whsec_" + "A" * 42 + "B=",  # the last character has stray bits
     ],
 )
-def test_what_only_begins_as_a_key_of_standard_webhooks_is_refused(secret: str) -> None:
+def test_malformed_standard_webhooks_key_is_rejected(secret: str) -> None:
     problem = secret_problem(secret)
     assert problem is not None
     assert problem.startswith("begins with whsec_, so the rest must be 24 to 64 bytes in base64")
     assert secret == "whsec_" or secret not in problem
 
 
-def test_what_would_be_taken_for_encrypted_is_refused() -> None:
+def test_prefix_of_encrypted_secrets_is_rejected() -> None:
     assert secret_problem("fernet:abc") == (
-        "must not begin with fernet:, which marks what is stored encrypted"
+        "must not begin with fernet:, the prefix of encrypted secrets"
     )
