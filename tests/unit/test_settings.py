@@ -414,9 +414,9 @@ def test_the_bots_tokens_are_off_until_they_are_switched_on(
 def test_wrong_settings_of_the_bots_tokens_are_named() -> None:
     assert "BRIDGE_BOT_TOKENS_ALGORITHM" in refusal(database_url=URL, bot_tokens_algorithm="md5")
     assert refusal(database_url=URL, bot_tokens_scopes="events:read,root") == (
-        "BRIDGE_BOT_TOKENS_SCOPES: unknown scope 'root'; valid scopes are events:read, webhooks:read, "
-        "webhooks:write, admin, and events:read:ticket.* (any pattern) to limit a token to some "
-        "event types"
+        "BRIDGE_BOT_TOKENS_SCOPES: unknown scope 'root'; valid scopes are events:read, "
+        "webhooks:read, webhooks:write, admin, and events:read:ticket.* (any pattern) to limit "
+        "a token to some event types"
     )
     assert "BRIDGE_BOT_TOKENS" in refusal(database_url=URL, bot_tokens="perhaps")
 
