@@ -2,16 +2,7 @@
 -- it costs the same however long the queues are. (While vacuum is held back, both are walked through
 -- from their start, over all that is dead: whoever asks again and again rests in between.)
 with webhook as materialized (
-    -- As webhook_health has it.
-    select id,
-           case
-               when not is_active and disabled_reason is not null then 'disabled'
-               when not is_active then 'off'
-               when paused_at is not null then 'paused'
-               when probe_at is not null then 'failing'
-               else 'delivering'
-           end as state
-    from bridge.webhooks
+    select id, state from bridge.webhooks
 ), lane as (
     select w.id as webhook_id, kind.is_redelivery
     from webhook w

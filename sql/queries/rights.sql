@@ -52,6 +52,9 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'function',
      'redeliver_failed(bigint, timestamp with time zone, timestamp with time zone, boolean, double precision)', 'execute', null),
 
+    ('bridge_service', 'function', 'is_event_type(text)', 'execute', null),
+    ('bridge_service', 'function', 'is_scope(text)', 'execute', null),
+    ('bridge_service', 'function', 'are_scopes(text[])', 'execute', null),
     ('bridge_service', 'table', 'api_tokens', 'select, insert', null),
     ('bridge_service', 'table', 'api_tokens', 'update', 'revoked_at, last_used_at'),
     ('bridge_service', 'table', 'ws_tickets', 'select, insert, update, delete', null),
@@ -80,10 +83,10 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_reader', 'table', 'partitioned_logs', 'select', null),
     -- Without secret and previous_secret.
     ('bridge_reader', 'table', 'webhooks', 'select',
-     'id, name, url, event_type, description, is_active, disabled_reason, timeout_seconds, '
-     'max_concurrency, created_at, updated_at, last_triggered_at, success_count, failure_count, '
-     'filter, rate_per_second, ordered, retry_schedule, previous_secret_expires_at, paused_at, '
-     'failure_share, failing_since, probe_at, paced_until, delivered_count, failed_count'),
+     'id, name, url, event_type, filter, description, previous_secret_expires_at, is_active, '
+     'disabled_reason, paused_at, timeout_seconds, max_concurrency, rate_per_second, ordered, '
+     'retry_schedule, failure_share, failing_since, probe_at, paced_until, success_count, '
+     'failure_count, delivered_count, failed_count, created_at, updated_at, last_triggered_at, state'),
     ('bridge_reader', 'table', 'deleted_webhooks', 'select', null),
     ('bridge_reader', 'table', 'delivery_queue', 'select', null),
     ('bridge_reader', 'table', 'webhook_deliveries', 'select', null),

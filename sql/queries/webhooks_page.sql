@@ -10,15 +10,7 @@ with page as materialized (
     order by id desc
     limit $3
 )
-select p.id, p.name, p.url, p.event_type,
-       -- As webhook_health has it.
-       case
-           when not p.is_active and p.disabled_reason is not null then 'disabled'
-           when not p.is_active then 'off'
-           when p.paused_at is not null then 'paused'
-           when p.probe_at is not null then 'failing'
-           else 'delivering'
-       end as state,
+select p.id, p.name, p.url, p.event_type, p.state,
        -- Of about the last ten attempts; null: there was none.
        case when p.last_triggered_at is not null then 1 - p.failure_share end as success_share,
        p.secret is not null as is_signed,

@@ -4,6 +4,16 @@ CREATE SCHEMA bridge;
 
 COMMENT ON SCHEMA bridge IS 'pgbridge: captured events, their log, and the deliveries made of them.';
 
+CREATE FUNCTION bridge.are_scopes(p_scopes text[]) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select cardinality(p_scopes) between 1 and 100
+       and (select bool_and(bridge.is_scope(scope)) from unnest(p_scopes) as scope)
+$$;
+
+COMMENT ON FUNCTION bridge.are_scopes(p_scopes text[]) IS 'Returns whether an array holds 1 to 100 scopes and nothing else.';
+
 CREATE FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -14,7 +24,7 @@ begin
     begin
         v_who := nullif(current_setting('bridge.actor', true), '')::jsonb;
     exception when others then
-        v_who := null; -- Somebody has set it to something else.
+        v_who := null; -- Not JSON: not set by pgbridge.
     end;
     if coalesce(v_who ->> 'via' not in ('api', 'console', 'cli'), true) then
         v_who := jsonb_build_object(
@@ -27,7 +37,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) IS 'Writes down a change, and who makes it: bridge.actor, a setting of the transaction or session: {"via": "api", "actor": …, "address": …}.';
+COMMENT ON FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) IS 'Records a change and its author. The author comes from bridge.actor, a setting of the transaction or session: {"via": "api", "actor": …, "address": …}.';
 
 CREATE FUNCTION bridge.audit_change() RETURNS trigger
     LANGUAGE plpgsql
@@ -65,7 +75,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.audit_change() IS 'Trigger: writes a change of a row into audit_log. Arguments: what the row is, the columns that matter, and those that are secret.';
+COMMENT ON FUNCTION bridge.audit_change() IS 'Trigger: records a change of a row in audit_log. Arguments: the kind of object, the audited columns, and those among them that are secret.';
 
 CREATE FUNCTION bridge.audit_truncate() RETURNS trigger
     LANGUAGE plpgsql
@@ -81,7 +91,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.audit_truncate() IS 'Trigger: writes into audit_log that a table is emptied, and how many rows it had. Argument: what a row is.';
+COMMENT ON FUNCTION bridge.audit_truncate() IS 'Trigger: records in audit_log that a table was truncated, and how many rows it had. Argument: the kind of object.';
 
 CREATE FUNCTION bridge.create_partitions(p_first_day date, p_days integer) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -96,19 +106,19 @@ begin
     if (p_days between 1 and 100
         and p_first_day between (now() at time zone 'UTC')::date - 400 and (now() at time zone 'UTC')::date + 100
        ) is not true then
-        raise 'no partitions for % days from % on: at most 100 days, none of them far from today',
+        raise 'cannot create partitions for % days from %: at most 100 days, close to today',
             coalesce(p_days::text, 'null'), coalesce(p_first_day::text, 'null')
             using errcode = 'invalid_parameter_value';
     end if;
-    -- Bridges that start together take turns. A lock on a table, which takes a right on it: an
-    -- advisory lock anybody can hold who may connect, and there would be no partition tomorrow.
+    -- Bridges that start together take turns. A table lock needs a privilege; an advisory lock could
+    -- be held by any role that may connect, and tomorrow there would be no partition.
     lock table bridge.partitioned_logs in share row exclusive mode;
     for v_log in select parent from bridge.partitioned_logs order by parent loop
         for v_day in select d::date from generate_series(p_first_day, p_first_day + p_days - 1, interval '1 day') d loop
             v_partition := format('%s_p%s', v_log.parent, to_char(v_day, 'YYYYMMDD'));
             continue when to_regclass(format('bridge.%I', v_partition)) is not null;
-            -- Made beside the log and then attached: attaching locks out neither readers nor
-            -- writers of the log, CREATE TABLE … PARTITION OF would lock out both.
+            -- ATTACH PARTITION blocks neither readers nor writers of the log. CREATE TABLE …
+            -- PARTITION OF would block both.
             execute format(
                 'create table bridge.%I (like bridge.%I including defaults including constraints including indexes including storage)',
                 v_partition, v_log.parent);
@@ -124,7 +134,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) IS 'Creates the missing day partitions of every log, from a day on for a number of days. Returns how many it created.';
+COMMENT ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) IS 'Creates the missing daily partitions of every log, for a number of days from a date on. Returns how many it created.';
 
 CREATE FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
@@ -132,53 +142,54 @@ CREATE FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer
     SET lock_timeout TO '300ms'
     AS $_$
 declare
-    v_expired record;
-    v_counts  jsonb := '{}';
+    v_has_deliveries constant boolean := p_parent in ('delivery_log_success', 'delivery_log_failed');
+    v_expired        record;
+    v_counts         jsonb := '{}';
 begin
     if not exists (select from bridge.partitioned_logs where parent = p_parent) then
         raise 'there is no partitioned log %', coalesce(p_parent, 'null')
             using errcode = 'invalid_parameter_value';
     end if;
-    -- What is of today or yet to come is never dropped.
+    -- Today's partition and those of the future are never dropped.
     if (p_keep_days >= 0) is not true then
         raise 'p_keep_days must not be negative' using errcode = 'invalid_parameter_value';
     end if;
     lock table bridge.partitioned_logs in share row exclusive mode;
-    -- What is redelivered meanwhile would be missing from its day and from the count of it, and its
-    -- event would be pending again after it was looked for. (requeue has the other half.)
+    -- Keep requeue out. A delivery that it takes out of the log now would be missing from the day's
+    -- count, and its event would be needed again after the check for pending deliveries.
     lock table bridge.redelivery_lock in share row exclusive mode;
     for v_expired in
         select c.relname, day.date::timestamp at time zone 'UTC' as starts_at
         from pg_inherits i
         join pg_class c on c.oid = i.inhrelid
         cross join lateral (
-            -- A case, since a plan may come to this before it has joined: for other tables, too.
+            -- A case, because the plan may evaluate this before the join, for other tables.
             select case when c.relname ~ '_p[0-9]{8}$' then to_date(right(c.relname, 8), 'YYYYMMDD') end as date
         ) as day
         where i.inhparent = to_regclass(format('bridge.%I', p_parent))
           and day.date < (now() at time zone 'UTC')::date - p_keep_days
         order by c.relname
     loop
-        -- What is still to be delivered keeps its payload.
+        -- Pending deliveries still need their payload.
         continue when p_parent = 'events' and exists (
             select from bridge.delivery_queue q
             where q.event_recorded_at >= v_expired.starts_at
               and q.event_recorded_at < v_expired.starts_at + interval '24 hours');
-        if p_parent in ('delivery_log_success', 'delivery_log_failed') then
-            -- Before any lock that others could meet: it may take a while.
+        if v_has_deliveries then
+            -- Count before taking a lock that could block others: this may take a while.
             execute format(
                 'select coalesce(jsonb_object_agg(webhook_id, count), ''{}'')'
                 ' from (select webhook_id, count(*) as count from bridge.%I group by webhook_id) as counted',
                 v_expired.relname) into v_counts;
         end if;
-        -- Dropping locks out everybody for a moment; but whoever reads the log for long has the drop
-        -- wait, and everybody else behind it. So it is tried a few times, each time briefly.
+        -- DROP locks out everyone for a moment. But if a long query reads the log, DROP waits, and
+        -- everyone else waits behind it. So try a few times, each time briefly.
         perform set_config('lock_timeout', '20ms', true);
         for v_try in 1..10 loop
             begin
-                if p_parent in ('delivery_log_success', 'delivery_log_failed') then
-                    -- A settle takes this lock before any other: with it, none is under way that has
-                    -- locked a webhook and waits for the log, or the other way round.
+                if v_has_deliveries then
+                    -- settle takes this lock first. Holding it, no settle can be waiting for the log
+                    -- with a webhook locked, or the other way round.
                     lock table only bridge.delivery_log in share row exclusive mode;
                 end if;
                 execute format('drop table bridge.%I', v_expired.relname);
@@ -211,27 +222,27 @@ begin
 end
 $_$;
 
-COMMENT ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) IS 'Drops the oldest partition of a log whose whole day is older than the days to keep, and takes it from the counts of the webhooks. Returns its name; null if there is none. Raises lock_not_available after about 0.3 s if somebody is reading the log.';
+COMMENT ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) IS 'Drops the oldest partition of a log that is older than the given number of days, and subtracts it from the webhooks'' counts. Returns its name, or null if no partition has expired. Raises lock_not_available after about 0.3 s if a session is reading the log.';
 
 CREATE FUNCTION bridge.emit(p_event_type text, p_payload jsonb DEFAULT '{}'::jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
+    AS $$
 begin
-    if p_event_type is null or p_event_type !~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$' or length(p_event_type) > 255 then
-        raise 'not an event type: %', coalesce(p_event_type, 'null')
+    if p_event_type is null or not bridge.is_event_type(p_event_type) or length(p_event_type) > 255 then
+        raise 'invalid event type: %', coalesce(p_event_type, 'null')
             using errcode = 'invalid_parameter_value',
-                  hint = 'letters, digits, _ and -, in parts joined by dots, such as order.paid';
+                  hint = 'Use letters, digits, _ and -, in parts joined by dots, such as order.paid.';
     end if;
     if p_payload is null then
-        raise 'the payload of an event is JSON, not null' using errcode = 'invalid_parameter_value';
+        raise 'the payload must be JSON, not null' using errcode = 'invalid_parameter_value';
     end if;
     insert into bridge.outbox (event_type, payload) values (p_event_type, p_payload);
     perform bridge.ring();
 end
-$_$;
+$$;
 
-COMMENT ON FUNCTION bridge.emit(p_event_type text, p_payload jsonb) IS 'Makes an event by hand: it goes to the live stream and to the webhooks like a captured one, once the transaction is committed.';
+COMMENT ON FUNCTION bridge.emit(p_event_type text, p_payload jsonb) IS 'Emits an event by hand. After the commit it goes to the live stream and to webhooks like a captured event.';
 
 CREATE FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -244,7 +255,7 @@ CREATE FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) RE
         where i.indrelid = p_table and i.indisprimary and p_row is not null)
 $$;
 
-COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'The payload of an event whose own payload cannot be computed: why not, and the row''s primary key.';
+COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'Returns the payload to use when the real one cannot be computed: the error and the row''s primary key.';
 
 CREATE FUNCTION bridge.forget_audit(p_keep_days integer) RETURNS bigint
     LANGUAGE sql SECURITY DEFINER
@@ -258,7 +269,7 @@ CREATE FUNCTION bridge.forget_audit(p_keep_days integer) RETURNS bigint
     select count(*) from forgotten
 $$;
 
-COMMENT ON FUNCTION bridge.forget_audit(p_keep_days integer) IS 'Deletes what is older than so many days from audit_log, but nothing of the last 30. Returns how many.';
+COMMENT ON FUNCTION bridge.forget_audit(p_keep_days integer) IS 'Deletes audit entries older than a number of days, but never those of the last 30 days. Returns how many.';
 
 CREATE FUNCTION bridge.forgive_webhook() RETURNS trigger
     LANGUAGE plpgsql
@@ -273,18 +284,41 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.forgive_webhook() IS 'Trigger: whoever switches a webhook on, by whatever way, has dealt with what it was off for. With its old failing_since, its first failure would switch it off again.';
+COMMENT ON FUNCTION bridge.forgive_webhook() IS 'Trigger: forgets past failures when a webhook is activated, however that is done. With its old failing_since, the first new failure would disable it again.';
+
+CREATE FUNCTION bridge.is_event_type(p_text text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select p_text ~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$'
+$_$;
+
+COMMENT ON FUNCTION bridge.is_event_type(p_text text) IS 'Returns whether a text is an exact event type, such as order.paid, and not a pattern.';
 
 CREATE FUNCTION bridge.is_ours(p_xid xid) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    -- age() counts from the current transaction; its savepoints are younger, and so are others'.
+    -- age() counts from the current transaction. Its savepoints have younger ids, and so may other
+    -- transactions.
     select age(p_xid) <= 0
        and pg_xact_status((pg_current_xact_id()::text::bigint - age(p_xid))::text::xid8) = 'in progress'
 $$;
 
-COMMENT ON FUNCTION bridge.is_ours(p_xid xid) IS 'Whether a version of a row that can be seen was written by the current transaction or a savepoint of it: its xmin, or xmax, is then still in progress.';
+COMMENT ON FUNCTION bridge.is_ours(p_xid xid) IS 'Returns whether the current transaction, or one of its savepoints, wrote a visible row version. The argument is the row''s xmin or xmax, which is then still in progress.';
+
+CREATE FUNCTION bridge.is_scope(p_scope text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select p_scope is not null and (
+        p_scope in ('events:read', 'webhooks:read', 'webhooks:write', 'admin')
+        or p_scope = 'events:read:*'
+        or starts_with(p_scope, 'events:read:')
+           and bridge.is_event_type(regexp_replace(substr(p_scope, length('events:read:') + 1), '\.\*$', '')))
+$_$;
+
+COMMENT ON FUNCTION bridge.is_scope(p_scope text) IS 'Returns whether a text is a scope of an API token.';
 
 CREATE FUNCTION bridge.lead() RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -292,11 +326,11 @@ CREATE FUNCTION bridge.lead() RETURNS boolean
     AS $$
 declare
     v_leader_pid integer;
-    -- From what no session can foresee.
+    -- No session can predict it.
     v_key        bigint := ('x' || right(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint;
 begin
     begin
-        -- Only one looks and takes at a time. Who finds another at it is not the leader yet.
+        -- One session at a time checks and takes over. If another is at it, this one does not lead yet.
         lock table bridge.leader in share row exclusive mode nowait;
     exception when lock_not_available then
         return false;
@@ -308,12 +342,6 @@ begin
     if not pg_try_advisory_lock(v_key) then
         return false;
     end if;
-    -- Bridges of the time before this function, which still wait to drain, look at this lock alone.
-    -- If a stranger holds it, they wait for him, and we do not.
-    if not pg_try_advisory_lock(hashtext('bridge.drain')) and bridge.leader_pid() is not null then
-        perform pg_advisory_unlock(v_key);
-        return false;
-    end if;
     insert into bridge.leader as leader (pid, role_id, lock_key)
     select pid, usesysid, v_key from pg_stat_activity where pid = pg_backend_pid()
     on conflict on constraint leader_pkey do update
@@ -322,32 +350,24 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.lead() IS 'Makes this session the one that drains, until it ends, unless another is. Returns whether it is. The right to call it is what tells a bridge from everybody else.';
+COMMENT ON FUNCTION bridge.lead() IS 'Makes this session the drainer until it ends, unless another session is. Returns whether it is the drainer. Only roles that may execute this function can drain.';
 
 CREATE FUNCTION bridge.leader_pid() RETURNS integer
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select held.pid
-    from (
-        -- A lock's key of 64 bits is shown in two halves.
-        select l.pid, a.usesysid as role_id, l.classid::bigint << 32 | l.objid::bigint as key
-        from pg_locks l
-        join pg_stat_activity a on a.pid = l.pid
-        where l.locktype = 'advisory' and l.objsubid = 1 and l.mode = 'ExclusiveLock' and l.granted
-          and l.database = (select oid from pg_database where datname = current_database())
-    ) as held
-    left join bridge.leader r on (r.pid, r.role_id, r.lock_key) = (held.pid, held.role_id, held.key)
-    where r.pid is not null
-       -- A bridge of the time before this table: the lock that it holds has a key that everybody
-       -- knows, so it counts only where its role could be a bridge's.
-       or held.key = hashtext('bridge.drain')
-          and has_function_privilege(held.role_id, 'bridge.lead()', 'execute')
-    order by r.pid is null
+    select l.pid
+    from bridge.leader r
+    join pg_stat_activity a on a.pid = r.pid and a.usesysid = r.role_id
+    join pg_locks l on l.pid = r.pid
+    where l.locktype = 'advisory' and l.objsubid = 1 and l.mode = 'ExclusiveLock' and l.granted
+      and l.database = (select oid from pg_database where datname = current_database())
+      -- pg_locks shows a 64-bit key in two halves.
+      and (l.classid::bigint << 32 | l.objid::bigint) = r.lock_key
     limit 1
 $$;
 
-COMMENT ON FUNCTION bridge.leader_pid() IS 'The process id of the session that drains, or null: none does.';
+COMMENT ON FUNCTION bridge.leader_pid() IS 'Returns the process id of the session that drains, or null if no bridge drains.';
 
 CREATE FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) RETURNS void
     LANGUAGE sql
@@ -360,7 +380,7 @@ CREATE FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) RETURNS voi
     on conflict on constraint transaction_notes_pkey do nothing
 $$;
 
-COMMENT ON FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) IS 'Leaves a note for the rest of the current transaction; the first note of a topic and key stays. A key too long to be indexed is not noted.';
+COMMENT ON FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) IS 'Leaves a note for the rest of the current transaction. The first note with a topic and key wins. A key too long for the index is ignored.';
 
 CREATE FUNCTION bridge.note_deleted_webhook() RETURNS trigger
     LANGUAGE plpgsql
@@ -374,7 +394,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.note_deleted_webhook() IS 'Trigger: keeps what a deleted webhook was for as long as the log has deliveries to it.';
+COMMENT ON FUNCTION bridge.note_deleted_webhook() IS 'Trigger: keeps a deleted webhook''s name and URL for as long as the log has deliveries to it.';
 
 CREATE FUNCTION bridge.noted(p_topic text, p_key text) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -385,7 +405,7 @@ CREATE FUNCTION bridge.noted(p_topic text, p_key text) RETURNS jsonb
     where xact = pg_current_xact_id_if_assigned() and topic = p_topic and key = p_key
 $$;
 
-COMMENT ON FUNCTION bridge.noted(p_topic text, p_key text) IS 'The note that the current transaction left, or null.';
+COMMENT ON FUNCTION bridge.noted(p_topic text, p_key text) IS 'Returns the current transaction''s note, or null.';
 
 CREATE FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) RETURNS boolean
     LANGUAGE plpgsql STABLE
@@ -398,7 +418,7 @@ exception when others then
 end
 $$;
 
-COMMENT ON FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) IS 'Whether a webhook with this filter takes this payload. Errors mean no: some, such as a variable without a value or nesting too deep, not even jsonpath''s silent mode and its operators keep to themselves, and one webhook''s filter would stop the drain for all.';
+COMMENT ON FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) IS 'Returns whether a payload passes a webhook''s filter. Errors count as false. Some of them, such as an unset variable or deep nesting, are raised even in jsonpath''s silent mode, and would stop the drain for every webhook.';
 
 CREATE FUNCTION bridge.patterns_matching(p_event_type text) RETURNS text[]
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -412,7 +432,7 @@ CREATE FUNCTION bridge.patterns_matching(p_event_type text) RETURNS text[]
         || array['*']
 $$;
 
-COMMENT ON FUNCTION bridge.patterns_matching(p_event_type text) IS 'Every webhooks.event_type that chooses this event type, the most exact first.';
+COMMENT ON FUNCTION bridge.patterns_matching(p_event_type text) IS 'Returns every value of webhooks.event_type that matches this event type, the most specific first.';
 
 CREATE FUNCTION bridge.pause_webhook(p_webhook_id bigint) RETURNS void
     LANGUAGE plpgsql
@@ -428,7 +448,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.pause_webhook(p_webhook_id bigint) IS 'Has a webhook''s deliveries wait, new ones included, until resume_webhook. What is in flight ends.';
+COMMENT ON FUNCTION bridge.pause_webhook(p_webhook_id bigint) IS 'Pauses a webhook: its deliveries, including new ones, wait until resume_webhook. Attempts in flight finish.';
 
 CREATE FUNCTION bridge.redeliver(p_delivery_id bigint) RETURNS boolean
     LANGUAGE plpgsql
@@ -457,7 +477,7 @@ begin
         from bridge.delivery_log l
         where l.id = p_delivery_id;
         if not found then
-            -- Somebody may have put it back between the two looks.
+            -- Another session may have requeued it between the two statements.
             continue when exists (select from bridge.delivery_queue where id = p_delivery_id);
             raise 'there is no delivery %', p_delivery_id using errcode = 'no_data_found';
         end if;
@@ -475,12 +495,12 @@ begin
             perform bridge.wake_couriers();
             return true;
         end if;
-        -- Something has changed since it was looked at: look again.
+        -- It has changed in the meantime: start over.
     end loop;
 end
 $$;
 
-COMMENT ON FUNCTION bridge.redeliver(p_delivery_id bigint) IS 'Sends a delivery again, whatever became of it, with the same webhook-id: its attempts go on counting, and the retry schedule begins anew. One that is still pending is sent at once, and returns false.';
+COMMENT ON FUNCTION bridge.redeliver(p_delivery_id bigint) IS 'Sends a finished delivery again, whatever its outcome, with the same webhook-id, and returns true. Its attempts keep counting; the retry schedule starts over. A pending delivery is sent at once, and the function returns false.';
 
 CREATE FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_dry_run boolean DEFAULT false, p_per_second double precision DEFAULT 20) RETURNS bigint
     LANGUAGE plpgsql
@@ -505,7 +525,7 @@ begin
       and l.finished_at >= p_since
       and (p_until is null or l.finished_at < p_until)
       and exists (select from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at);
-    -- Null is no order to act.
+    -- A null p_dry_run only counts.
     if p_dry_run is distinct from false then
         return coalesce(cardinality(v_delivery_ids), 0);
     end if;
@@ -517,7 +537,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) IS 'Sends again what a webhook failed to take in a range of time (by finished_at), so many a second, new deliveries first. With p_dry_run only counts. Returns how many.';
+COMMENT ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) IS 'Sends the failed deliveries of a webhook again that finished in a time range, at a rate per second and after new deliveries. With p_dry_run it only counts them. Returns how many.';
 
 CREATE FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) RETURNS bigint
     LANGUAGE plpgsql
@@ -526,9 +546,9 @@ CREATE FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_p
 declare
     v_requeued bigint;
 begin
-    -- The other half of what drop_expired_partition does: only one of the two at a time.
+    -- Keep drop_expired_partition out.
     lock table bridge.redelivery_lock in row exclusive mode;
-    -- One session at a time for each webhook; and it stays while its deliveries come back.
+    -- One session at a time per webhook. The lock also keeps the webhook while its deliveries move.
     perform from bridge.webhooks where id = p_webhook_id for no key update;
     if not found then
         return 0;
@@ -541,14 +561,13 @@ begin
         returning l.*
     ), queued as (
         insert into bridge.delivery_queue
-            (id, webhook_id, event_id, event_recorded_at, event_type, attempt_number, attempts_before,
-             is_redelivery, created_at, next_attempt_at, captured_at, committed_at,
+            (id, webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, created_at,
+             is_redelivery, next_attempt_at, attempt_number, attempts_before,
              response_status, response_body, error_message)
         overriding system value
-        select id, webhook_id, event_id, event_recorded_at, event_type, attempt_number, attempt_number,
-               true, created_at,
-               clock_timestamp() + make_interval(secs => (row_number() over (order by id) - 1) / p_per_second),
-               captured_at, committed_at, response_status, response_body, error_message
+        select id, webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, created_at,
+               true, clock_timestamp() + make_interval(secs => (row_number() over (order by id) - 1) / p_per_second),
+               attempt_number, attempt_number, response_status, response_body, error_message
         from chosen
     ), counted as (
         update bridge.webhooks w
@@ -564,7 +583,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) IS 'Moves finished deliveries of a webhook from the log back to the queue, due one after the other at a rate, and returns how many. For redeliver and redeliver_failed.';
+COMMENT ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) IS 'Internal, for redeliver and redeliver_failed: moves finished deliveries of a webhook from the log back to the queue, spaced out at a rate, and returns how many.';
 
 CREATE FUNCTION bridge.resume_webhook(p_webhook_id bigint) RETURNS void
     LANGUAGE plpgsql
@@ -582,7 +601,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) IS 'Has a webhook deliver again at once, whatever it was that kept it: a pause, the breaker, or being switched off.';
+COMMENT ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) IS 'Makes a webhook deliver again at once: ends a pause, closes the breaker, and activates it if it was off or disabled.';
 
 CREATE FUNCTION bridge.ring() RETURNS void
     LANGUAGE sql
@@ -591,7 +610,7 @@ CREATE FUNCTION bridge.ring() RETURNS void
     select pg_notify('bridge_outbox', '') where pg_sequence_last_value('bridge.doorbell') = 0
 $$;
 
-COMMENT ON FUNCTION bridge.ring() IS 'The doorbell: unless it is quiet, tells the drainer, at commit, that the outbox has something. To be called after the row was written: a transaction that saw "quiet" then has an xid, and the drainer waits for it before it stops polling. Triggers have the same condition written out, which is faster.';
+COMMENT ON FUNCTION bridge.ring() IS 'The doorbell: notifies the drainer, at commit, that the outbox has rows, unless the doorbell is quiet. Call it after inserting the row: a transaction that saw "quiet" then has an xid, and the drainer waits for that xid before it stops polling. Triggers inline the same condition, which is faster.';
 
 CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
     LANGUAGE sql
@@ -602,7 +621,7 @@ CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
     returning value
 $$;
 
-COMMENT ON FUNCTION bridge.take_note(p_topic text, p_key text) IS 'The note that the current transaction left, which is then gone; null if it left none.';
+COMMENT ON FUNCTION bridge.take_note(p_topic text, p_key text) IS 'Deletes the current transaction''s note and returns it, or null.';
 
 CREATE FUNCTION bridge.wake_couriers() RETURNS void
     LANGUAGE sql
@@ -611,7 +630,7 @@ CREATE FUNCTION bridge.wake_couriers() RETURNS void
     select pg_notify('bridge_deliveries', '')
 $$;
 
-COMMENT ON FUNCTION bridge.wake_couriers() IS 'Has the bridges look for due deliveries at once, and not only at the next poll.';
+COMMENT ON FUNCTION bridge.wake_couriers() IS 'Makes the bridges look for due deliveries now instead of at the next poll.';
 
 CREATE TABLE bridge.activity (
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -634,37 +653,37 @@ CREATE TABLE bridge.activity (
     CONSTRAINT activity_seconds_positive CHECK ((seconds > (0)::double precision))
 );
 
-COMMENT ON TABLE bridge.activity IS 'What each bridge did, one row for each process and ten seconds. A bridge whose newest row is not older than 30 s, and not its last, is running. Kept for 25 hours: 9,000 rows of at most 600 bytes for each process, so 6 MB with the index. Nothing but the bridges writes here, and no trigger reads it.';
+COMMENT ON TABLE bridge.activity IS 'Activity of each bridge process, one row per ten seconds. A bridge is running if its newest row is at most 30 s old and not its last. Rows are kept for 25 hours: 9,000 rows of up to 600 bytes per process, 6 MB with the index. Only bridges write here; no trigger reads it.';
 
-COMMENT ON COLUMN bridge.activity.recorded_at IS 'When the row was written, by the database''s clock: the end of what it tells of.';
+COMMENT ON COLUMN bridge.activity.recorded_at IS 'When the row was written, by the database''s clock: the end of its interval.';
 
-COMMENT ON COLUMN bridge.activity.bridge IS 'Its machine and process, host:pid, as in drainer.';
+COMMENT ON COLUMN bridge.activity.bridge IS 'Host and process id, as host:pid, as in drainer.';
 
-COMMENT ON COLUMN bridge.activity.version IS 'Of pgbridge.';
+COMMENT ON COLUMN bridge.activity.version IS 'Version of pgbridge.';
 
-COMMENT ON COLUMN bridge.activity.seconds IS 'How long it tells of; more than ten if the database was away: what was counted then is in the row after it.';
+COMMENT ON COLUMN bridge.activity.seconds IS 'Length of the interval. More than ten after the database was unreachable: the next row then covers the gap.';
 
-COMMENT ON COLUMN bridge.activity.is_last IS 'The bridge has stopped in order; there is no row of it after this.';
+COMMENT ON COLUMN bridge.activity.is_last IS 'The bridge shut down normally; no row of it follows.';
 
-COMMENT ON COLUMN bridge.activity.clients IS 'WebSocket clients that were connected at its end.';
+COMMENT ON COLUMN bridge.activity.clients IS 'Connected WebSocket clients at the end of the interval.';
 
-COMMENT ON COLUMN bridge.activity.in_flight IS 'Deliveries that it held at its end: being sent, or about to be settled.';
+COMMENT ON COLUMN bridge.activity.in_flight IS 'Deliveries being sent or about to be settled at the end of the interval.';
 
-COMMENT ON COLUMN bridge.activity.clients_dropped IS 'Clients that the bridge sent away or gave up.';
+COMMENT ON COLUMN bridge.activity.clients_dropped IS 'Clients that the bridge disconnected or gave up on.';
 
 COMMENT ON COLUMN bridge.activity.events_drained IS 'Events moved from the outbox to the log.';
 
-COMMENT ON COLUMN bridge.activity.events_streamed IS 'Events handed to clients: one event to ten clients is ten.';
+COMMENT ON COLUMN bridge.activity.events_streamed IS 'Events sent to clients: one event to ten clients counts as ten.';
 
-COMMENT ON COLUMN bridge.activity.delivered IS 'Attempts at deliveries that succeeded.';
+COMMENT ON COLUMN bridge.activity.delivered IS 'Delivery attempts that succeeded.';
 
-COMMENT ON COLUMN bridge.activity.retried IS 'Attempts that failed, and that another one follows.';
+COMMENT ON COLUMN bridge.activity.retried IS 'Delivery attempts that failed and will be retried.';
 
-COMMENT ON COLUMN bridge.activity.failed IS 'Attempts that failed, and with which the delivery was given up.';
+COMMENT ON COLUMN bridge.activity.failed IS 'Delivery attempts that failed and were the last.';
 
-COMMENT ON COLUMN bridge.activity.commit_to_client IS 'Events by the time from their capture to when they were handed to the clients of this bridge; null: none. Element n counts those of more than bound n - 1 and at most bound n seconds; bounds are 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3600, and none.';
+COMMENT ON COLUMN bridge.activity.commit_to_client IS 'Histogram of the time from an event''s capture until it was sent to the clients of this bridge; null: no events. Element n counts events above bound n - 1 and up to bound n. Bounds in seconds: 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3600, infinity.';
 
-COMMENT ON COLUMN bridge.activity.commit_to_acknowledged IS 'Successful deliveries by the time from the event''s commit to the receiver''s 2xx, counted alike.';
+COMMENT ON COLUMN bridge.activity.commit_to_acknowledged IS 'Histogram of the time from an event''s commit to the receiver''s 2xx, with the same bounds.';
 
 CREATE TABLE bridge.api_tokens (
     id bigint NOT NULL,
@@ -676,18 +695,18 @@ CREATE TABLE bridge.api_tokens (
     expires_at timestamp with time zone,
     revoked_at timestamp with time zone,
     last_used_at timestamp with time zone,
-    CONSTRAINT api_tokens_scopes_known CHECK ((((cardinality(scopes) >= 1) AND (cardinality(scopes) <= 100)) AND (array_position(scopes, NULL::text) IS NULL) AND (length(regexp_replace(array_to_string(scopes, ' '::text), '[^ ]'::text, ''::text, 'g'::text)) = (cardinality(scopes) - 1)) AND (array_to_string(scopes, ' '::text) ~ '^((events:read|webhooks:read|webhooks:write|admin|events:read:(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?))( (?=.)|$))+$'::text)))
+    CONSTRAINT api_tokens_scopes_known CHECK (bridge.are_scopes(scopes))
 );
 
-COMMENT ON TABLE bridge.api_tokens IS 'Tokens for REST and WebSocket. The token itself is shown once and not kept.';
+COMMENT ON TABLE bridge.api_tokens IS 'Tokens for REST and WebSocket. A token is shown once and not stored.';
 
-COMMENT ON COLUMN bridge.api_tokens.token_hash IS 'SHA-256 of the token, which is 256 random bits: there is nothing to guess.';
+COMMENT ON COLUMN bridge.api_tokens.token_hash IS 'SHA-256 of the token. Tokens are 256 random bits, so a fast hash is safe.';
 
-COMMENT ON COLUMN bridge.api_tokens.prefix IS 'How the token begins, for people to recognise it by.';
+COMMENT ON COLUMN bridge.api_tokens.prefix IS 'First characters of the token, so that people can recognise it.';
 
-COMMENT ON COLUMN bridge.api_tokens.scopes IS 'What it may do: events:read, events:read:ticket.* for events of some types, webhooks:read, webhooks:write, which includes webhooks:read, and admin, which includes all.';
+COMMENT ON COLUMN bridge.api_tokens.scopes IS 'What it may do: events:read; events:read:ticket.* for some event types; webhooks:read; webhooks:write, which includes webhooks:read; admin, which includes everything.';
 
-COMMENT ON COLUMN bridge.api_tokens.last_used_at IS 'Written at most once a minute.';
+COMMENT ON COLUMN bridge.api_tokens.last_used_at IS 'Updated at most once a minute.';
 
 ALTER TABLE bridge.api_tokens ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.api_tokens_id_seq
@@ -712,19 +731,19 @@ CREATE TABLE bridge.audit_log (
     CONSTRAINT audit_log_via_known CHECK ((via = ANY (ARRAY['api'::text, 'console'::text, 'cli'::text, 'sql'::text, 'bridge'::text])))
 );
 
-COMMENT ON TABLE bridge.audit_log IS 'Who changed what, and when: webhooks, tokens, rules of capture, redeliveries. Written by triggers in the transaction of the change, whichever way it came.';
+COMMENT ON TABLE bridge.audit_log IS 'Changes to webhooks, tokens and capture rules, and redeliveries. Triggers write it in the transaction of the change, whatever made the change.';
 
-COMMENT ON COLUMN bridge.audit_log.action IS 'What was done to what kind of thing: webhook.updated, token.created, delivery.redelivered.';
+COMMENT ON COLUMN bridge.audit_log.action IS 'Kind of object and verb: webhook.updated, token.created, delivery.redelivered.';
 
-COMMENT ON COLUMN bridge.audit_log.target IS 'The name of the thing, as it was then.';
+COMMENT ON COLUMN bridge.audit_log.target IS 'The object''s name at that time.';
 
-COMMENT ON COLUMN bridge.audit_log.via IS 'By which way: api; console; cli: a pgbridge command; sql: a session of somebody''s own; bridge: pgbridge run by itself, such as switching off what fails for days.';
+COMMENT ON COLUMN bridge.audit_log.via IS 'api; console; cli: a pgbridge command; sql: any other database session; bridge: pgbridge itself, for example when it disables a webhook that has failed for days.';
 
-COMMENT ON COLUMN bridge.audit_log.actor IS 'The token (its source, id and name) or, on a command line, user and machine: as the way says, which nobody checks. Who was logged in to the database is db_role.';
+COMMENT ON COLUMN bridge.audit_log.actor IS 'The token (source, id and name) or, for a command, user and host. Reported by the client and not verified; db_role is the role that logged in to the database.';
 
-COMMENT ON COLUMN bridge.audit_log.address IS 'Where the request came from.';
+COMMENT ON COLUMN bridge.audit_log.address IS 'Client address of the request.';
 
-COMMENT ON COLUMN bridge.audit_log.changes IS 'For each column that changed: {"from": …, "to": …}. Of secrets only whether there is one.';
+COMMENT ON COLUMN bridge.audit_log.changes IS 'For each changed column: {"from": …, "to": …}. Of secrets, only whether there is one.';
 
 ALTER TABLE bridge.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.audit_log_id_seq
@@ -748,13 +767,13 @@ SELECT
     NULL::double precision AS oldest_seconds,
     NULL::timestamp with time zone AS next_attempt_at;
 
-COMMENT ON VIEW bridge.backlog IS 'What is still to be delivered, for each webhook.';
+COMMENT ON VIEW bridge.backlog IS 'Pending deliveries of each webhook.';
 
-COMMENT ON COLUMN bridge.backlog.pending IS 'Deliveries that are not finished: in flight, due, waiting for a retry or for their turn.';
+COMMENT ON COLUMN bridge.backlog.pending IS 'Unfinished deliveries: in flight, due, waiting for a retry or for their turn.';
 
-COMMENT ON COLUMN bridge.backlog.due IS 'Deliveries that could be sent now, if the webhook''s limits, pause and breaker allow.';
+COMMENT ON COLUMN bridge.backlog.due IS 'Deliveries that could be sent now, if the webhook''s limits, pause and breaker allow it.';
 
-COMMENT ON COLUMN bridge.backlog.oldest_created_at IS 'When the oldest of them was enqueued. Redeliveries do not count: they are as old as their first time.';
+COMMENT ON COLUMN bridge.backlog.oldest_created_at IS 'When the oldest of them was created. Redeliveries do not count, because they keep their original time.';
 
 COMMENT ON COLUMN bridge.backlog.oldest_seconds IS 'Seconds since oldest_created_at.';
 
@@ -763,34 +782,34 @@ CREATE TABLE bridge.capture_rules (
     table_name text NOT NULL,
     trigger_name text NOT NULL,
     function_name text NOT NULL,
-    applied_at timestamp with time zone DEFAULT now() NOT NULL,
-    trigger_sql text DEFAULT ''::text NOT NULL,
-    function_sql text DEFAULT ''::text NOT NULL,
+    trigger_sql text NOT NULL,
+    function_sql text NOT NULL,
     trigger_definition text,
     function_definition text,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL,
     paused_at timestamp with time zone,
     failure_count bigint DEFAULT 0 NOT NULL,
     last_failed_at timestamp with time zone,
     last_error text
 );
 
-COMMENT ON TABLE bridge.capture_rules IS 'The capture rules as they were applied: what the next init compares with, and what uninstall removes.';
+COMMENT ON TABLE bridge.capture_rules IS 'The installed capture rules. init compares them with its configuration; uninstall removes them.';
 
-COMMENT ON COLUMN bridge.capture_rules.table_name IS 'The application''s table, quoted and with its schema.';
+COMMENT ON COLUMN bridge.capture_rules.table_name IS 'The application''s table, quoted and schema-qualified.';
 
-COMMENT ON COLUMN bridge.capture_rules.trigger_sql IS 'The CREATE TRIGGER statement that was run.';
+COMMENT ON COLUMN bridge.capture_rules.trigger_sql IS 'The CREATE TRIGGER statement that created the trigger.';
 
-COMMENT ON COLUMN bridge.capture_rules.function_sql IS 'The CREATE FUNCTION statement of the rule at work.';
+COMMENT ON COLUMN bridge.capture_rules.function_sql IS 'The CREATE FUNCTION statement of the active rule. resume runs it again.';
 
-COMMENT ON COLUMN bridge.capture_rules.trigger_definition IS 'pg_get_triggerdef() of what was made: another answer now means that somebody changed it.';
+COMMENT ON COLUMN bridge.capture_rules.trigger_definition IS 'pg_get_triggerdef() after creation. If it returns something else now, the trigger was changed by hand.';
 
-COMMENT ON COLUMN bridge.capture_rules.function_definition IS 'pg_get_functiondef() of what was made, paused or at work.';
+COMMENT ON COLUMN bridge.capture_rules.function_definition IS 'pg_get_functiondef() after creation or after the last pause or resume.';
 
-COMMENT ON COLUMN bridge.capture_rules.paused_at IS 'Since when it captures nothing, because somebody said so; null while it is at work. What happens meanwhile is never captured.';
+COMMENT ON COLUMN bridge.capture_rules.paused_at IS 'When the rule was paused; null if it is active. Changes made while a rule is paused are never captured.';
 
-COMMENT ON COLUMN bridge.capture_rules.failure_count IS 'Events of this rule, as it is applied now, whose payload could not be computed.';
+COMMENT ON COLUMN bridge.capture_rules.failure_count IS 'Events of this rule whose payload could not be computed, since the rule was last applied.';
 
-COMMENT ON COLUMN bridge.capture_rules.last_error IS 'Why the last of them could not.';
+COMMENT ON COLUMN bridge.capture_rules.last_error IS 'Error message of the most recent failure.';
 
 CREATE UNLOGGED TABLE bridge.console_sessions (
     session_hash bytea NOT NULL,
@@ -801,25 +820,25 @@ CREATE UNLOGGED TABLE bridge.console_sessions (
     CONSTRAINT console_sessions_token_source_known CHECK ((token_source = ANY (ARRAY['bridge'::text, 'bot'::text, 'setting'::text])))
 );
 
-COMMENT ON TABLE bridge.console_sessions IS 'Browsers that are signed in to the console. Each may do what its token may, as long as that is valid. Unlogged: after a crash, people sign in again.';
+COMMENT ON TABLE bridge.console_sessions IS 'Signed-in browsers of the console. A session has the rights of its token, for as long as the token is valid. Unlogged: after a crash, people sign in again.';
 
-COMMENT ON COLUMN bridge.console_sessions.session_hash IS 'SHA-256 of the cookie, which is 256 random bits; of a session of BRIDGE_TOKEN, a HMAC of that with a key made of BRIDGE_TOKEN, so that it ends with that.';
+COMMENT ON COLUMN bridge.console_sessions.session_hash IS 'SHA-256 of the cookie, which is 256 random bits. For a session of BRIDGE_TOKEN: HMAC of that hash, keyed with BRIDGE_TOKEN, so that changing the setting invalidates it.';
 
-COMMENT ON COLUMN bridge.console_sessions.token_source IS 'Where the token is that somebody signed in with: bridge: api_tokens; bot: public.web_api_tokens; setting: BRIDGE_TOKEN.';
+COMMENT ON COLUMN bridge.console_sessions.token_source IS 'Where the token is that signed in. bridge: api_tokens; bot: public.web_api_tokens; setting: BRIDGE_TOKEN.';
 
-COMMENT ON COLUMN bridge.console_sessions.token_id IS 'Its id there: what it allows is looked up at every request. Null: setting.';
+COMMENT ON COLUMN bridge.console_sessions.token_id IS 'The token''s id in its source; its rights are looked up on every request. Null for setting.';
 
 CREATE TABLE bridge.deleted_webhooks (
     id bigint NOT NULL,
-    name text,
-    url text,
-    event_type text,
-    deleted_at timestamp with time zone,
+    name text NOT NULL,
+    url text NOT NULL,
+    event_type text NOT NULL,
+    deleted_at timestamp with time zone NOT NULL,
     delivered_count bigint NOT NULL,
     failed_count bigint NOT NULL
 );
 
-COMMENT ON TABLE bridge.deleted_webhooks IS 'Webhooks that are deleted and still have deliveries in the log: what they were, and how many those are. A row goes with the last of them. Null: deleted before this was kept.';
+COMMENT ON TABLE bridge.deleted_webhooks IS 'Deleted webhooks that still have deliveries in the log, and how many. A row is deleted with the last of them.';
 
 CREATE TABLE bridge.delivery_attempts (
     delivery_id bigint NOT NULL,
@@ -829,8 +848,8 @@ CREATE TABLE bridge.delivery_attempts (
     finished_at timestamp with time zone NOT NULL,
     response_status integer,
     response_body text,
-    error_message text,
-    failure text
+    failure text,
+    error_message text
 )
 PARTITION BY RANGE (finished_at);
 
@@ -838,13 +857,13 @@ COMMENT ON TABLE bridge.delivery_attempts IS 'Every HTTP attempt, one row each.'
 
 COMMENT ON COLUMN bridge.delivery_attempts.started_at IS 'When it began to connect or to send, by the database''s clock.';
 
-COMMENT ON COLUMN bridge.delivery_attempts.finished_at IS 'When the answer, or the failure, was complete.';
+COMMENT ON COLUMN bridge.delivery_attempts.finished_at IS 'When the response was complete or the attempt failed.';
 
-COMMENT ON COLUMN bridge.delivery_attempts.response_body IS 'First 16 KiB of the answer.';
+COMMENT ON COLUMN bridge.delivery_attempts.response_body IS 'First 16 KiB of the response.';
 
-COMMENT ON COLUMN bridge.delivery_attempts.error_message IS 'Why the attempt failed; null if it did not.';
+COMMENT ON COLUMN bridge.delivery_attempts.failure IS 'Kind of failure: http_4xx, http_5xx, timeout_connect, dns, … (listed in bridge/delivery/retry.py); null on success.';
 
-COMMENT ON COLUMN bridge.delivery_attempts.failure IS 'What kind of failure: http_4xx, http_5xx, timeout_connect, dns, … (bridge/delivery/retry.py has the table); null if it succeeded.';
+COMMENT ON COLUMN bridge.delivery_attempts.error_message IS 'Why the attempt failed; null on success.';
 
 CREATE TABLE bridge.delivery_log (
     id bigint NOT NULL,
@@ -853,40 +872,40 @@ CREATE TABLE bridge.delivery_log (
     event_recorded_at timestamp with time zone NOT NULL,
     event_type text NOT NULL,
     status text NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    finished_at timestamp with time zone DEFAULT now() NOT NULL,
     attempt_number integer NOT NULL,
     response_status integer,
     response_body text,
     error_message text,
-    created_at timestamp with time zone NOT NULL,
-    finished_at timestamp with time zone DEFAULT now() NOT NULL,
-    captured_at timestamp with time zone,
-    committed_at timestamp with time zone,
-    claimed_at timestamp with time zone,
-    sent_at timestamp with time zone,
-    acknowledged_at timestamp with time zone,
     CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
 )
 PARTITION BY LIST (status);
 
-COMMENT ON TABLE bridge.delivery_log IS 'Finished deliveries, one insert each. Partitioned by outcome and then by day, so that successes and failures are kept for different times.';
+COMMENT ON TABLE bridge.delivery_log IS 'Finished deliveries, one row each. Partitioned by outcome and then by day, so that successes and failures can be kept for different times.';
 
-COMMENT ON COLUMN bridge.delivery_log.id IS 'The id that the delivery had in delivery_queue.';
+COMMENT ON COLUMN bridge.delivery_log.id IS 'delivery_queue.id.';
 
 COMMENT ON COLUMN bridge.delivery_log.status IS 'success: answered with 2xx. failed: given up.';
 
-COMMENT ON COLUMN bridge.delivery_log.attempt_number IS 'Attempts made in all.';
-
-COMMENT ON COLUMN bridge.delivery_log.response_body IS 'First 16 KiB of the last answer.';
-
 COMMENT ON COLUMN bridge.delivery_log.captured_at IS 'events.occurred_at.';
 
-COMMENT ON COLUMN bridge.delivery_log.committed_at IS 'When the event was committed: events.committed_at or, where that is not known, captured_at, which is a little earlier.';
+COMMENT ON COLUMN bridge.delivery_log.committed_at IS 'events.committed_at or, if that is unknown, captured_at, which is slightly earlier.';
 
-COMMENT ON COLUMN bridge.delivery_log.claimed_at IS 'When a courier took it for its last attempt.';
+COMMENT ON COLUMN bridge.delivery_log.claimed_at IS 'When a courier claimed it for its last attempt.';
 
 COMMENT ON COLUMN bridge.delivery_log.sent_at IS 'When the last attempt began, by the database''s clock.';
 
-COMMENT ON COLUMN bridge.delivery_log.acknowledged_at IS 'When the receiver''s 2xx had arrived, by the database''s clock; null if it never did.';
+COMMENT ON COLUMN bridge.delivery_log.acknowledged_at IS 'When the receiver''s 2xx arrived, by the database''s clock; null if it failed.';
+
+COMMENT ON COLUMN bridge.delivery_log.attempt_number IS 'Total number of attempts.';
+
+COMMENT ON COLUMN bridge.delivery_log.response_body IS 'First 16 KiB of the last response.';
 
 CREATE TABLE bridge.delivery_log_failed (
     id bigint CONSTRAINT delivery_log_id_not_null NOT NULL,
@@ -895,17 +914,17 @@ CREATE TABLE bridge.delivery_log_failed (
     event_recorded_at timestamp with time zone CONSTRAINT delivery_log_event_recorded_at_not_null NOT NULL,
     event_type text CONSTRAINT delivery_log_event_type_not_null NOT NULL,
     status text CONSTRAINT delivery_log_status_not_null NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    created_at timestamp with time zone CONSTRAINT delivery_log_created_at_not_null NOT NULL,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    finished_at timestamp with time zone DEFAULT now() CONSTRAINT delivery_log_finished_at_not_null NOT NULL,
     attempt_number integer CONSTRAINT delivery_log_attempt_number_not_null NOT NULL,
     response_status integer,
     response_body text,
     error_message text,
-    created_at timestamp with time zone CONSTRAINT delivery_log_created_at_not_null NOT NULL,
-    finished_at timestamp with time zone DEFAULT now() CONSTRAINT delivery_log_finished_at_not_null NOT NULL,
-    captured_at timestamp with time zone,
-    committed_at timestamp with time zone,
-    claimed_at timestamp with time zone,
-    sent_at timestamp with time zone,
-    acknowledged_at timestamp with time zone,
     CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
 )
 PARTITION BY RANGE (finished_at);
@@ -919,17 +938,17 @@ CREATE TABLE bridge.delivery_log_success (
     event_recorded_at timestamp with time zone CONSTRAINT delivery_log_event_recorded_at_not_null NOT NULL,
     event_type text CONSTRAINT delivery_log_event_type_not_null NOT NULL,
     status text CONSTRAINT delivery_log_status_not_null NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    created_at timestamp with time zone CONSTRAINT delivery_log_created_at_not_null NOT NULL,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    finished_at timestamp with time zone DEFAULT now() CONSTRAINT delivery_log_finished_at_not_null NOT NULL,
     attempt_number integer CONSTRAINT delivery_log_attempt_number_not_null NOT NULL,
     response_status integer,
     response_body text,
     error_message text,
-    created_at timestamp with time zone CONSTRAINT delivery_log_created_at_not_null NOT NULL,
-    finished_at timestamp with time zone DEFAULT now() CONSTRAINT delivery_log_finished_at_not_null NOT NULL,
-    captured_at timestamp with time zone,
-    committed_at timestamp with time zone,
-    claimed_at timestamp with time zone,
-    sent_at timestamp with time zone,
-    acknowledged_at timestamp with time zone,
     CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
 )
 PARTITION BY RANGE (finished_at);
@@ -942,46 +961,46 @@ CREATE TABLE bridge.delivery_queue (
     event_id bigint NOT NULL,
     event_recorded_at timestamp with time zone NOT NULL,
     event_type text NOT NULL,
-    attempt_number integer DEFAULT 0 NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    is_redelivery boolean DEFAULT false NOT NULL,
     next_attempt_at timestamp with time zone DEFAULT now() NOT NULL,
+    claimed_at timestamp with time zone,
     leased_until timestamp with time zone,
     lease_token uuid,
+    attempt_number integer DEFAULT 0 NOT NULL,
+    attempts_before integer DEFAULT 0 NOT NULL,
     response_status integer,
     response_body text,
     error_message text,
-    captured_at timestamp with time zone,
-    committed_at timestamp with time zone,
-    claimed_at timestamp with time zone,
-    attempts_before integer DEFAULT 0 NOT NULL,
-    is_redelivery boolean DEFAULT false NOT NULL,
     CONSTRAINT delivery_queue_lease_whole CHECK (((leased_until IS NULL) = (lease_token IS NULL)))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000');
 
-COMMENT ON TABLE bridge.delivery_queue IS 'Deliveries that are not finished, one row each: enqueued by the drain, leased by a courier, removed when settled.';
+COMMENT ON TABLE bridge.delivery_queue IS 'Pending deliveries, one row each: the drain inserts, a courier leases, settle deletes.';
 
-COMMENT ON COLUMN bridge.delivery_queue.event_recorded_at IS 'With event_id, the row of the event log in one partition.';
-
-COMMENT ON COLUMN bridge.delivery_queue.attempt_number IS 'Attempts made so far.';
-
-COMMENT ON COLUMN bridge.delivery_queue.next_attempt_at IS 'Not before this time.';
-
-COMMENT ON COLUMN bridge.delivery_queue.leased_until IS 'A courier is working on it until then at the latest; past it, anyone may take it. Null: free.';
-
-COMMENT ON COLUMN bridge.delivery_queue.lease_token IS 'Names the lease: a result is accepted only from the courier whose token is still here.';
-
-COMMENT ON COLUMN bridge.delivery_queue.response_status IS 'Of the last attempt.';
+COMMENT ON COLUMN bridge.delivery_queue.event_recorded_at IS 'events.recorded_at. With event_id it finds the event in one partition.';
 
 COMMENT ON COLUMN bridge.delivery_queue.captured_at IS 'events.occurred_at.';
 
-COMMENT ON COLUMN bridge.delivery_queue.committed_at IS 'When the event was committed: events.committed_at or, where that is not known, captured_at, which is a little earlier.';
+COMMENT ON COLUMN bridge.delivery_queue.committed_at IS 'events.committed_at or, if that is unknown, captured_at, which is slightly earlier.';
 
-COMMENT ON COLUMN bridge.delivery_queue.claimed_at IS 'When a courier took it for its last attempt.';
+COMMENT ON COLUMN bridge.delivery_queue.is_redelivery IS 'Requeued by redeliver or redeliver_failed. New deliveries go first.';
 
-COMMENT ON COLUMN bridge.delivery_queue.attempts_before IS 'Attempts made before it was redelivered: the retry schedule begins anew after them.';
+COMMENT ON COLUMN bridge.delivery_queue.next_attempt_at IS 'Do not send before this time.';
 
-COMMENT ON COLUMN bridge.delivery_queue.is_redelivery IS 'Put back by redeliver: what is new goes first.';
+COMMENT ON COLUMN bridge.delivery_queue.claimed_at IS 'When a courier claimed it for its last attempt.';
+
+COMMENT ON COLUMN bridge.delivery_queue.leased_until IS 'A courier works on it until this time at most. After that, any courier may claim it. Null: free.';
+
+COMMENT ON COLUMN bridge.delivery_queue.lease_token IS 'Identifies the lease. A result is accepted only with the current token.';
+
+COMMENT ON COLUMN bridge.delivery_queue.attempt_number IS 'Attempts so far.';
+
+COMMENT ON COLUMN bridge.delivery_queue.attempts_before IS 'Attempts before it was redelivered. The retry schedule starts over after them.';
+
+COMMENT ON COLUMN bridge.delivery_queue.response_status IS 'HTTP status of the last attempt.';
 
 ALTER TABLE bridge.delivery_queue ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.delivery_queue_id_seq
@@ -1000,7 +1019,7 @@ CREATE SEQUENCE bridge.doorbell
     MAXVALUE 1
     CACHE 1;
 
-COMMENT ON SEQUENCE bridge.doorbell IS 'Whether triggers ring: last_value 0 ring, 1 quiet. A sequence because setting it waits for no commit and reading it (pg_sequence_last_value) costs one look at a buffer. Quiet until a bridge drains.';
+COMMENT ON SEQUENCE bridge.doorbell IS 'Whether triggers send NOTIFY: last_value 0 rings, 1 is quiet. A commit with NOTIFY holds a cluster-wide lock until its WAL is flushed, so the drainer silences the doorbell under load and polls instead. A sequence because setval() takes effect at once and pg_sequence_last_value() reads a single buffer.';
 
 CREATE TABLE bridge.drainer (
     is_only boolean DEFAULT true NOT NULL,
@@ -1014,37 +1033,37 @@ CREATE TABLE bridge.drainer (
     CONSTRAINT drainer_mode_known CHECK ((mode = ANY (ARRAY['adaptive'::text, 'notify'::text, 'poll'::text])))
 );
 
-COMMENT ON TABLE bridge.drainer IS 'The bridge that drains, or drained last: one row. Whether it still does, leader_pid() tells.';
+COMMENT ON TABLE bridge.drainer IS 'The bridge that drains the outbox, or drained it last: one row. leader_pid() tells whether it still does.';
 
-COMMENT ON COLUMN bridge.drainer.is_only IS 'Always true: there is one row.';
+COMMENT ON COLUMN bridge.drainer.is_only IS 'Always true, so that there is only one row.';
 
-COMMENT ON COLUMN bridge.drainer.bridge IS 'Its machine and process, host:pid.';
+COMMENT ON COLUMN bridge.drainer.bridge IS 'Host and process id, as host:pid.';
 
-COMMENT ON COLUMN bridge.drainer.mode IS 'BRIDGE_DOORBELL. adaptive: rings when events are rare, polls when they are many. notify: always rings. poll: never rings.';
+COMMENT ON COLUMN bridge.drainer.mode IS 'BRIDGE_DOORBELL. adaptive: rings while events are rare, polls while they are frequent. notify: always rings. poll: never rings.';
 
-COMMENT ON COLUMN bridge.drainer.is_quiet IS 'What it set the doorbell to.';
+COMMENT ON COLUMN bridge.drainer.is_quiet IS 'The current doorbell setting.';
 
-COMMENT ON COLUMN bridge.drainer.switches IS 'How often it has switched the doorbell since leading_since.';
+COMMENT ON COLUMN bridge.drainer.switches IS 'How often the doorbell was switched since leading_since.';
 
-COMMENT ON COLUMN bridge.drainer.switched_at IS 'When it set the doorbell last.';
+COMMENT ON COLUMN bridge.drainer.switched_at IS 'When the doorbell was last set.';
 
 CREATE TABLE bridge.events (
     id bigint NOT NULL,
     event_type text NOT NULL,
     payload jsonb NOT NULL,
     occurred_at timestamp with time zone NOT NULL,
-    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
-    committed_at timestamp with time zone
+    committed_at timestamp with time zone,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL
 )
 PARTITION BY RANGE (recorded_at);
 
-COMMENT ON TABLE bridge.events IS 'The log of events, in commit order by id. Never updated; retired by dropping whole days.';
+COMMENT ON TABLE bridge.events IS 'The event log, in commit order by id. Rows are never updated; whole days are dropped when they expire.';
 
 COMMENT ON COLUMN bridge.events.occurred_at IS 'When the trigger fired: at the application''s statement or, for a deferred rule, at its commit.';
 
-COMMENT ON COLUMN bridge.events.recorded_at IS 'When the drain moved the event from the outbox to this log.';
+COMMENT ON COLUMN bridge.events.committed_at IS 'When the application''s transaction committed. Null unless the server has track_commit_timestamp on.';
 
-COMMENT ON COLUMN bridge.events.committed_at IS 'When the application''s transaction was committed, if the server has track_commit_timestamp on; else null.';
+COMMENT ON COLUMN bridge.events.recorded_at IS 'When the drain moved the event from the outbox to this log.';
 
 CREATE SEQUENCE bridge.event_id
     START WITH 1
@@ -1055,7 +1074,7 @@ CREATE SEQUENCE bridge.event_id
 
 ALTER SEQUENCE bridge.event_id OWNED BY bridge.events.id;
 
-COMMENT ON SEQUENCE bridge.event_id IS 'Ids of the log, given by the one drainer: their order is the order in which commits became visible.';
+COMMENT ON SEQUENCE bridge.event_id IS 'Event ids. Only the drainer takes them, so their order is the order in which commits became visible.';
 
 CREATE TABLE bridge.leader (
     is_only boolean DEFAULT true NOT NULL,
@@ -1065,13 +1084,13 @@ CREATE TABLE bridge.leader (
     CONSTRAINT leader_is_only CHECK (is_only)
 );
 
-COMMENT ON TABLE bridge.leader IS 'The session that may drain: one row, written by lead(). It does for as long as the session of this pid and role holds the advisory lock with this key. Others see the key and may wait for the lock, but none of them is the session that is named here.';
+COMMENT ON TABLE bridge.leader IS 'The session that may drain: one row, written by lead(). It leads for as long as the session with this pid and role holds the advisory lock with this key. Other sessions can see the key and even take the lock later, but they are not the session named here.';
 
-COMMENT ON COLUMN bridge.leader.is_only IS 'Always true: there is one row.';
+COMMENT ON COLUMN bridge.leader.is_only IS 'Always true, so that there is only one row.';
 
-COMMENT ON COLUMN bridge.leader.role_id IS 'The role that has logged in (pg_roles.oid): a process id is given out again, to strangers, too.';
+COMMENT ON COLUMN bridge.leader.role_id IS 'The role that logged in (pg_roles.oid), because process ids are reused, possibly by other roles.';
 
-COMMENT ON COLUMN bridge.leader.lock_key IS 'Random, and another for every leader: nobody can have taken the lock before.';
+COMMENT ON COLUMN bridge.leader.lock_key IS 'Random and new for every leader, so that no session can have taken the lock in advance.';
 
 CREATE TABLE bridge.migrations (
     version integer NOT NULL,
@@ -1092,13 +1111,13 @@ CREATE TABLE bridge.outbox (
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='1000000');
 
-COMMENT ON TABLE bridge.outbox IS 'Queue of captured events: written by triggers, emptied by the drain. Normally almost empty.';
+COMMENT ON TABLE bridge.outbox IS 'Queue of captured events: triggers insert, the drain deletes. Almost empty in normal operation.';
 
-COMMENT ON COLUMN bridge.outbox.id IS 'In order of writing, which is not the order of commits: a smaller id may become visible later.';
+COMMENT ON COLUMN bridge.outbox.id IS 'Insertion order, not commit order: a smaller id may become visible after a larger one.';
 
-COMMENT ON COLUMN bridge.outbox.payload IS 'jsonb rather than json, so that text which jsonb refuses fails in the trigger''s guard and not in the drain.';
+COMMENT ON COLUMN bridge.outbox.payload IS 'jsonb rather than json: text that jsonb rejects fails inside the trigger, which catches the error, and not in the drain.';
 
-COMMENT ON COLUMN bridge.outbox.captured_at IS 'Wall-clock time at which the trigger fired.';
+COMMENT ON COLUMN bridge.outbox.captured_at IS 'Wall-clock time when the trigger fired.';
 
 ALTER TABLE bridge.outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.outbox_id_seq
@@ -1113,12 +1132,12 @@ CREATE TABLE bridge.partitioned_logs (
     parent text NOT NULL
 );
 
-COMMENT ON TABLE bridge.partitioned_logs IS 'Which tables of this schema are partitioned by UTC day.';
+COMMENT ON TABLE bridge.partitioned_logs IS 'Tables of this schema that are partitioned by UTC day.';
 
 CREATE TABLE bridge.redelivery_lock (
 );
 
-COMMENT ON TABLE bridge.redelivery_lock IS 'Has no rows: it is only locked. In row exclusive mode by what is redelivered (any number at once), in share row exclusive mode by who drops a partition (nobody else then). INSERT is the right that the first takes.';
+COMMENT ON TABLE bridge.redelivery_lock IS 'Empty; used only as a lock. requeue takes it in row exclusive mode, which any number of sessions can share; drop_expired_partition takes it in share row exclusive mode, which excludes them. The first needs the INSERT privilege.';
 
 CREATE UNLOGGED TABLE bridge.transaction_notes (
     xact xid8 DEFAULT pg_current_xact_id() NOT NULL,
@@ -1127,9 +1146,9 @@ CREATE UNLOGGED TABLE bridge.transaction_notes (
     value jsonb NOT NULL
 );
 
-COMMENT ON TABLE bridge.transaction_notes IS 'What one rule leaves for another within the same transaction, such as "this ticket was opened here". Unlogged: a note means nothing once its transaction has ended, and a crash ends them all. Upkeep deletes old ones.';
+COMMENT ON TABLE bridge.transaction_notes IS 'Notes that one rule leaves for another within a transaction, such as "this ticket was opened here". Unlogged: a note is meaningless once its transaction has ended, and a crash ends every transaction. Upkeep deletes old notes.';
 
-COMMENT ON COLUMN bridge.transaction_notes.xact IS 'The transaction that wrote the note, and the only one that reads it.';
+COMMENT ON COLUMN bridge.transaction_notes.xact IS 'The transaction that wrote the note. Only it reads the note.';
 
 CREATE VIEW bridge.webhook_deliveries AS
  SELECT q.id,
@@ -1184,47 +1203,55 @@ UNION ALL
 
 COMMENT ON VIEW bridge.webhook_deliveries IS 'Every delivery, pending or finished. status: pending (queued, in flight or waiting for a retry), success, failed.';
 
-COMMENT ON COLUMN bridge.webhook_deliveries.committed_at IS 'When the event was committed, or captured where the server does not track commit timestamps.';
+COMMENT ON COLUMN bridge.webhook_deliveries.committed_at IS 'When the event was committed, or captured if the server does not track commit timestamps.';
 
 COMMENT ON COLUMN bridge.webhook_deliveries.captured_at IS 'When the trigger fired.';
 
-COMMENT ON COLUMN bridge.webhook_deliveries.claimed_at IS 'When a courier took it for its last attempt.';
+COMMENT ON COLUMN bridge.webhook_deliveries.claimed_at IS 'When a courier claimed it for its last attempt.';
 
 COMMENT ON COLUMN bridge.webhook_deliveries.sent_at IS 'When the last attempt began; null while pending.';
 
-COMMENT ON COLUMN bridge.webhook_deliveries.acknowledged_at IS 'When the receiver''s 2xx had arrived.';
+COMMENT ON COLUMN bridge.webhook_deliveries.acknowledged_at IS 'When the receiver''s 2xx arrived.';
 
-COMMENT ON COLUMN bridge.webhook_deliveries.finished_at IS 'When it succeeded or was given up; null while pending. By it the days of the log are kept, and redeliver_failed chooses.';
+COMMENT ON COLUMN bridge.webhook_deliveries.finished_at IS 'When it succeeded or was given up; null while pending. Retention and redeliver_failed go by this time.';
 
 CREATE TABLE bridge.webhooks (
     id bigint NOT NULL,
     name text NOT NULL,
     url text NOT NULL,
     event_type text NOT NULL,
-    secret text,
+    filter jsonpath,
     description text,
+    secret text,
+    previous_secret text,
+    previous_secret_expires_at timestamp with time zone,
     is_active boolean DEFAULT true NOT NULL,
     disabled_reason text,
+    paused_at timestamp with time zone,
     timeout_seconds integer DEFAULT 15 NOT NULL,
     max_concurrency integer DEFAULT 4 NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_triggered_at timestamp with time zone,
-    success_count bigint DEFAULT 0 NOT NULL,
-    failure_count bigint DEFAULT 0 NOT NULL,
-    filter jsonpath,
     rate_per_second double precision,
     ordered boolean DEFAULT false NOT NULL,
     retry_schedule double precision[],
-    previous_secret text,
-    previous_secret_expires_at timestamp with time zone,
-    paused_at timestamp with time zone,
     failure_share real DEFAULT 0 NOT NULL,
     failing_since timestamp with time zone,
     probe_at timestamp with time zone,
     paced_until timestamp with time zone,
+    success_count bigint DEFAULT 0 NOT NULL,
+    failure_count bigint DEFAULT 0 NOT NULL,
     delivered_count bigint DEFAULT 0 NOT NULL,
     failed_count bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_triggered_at timestamp with time zone,
+    state text GENERATED ALWAYS AS (
+CASE
+    WHEN ((NOT is_active) AND (disabled_reason IS NOT NULL)) THEN 'disabled'::text
+    WHEN (NOT is_active) THEN 'off'::text
+    WHEN (paused_at IS NOT NULL) THEN 'paused'::text
+    WHEN (probe_at IS NOT NULL) THEN 'failing'::text
+    ELSE 'delivering'::text
+END) STORED NOT NULL,
     CONSTRAINT webhooks_failure_share_range CHECK (((failure_share >= (0)::double precision) AND (failure_share <= (1)::double precision))),
     CONSTRAINT webhooks_filter_bounded CHECK ((regexp_replace((filter)::text, '"([^"\\]|\\.)*"'::text, '""'::text, 'g'::text) !~ '\*\*|\?.*\?'::text)),
     CONSTRAINT webhooks_filter_without_back_references CHECK (((filter)::text !~ 'like_regex "([^"\\]|\\[^\\]|\\\\([^"\\]|\\.))*\\\\[1-9]'::text)),
@@ -1242,56 +1269,52 @@ COMMENT ON TABLE bridge.webhooks IS 'Where events go: one row is one receiver of
 
 COMMENT ON COLUMN bridge.webhooks.event_type IS 'An exact type (ticket.created) or a pattern (ticket.*, *).';
 
-COMMENT ON COLUMN bridge.webhooks.secret IS 'Key of the signatures; without one, requests are not signed. Encrypted if it begins with fernet:.';
+COMMENT ON COLUMN bridge.webhooks.filter IS 'jsonpath predicate on the payload, such as $.amount_kopeks >= 100000. Only events for which it is true are delivered; an error counts as false. $ ? (…) is not a predicate and is never true. Restricted to keep it fast: at most one ? (…), no **, and no back-reference (\1) in like_regex.';
 
-COMMENT ON COLUMN bridge.webhooks.is_active IS 'Only active webhooks get new deliveries. What is queued for one that is switched off is kept, and sent once it is switched on.';
+COMMENT ON COLUMN bridge.webhooks.secret IS 'Signing key; null: requests are not signed. Encrypted if it begins with fernet:.';
 
-COMMENT ON COLUMN bridge.webhooks.disabled_reason IS 'Why the bridge itself set is_active to false; null if it did not.';
+COMMENT ON COLUMN bridge.webhooks.previous_secret IS 'The signing key before the last rotation. Requests are signed with both keys until previous_secret_expires_at.';
 
-COMMENT ON COLUMN bridge.webhooks.timeout_seconds IS 'Deadline of one whole attempt, from connecting to the end of the answer.';
+COMMENT ON COLUMN bridge.webhooks.is_active IS 'Only active webhooks get new deliveries. Deliveries queued for an inactive webhook are kept, and sent when it is activated.';
 
-COMMENT ON COLUMN bridge.webhooks.max_concurrency IS 'Most attempts that one bridge has in flight to this webhook.';
+COMMENT ON COLUMN bridge.webhooks.disabled_reason IS 'Why the bridge set is_active to false; null if it did not.';
+
+COMMENT ON COLUMN bridge.webhooks.paused_at IS 'When the webhook was paused; null if it is not paused. Unlike an inactive webhook, a paused one still gets new deliveries. All of them wait.';
+
+COMMENT ON COLUMN bridge.webhooks.timeout_seconds IS 'Deadline of a whole attempt, from connecting to the end of the response.';
+
+COMMENT ON COLUMN bridge.webhooks.max_concurrency IS 'Most attempts in flight to this webhook, per bridge.';
+
+COMMENT ON COLUMN bridge.webhooks.rate_per_second IS 'Most attempts per second, over all bridges; bursts of one second''s worth are allowed. Null: unlimited.';
+
+COMMENT ON COLUMN bridge.webhooks.ordered IS 'Deliver in event order, one attempt at a time: each delivery waits until the previous one succeeded or was given up.';
+
+COMMENT ON COLUMN bridge.webhooks.retry_schedule IS 'Seconds to wait before each attempt, including the first. Its length is the number of attempts. Null: BRIDGE_RETRY_SCHEDULE.';
+
+COMMENT ON COLUMN bridge.webhooks.failure_share IS 'Share of recent attempts that failed, as a moving average over about ten attempts: each new attempt weighs one tenth. The higher it is, the fewer attempts are in flight at once.';
+
+COMMENT ON COLUMN bridge.webhooks.failing_since IS 'Start of the first failed attempt since the last success; null if the last attempt succeeded or none was made.';
+
+COMMENT ON COLUMN bridge.webhooks.probe_at IS 'The circuit breaker. Null: closed. Otherwise it is open: deliveries wait, and from this time on one is tried, to find out whether the receiver has recovered.';
+
+COMMENT ON COLUMN bridge.webhooks.paced_until IS 'With rate_per_second: until when claimed deliveries use up the rate. Null: no claim yet.';
+
+COMMENT ON COLUMN bridge.webhooks.success_count IS 'Attempts answered with 2xx, since creation.';
+
+COMMENT ON COLUMN bridge.webhooks.failure_count IS 'Attempts that failed, since creation.';
+
+COMMENT ON COLUMN bridge.webhooks.delivered_count IS 'Successful deliveries in the log. Maintained by settle, requeue and drop_expired_partition, so that the log need not be counted.';
+
+COMMENT ON COLUMN bridge.webhooks.failed_count IS 'Deliveries in the log that were given up.';
 
 COMMENT ON COLUMN bridge.webhooks.last_triggered_at IS 'When the last attempt ended.';
 
-COMMENT ON COLUMN bridge.webhooks.success_count IS 'Attempts that were answered with 2xx, ever.';
-
-COMMENT ON COLUMN bridge.webhooks.failure_count IS 'Attempts that were not, ever.';
-
-COMMENT ON COLUMN bridge.webhooks.filter IS 'jsonpath predicate on the payload, such as $.amount_kopeks >= 100000: only events for which it is true are delivered. An error in it means no. $ ? (…) is no predicate: it is never true. At most one ? (…), no ** and no back-reference (\1) in like_regex, so that it is evaluated fast.';
-
-COMMENT ON COLUMN bridge.webhooks.rate_per_second IS 'Most attempts a second, over all bridges; a second''s worth may go at once. Null: no limit.';
-
-COMMENT ON COLUMN bridge.webhooks.ordered IS 'One attempt at a time, in the order of events: each waits until the one before has succeeded or was given up.';
-
-COMMENT ON COLUMN bridge.webhooks.retry_schedule IS 'Seconds to wait before each attempt, the first included; as many attempts are made as there are. Null: BRIDGE_RETRY_SCHEDULE.';
-
-COMMENT ON COLUMN bridge.webhooks.previous_secret IS 'The key before the last rotation: requests are signed with both until previous_secret_expires_at.';
-
-COMMENT ON COLUMN bridge.webhooks.paused_at IS 'Since when its deliveries wait; null: they do not. Unlike one that is switched off, a paused webhook gets new deliveries, which wait, too.';
-
-COMMENT ON COLUMN bridge.webhooks.failure_share IS 'Which share of the last attempts failed, about ten of them: each attempt weighs a tenth, what was before nine tenths. The larger, the fewer attempts are in flight at once.';
-
-COMMENT ON COLUMN bridge.webhooks.failing_since IS 'Start of the first failed attempt since the last success; null: the last attempt succeeded, or there was none.';
-
-COMMENT ON COLUMN bridge.webhooks.probe_at IS 'The breaker. Null: closed. Otherwise it is open: deliveries wait, and from then on one is tried, to see whether the receiver is back.';
-
-COMMENT ON COLUMN bridge.webhooks.paced_until IS 'With rate_per_second: until when the rate is used up by what was claimed; null: nothing was yet.';
-
-COMMENT ON COLUMN bridge.webhooks.delivered_count IS 'Deliveries in the log that succeeded. Kept by settle, requeue and drop_expired_partition, so that nobody has to count the log.';
-
-COMMENT ON COLUMN bridge.webhooks.failed_count IS 'Deliveries in the log that were given up.';
+COMMENT ON COLUMN bridge.webhooks.state IS 'delivering; failing: the breaker is open, and one delivery is tried at probe_at; paused: by pause_webhook; disabled: by the bridge, see disabled_reason; off: by an operator.';
 
 CREATE VIEW bridge.webhook_health AS
  SELECT w.id AS webhook_id,
     w.name,
-        CASE
-            WHEN ((NOT w.is_active) AND (w.disabled_reason IS NOT NULL)) THEN 'disabled'::text
-            WHEN (NOT w.is_active) THEN 'off'::text
-            WHEN (w.paused_at IS NOT NULL) THEN 'paused'::text
-            WHEN (w.probe_at IS NOT NULL) THEN 'failing'::text
-            ELSE 'delivering'::text
-        END AS state,
+    w.state,
     w.disabled_reason,
     w.failing_since,
     w.probe_at,
@@ -1342,13 +1365,13 @@ CREATE VIEW bridge.webhook_health AS
                   WHERE ((delivery_log.status = 'success'::text) AND (delivery_log.finished_at > (now() - '1 day'::interval)))) delivery
           GROUP BY delivery.webhook_id) d ON ((d.webhook_id = w.id)));
 
-COMMENT ON VIEW bridge.webhook_health IS 'How each webhook does: its state, what waits for it, and its last hour and day. Rates are percent of attempts; times are seconds.';
+COMMENT ON VIEW bridge.webhook_health IS 'How each webhook is doing: its state, its backlog, and its last hour and day. Rates are percentages of attempts; durations are seconds.';
 
-COMMENT ON COLUMN bridge.webhook_health.state IS 'delivering; failing: the breaker is open and one delivery is tried at probe_at; paused: by pause_webhook; disabled: switched off by the bridge, see disabled_reason; off: switched off by somebody.';
+COMMENT ON COLUMN bridge.webhook_health.state IS 'webhooks.state.';
 
-COMMENT ON COLUMN bridge.webhook_health.commit_to_acknowledged_p95_hour IS 'Seconds from the application''s commit to the receiver''s 2xx, retries and waiting included.';
+COMMENT ON COLUMN bridge.webhook_health.commit_to_acknowledged_p95_hour IS 'Seconds from the application''s commit to the receiver''s 2xx, including retries and waiting.';
 
-COMMENT ON COLUMN bridge.webhook_health.answer_p95_hour IS 'Seconds an attempt takes, failed ones included: what the receiver and the way to it are like.';
+COMMENT ON COLUMN bridge.webhook_health.answer_p95_hour IS 'Seconds per attempt, including failed ones: the latency of the receiver and of the network to it.';
 
 ALTER TABLE bridge.webhooks ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.webhooks_id_seq
@@ -1367,13 +1390,13 @@ CREATE UNLOGGED TABLE bridge.ws_tickets (
     CONSTRAINT ws_tickets_token_source_known CHECK ((token_source = ANY (ARRAY['bridge'::text, 'bot'::text, 'setting'::text])))
 );
 
-COMMENT ON TABLE bridge.ws_tickets IS 'Tickets that open one WebSocket each, within seconds, so that no URL has a token in it. Unlogged: after a crash, clients ask for another.';
+COMMENT ON TABLE bridge.ws_tickets IS 'Single-use tickets that open a WebSocket and expire within seconds, so that tokens stay out of URLs. Unlogged: after a crash, clients request new ones.';
 
-COMMENT ON COLUMN bridge.ws_tickets.ticket_hash IS 'SHA-256 of the ticket, which is 256 random bits; of a ticket of BRIDGE_TOKEN, a HMAC of that with a key made of BRIDGE_TOKEN, so that it ends with that.';
+COMMENT ON COLUMN bridge.ws_tickets.ticket_hash IS 'SHA-256 of the ticket, which is 256 random bits. For a ticket of BRIDGE_TOKEN: HMAC of that hash, keyed with BRIDGE_TOKEN, so that changing the setting invalidates it.';
 
-COMMENT ON COLUMN bridge.ws_tickets.token_source IS 'Where the token is that the ticket was got with: bridge: api_tokens; bot: public.web_api_tokens; setting: BRIDGE_TOKEN.';
+COMMENT ON COLUMN bridge.ws_tickets.token_source IS 'Where the token is that requested the ticket. bridge: api_tokens; bot: public.web_api_tokens; setting: BRIDGE_TOKEN.';
 
-COMMENT ON COLUMN bridge.ws_tickets.token_id IS 'Its id there: what it allows is looked up when the ticket is used. Null: setting.';
+COMMENT ON COLUMN bridge.ws_tickets.token_id IS 'The token''s id in its source; its rights are looked up when the ticket is used. Null for setting.';
 
 ALTER TABLE ONLY bridge.delivery_log ATTACH PARTITION bridge.delivery_log_failed FOR VALUES IN ('failed');
 
@@ -1443,31 +1466,31 @@ ALTER TABLE ONLY bridge.ws_tickets
 
 COMMENT ON INDEX bridge.activity_pkey IS 'running_bridges, activity: the newest rows. forget_activity: the oldest.';
 
-COMMENT ON INDEX bridge.api_tokens_token_hash_key IS 'authenticate: the token that a request brings.';
+COMMENT ON INDEX bridge.api_tokens_token_hash_key IS 'authenticate: the token of a request.';
 
 CREATE INDEX audit_log_changed_at ON bridge.audit_log USING brin (changed_at);
 
-COMMENT ON INDEX bridge.audit_log_changed_at IS 'forget_audit: what is too old.';
+COMMENT ON INDEX bridge.audit_log_changed_at IS 'forget_audit: expired entries.';
 
-COMMENT ON INDEX bridge.audit_log_pkey IS 'list_audit: the newest first.';
+COMMENT ON INDEX bridge.audit_log_pkey IS 'list_audit: newest first.';
 
 CREATE INDEX console_sessions_expiry ON bridge.console_sessions USING btree (expires_at);
 
-COMMENT ON INDEX bridge.console_sessions_expiry IS 'create_session: those that are over.';
+COMMENT ON INDEX bridge.console_sessions_expiry IS 'create_session: expired sessions.';
 
-COMMENT ON INDEX bridge.console_sessions_pkey IS 'use_session: the cookie that a browser brings.';
+COMMENT ON INDEX bridge.console_sessions_pkey IS 'use_session: the cookie of a browser.';
 
 CREATE INDEX delivery_attempts_delivery ON ONLY bridge.delivery_attempts USING btree (delivery_id, attempt_number);
 
-COMMENT ON INDEX bridge.delivery_attempts_delivery IS 'The attempts of one delivery, in order.';
+COMMENT ON INDEX bridge.delivery_attempts_delivery IS 'list_attempts: the attempts of one delivery, in order.';
 
 CREATE INDEX delivery_attempts_time ON ONLY bridge.delivery_attempts USING brin (finished_at) WITH (pages_per_range='32');
 
-COMMENT ON INDEX bridge.delivery_attempts_time IS 'webhook_health: the attempts of the last hour.';
+COMMENT ON INDEX bridge.delivery_attempts_time IS 'webhook_health: attempts of the last hour.';
 
 CREATE INDEX delivery_log_time ON ONLY bridge.delivery_log USING brin (finished_at) WITH (pages_per_range='32');
 
-COMMENT ON INDEX bridge.delivery_log_time IS 'webhook_health: what was finished in the last hour.';
+COMMENT ON INDEX bridge.delivery_log_time IS 'webhook_health: deliveries finished in the last hour.';
 
 CREATE INDEX delivery_log_failed_finished_at_idx ON ONLY bridge.delivery_log_failed USING brin (finished_at) WITH (pages_per_range='32');
 
@@ -1485,7 +1508,7 @@ CREATE INDEX delivery_log_success_webhook_id_id_idx ON ONLY bridge.delivery_log_
 
 CREATE INDEX delivery_queue_due ON bridge.delivery_queue USING btree (webhook_id, is_redelivery, next_attempt_at, id);
 
-COMMENT ON INDEX bridge.delivery_queue_due IS 'claim: a webhook''s deliveries that are due, oldest first, what is new before redeliveries.';
+COMMENT ON INDEX bridge.delivery_queue_due IS 'claim: a webhook''s due deliveries, oldest first, new ones before redeliveries.';
 
 CREATE INDEX delivery_queue_order ON bridge.delivery_queue USING btree (webhook_id, id);
 
@@ -1493,19 +1516,19 @@ COMMENT ON INDEX bridge.delivery_queue_order IS 'claim: the first delivery of an
 
 COMMENT ON INDEX bridge.events_pkey IS 'events_since: everything after an id. Deliveries find their payload by id and recorded_at, in one partition.';
 
-COMMENT ON INDEX bridge.outbox_pkey IS 'drain: the next ids above the mark, and single ids below it.';
+COMMENT ON INDEX bridge.outbox_pkey IS 'drain: the next ids above the watermark, and single ids below it.';
 
 COMMENT ON INDEX bridge.transaction_notes_pkey IS 'noted(): one note of the current transaction.';
 
 CREATE INDEX webhooks_active_event_type ON bridge.webhooks USING btree (event_type) WHERE is_active;
 
-COMMENT ON INDEX bridge.webhooks_active_event_type IS 'drain: who takes an event of this type.';
+COMMENT ON INDEX bridge.webhooks_active_event_type IS 'drain: webhooks that receive an event type.';
 
 CREATE INDEX ws_tickets_expiry ON bridge.ws_tickets USING btree (expires_at);
 
-COMMENT ON INDEX bridge.ws_tickets_expiry IS 'create_ticket: those that nobody has used in time.';
+COMMENT ON INDEX bridge.ws_tickets_expiry IS 'create_ticket: expired tickets.';
 
-COMMENT ON INDEX bridge.ws_tickets_pkey IS 'use_ticket: the ticket that a client brings.';
+COMMENT ON INDEX bridge.ws_tickets_pkey IS 'use_ticket: the ticket of a client.';
 
 ALTER INDEX bridge.delivery_log_time ATTACH PARTITION bridge.delivery_log_failed_finished_at_idx;
 
@@ -1555,6 +1578,8 @@ CREATE TRIGGER note_deleted_webhook AFTER DELETE ON bridge.webhooks FOR EACH ROW
 ALTER TABLE ONLY bridge.delivery_queue
     ADD CONSTRAINT delivery_queue_webhook_fkey FOREIGN KEY (webhook_id) REFERENCES bridge.webhooks(id) ON DELETE CASCADE;
 
+REVOKE ALL ON FUNCTION bridge.are_scopes(p_scopes text[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.audit_change() FROM PUBLIC;
@@ -1573,7 +1598,11 @@ REVOKE ALL ON FUNCTION bridge.forget_audit(p_keep_days integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.forgive_webhook() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.is_event_type(p_text text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.is_ours(p_xid xid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.is_scope(p_scope text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.lead() FROM PUBLIC;
 
