@@ -299,7 +299,7 @@ def test_it_follows_the_columns_of_a_webhook(bot: Bot) -> None:
     bookkeeping = {
         "id", "created_at", "updated_at", "last_triggered_at", "success_count", "failure_count",
         "failure_share", "failing_since", "probe_at", "paced_until", "delivered_count",
-        "failed_count", "previous_secret_expires_at",
+        "failed_count", "previous_secret_expires_at", "state",
     }  # fmt: skip
     columns = {
         name

@@ -14,8 +14,6 @@ import pytest
 from tests.system.processes import as_role, as_service
 
 Bot = psycopg.Connection[tuple[Any, ...]]
-#: The key that a bridge held before there was bridge.leader.
-OLD_KEY = "hashtext('bridge.drain')"
 
 
 @pytest.fixture
@@ -135,15 +133,6 @@ def test_a_row_from_another_server_names_nobody(session: Callable[..., Bot], bot
     assert leads(session())
 
 
-def test_without_the_row_somebody_leads_too(session: Callable[..., Bot], bot: Bot) -> None:
-    first = session()
-    assert leads(first)
-    bot.execute("delete from bridge.leader")
-    assert bot.execute("select bridge.leader_pid()").fetchone() == (first.info.backend_pid,)
-    end(first, bot)
-    assert leads(session())
-
-
 def test_while_the_row_is_locked_nobody_waits_and_nobody_leads(
     session: Callable[..., Bot], bot: Bot
 ) -> None:
@@ -151,33 +140,3 @@ def test_while_the_row_is_locked_nobody_waits_and_nobody_leads(
         bot.execute("lock table bridge.leader in exclusive mode")
         assert not leads(session())
     assert leads(session())
-
-
-# --- a bridge of the time before bridge.leader
-
-
-def test_an_older_bridge_that_drains_is_let_go_on(
-    session: Callable[..., Bot], bridge_url: str, bot: Bot
-) -> None:
-    older, newer = session("postgres"), session()
-    assert older.execute(f"select pg_try_advisory_lock({OLD_KEY})".encode()).fetchone() == (True,)
-    assert not leads(newer)
-    assert bot.execute("select bridge.leader_pid()").fetchone() == (older.info.backend_pid,)
-    end(older, bot)
-    assert leads(newer)
-
-
-def test_an_older_bridge_that_waits_goes_on_waiting(session: Callable[..., Bot], bot: Bot) -> None:
-    older, newer = session("postgres"), session()
-    assert leads(newer)
-    tried = older.execute(f"select pg_try_advisory_lock({OLD_KEY})".encode()).fetchone()
-    assert tried == (False,)
-
-
-def test_a_stranger_with_the_old_key_keeps_nobody_from_leading(
-    session: Callable[..., Bot], stranger: Bot, bot: Bot
-) -> None:
-    stranger.execute(f"select pg_advisory_lock({OLD_KEY})".encode())
-    assert bot.execute("select bridge.leader_pid()").fetchone() == (None,)
-    assert leads(session())
-    assert not leads(session())

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from bridge.assets import migrations, query
+from bridge.assets import query
 from bridge.delivery.signing import message_id
 from bridge.demo.postgres import EmbeddedPostgres
 
@@ -286,22 +286,6 @@ def test_a_backslash_in_a_filter_is_no_back_reference_by_itself(
     assert psql.value(
         "select bridge.passes(filter, %s) from bridge.webhooks where id = %s", payload, webhook
     )
-
-
-def test_a_filter_with_a_back_reference_from_before_switches_its_webhook_off_and_is_told(
-    psql: Psql,
-) -> None:
-    psql.run("alter table bridge.webhooks drop constraint webhooks_filter_without_back_references")
-    kept, off = psql.webhook(filter="$.a == 1"), psql.webhook(filter=r'$.a like_regex "(a)\\1"')
-    psql.run(dict(migrations())["0011_refuse_back_references.sql"])
-    found = psql.row("select * from bridge.webhooks where id = %s", off)
-    assert (found["is_active"], found["filter"]) == (False, None)
-    assert found["disabled_reason"] == (
-        "its filter had a back-reference, which could hold up every event:"
-        r' ($."a" like_regex "(a)\\1")'
-    )
-    found = psql.row("select * from bridge.webhooks where id = %s", kept)
-    assert (found["is_active"], found["filter"]) == (True, '($."a" == 1)')
 
 
 def test_a_webhook_that_is_switched_on_begins_anew(psql: Psql) -> None:

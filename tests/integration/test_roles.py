@@ -210,6 +210,9 @@ NEEDED_WITHIN = {
     ("bridge.redelivery_lock", "insert"),  # requeue
     ("bridge.deleted_webhooks", "insert"),  # note_deleted_webhook
     ("bridge.audit(text, bigint, text, jsonb)", "execute"),  # audit_change, redeliver
+    ("bridge.is_event_type(text)", "execute"),  # is_scope
+    ("bridge.is_scope(text)", "execute"),  # are_scopes
+    ("bridge.are_scopes(text[])", "execute"),  # api_tokens_scopes_known
     ("bridge.wake_couriers()", "execute"),  # redeliver, redeliver_failed, resume_webhook
     ("bridge.requeue(bigint, bigint[], double precision)", "execute"),  # redeliver
 }
