@@ -1,8 +1,7 @@
-"""The console beside the demo: every page works on it, and the documents' pictures are of it.
+"""Every page of the console works with the demo; ``make pictures`` takes the docs' screenshots.
 
-``make pictures`` keeps them in ``docs/images``. Then the demo first works for a while, and the
-activity of that time is written down once more for the quarter of an hour before, so that the
-charts are as wide as those of a bridge that has been at work for long.
+With ``--screenshots``, the demo first runs for a minute. Its activity is then copied to the quarter
+of an hour before, so that the charts are full.
 """
 
 from __future__ import annotations
@@ -105,6 +104,12 @@ def test_every_page_works_beside_the_demo(
 ) -> None:
     kept = request.config.getoption("--screenshots")
     watch = Watch()
+
+    def keep(name: str, height: int | None = None) -> None:
+        if kept is not None:
+            directory = request.config.invocation_params.dir / Path(kept)
+            photograph(page, directory, name, height, phone=False)
+
     with (
         visiting(browser, address(shop), watch) as page,
         psycopg.connect(database_url(shop), autocommit=True) as operator,
@@ -119,8 +124,8 @@ def test_every_page_works_beside_the_demo(
             page.wait_for_load_state("networkidle" if "events" not in path else "load")
             assert barriers(page) == []
             assert not scrolls_sideways(page)
-            if kept is not None and name is not None:
-                photograph(page, request.config.invocation_params.dir / Path(kept), name, height)
+            if name is not None:
+                keep(name, height)
 
         sign_in(page, shop["token"])
         look("/console", "overview", height=1010)
@@ -129,12 +134,11 @@ def test_every_page_works_beside_the_demo(
         expect(
             page.get_by_label("Events, the newest first").get_by_role("listitem").nth(9)
         ).to_be_visible()
-        if kept is not None:
-            photograph(page, request.config.invocation_params.dir / Path(kept), "events")
-        look("/console/webhooks", "webhooks")
+        keep("events")
+        look("/console/webhooks")
         look("/console/webhooks/1", "webhook", height=1100)
         look("/console/webhooks/new")
-        look("/console/deliveries", "deliveries")
+        look("/console/deliveries")
         [(failing,)] = operator.execute(
             "select min(d.id) from bridge.webhook_deliveries d where d.webhook_id = 3"
         ).fetchall()
@@ -147,5 +151,4 @@ def test_every_page_works_beside_the_demo(
         page.get_by_label("Токен").fill(shop["token"])
         page.get_by_role("button", name="Войти").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Обзор")
-        if kept is not None:
-            photograph(page, request.config.invocation_params.dir / Path(kept), "overview-ru", 1010)
+        keep("overview-ru", 1010)

@@ -223,19 +223,25 @@ def scrolls_sideways(page: Page) -> bool:
     return wider
 
 
-def photograph(page: Page, directory: Path, name: str, height: int | None = None) -> None:
-    """Write pictures of a page as it is now, in both colour schemes, on a desktop and on a phone.
+def photograph(
+    page: Page, directory: Path, name: str, height: int | None = None, *, phone: bool = True
+) -> None:
+    """Write screenshots of a page in both colour schemes, and restore its size and scheme.
 
-    They are NAME-light.png, NAME-dark.png, NAME-phone-light.png and NAME-phone-dark.png, as large
-    as ``DESKTOP``, but for a ``height``, and ``PHONE``. The page has its own size and colours again
-    afterwards.
+    Args:
+        page: the page, in its current state.
+        directory: where to write NAME-light.png and NAME-dark.png, and NAME-phone-light.png and
+            NAME-phone-dark.png.
+        name: the files' common prefix.
+        height: of the desktop screenshots in pixels, if not that of ``DESKTOP``.
+        phone: also write screenshots of size ``PHONE``.
     """
     own_viewport = page.viewport_size
     own_scheme: ColorScheme = "dark" if page.evaluate(_IS_DARK) else "light"
     schemes: tuple[ColorScheme, ...] = ("light", "dark")
     directory.mkdir(parents=True, exist_ok=True)
     desktop: ViewportSize = {**DESKTOP, "height": height or DESKTOP["height"]}
-    for size, viewport in (("", desktop), ("-phone", PHONE)):
+    for size, viewport in (("", desktop), ("-phone", PHONE))[: 2 if phone else 1]:
         page.set_viewport_size(viewport)
         for scheme in schemes:
             page.emulate_media(color_scheme=scheme)

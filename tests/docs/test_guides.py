@@ -118,8 +118,8 @@ async def test_the_commands_of_the_page_on_access_run(
         for kind, block in blocks(page):
             if kind == "sh":
                 await run(shell, block)
-        # The other SQL of the page is that of docs/roles.md, and run with it.
-        await follow(shell, section(page, 7))
+        # The page's own SQL is that of docs/roles.md, and run with it.
+        await follow(shell, guide("console.md"))
     named = bot.execute("select name, revoked_at is not null from bridge.api_tokens order by id")
     assert named.fetchall() == [("dashboard", False), ("support", True)]
     assert bot.execute("select count(*) from bridge.ws_tickets").fetchone() == (1,)
