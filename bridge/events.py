@@ -80,7 +80,7 @@ def _finite(digits: str) -> float | str:
 
 def timestamp(moment: datetime) -> str:
     """Format an aware datetime as the stream does: UTC, microseconds, ``Z``."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def patterns_matching(event_type: str) -> list[str]:

@@ -20,6 +20,7 @@ from bridge.access.throttle import Throttle
 from bridge.access.tokens import BotTokens
 from bridge.access.vault import Vault
 from bridge.database import rights
+from bridge.database.clock import ServerClock
 from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError
 from bridge.database.pool import Database, open_database
 from bridge.database.restart import keep_running
@@ -30,9 +31,8 @@ from bridge.delivery.resolve import Lookups, resolve, url_refusal
 from bridge.delivery.transport import Transport
 from bridge.delivery.trial import send_trial
 from bridge.live.connection import ConnectionLimits
-from bridge.live.history import History
+from bridge.live.history import History, read_log
 from bridge.live.hub import Hub
-from bridge.live.log import read_log
 from bridge.live.stream import LiveStream, StreamLimits
 from bridge.operations.activity import Activity
 from bridge.operations.gauges import Gauges
@@ -116,7 +116,8 @@ async def serve(
                 create_partitions=partial(create_partitions, database),
                 poll_seconds=settings.poll_seconds,
             )
-            hub = Hub(History(last_event_id, partial(read_log, database)))
+            clock = ServerClock()
+            hub = Hub(History(last_event_id, partial(read_log, database)), clock)
             tokens = Authenticator(
                 database,
                 settings.token.get_secret_value() if settings.token else None,
@@ -151,6 +152,7 @@ async def serve(
             )
             relay = Relay(
                 database,
+                clock,
                 last_event_id=last_event_id,
                 publish=hub.publish,
                 went_back=live.start_over,

@@ -1,15 +1,13 @@
-"""One WebSocket connection, from the first byte to the last, whatever the client does.
+"""One WebSocket connection, from the handshake to the close, whatever the client does.
 
-trio-websocket's own server lets a client take it down: an oversize text and a ping in one segment,
-a ping while closing, an exception in a handler. Here each connection has a nursery of its own, and
-nothing that happens below it gets out.
+A client can crash trio-websocket's own server, for instance with an oversize text and a ping in
+one segment, or a ping while closing. Here each connection has its own nursery, and no exception
+leaves it.
 """
 
 from __future__ import annotations
 
-import base64
 import itertools
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,19 +15,13 @@ from typing import Final
 
 import structlog
 import trio
-from trio_websocket import (
-    CloseReason,
-    ConnectionClosed,
-    WebSocketConnection,
-    WebSocketRequest,
-    wrap_server_stream,
-)
+from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection, wrap_server_stream
 from wsproto.utilities import LocalProtocolError
 
 from bridge.access.proxies import Network, client_address
 from bridge.access.tokens import Grant
-from bridge.live.frames import close_frame
-from bridge.live.handshake import read_opening
+from bridge.live.framing import close_frame
+from bridge.live.handshake import Opening, asks_for_websocket, is_valid, read_opening
 from bridge.live.intake import FRAMES_PER_SECOND, Intake
 from bridge.live.outlet import Outlet
 from bridge.telemetry import logs, metrics
@@ -45,33 +37,31 @@ TOO_BIG: Final = 1009
 INTERNAL_ERROR: Final = 1011
 TRY_AGAIN_LATER: Final = 1013
 
-#: How long a client may take for its half of a close before the connection is cut.
+#: How long a client may take to answer a close frame before the connection is cut.
 CLOSE_SECONDS = 2.0
-#: How long a client that was cut off may take to read what it has coming, and why.
+#: How long a slow client may take to read its last frames.
 FAREWELL_SECONDS = 10.0
-#: A message may come in so many fragments, or, if it may be long, in fragments of so many bytes on
-#: average. Empty ones take memory, too, and count as nothing for the size of the message.
+#: A message may have this many fragments, or one per this many bytes of the size limit. Even empty
+#: fragments take memory, and they do not count towards the size of a message.
 MOST_FRAGMENTS = 1000
 FRAGMENT_BYTES = 8
 
-#: Reasons for which all clients are dropped, which a line of its own tells; theirs are for debug.
+#: Reasons that drop all clients at once. Another line reports them; each client's is at debug.
 _ALL_AT_ONCE: Final = ("log_went_back", "stopping")
-#: What is for the stream by its path, and asks for nothing but a page, lacks this.
-_UPGRADE = re.compile(rb"^upgrade:.*websocket", re.IGNORECASE | re.MULTILINE)
 _NUMBERS: Final = itertools.count(1)
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What one connection may take.
+    """The limits of one connection.
 
     Attributes:
-        message_bytes: the largest message that a client may send.
-        buffer_bytes: what it may leave unread.
-        handshake_seconds: how long it may take for the handshake.
-        frames_per_second: how fast it is read what the client sends.
-        proxies: that are believed whom they have a connection from.
+        message_bytes: largest message that a client may send.
+        buffer_bytes: how much a client may leave unread.
+        handshake_seconds: how long the handshake may take.
+        frames_per_second: rate limit of the client's frames.
+        proxies: trusted proxies.
     """
 
     message_bytes: int = 64 * 1024
@@ -82,12 +72,13 @@ class ConnectionLimits:
 
 
 class Connection:
-    """An accepted connection; whoever converses on it gets it with the handshake done.
+    """An accepted connection.
 
     Args:
-        farewell: makes the last frames for a client that was too slow, of the id up to which it
-            gets what it has coming; None if it was not let in yet.
-        received: what was read from the stream already.
+        head: the head of the request.
+        behind: the bytes already received behind the head.
+        farewell: builds the final frames of a slow client from the id up to which it was sent its
+            events; None if it was not let in yet.
     """
 
     __slots__ = (
@@ -99,15 +90,14 @@ class Connection:
         "_nursery",
         "_scope",
         "_stream",
+        "address",
         "grant",
         "intake",
         "number",
         "outlet",
-        "request",
         "websocket",
     )
 
-    request: WebSocketRequest
     websocket: WebSocketConnection
 
     def __init__(
@@ -115,8 +105,9 @@ class Connection:
         stream: trio.SocketStream,
         nursery: trio.Nursery,
         limits: ConnectionLimits,
+        head: bytes,
+        behind: bytes,
         farewell: Callable[[int | None], bytes],
-        received: bytes,
     ) -> None:
         self._stream = stream
         self._nursery = nursery
@@ -126,12 +117,14 @@ class Connection:
         self._scope = trio.CancelScope()
         self._accepted = False
         self._closing_seconds = CLOSE_SECONDS
-        #: Tells its lines of the log from those of others.
+        #: Identifies the client in the log.
         self.number = next(_NUMBERS)
-        #: What its token allows; None until it is let in.
+        #: The client's address, behind trusted proxies; empty if it is gone.
+        self.address = _peer(stream)
+        #: What the client's token allows; None until it is let in.
         self.grant: Grant | None = None
         self.intake = Intake(
-            stream, self._heard, received, frames_per_second=limits.frames_per_second
+            stream, self._on_input, head, behind, frames_per_second=limits.frames_per_second
         )
         self.outlet = Outlet(
             stream,
@@ -142,83 +135,87 @@ class Connection:
             lost=self.drop,
         )
 
-    async def run(self, converse: Callable[[Connection], Awaitable[None]]) -> None:
-        """Do the handshake, have ``converse`` do the rest, and say why it is over."""
+    async def run(
+        self, head: bytes, converse: Callable[[Connection, Opening], Awaitable[None]]
+    ) -> None:
+        """Complete the handshake, run ``converse``, and explain the end to the client."""
         with self._scope:
+            opening = None
             with trio.move_on_after(self._limits.handshake_seconds):
-                await self._open()
-            if self._accepted:
+                opening = await self._open(head)
+            if opening is not None:
                 try:
-                    await converse(self)
+                    await converse(self, opening)
                 except ConnectionClosed as closed:
                     if closed.reason is None:
-                        # The reader has crashed; to cancel it now would hide its exception.
+                        # The reader crashed. Cancelling it now would hide its exception.
                         await trio.sleep(CLOSE_SECONDS)
                     else:
                         self._explain(closed.reason)
                 finally:
-                    self._note_too_big()
+                    self._count_too_big()
 
-    async def _open(self) -> None:
-        head = await self.intake.read_head()
-        if not head:
-            return
-        if not _UPGRADE.search(head):
-            # wsproto's own answer does not say that the connection ends, and a client or proxy
+    async def _open(self, head: bytes) -> Opening | None:
+        """Answer the handshake; return its parameters if it is valid."""
+        if not asks_for_websocket(head):
+            # wsproto's own answer does not say that the connection ends, so a client or proxy
             # would send its next request over it.
             self._refuse_handshake()
             self.outlet.end(_BAD_REQUEST)
-            return
-        self.request = await wrap_server_stream(
+            return None
+        request = await wrap_server_stream(
             self._nursery,
             trio.StapledStream(self.outlet, self.intake),
-            # The reader waits until a message is taken: else it would answer a close that comes
-            # next before the message is answered, and nothing may go out behind that.
+            # Without a queue, the reader waits until a message is taken. Otherwise it would answer
+            # a close before the message in front of it, and nothing may be sent after a close.
             message_queue_size=0,
             max_message_size=self._limits.message_bytes,
         )
-        if _is_handshake(head, self.request):
-            self.websocket = await self.request.accept()
-            self._accepted = True
-            self.intake.answered()
-        else:
+        if not is_valid(head, request.headers):
             self._refuse_handshake()
-            await self.request.reject(400, extra_headers=[(b"Connection", b"close")])
+            await request.reject(400, extra_headers=[(b"Connection", b"close")])
+            return None
+        self.websocket = await request.accept()
+        self._accepted = True
+        self.intake.answered()
+        opening = read_opening(request.path, request.headers)
+        self.address = client_address(self.address, opening.forwarded_for, self._limits.proxies)
+        return opening
 
     def _explain(self, reason: CloseReason) -> None:
-        """Send the close frame that trio-websocket does not: for what breaks the protocol."""
+        """Send the close frame for a violation of the protocol, which trio-websocket does not."""
         if reason.code in (PROTOCOL_ERROR, INVALID_DATA):
             text = reason.reason or ""
-            # Not if the code is the client's own, which was answered.
+            # If the code came from the client, its close was answered and nothing more is sent.
             if self.outlet.end(close_frame(reason.code, text)):
                 self._dropped("protocol", error=text)
 
-    def _note_too_big(self) -> None:
-        """Count a client that trio-websocket has told that its message is too big.
+    def _count_too_big(self) -> None:
+        """Count a client that trio-websocket closed because of an oversize message.
 
-        Why the conversation is over depends on what came behind that message; what was said does
-        not. The text tells it from the answer to a client that closes with this code itself.
+        The exception depends on what followed that message, so look at the close frame instead.
+        Its text differs from the answer to a client that itself closes with this code.
         """
         text = f"Exceeded maximum message size: {self._limits.message_bytes} bytes"
-        if self.outlet.close_said == close_frame(TOO_BIG, text):
+        if self.outlet.close_sent == close_frame(TOO_BIG, text):
             self._dropped("too_big")
 
     def _refuse_handshake(self) -> None:
         log.info("handshake_refused", **self.about())
 
     def about(self) -> dict[str, object]:
-        """Return what every line of the log says of the client."""
+        """Return the log fields that identify the client."""
         token = None if self.grant is None else str(self.grant)
         return {"client": self.number, "address": self.address or None, "token": token}
 
     def count_dropped(self, reason: str, **facts: object) -> None:
-        """Count and log a client that is about to be sent away, unless it is on its way already.
+        """Count and log a client that is about to be closed, unless it is closing already.
 
         Args:
             reason: one of ``metrics.DROPPED``.
-            facts: further fields of the line.
+            facts: further fields of the log line.
         """
-        if not self.is_ending:
+        if not self.is_closing:
             self._dropped(reason, **facts)
 
     def _dropped(self, reason: str, **facts: object) -> None:
@@ -227,47 +224,30 @@ class Connection:
             log.info("client_dropped", **self.about(), reason=reason, **facts)
 
     def start_soon(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run something beside the conversation, until the connection ends."""
+        """Run a task until the connection ends."""
         self._nursery.start_soon(work, *args)
 
     @property
-    def peer(self) -> str:
-        """The address of the other end; empty if it is gone."""
-        try:
-            return str(self._stream.socket.getpeername()[0])
-        except (OSError, IndexError, TypeError):
-            return ""
-
-    @property
-    def address(self) -> str:
-        """The client's address, behind proxies that are known; empty if it is gone."""
-        # Looked up anew, and kept by nobody: of idle clients there are many.
-        if not self._accepted:
-            return self.peer
-        opening = read_opening(self.request.path, self.request.headers)
-        return client_address(self.peer, opening.forwarded_for, self._limits.proxies)
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether the client was sent away or dropped already."""
+    def is_closing(self) -> bool:
+        """Whether the client was closed or dropped already."""
         return self._scope.cancel_called
 
-    def send_away(self, code: int, reason: str) -> None:
-        """End what goes on with the client, and close the connection with a code and a reason.
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection with a code and a reason.
 
-        At once: what still goes on until it notices sends nothing more.
+        Nothing is sent after this, even before the conversation notices its cancellation.
         """
         self.outlet.end(close_frame(code, reason))
         self._scope.cancel()
 
     def drop(self) -> None:
-        """End what goes on with a client that is gone, without another word."""
+        """End the connection of a client that is gone, without a close frame."""
         self._scope.cancel()
 
     def crashed(self, crash: ExceptionGroup[Exception]) -> None:
-        """Log what went wrong, and tell the client."""
+        """Log an unexpected exception and tell the client."""
         if not self._accepted and crash.subgroup(UnicodeError) is not None:
-            # wsproto decodes some headers, come what may.
+            # wsproto decodes some headers without checking them.
             self._refuse_handshake()
             self.outlet.end(_BAD_REQUEST)
             return
@@ -277,7 +257,7 @@ class Connection:
             self.outlet.end(close_frame(INTERNAL_ERROR, "internal error"))
 
     async def finish(self) -> bool:
-        """Send what still waits, and nothing more; return whether the client took it in time."""
+        """Send the buffer; return whether the client read it in time."""
         self.outlet.end(b"")
         with trio.move_on_after(self._closing_seconds) as scope:
             await self.outlet.flush()
@@ -290,70 +270,69 @@ class Connection:
 
     def _closed(self) -> None:
         if not self._accepted:
-            # It was no handshake, and nobody else tells who waits for one. The client may keep the
-            # connection: what comes next over it, such as another request, is not ours to answer,
-            # and it should know at once.
+            # wsproto refused the handshake. Tell the client at once that the connection ends: it
+            # may want to send another request over it.
             with suppress(OSError):
                 self._stream.socket.shutdown(trio.socket.SHUT_WR)
             self.drop()
 
-    def _heard(self) -> None:
-        # Not public; without it such a client is only not noticed.
+    def _on_input(self) -> None:
+        # A private attribute; without it, fragments are not limited.
         fragments = getattr(self.websocket, "_message_parts", ())
-        if len(fragments) > self._most_fragments and not self.is_ending:
+        if len(fragments) > self._most_fragments and not self.is_closing:
             self._dropped("too_big")
-            self.send_away(TOO_BIG, "a message in too many fragments")
+            self.close(TOO_BIG, "a message in too many fragments")
 
 
 async def serve_connection(
     stream: trio.SocketStream,
-    converse: Callable[[Connection], Awaitable[None]],
+    received: bytes,
+    head_bytes: int,
+    converse: Callable[[Connection, Opening], Awaitable[None]],
     *,
     limits: ConnectionLimits,
     farewell: Callable[[int | None], bytes],
-    received: bytes = b"",
 ) -> None:
-    """Serve one accepted connection until it ends. Nothing that the client does gets out.
+    """Serve one accepted connection until it ends. No error of the client is raised.
 
     Args:
-        converse: speaks with the client; ``trio_websocket.ConnectionClosed`` may come out of it.
+        received: the bytes read from the stream so far.
+        head_bytes: how many of them are the head of the request.
+        converse: talks to the client; may raise ``trio_websocket.ConnectionClosed``.
         farewell: see :class:`Connection`.
-        received: what whoever accepted it has read from the stream already.
     """
+    head, behind = received[:head_bytes], received[head_bytes:]
     try:
         async with trio.open_nursery() as nursery:
-            connection = Connection(stream, nursery, limits, farewell, received)
-            await connection.run(converse)
+            connection = Connection(stream, nursery, limits, head, behind, farewell)
+            await connection.run(head, converse)
             nursery.cancel_scope.cancel()
     except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # It is gone; that is all there is to know.
+        pass  # The client is gone.
     except* LocalProtocolError:
-        # After its close frame for a message too big, trio-websocket goes on with what came in the
-        # same segment, and falls over the next ping. The client gets the close frame anyhow.
+        # After its close frame for an oversize message, trio-websocket processes the rest of the
+        # segment and fails at the next ping. The client gets the close frame all the same.
         pass
     except* Exception as crash:
         connection.crashed(crash)
-    # Not before the reader has ended: nothing may go out behind a close frame.
+    # The reader has ended, so nothing is sent after a close frame.
     if await connection.finish():
         await _hang_up(stream)
 
 
-def _is_handshake(head: bytes, request: WebSocketRequest) -> bool:
-    """Check what wsproto lets pass (RFC 6455, section 4.2.1)."""
-    request_line, _, _ = head.partition(b"\n")
-    keys = [value for name, value in request.headers if name == b"sec-websocket-key"]
+def _peer(stream: trio.SocketStream) -> str:
+    """Return the address of the other end; empty if it is gone."""
     try:
-        [key] = (base64.b64decode(each, validate=True) for each in keys)
-    except ValueError:
-        return False
-    return len(key) == 16 and request_line.rstrip().endswith(b"HTTP/1.1")
+        return str(stream.socket.getpeername()[0])
+    except (OSError, IndexError, TypeError):
+        return ""
 
 
 async def _hang_up(stream: trio.SocketStream) -> None:
-    """End our side and read on for a moment.
+    """Close the sending side and read the remaining input for a moment.
 
     Closing with unread input would reset the connection, and a client that sent too much might
-    never see the frame that says so.
+    never see the close frame that says so.
     """
     with (
         trio.move_on_after(CLOSE_SECONDS),

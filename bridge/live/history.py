@@ -1,8 +1,7 @@
-"""What has been published: the newest events in memory, all others in pages of the log.
+"""The published events: the newest in memory, older ones in pages read from the log.
 
-A client that was away reads on from where it was, page by page, until it has caught up with the
-stream. Pages are the same bytes for everybody: a thousand clients that come back at once read the
-log about as often as one.
+A client that catches up reads page by page until it reaches the live stream. Clients share the
+encoded pages: a thousand clients that reconnect at once read the log about as often as one.
 """
 
 from __future__ import annotations
@@ -10,47 +9,45 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from sys import intern
 
 import structlog
 import trio
 
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
+from bridge.database.pool import Database
 from bridge.events import Event
-from bridge.live.frames import text_frame
+from bridge.live.framing import CHUNK_BYTES, Chunk, FramedEvent, chunks, frame_events
 from bridge.live.selection import Selection
 
 log = structlog.get_logger()
 
-#: One write to a client: as much as fits without another event, or one event.
-CHUNK_BYTES = 64 * 1024
-#: A page of the log: what a client that catches up holds on to.
+#: Limits of one page of the log, which a client that catches up holds in memory.
 PAGE_EVENTS = 500
 PAGE_BYTES = 256 * 1024
-#: Frames kept in memory: of the newest events, and of pages that were read lately.
+#: Encoded events kept in memory: the newest ones, and pages that were read recently.
 RECENT_BYTES = 8 * 1024 * 1024
 CACHED_BYTES = 16 * 1024 * 1024
-#: Selections for which a page keeps its frames joined; clients that come back at once mostly want
-#: the same.
+#: Selections for which a page keeps its chunks. Clients that reconnect at once mostly select the
+#: same events.
 JOINED_SELECTIONS = 2
-#: Pages read at once; the pool of connections is also that of REST and of delivery.
+#: Concurrent reads of the log; REST and delivery use the same pool of connections.
 CONCURRENT_READS = 2
-#: Between two tries to read the log, at least and at most.
+#: Shortest and longest pause before a failed read is retried.
 RETRY_SECONDS = (0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """Events of the log, as they are read.
+    """Events read from the log.
 
     Attributes:
-        events: in order.
-        complete: there are no others up to where they were asked for.
-        available_from: lowest id that the log has; without events, the id that comes next.
-        newest_id: highest id that the log has; without events, the last that was given out.
+        events: in order of ids.
+        complete: whether these are all events of the requested range.
+        available_from: lowest id in the log; if the log is empty, the next id.
+        newest_id: highest id in the log; if the log is empty, the last id given out.
     """
 
     events: Sequence[Event]
@@ -59,25 +56,37 @@ class LogPage:
     newest_id: int
 
 
-#: Frames for one write, the id of the last event among them, and how many they are.
-Chunk = tuple[bytes, int, int]
-
-#: Reads what follows an id, up to another one; at most so many events and bytes of payload.
+#: Reads the events after an id up to another one, with a limit of events and of payload bytes.
 ReadLog = Callable[[int, int, int, int], Awaitable[LogPage]]
 
 
-@dataclass(frozen=True, slots=True)
-class Framed:
-    """One event as it goes out."""
+async def read_log(
+    database: Database, after: int, through: int, most_events: int, most_bytes: int
+) -> LogPage:
+    """Read events of the log.
 
-    id: int
-    event_type: str
-    frame: bytes
+    Args:
+        after: id before the first event.
+        through: id of the last event.
+        most_bytes: limit of the payloads together; a single event may be larger.
 
-    @property
-    def size(self) -> int:
-        """Bytes that it takes in memory, about."""
-        return len(self.frame) + 200
+    Raises:
+        DatabaseUnavailable: the database cannot be reached.
+    """
+    rows = await database.fetch("log_page", after, through, most_events, most_bytes)
+    bounds = rows[0]
+    events = [
+        Event(row["id"], row["event_type"], row["payload"], row["occurred_at"])
+        for row in rows
+        if row["id"] is not None
+    ]
+    read_rows = bounds["read_rows"] or 0
+    return LogPage(
+        events,
+        complete=len(events) == read_rows < most_events,
+        available_from=bounds["available_from"],
+        newest_id=bounds["newest_id"],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,84 +94,62 @@ class Page:
     """Consecutive events.
 
     Attributes:
-        framed: in order.
-        through: the last id that the page tells about, whether there is an event with it or not.
-        available_from: lowest id that the log had; 0 for a page from memory, which lacks nothing.
+        events: in order of ids.
+        through: the last id the page covers, whether an event has it or not.
+        available_from: lowest id in the log; 0 for a page from memory, which has no gap.
     """
 
-    framed: Sequence[Framed]
+    events: Sequence[FramedEvent]
     through: int
     available_from: int = 0
     _joined: dict[Selection, Sequence[Chunk]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in memory, about and at most."""
-        frames = sum(len(each.frame) for each in self.framed)
-        return 500 + sum(each.size for each in self.framed) + JOINED_SELECTIONS * frames
+        """Approximate upper bound of the memory use in bytes."""
+        frames = sum(len(each.frame) for each in self.events)
+        return 500 + sum(each.size for each in self.events) + JOINED_SELECTIONS * frames
 
     def part(self, after: int, until: int | None = None, carried: Selection | None = None) -> Page:
-        """Return the events of the page that follow an id, up to another one.
+        """Return the events after an id.
 
         Args:
-            carried: what is left out.
+            until: id of the last event; None for the end of the page.
+            carried: events to leave out.
         """
         through = self.through if until is None else min(self.through, until)
-        if through == self.through and carried is None and self.follows(after):
+        if through == self.through and carried is None and self._follows(after):
             return self
         return Page(
             [
                 each
-                for each in self.framed
+                for each in self.events
                 if after < each.id <= through
                 and (carried is None or not carried.takes(each.event_type))
             ],
             through,
         )
 
-    def follows(self, after: int) -> bool:
-        """Tell whether all of its events come after an id."""
-        return not self.framed or after < self.framed[0].id
+    def _follows(self, after: int) -> bool:
+        return not self.events or after < self.events[0].id
 
     def chunks(self, selection: Selection) -> Sequence[Chunk]:
-        """Return the frames of what is selected, joined: once for all who select the same."""
+        """Return the selected events as chunks, which clients with the same selection share."""
         joined = self._joined.get(selection)
         if joined is None:
             if len(self._joined) == JOINED_SELECTIONS:
                 self._joined.clear()
-            joined = self._joined[selection] = list(chunks(self.framed, selection))
+            joined = self._joined[selection] = list(chunks(self.events, selection))
         return joined
 
 
-def framed(events: Iterable[Event]) -> list[Framed]:
-    """Return the events as they go out."""
-    return [Framed(each.id, intern(each.event_type), text_frame(each.wire())) for each in events]
-
-
-def chunks(events: Iterable[Framed], selection: Selection) -> Iterator[Chunk]:
-    """Yield the frames of what is selected, joined."""
-    joined: list[bytes] = []
-    size = last_id = 0
-    for each in events:
-        if not selection.takes(each.event_type):
-            continue
-        if joined and size + len(each.frame) > CHUNK_BYTES:
-            yield b"".join(joined), last_id, len(joined)
-            joined, size = [], 0
-        joined.append(each.frame)
-        size += len(each.frame)
-        last_id = each.id
-    if joined:
-        yield b"".join(joined), last_id, len(joined)
-
-
 class History:
-    """The events up to the last one published.
+    """The events up to the last published one.
 
     Args:
         last_event_id: the newest event of the log when the bridge started.
-        read_log: reads the log. While the database is away, whoever waits for a page waits on.
-        recent_bytes: how much of the newest is kept in memory.
+        read_log: reads the log. While the database is unavailable, callers wait for their page.
+        recent_bytes: how much of the newest events is kept in memory.
     """
 
     def __init__(
@@ -179,28 +166,28 @@ class History:
         self._grown = trio.Event()
 
     def renewed(self, last_event_id: int) -> History:
-        """Return one that knows nothing yet, for a log that is another from now on."""
+        """Return an empty history for a log that replaces this one."""
         return History(last_event_id, self._read_log, recent_bytes=self._recent_bytes)
 
-    def append(self, events: Sequence[Framed]) -> None:
-        """Take in events that are being published."""
+    def append(self, events: Sequence[FramedEvent]) -> None:
+        """Add events that are being published."""
         self._recent.append(events)
         self.last_event_id = events[-1].id
         self._grown.set()
         self._grown = trio.Event()
 
     async def reached(self, event_id: int) -> None:
-        """Wait until an event with this id, or a later one, was published."""
+        """Wait until an event with this id or a later one was published."""
         while self.last_event_id < event_id:
             await self._grown.wait()
 
     async def bounds(self) -> tuple[int, int]:
-        """Return the lowest and the highest id that the log has; see :class:`LogPage`."""
+        """Return ``available_from`` and ``newest_id`` of the log; see :class:`LogPage`."""
         read = await self._retried_read(0, 0, 1, 1)
         return read.available_from, read.newest_id
 
     def recent(self, after: int) -> Page | None:
-        """Return events that follow an id, one write of them, if they are in memory.
+        """Return the events after an id, one chunk at most; None if they are not in memory.
 
         Args:
             after: less than ``last_event_id``.
@@ -208,7 +195,7 @@ class History:
         return self._recent.page(after)
 
     async def page(self, after: int) -> Page:
-        """Return events that follow an id, as far as one page goes.
+        """Return one page of the events after an id.
 
         Args:
             after: less than ``last_event_id``.
@@ -235,7 +222,7 @@ class History:
         read = await self._retried_read(after, up_to, PAGE_EVENTS, PAGE_BYTES)
         events, through = read.events, up_to
         if events:
-            # Pages end at multiples, so that clients that began at different places meet.
+            # Pages end at multiples, so clients that began at different ids share the later pages.
             multiple = -(-events[0].id // PAGE_EVENTS) * PAGE_EVENTS
             fitting = [each for each in events if each.id <= multiple]
             if len(fitting) < len(events):
@@ -243,7 +230,7 @@ class History:
             elif not read.complete:
                 through = events[-1].id
             events = fitting
-        return Page(framed(events), through, read.available_from)
+        return Page(frame_events(events), through, read.available_from)
 
     async def _retried_read(self, *bounds: int) -> LogPage:
         while True:
@@ -251,9 +238,9 @@ class History:
                 try:
                     return await self._read_log(*bounds)
                 except (DatabaseUnavailable, DatabaseError) as error:
-                    log.warning("replay_waits", reason=str(error))
-                    # In its place, so that a thousand clients knock and tell of it like two; but
-                    # then it is another's turn, whose page may be one that can be read.
+                    log.warning("replay_delayed", reason=str(error))
+                    # Sleep while holding the limiter, so that a thousand clients retry and log
+                    # like two. Then release it: the page of another client may be readable.
                     await trio.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311
 
     def _cache(self, after: int, page: Page) -> None:
@@ -270,15 +257,14 @@ class _Recent:
     def __init__(self, after: int, most_bytes: int) -> None:
         self.after = after
         self._most_bytes = most_bytes
-        # Those before _start have gone already; a list, unlike a deque, is quick to search.
-        self._events: list[Framed] = []
+        # Events before _start were dropped; unlike a deque, a list can be bisected.
+        self._events: list[FramedEvent] = []
         self._start = 0
         self._size = 0
-        # The page that was asked for last, and what it follows: who comes back at once also
-        # arrives here at once.
+        # The last page and the id before it: clients that reconnect at once ask for the same one.
         self._last_page: tuple[int, Page] | None = None
 
-    def append(self, events: Sequence[Framed]) -> None:
+    def append(self, events: Sequence[FramedEvent]) -> None:
         self._last_page = None
         self._events += events
         self._size += sum(each.size for each in events)
@@ -292,7 +278,7 @@ class _Recent:
             self._start = 0
 
     def page(self, after: int) -> Page | None:
-        """Return what follows an id; None if that is not all here."""
+        """Return the events after an id; None if some of them are no longer in memory."""
         if after < self.after:
             return None
         if self._last_page is not None and self._last_page[0] == after:

@@ -1,13 +1,18 @@
-"""Hands every event to every client that wants it: framed once, written once a client."""
+"""Sends each published event to the clients that selected it.
+
+An event is encoded once, and each client gets one write per chunk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import structlog
 
+from bridge.database.clock import ServerClock
 from bridge.events import Event
-from bridge.live.history import Framed, History, chunks, framed
+from bridge.live.framing import FramedEvent, chunks, frame_events
+from bridge.live.history import History
 from bridge.live.outlet import Outlet
 from bridge.live.selection import Selection
 from bridge.telemetry import logs, metrics
@@ -16,32 +21,34 @@ log = structlog.get_logger()
 
 
 class Hub:
-    """The clients that follow the stream, grouped by what they want.
+    """The clients that follow the live stream, grouped by selection.
 
     Args:
-        history: takes in what is published, for those who come later.
+        history: stores what is published, for clients that catch up.
+        clock: the database's clock, which dates the events.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, clock: ServerClock) -> None:
         self.history = history
+        self._clock = clock
         self._followers: dict[Selection, set[Outlet]] = {}
 
     @property
     def last_event_id(self) -> int:
-        """The last event that was published."""
+        """The id of the newest published event."""
         return self.history.last_event_id
 
     @property
     def followers(self) -> int:
-        """How many clients follow the stream."""
+        """The number of clients that follow the live stream."""
         return sum(map(len, self._followers.values()))
 
     def join(self, outlet: Outlet, selection: Selection) -> None:
-        """Send a client what is selected of everything after ``last_event_id``."""
+        """Send a client the selected events after ``last_event_id``."""
         self._followers.setdefault(selection, set()).add(outlet)
 
     def leave(self, outlet: Outlet, selection: Selection) -> None:
-        """Send a client nothing more of a selection. It need not have joined."""
+        """Stop sending a selection to a client, which need not have joined."""
         group = self._followers.get(selection)
         if group is not None:
             group.discard(outlet)
@@ -49,37 +56,40 @@ class Hub:
                 del self._followers[selection]
 
     def start_over(self, last_event_id: int) -> None:
-        """Forget what was published; the log goes on after this id, and that is another log."""
+        """Forget all published events: the log was replaced by one that ends with this id."""
         self.history = self.history.renewed(last_event_id)
 
-    def publish(self, events: Sequence[Event]) -> Collection[str]:
-        """Send the events, in this order, to all who follow; waits for none of them.
-
-        Returns:
-            The types of those events that anybody was sent.
-        """
-        batch = framed(events)
+    def publish(self, events: Sequence[Event]) -> None:
+        """Send events to every follower, in order and without waiting for any client."""
+        batch = frame_events(events)
         self.history.append(batch)
         streamed = 0
-        # Nobody leaves meanwhile: who does not keep up is told to, and does so when it runs next.
+        # The groups do not change here: a client that overflows leaves when its task runs next.
         for selection, outlets in self._followers.items():
             for frames, last_id, count in chunks(batch, selection):
                 for outlet in outlets:
                     outlet.write_nowait(frames, last_id)
                 streamed += count * len(outlets)
-        if not streamed:
-            return ()
-        metrics.events_streamed.inc(streamed)
-        if logs.items_told():
-            self._tell_each(batch)
-        return {
+        if streamed:
+            metrics.events_streamed.inc(streamed)
+            self._observe_delays(events)
+            if logs.items_told():
+                self._log_each(batch)
+
+    def _observe_delays(self, events: Sequence[Event]) -> None:
+        """Measure how long after their capture the events reached any client."""
+        now = self._clock.seconds()
+        taken = {
             event_type
-            for event_type in {each.event_type for each in batch}
+            for event_type in {event.event_type for event in events}
             if any(selection.takes(event_type) for selection in self._followers)
         }
+        metrics.commit_to_client.observe_all(
+            [now - event.occurred_at.timestamp() for event in events if event.event_type in taken]
+        )
 
-    def _tell_each(self, batch: Sequence[Framed]) -> None:
-        """Log each event, and to how many clients it was handed."""
+    def _log_each(self, batch: Sequence[FramedEvent]) -> None:
+        """Log each event with the number of clients it was sent to."""
         for event in batch:
             log.debug(
                 "event_streamed",

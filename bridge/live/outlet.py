@@ -1,9 +1,8 @@
-"""One client's sending side: it blocks nobody who has something for it, and its buffer is bounded.
+"""The sending side of a connection: writes never block, and the buffer is bounded.
 
-Everything that goes to a client goes through its outlet, event frames and trio-websocket's own
-control frames alike, so frames never interleave. What the socket takes at once is written at once,
-without a task switch; the rest waits in a bounded buffer that one task flushes. A client that
-leaves the buffer to fill up is cut off.
+Event frames and trio-websocket's control frames all go through the outlet, so frames never
+interleave. It writes what the socket accepts at once, without a task switch. The rest waits in a
+bounded buffer that one task flushes. A client that lets the buffer fill up is cut off.
 """
 
 import os
@@ -14,32 +13,32 @@ from math import inf
 
 import trio
 
-from bridge.live.frames import CLOSE_HEAD
+from bridge.live.framing import CLOSE_HEAD
 
-#: Writes that one system call joins; Linux takes 1024 at most.
+#: Writes joined by one system call; Linux allows 1024.
 _JOINED_WRITES = 64
-#: What a write that waits takes in memory, beside its bytes, of which a pong has two.
+#: Memory that a waiting write takes in addition to its bytes, which may be as few as two.
 _WRITE_BYTES = 100
 
 
-# Shared by all who have nothing waiting; nothing is ever put into it.
+# Shared by all outlets that have nothing waiting; always empty.
 _NO_MARKS: deque[int | None] = deque(maxlen=0)
 
 
 class Outlet(trio.abc.SendStream):
-    """A connection's sending side, as trio-websocket and the hub see it.
+    """The sending side of a connection, as trio-websocket and the hub see it.
 
-    Holds at most the write that the socket is busy with and ``buffer_bytes`` behind it; when that
-    is not enough, ``overflowed`` is called, once, and from then on only ``cut_off`` can send.
-    Nothing goes out behind a close frame.
+    The outlet holds the write in progress and at most ``buffer_bytes`` behind it. If that is not
+    enough, it calls ``overflowed`` once, and from then on only ``cut_off`` can send. Nothing is
+    sent after a close frame.
 
     Args:
-        stream: the accepted connection. Whoever accepted it also closes it.
-        nursery: where the flushing task runs while there is something to flush.
+        stream: the accepted connection; the caller closes it.
+        nursery: runs the flushing task while anything waits.
         buffer_bytes: how much may wait.
-        overflowed: told that the client does not keep up.
-        closed: told that trio-websocket is done with the connection.
-        lost: told that the client is gone, as a write has shown.
+        overflowed: called when the client reads too slowly.
+        closed: called when trio-websocket has finished with the connection.
+        lost: called when a write fails because the client is gone.
     """
 
     __slots__ = (
@@ -55,9 +54,9 @@ class Outlet(trio.abc.SendStream):
         "_sent_of_first",
         "_waiting",
         "_waiting_bytes",
-        "close_said",
+        "close_sent",
+        "flushed_at",
         "sent_through",
-        "took_at",
     )
 
     def __init__(
@@ -76,30 +75,29 @@ class Outlet(trio.abc.SendStream):
         self._overflowed = overflowed
         self._closed = closed
         self._lost = lost
-        # The writes that wait, and what sent_through is after each. Bytes and numbers, and nothing
-        # that the garbage collector would look at: of slow clients there may be a million.
-        # None while nothing waits, which is nearly always: thousands of clients are idle.
+        # The waiting writes, and sent_through after each of them. The garbage collector does not
+        # track bytes and numbers, of which slow clients may have a million.
+        # None while nothing waits, to save memory on thousands of idle clients.
         self._waiting: deque[bytes] | None = None
         self._marks: deque[int | None] = _NO_MARKS
         self._waiting_bytes = 0
         self._sent_of_first = 0
         self._drained: trio.Event | None = None
-        #: Whether frames are taken.
+        # Whether further frames are accepted.
         self._open = True
-        #: The close frame that trio-websocket has sent; None if it has not.
-        self.close_said: bytes | None = None
-        #: The client was sent all that it has coming up to the event with this id; None before it
-        #: has anything coming.
+        #: The close frame that trio-websocket sent, if any.
+        self.close_sent: bytes | None = None
+        #: The client was sent all its events up to this id; None before it is let in.
         self.sent_through: int | None = None
-        #: When the socket last took something that had waited, by trio's clock: a client that reads
-        #: slowly answers no ping before it has read what lies in front of it.
-        self.took_at = -inf
+        #: When the socket last accepted waiting bytes, by trio's clock. A slow reader answers no
+        #: ping before it has read what is in front of it.
+        self.flushed_at = -inf
 
     def write_nowait(self, frames: bytes, through: int | None = None) -> None:
-        """Send whole frames, or keep them to be sent; never waits, never raises.
+        """Send whole frames now or buffer them; never block or raise.
 
         Args:
-            through: what ``sent_through`` is once they are sent, if that changes with them.
+            through: the value of ``sent_through`` once they are sent; None to leave it.
         """
         if not self._open:
             return
@@ -125,23 +123,26 @@ class Outlet(trio.abc.SendStream):
             self._overflowed()
 
     def mark(self, through: int) -> None:
-        """Have ``sent_through`` be this id once all that was written before is sent."""
+        """Set ``sent_through`` to this id once all earlier writes are sent."""
         if self._waiting is None:
             self.sent_through = through
         else:
             self._keep(b"", through)
 
     def cut_off(self, farewell: Callable[[int | None], bytes]) -> int | None:
-        """Throw away what waits, but for the write that is half done, and send last frames.
+        """Discard all waiting writes except a partly sent one, then send final frames.
 
         Args:
-            farewell: makes them of what ``sent_through`` will be, which is returned, too.
+            farewell: builds the final frames from the final ``sent_through``.
+
+        Returns:
+            The final ``sent_through``.
         """
         through = self.sent_through
         if self._waiting:
             if self._marks[0] is not None:
                 through = self._marks[0]
-            # What was to follow may begin further back.
+            # A resume may have moved the position back in a later write.
             dropped = [each for each in islice(self._marks, 1, None) if each is not None]
             if through is not None:
                 through = min([through, *dropped])
@@ -152,10 +153,10 @@ class Outlet(trio.abc.SendStream):
         return through
 
     def end(self, frames: bytes) -> bool:
-        """Send last frames, or keep them behind what waits; :meth:`flush` sends them then.
+        """Send final frames now, or buffer them for :meth:`flush`.
 
         Returns:
-            Whether they were taken: nothing is after a close frame, or when the client is gone.
+            False if the connection is closing or the client is gone, so nothing is sent.
         """
         if not self._open:
             return False
@@ -166,8 +167,8 @@ class Outlet(trio.abc.SendStream):
         self._open = False
         sent = 0
         if self._waiting is None:
-            # At once: who flushes comes when the connection's tasks have ended, and one of them may
-            # be in a statement that takes its time.
+            # Write now: the final flush waits for the connection's tasks, and one of them may be
+            # in a slow statement.
             try:
                 sent = os.write(self._descriptor, frames)
             except BlockingIOError:
@@ -188,20 +189,20 @@ class Outlet(trio.abc.SendStream):
 
     @property
     def waiting_bytes(self) -> int:
-        """How many bytes wait to be sent."""
+        """The number of bytes that wait to be sent."""
         return self._waiting_bytes
 
     async def drained(self) -> None:
-        """Wait until nothing waits to be sent, or nothing can be sent any more."""
+        """Wait until the buffer is empty or the client is gone."""
         while self._waiting is not None:
             if self._drained is None:
                 self._drained = trio.Event()
             await self._drained.wait()
 
     def _behind_bytes(self, waiting: deque[bytes]) -> int:
-        """Return what is kept behind the write that the socket is busy with.
+        """Return the size of the buffer without the write in progress.
 
-        That one does not count, so that one large event fits any buffer.
+        That write does not count, so that one large event fits any buffer.
         """
         busy_with = len(waiting[0]) - self._sent_of_first
         return self._waiting_bytes - busy_with + (len(waiting) - 1) * _WRITE_BYTES
@@ -216,9 +217,9 @@ class Outlet(trio.abc.SendStream):
         self._waiting_bytes += len(frames)
 
     async def flush(self) -> None:
-        """Send what waits, until nothing does or nothing can be sent any more.
+        """Send the buffer until it is empty or the client is gone.
 
-        May be cancelled: then somebody else may go on with what is left.
+        If this is cancelled, another call can continue.
         """
         waiting = self._waiting
         try:
@@ -227,7 +228,7 @@ class Outlet(trio.abc.SendStream):
                 writes: list[bytes | memoryview] = [*islice(waiting, _JOINED_WRITES)]
                 writes[0] = memoryview(writes[0])[self._sent_of_first :]
                 try:
-                    self._took(os.writev(self._descriptor, writes), waiting)
+                    self._sent(os.writev(self._descriptor, writes), waiting)
                 except BlockingIOError:
                     continue
         except (OSError, trio.ClosedResourceError):
@@ -239,15 +240,16 @@ class Outlet(trio.abc.SendStream):
             self._drained = None
 
     def _broken(self) -> None:
-        """Tell that the connection is gone. The reading side may be far from noticing: it reads at
-        a pace, and what the client had sent before is still there.
+        """Report that the client is gone.
+
+        The receiving side may notice much later: it reads at a limited rate what was sent before.
         """
         self._open = False
         self._lost()
 
-    def _took(self, sent: int, waiting: deque[bytes]) -> None:
-        """Take from what waits that the socket took so many bytes."""
-        self.took_at = trio.current_time()
+    def _sent(self, sent: int, waiting: deque[bytes]) -> None:
+        """Remove bytes that the socket accepted from the buffer."""
+        self.flushed_at = trio.current_time()
         self._waiting_bytes -= sent
         while waiting:
             rest = len(waiting[0]) - self._sent_of_first
@@ -265,21 +267,23 @@ class Outlet(trio.abc.SendStream):
         """Send trio-websocket's bytes: handshake, pongs, close frames.
 
         Raises:
-            trio.BrokenResourceError: the connection is gone, or the client was cut off.
+            trio.BrokenResourceError: the client is gone or was cut off, or the connection closes.
         """
         await trio.lowlevel.checkpoint()
         self.write_nowait(bytes(data))
         if not self._open:
-            raise trio.BrokenResourceError("the client is gone, was cut off or is being closed")
+            raise trio.BrokenResourceError(
+                "the client is gone or cut off, or the connection closes"
+            )
         if data[:1] == CLOSE_HEAD:
             self._open = False
-            self.close_said = bytes(data)
+            self.close_sent = bytes(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return: sending never blocks."""
+        """Return at once: sending never blocks."""
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        """Tell that trio-websocket is done; who made the outlet ends it."""
+        """Report that trio-websocket has finished; the connection sends the rest."""
         self._closed()
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""Which events a client wants: a set of patterns of types."""
+"""The set of event types a client receives."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import Any
 
 from bridge.events import PATTERN, patterns_matching
 
-#: Patterns of one client, and characters of one pattern.
 MOST_PATTERNS = 100
 LONGEST_PATTERN = 255
-# Types whose answer is remembered. There are a few, but anybody may emit an event of a new one.
-_REMEMBERED_TYPES = 1000
+# Cached answers. Applications use few types, but the set of types is not bounded.
+_CACHED_TYPES = 1000
 
 
 class PatternError(ValueError):
-    """What a client named is no list of patterns. The message says why."""
+    """A client sent an invalid list of patterns. The message says why."""
 
 
 class Selection:
-    """The events of some types; equal if the patterns are.
+    """The events whose type matches a set of patterns; equal if the patterns are equal.
 
     Args:
         patterns: ``ticket.created``, ``ticket.*`` or ``*``.
@@ -38,25 +37,25 @@ class Selection:
         return hash(self.patterns)
 
     def takes(self, event_type: str) -> bool:
-        """Tell whether an event of this type is among them."""
-        known = self._takes.get(event_type)
-        if known is None:
-            if len(self._takes) >= _REMEMBERED_TYPES:
+        """Return whether events of this type are selected."""
+        cached = self._takes.get(event_type)
+        if cached is None:
+            if len(self._takes) >= _CACHED_TYPES:
                 self._takes.clear()
-            known = not self.patterns.isdisjoint(patterns_matching(event_type))
-            self._takes[event_type] = known
-        return known
+            cached = not self.patterns.isdisjoint(patterns_matching(event_type))
+            self._takes[event_type] = cached
+        return cached
 
 
-#: What a client gets that names nothing.
+#: The default of a client that names no patterns.
 EVERYTHING = Selection(["*"])
 
 
 def checked_patterns(value: Any) -> frozenset[str]:
-    """Return the patterns that a client named.
+    """Return a client's patterns after checking them.
 
     Raises:
-        PatternError: it is not a list of one to 100 patterns.
+        PatternError: the value is not a list of 1 to 100 valid patterns.
     """
     if not isinstance(value, list) or not 1 <= len(value) <= MOST_PATTERNS:
         raise PatternError(f"events must be a list of 1 to {MOST_PATTERNS} patterns")

@@ -1,4 +1,4 @@
-"""The stream as a whole: who is let in, who is sent away, and when."""
+"""The stream as a whole: admits clients, pings them, and closes those that must leave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import structlog
 import trio
 
 from bridge.access.authenticator import TooManyFailuresError
-from bridge.access.proxies import client_address
 from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import Grant, Source, TokenKey
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
@@ -25,50 +24,51 @@ from bridge.live.connection import (
     ConnectionLimits,
     serve_connection,
 )
-from bridge.live.frames import PING_FRAME, close_frame, text_frame
-from bridge.live.handshake import Opening, read_opening
+from bridge.live.framing import PING_FRAME, close_frame, text_frame
+from bridge.live.handshake import Opening
 from bridge.live.hub import Hub
-from bridge.live.session import CONCURRENT_REPLAYS, Session, gap_frame
+from bridge.live.replay import CONCURRENT_REPLAYS, gap_frame
+from bridge.live.session import Session
 from bridge.telemetry import metrics
 
 log = structlog.get_logger()
 
-#: How long a client may take for the message with its token: it has nothing to wait for, and one
-#: that knows of no such message, and forgot the token, learns that soon.
+#: How long a client may take to send its token in a message. A client that forgot its token learns
+#: so after this time.
 TOKEN_SECONDS: Final = 4.0
-#: How often tokens are looked up again. One that was revoked, or has expired, is noticed by then.
+#: How often tokens are checked again, so that revoked and expired ones are noticed.
 TOKENS_SECONDS: Final = 2.0
-#: A client of which nothing was heard for so many ping intervals, and which took nothing of what
-#: waits for it, has left two pings unanswered.
+#: A client is dropped if it sent nothing and read nothing for this many ping intervals: by then it
+#: has left two pings unanswered.
 SILENT_INTERVALS: Final = 2.5
 
 _SHUTTING_DOWN: Final = (GOING_AWAY, "the bridge is shutting down")
 
 
 class Tokens(Protocol):
-    """Knows the tokens: ``bridge.token_store.Authenticator``."""
+    """Authenticates tokens and tickets; see :mod:`bridge.access.authenticator`."""
 
     async def authenticate(self, token: str, address: str) -> Grant | None:
-        """Return what a token allows that somebody shows; None if it is not valid."""
+        """Return what a token allows; None if it is invalid."""
 
     async def use_ticket(self, ticket: str, address: str) -> Grant | None:
-        """Return what the token of a ticket allows; None if either is not valid."""
+        """Return what a ticket's token allows; None if the ticket or its token is invalid."""
 
     async def grants(self, keys: Iterable[TokenKey]) -> list[Grant]:
-        """Return what those of some tokens allow that are still valid."""
+        """Return what the given tokens allow, without those that are no longer valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """What the stream takes.
+    """The limits of the stream.
 
     Attributes:
-        connection: of each client.
-        clients: most clients in all; as many more may be about to send their tokens.
+        connection: limits of each connection.
+        clients: most clients. As many again may be connected without a token so far.
         clients_per_token: most clients with one token.
-        ping_seconds: how often each client is pinged.
-        idle_seconds: how long a client may say nothing; None: for ever.
-        origins: of pages that may connect; empty: any.
+        ping_seconds: interval between two pings.
+        idle_seconds: how long a client may send no message; None for any time.
+        origins: lower-case origins of pages that may connect; empty for any.
     """
 
     connection: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -87,7 +87,7 @@ class _Client:
 
     @property
     def grant(self) -> Grant | None:
-        """What its token allows; None until it is let in."""
+        """What the client's token allows; None until it is let in."""
         return self.connection.grant
 
 
@@ -95,9 +95,9 @@ class LiveStream:
     """Serves WebSocket clients.
 
     Args:
-        hub: where events come from.
-        tokens: knows who may listen.
-        access_log: whether it is logged who comes and goes.
+        hub: the source of events.
+        tokens: authenticates clients.
+        access_log: whether to log each client that connects or leaves.
     """
 
     def __init__(
@@ -115,44 +115,46 @@ class LiveStream:
 
     @property
     def clients(self) -> int:
-        """How many clients are connected."""
+        """The number of connected clients."""
         return len(self._clients)
 
     def buffered_bytes(self) -> Iterator[int]:
-        """Yield, for each client, what waits in memory to be sent."""
+        """Yield, for each client, the number of bytes that wait to be sent."""
         return (client.connection.outlet.waiting_bytes for client in self._clients)
 
     @property
     def _admitted(self) -> int:
         return sum(map(len, self._by_token.values()))
 
-    async def serve(self, stream: trio.SocketStream, received: bytes = b"") -> None:
-        """Serve one accepted connection until it ends. Nothing that the client does gets out.
+    async def serve(self, stream: trio.SocketStream, received: bytes, head_bytes: int) -> None:
+        """Serve one accepted connection until it ends. No error of the client is raised.
 
         Args:
-            received: what whoever accepted it has read from the stream already.
+            received: the bytes read from the stream so far.
+            head_bytes: how many of them are the head of the request.
         """
         await serve_connection(
             stream,
+            received,
+            head_bytes,
             self._converse,
             limits=self._limits.connection,
             farewell=_too_slow,
-            received=received,
         )
 
     async def run(self) -> None:
-        """Look after the clients for ever: ping them, and see that their tokens are valid."""
+        """Ping clients and check their tokens, forever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ping_clients)
-            # One table that cannot be read, or is locked, keeps nobody whose token is in the other.
-            nursery.start_soon(self._look_up_tokens, "bridge")
-            nursery.start_soon(self._look_up_tokens, "bot")
+            # Separately: a locked or unreadable table must not delay checks of the other.
+            nursery.start_soon(self._check_tokens, "bridge")
+            nursery.start_soon(self._check_tokens, "bot")
 
     def start_over(self, last_event_id: int) -> None:
-        """Tell all clients that the log has lost what they were sent, and have them come again.
+        """Report a gap to all clients and close them: the log lost events that they were sent.
 
         Args:
-            last_event_id: the newest event that the log has.
+            last_event_id: the newest event in the log.
         """
         gap = gap_frame(self._hub.last_event_id, last_event_id + 1)
         self._hub.start_over(last_event_id)
@@ -160,35 +162,33 @@ class LiveStream:
             if client.session is not None:
                 client.connection.outlet.write_nowait(gap)
                 client.connection.count_dropped("log_went_back")
-            client.connection.send_away(GOING_AWAY, "the database went back in time")
+            client.connection.close(GOING_AWAY, "the database went back in time")
 
     async def stop(self) -> None:
-        """Send every client away, and wait a moment for them to go."""
+        """Close all clients and wait a moment for them to leave."""
         self._stopping = True
         for client in self._clients:
             client.connection.count_dropped("stopping")
-            client.connection.send_away(*_SHUTTING_DOWN)
+            client.connection.close(*_SHUTTING_DOWN)
         if self._clients:
             with trio.move_on_after(CLOSE_SECONDS):
                 await self._last_left.wait()
 
-    async def _converse(self, connection: Connection) -> None:
-        if self._stopping:  # it was accepted before, and took its time
-            connection.send_away(*_SHUTTING_DOWN)
+    async def _converse(self, connection: Connection, opening: Opening) -> None:
+        if self._stopping:  # its handshake took until now
+            connection.close(*_SHUTTING_DOWN)
             return
         now = trio.current_time()
-        # Not all at once, though all may have come at once.
+        # Spread the first pings: all clients may have connected at once.
         client = _Client(connection, now + random.uniform(0.5, 1) * self._limits.ping_seconds)  # noqa: S311
         self._clients.add(client)
         metrics.clients.inc()
         try:
-            request = connection.request
-            opening = read_opening(request.path, request.headers)
             refusal = self._refusal(opening) or await self._admit(client, opening)
             if refusal is not None:
-                connection.send_away(*refusal)
+                connection.close(*refusal)
                 return
-            assert client.grant is not None  # noqa: S101 - else it is refused
+            assert client.grant is not None  # noqa: S101 - set by _admit
             client.session = Session(
                 connection, self._hub, self._turns, visible=client.grant.events
             )
@@ -197,27 +197,25 @@ class LiveStream:
             self._forget(client)
 
     def _refusal(self, opening: Opening) -> tuple[int, str] | None:
-        """Return close code and reason for a client whose token does not matter; else None."""
-        # Only browsers send an origin, and no page can make them send another one.
+        """Return close code and reason for a page of another origin; else None."""
+        # Only browsers send an origin, and pages cannot change it.
         allowed = self._limits.origins
         if allowed and opening.origin is not None and opening.origin.lower() not in allowed:
             return POLICY_VIOLATION, "Origin not allowed"
         return None
 
     async def _admit(self, client: _Client, opening: Opening) -> tuple[int, str] | None:
-        """Return close code and reason for a client that may not listen, None for one that may."""
+        """Authenticate a client; return close code and reason if it is refused, else None."""
         token = opening.token
         if token is None and opening.ticket is None:
-            # Counted apart: who has no token keeps nobody out who has one.
+            # Counted apart, so that unauthenticated connections cannot crowd out clients.
             if len(self._clients) - self._admitted > self._limits.clients:
                 return TRY_AGAIN_LATER, "Too many connections"
             with trio.move_on_after(min(TOKEN_SECONDS, self._limits.connection.handshake_seconds)):
                 token = _token_of_message(await client.connection.websocket.get_message())
         if not token and opening.ticket is None:
             return POLICY_VIOLATION, "Missing API token"
-        address = client_address(
-            client.connection.peer, opening.forwarded_for, self._limits.connection.proxies
-        )
+        address = client.connection.address
         try:
             if token:
                 grant = await self._tokens.authenticate(token, address)
@@ -259,17 +257,17 @@ class LiveStream:
             self._last_left = trio.Event()
 
     async def _ping_clients(self) -> None:
-        """Ping everybody now and then; drop who answers nothing, send away who is idle."""
+        """Ping clients at intervals; drop silent clients and close idle ones."""
         limits = self._limits
         while True:
             await trio.sleep(min(1.0, limits.ping_seconds / 10))
             now = trio.current_time()
             for client in self._clients:
-                if client.connection.is_ending:
-                    continue  # its token is being looked up, which cannot be cancelled
+                if client.connection.is_closing:
+                    continue  # it waits for a statement, which cannot be cancelled
                 outlet = client.connection.outlet
-                heard_at = max(client.connection.intake.heard_at, outlet.took_at)
-                if now - heard_at > SILENT_INTERVALS * limits.ping_seconds:
+                seen_at = max(client.connection.intake.received_at, outlet.flushed_at)
+                if now - seen_at > SILENT_INTERVALS * limits.ping_seconds:
                     client.connection.count_dropped("silent", sent_through=outlet.sent_through)
                     client.connection.drop()
                 elif now >= client.ping_at:
@@ -278,18 +276,18 @@ class LiveStream:
                 if (
                     limits.idle_seconds is not None
                     and client.session is not None
-                    and now - client.session.spoke_at > limits.idle_seconds
+                    and now - client.session.message_at > limits.idle_seconds
                 ):
-                    # Not with 1008, after which no client comes back: a laptop may have slept.
+                    # Not 1008, which stops clients for good: a laptop may have slept.
                     reason = f"Idle: no message for {limits.idle_seconds:g} s"
                     client.connection.count_dropped("idle")
-                    client.connection.send_away(GOING_AWAY, reason)
+                    client.connection.close(GOING_AWAY, reason)
 
-    async def _look_up_tokens(self, source: Source) -> None:
-        """Send away whose token is not valid any more, or not for the same events.
+    async def _check_tokens(self, source: Source) -> None:
+        """Close clients whose token became invalid or allows other events.
 
         Args:
-            source: of the tokens that are looked up. Not that of the settings, which do not change.
+            source: where the tokens are stored.
         """
         while True:
             await trio.sleep(TOKENS_SECONDS)
@@ -299,24 +297,24 @@ class LiveStream:
             try:
                 grants = await self._tokens.grants(keys)
             except (DatabaseUnavailable, DatabaseError):
-                continue  # They were valid; others are not let in meanwhile.
-            self._compare(keys, grants)
+                continue  # keep the clients; new ones are refused meanwhile
+            self._apply_grants(keys, grants)
 
-    def _compare(self, keys: Iterable[TokenKey], grants: Iterable[Grant]) -> None:
-        """Send away the clients of some tokens, by what these allow now."""
+    def _apply_grants(self, keys: Iterable[TokenKey], grants: Iterable[Grant]) -> None:
+        """Close the clients of tokens that allow something else now."""
         visible = {each.key: each.events for each in grants if each.allows(EVENTS_READ)}
         for key in keys:
             for client in self._by_token.get(key, ()):
                 if key not in visible:
                     client.connection.count_dropped("revoked")
-                    client.connection.send_away(POLICY_VIOLATION, "API token revoked or expired")
+                    client.connection.close(POLICY_VIOLATION, "API token revoked or expired")
                 elif client.grant is not None and client.grant.events != visible[key]:
                     client.connection.count_dropped("changed")
-                    client.connection.send_away(GOING_AWAY, "API token changed, connect again")
+                    client.connection.close(GOING_AWAY, "API token changed, connect again")
 
 
 def _token_of_message(message: str | bytes) -> str | None:
-    """Return the token of ``{"type": "auth", "token": …}``; None if it is another message."""
+    """Return the token of ``{"type": "auth", "token": …}``; None for any other message."""
     try:
         parsed = json.loads(message)
     except (ValueError, RecursionError):

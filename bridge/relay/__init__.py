@@ -1,1 +1,1 @@
-"""Moves captured events from the outbox to the log, the live stream and the delivery queue."""
+"""Moves captured events from the outbox to the log, the stream and the delivery queue."""

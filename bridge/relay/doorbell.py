@@ -1,22 +1,22 @@
-"""When the application rings, and when the drainer looks by itself: the state machine, alone.
+"""The doorbell's state machine: when the application rings and when the leader polls.
 
-A commit that rings by NOTIFY takes a lock of the whole cluster until its WAL is flushed, so commits
-that ring finish one at a time. Rare events should ring, since a ring arrives within milliseconds
-and costs nothing in between; in busy times the drainer polls and nobody rings, as a network card's
-driver turns interrupts off under load. The flag ``bridge.doorbell`` tells the triggers which it is.
+A commit that rings by NOTIFY takes a cluster-wide lock until its WAL is flushed, so commits that
+ring finish one at a time. At a low rate of events the application should ring: a ring arrives
+within milliseconds and an idle bridge costs nothing. At a high rate the leader polls and nothing
+rings, as a network card's driver turns interrupts off under load. The flag ``bridge.doorbell``
+tells the triggers whether to ring.
 
     state      flag   leaves when
     RINGING    ring   more than BUSY_EVENTS came within BUSY_SECONDS: to QUIET
     QUIET      quiet  fewer than CALM_EVENTS came within CALM_SECONDS: to REARMING
-    REARMING   ring   all that was in flight when the flag was set has ended: to RINGING;
+    REARMING   ring   all transactions in flight when the flag was set have ended: to RINGING;
                       or it is busy again: to QUIET
 
 A trigger writes its row first and reads the flag second. So a transaction that saw "quiet", and
-will not ring, had its transaction id before the flag was set to ring. REARMING goes on polling
-until every transaction id that had been given out then has ended, and a look after that found no
-more.
+does not ring, had its transaction id before the flag was set to ring. REARMING keeps polling until
+every transaction id given out by then has ended and a later drain found nothing more.
 
-Nothing here touches a database: it is fed with what each drain found, and says what to do next.
+This module does not access the database: it takes the results of drains and returns what to do.
 """
 
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ from typing import Literal
 
 Mode = Literal["adaptive", "notify", "poll"]
 
-#: More than this many events in this time, and polling is cheaper than being rung for each.
+#: Above this rate, polling is cheaper than a ring for each event.
 BUSY_EVENTS = 20
 BUSY_SECONDS = 0.1
-#: Fewer than this many in this time, and ringing is. Half of the rate above, so as not to flap.
+#: Below this rate, ringing is cheaper. It is half of the rate above, to avoid flapping.
 CALM_EVENTS = 20
 CALM_SECONDS = 0.2
-#: Longest pause between two looks while an old transaction keeps REARMING from its end.
+#: Longest poll interval while an old transaction keeps the doorbell in REARMING.
 REARMING_POLL_SECONDS = 0.1
 
 
 class State(Enum):
-    """How the drainer learns of events."""
+    """How the leader learns of events."""
 
     RINGING = "ringing"
     QUIET = "quiet"
@@ -44,15 +44,14 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one drain found.
+class Drained:
+    """The result of one drain.
 
     Attributes:
-        events: how many it took.
-        exhaustive: it looked everywhere and there was no more.
-        xmin: oldest transaction that was in flight in its snapshot.
-        next_xid: a transaction id that nobody had when the snapshot was taken; every transaction
-            that had one by then has a smaller one.
+        events: the number of events it took.
+        exhaustive: whether it searched everywhere and left nothing.
+        xmin: oldest transaction in flight in its snapshot.
+        next_xid: greater than every transaction id given out before the snapshot.
     """
 
     events: int
@@ -62,12 +61,13 @@ class Look:
 
 
 class Doorbell:
-    """The doorbell as one drainer sees it, from when it begins to lead until it ends.
+    """The state of the doorbell while one bridge leads.
 
     Args:
-        mode: adaptive; notify: always ring; poll: never ring.
-        poll_seconds: the net: longest pause while the doorbell rings, and while ``poll`` is idle.
-        quiet_poll_seconds: pause between two looks while it is quiet.
+        mode: adaptive, notify (always ring) or poll (never ring).
+        poll_seconds: longest pause while the application rings, as a safety net, and longest pause
+            of an idle bridge in mode ``poll``.
+        quiet_poll_seconds: pause between two drains while the doorbell is quiet.
     """
 
     def __init__(self, mode: Mode, *, poll_seconds: float, quiet_poll_seconds: float) -> None:
@@ -75,25 +75,25 @@ class Doorbell:
         self._poll_seconds = poll_seconds
         self._quiet_poll_seconds = min(quiet_poll_seconds, poll_seconds)
         self.state = State.QUIET if mode == "poll" else State.REARMING
-        #: The drain after which every transaction that may have seen "quiet" has ended.
+        # Once xmin reaches this id, every transaction that may have seen "quiet" has ended.
         self._horizon: int | None = None
         self._window_began = -float("inf")
         self._window_events = 0
-        self._idle_looks = 0
+        self._idle_drains = 0
 
     @property
     def is_quiet(self) -> bool:
-        """What the flag has to say. Whoever runs this sets it at once, before the next drain."""
+        """The value of the flag, which the caller must set before the next drain."""
         return self.state is State.QUIET
 
     @property
     def hears_rings(self) -> bool:
-        """Whether a ring ends the pause. While quiet, a stray one would only cost a drain."""
+        """Whether a ring ends the pause. While quiet, a stray ring would waste a drain."""
         return self.state is not State.QUIET
 
     @property
     def pause_seconds(self) -> float:
-        """How long to wait before the next drain, if nobody rings."""
+        """How long to wait before the next drain unless the application rings."""
         match self.state:
             case State.RINGING:
                 return self._poll_seconds
@@ -104,17 +104,17 @@ class Doorbell:
             case State.QUIET:
                 return self._quiet_poll_seconds
 
-    def looked(self, now: float, look: Look) -> None:
-        """Take in what a drain found, which may change the state.
+    def record(self, now: float, drained: Drained) -> None:
+        """Update the state from the result of a drain.
 
         Args:
-            now: seconds of any clock that does not go back.
+            now: seconds of a monotonic clock.
         """
-        self._idle_looks = 0 if look.events else self._idle_looks + 1
+        self._idle_drains = 0 if drained.events else self._idle_drains + 1
         if self._mode == "poll":
             return
         if self.state is State.QUIET:
-            self._window_events += look.events
+            self._window_events += drained.events
             if now - self._window_began >= CALM_SECONDS:
                 calm = self._window_events < CALM_EVENTS
                 self._open_window(now)
@@ -125,15 +125,15 @@ class Doorbell:
 
         if now - self._window_began >= BUSY_SECONDS:
             self._open_window(now)
-        # A ring counts, whatever it was for: whoever rings in vain must not keep us draining.
-        self._window_events += max(look.events, 1)
+        # A drain that found nothing also counts, so that stray rings cannot keep the bridge busy.
+        self._window_events += max(drained.events, 1)
         if self._mode == "adaptive" and self._window_events > BUSY_EVENTS:
             self.state = State.QUIET
             self._open_window(now)
         elif self.state is State.REARMING:
             if self._horizon is None:
-                self._horizon = look.next_xid
-            if look.exhaustive and look.xmin >= self._horizon:
+                self._horizon = drained.next_xid
+            if drained.exhaustive and drained.xmin >= self._horizon:
                 self.state = State.RINGING
 
     def _open_window(self, now: float) -> None:
@@ -141,6 +141,6 @@ class Doorbell:
         self._window_events = 0
 
     def _backed_off(self, longest_seconds: float) -> float:
-        """Return a pause that doubles with every look that found nothing."""
-        doublings = min(self._idle_looks, 30)
+        """Return a pause that doubles with every drain that found nothing."""
+        doublings = min(self._idle_drains, 30)
         return min(self._quiet_poll_seconds * 2.0**doublings, longest_seconds, self._poll_seconds)

@@ -1,14 +1,15 @@
-"""Moves events from the outbox to the log, and hands them to the live stream and to delivery.
+"""Moves events from the outbox to the log and passes them on to the stream and to delivery.
 
-Of all bridges on a database one drains: ``bridge.leader`` names the connection on which it listens
-and drains, for as long as that one is there, so that losing any of the three is losing all. The
-others follow the log and serve their own clients from it; one of them takes over when it has gone.
+One of the bridges on a database, the leader, drains the outbox. ``bridge.leader`` names the
+connection on which it listens and drains. The leadership ends with that connection, so a bridge
+never has one without the other. The other bridges follow the log and serve their own clients from
+it; one of them takes over when the leader is gone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -20,7 +21,7 @@ from bridge.database.errors import DatabaseError, DatabaseUnavailable, MissingPa
 from bridge.database.identity import bridge_name
 from bridge.database.pool import Connection, Database, Row
 from bridge.events import Event
-from bridge.relay.doorbell import Doorbell, Look, Mode, State
+from bridge.relay.doorbell import Doorbell, Drained, Mode, State
 from bridge.relay.upkeep import create_partitions
 from bridge.relay.watermark import Watermark
 from bridge.tasks import WakeUp
@@ -28,16 +29,15 @@ from bridge.telemetry import logs, metrics
 
 log = structlog.get_logger()
 
-#: How long a bridge that stops may take to silence the doorbell.
+#: How long a stopping leader may take to switch the doorbell off.
 LEAVING_SECONDS = 1.0
-#: How often a bridge that does not drain tries to, so that another that has died is replaced soon.
+#: How often a follower tries to lead, which bounds how long a dead leader is missed.
 TAKEOVER_SECONDS = 1.0
-#: How often the whole outbox is looked through, whatever the watermark says.
+#: How often the whole outbox is scanned, whatever the watermark says.
 FULL_SCAN_SECONDS = 60.0
-#: Plans are kept, and made when the queue is empty; they must suit it when it is not.
+#: Plans are cached, often while the queue is empty, and must also suit a backlog.
 FAST_PLANS = "set enable_seqscan = off"
-#: What is published must outlive a crash of the server, whatever it does for others: it would give
-#: the ids out again.
+#: A published event must survive a crash of the server; otherwise its id would be given out again.
 DURABLE = (
     "select set_config('synchronous_commit', 'on', false)"
     " where current_setting('synchronous_commit') = 'off'"
@@ -46,30 +46,31 @@ _NO_CHANNELS: Mapping[str, Callable[[], None]] = {}
 
 
 class Relay:
-    """The drainer, or one that waits to become it.
+    """Leads, or follows the leader until it can take over.
 
     Args:
-        database: where the outbox and the log are.
+        database: holds the outbox and the log.
+        clock: set from the answers of the database.
         last_event_id: the newest event of the log that need not be published.
-        publish: gets every event of the log once, in order of ids; returns the types of those that
-            somebody was sent, if any were.
-        went_back: told when the database has lost what was published, with the id of the newest
-            event that it has; what is published then goes on from there.
+        publish: called with every event of the log once, in order of ids.
+        went_back: called with the newest event id if the database lost published events.
+            Publishing continues from there.
         enqueued: called when deliveries may have been added to the queue.
-        woken: called when somebody says, by ``bridge.wake_couriers()``, that others may be due.
-        mode: whether the application rings: by turns, always or never.
-        poll_seconds: how long at most it waits for the doorbell.
-        quiet_poll_seconds: how often it looks while the doorbell is quiet.
-        batch: events a drain takes at most.
-        listen_to: further channels, and who is told of what is notified there.
+        woken: called on ``bridge.wake_couriers()``, when other deliveries may be due.
+        mode: whether the application rings: adaptive, always or never.
+        poll_seconds: longest wait for the doorbell.
+        quiet_poll_seconds: poll interval while the doorbell is quiet.
+        batch: most events of one drain.
+        listen_to: further channels with the function to call on a notification.
     """
 
     def __init__(
         self,
         database: Database,
+        clock: ServerClock,
         *,
         last_event_id: int,
-        publish: Callable[[Sequence[Event]], Collection[str] | None],
+        publish: Callable[[Sequence[Event]], None],
         went_back: Callable[[int], None],
         enqueued: Callable[[], None],
         woken: Callable[[], None],
@@ -91,44 +92,44 @@ class Relay:
         self._batch = batch
         self._last_event_id = last_event_id
         self._last_occurred_at: datetime | None = None
-        #: The doorbell as this bridge sees it; None unless it is the drainer.
+        #: The doorbell's state machine; None unless this bridge leads.
         self.doorbell: Doorbell | None = None
-        self._clock = ServerClock()
+        self._clock = clock
         self._last_round = -float("inf")
-        #: Whether it has a connection that listens.
+        #: Whether the relay has a connection that listens.
         self.listens = False
         metrics.doorbell_mode.state(mode)
         _show_doorbell(None)
 
     @property
     def leading(self) -> bool:
-        """Whether this bridge is the drainer."""
+        """Whether this bridge drains the outbox."""
         return self.doorbell is not None
 
     def trouble(self) -> str | None:
-        """Say that the relay has not got around to draining or following; None if it has."""
+        """Return why the relay counts as stalled; None if it drains or follows in time."""
         waited = trio.current_time() - self._last_round
         if waited < max(5.0, 3 * self._poll_seconds):
             return None
         if waited == float("inf"):
-            return "this bridge has not looked for events yet"
-        return f"this bridge has not got around to looking for events for {waited:.0f} s"
+            return "this bridge has not polled for events yet"
+        return f"this bridge has not polled for events for {waited:.0f} s"
 
     async def run(self) -> None:
-        """Work on one connection until it is lost.
+        """Follow or lead on one connection until it is lost.
 
         Raises:
-            DatabaseUnavailable: it is lost. Run again: nothing is forgotten in between.
+            DatabaseUnavailable: the connection is lost. Run again: no events are lost.
         """
         async with self._database.connect() as connection:
             rung = WakeUp()
             connection.on_loss(rung.signal)
-            # First listen, then look: what commits in between rings.
+            # Listen before the first drain, so that no commit falls in between.
             await connection.listen("bridge_outbox", rung.signal)
             await connection.listen("bridge_events", rung.signal)
             await connection.listen("bridge_deliveries", self._woken)
-            for channel, told in self._listen_to.items():
-                await connection.listen(channel, told)
+            for channel, notify in self._listen_to.items():
+                await connection.listen(channel, notify)
             self.listens = True
             await connection.execute(FAST_PLANS)
             await connection.execute(DURABLE)
@@ -136,7 +137,7 @@ class Relay:
             try:
                 await self._wait_to_lead(connection, rung)
                 metrics.draining.set(1)
-                log.info("leading", doorbell=self._mode)
+                log.info("leadership_acquired", doorbell=self._mode)
                 await connection.unlisten("bridge_events")
                 await self._lead(connection, rung)
             except trio.Cancelled:
@@ -150,7 +151,7 @@ class Relay:
                 _show_doorbell(None)
 
     async def _compare_log(self, connection: Connection) -> None:
-        """See that it is still the log from which events were published before."""
+        """Detect a log that lost events which this bridge has published."""
         [row] = await connection.fetch("log_goes_on", self._last_event_id, self._last_occurred_at)
         if not row["goes_on"]:
             log.error("log_went_back", published=self._last_event_id, newest=row["newest_id"])
@@ -158,10 +159,10 @@ class Relay:
             self._went_back(self._last_event_id)
 
     async def _wait_to_lead(self, connection: Connection, rung: WakeUp) -> None:
-        """Follow the log until this connection is the one that drains."""
+        """Follow the log until this connection leads."""
         while True:
             [row] = await connection.fetch("lead")
-            # Also before the first drain: what the last drainer logged is still to be published.
+            # Also after becoming the leader: the last one logged events not published here.
             await self._follow(connection)
             if row["leading"]:
                 return
@@ -169,7 +170,7 @@ class Relay:
             await rung.wait(min(self._poll_seconds, TAKEOVER_SECONDS))
 
     async def _lead(self, connection: Connection, rung: WakeUp) -> None:
-        """Drain for ever: when rung, or, while the doorbell is quiet, every few milliseconds."""
+        """Drain forever: on a ring, or every few milliseconds while the doorbell is quiet."""
         doorbell = Doorbell(
             self._mode,
             poll_seconds=self._poll_seconds,
@@ -182,10 +183,10 @@ class Relay:
         [row] = await connection.fetch("outbox_last_id")
         drainer = Drainer(connection, Watermark(row["last_id"]), self._batch, self._clock)
         while True:
-            rows, look = await self._drain(drainer, everywhere=doorbell.state is State.REARMING)
-            self._hand_over(rows)
+            rows, drained = await self._drain(drainer, everywhere=doorbell.state is State.REARMING)
+            self._pass_on(rows)
             self._last_round = trio.current_time()
-            doorbell.looked(self._last_round, look)
+            doorbell.record(self._last_round, drained)
             _show_doorbell(doorbell.state)
             if doorbell.is_quiet != quiet:
                 quiet = doorbell.is_quiet
@@ -197,18 +198,18 @@ class Relay:
                 else:
                     await trio.sleep(doorbell.pause_seconds)
 
-    async def _drain(self, drainer: Drainer, *, everywhere: bool) -> tuple[Sequence[Row], Look]:
+    async def _drain(self, drainer: Drainer, *, everywhere: bool) -> tuple[Sequence[Row], Drained]:
         try:
             return await drainer.drain(everywhere=everywhere)
         except MissingPartitionError:
-            # The statement did nothing. Upkeep makes partitions days ahead, so this is a clock
-            # that jumped or an upkeep that has failed for a week.
+            # The statement was rolled back. Upkeep creates partitions days ahead, so the clock
+            # jumped or upkeep has failed for a week.
             if not await create_partitions(self._database):
                 raise
             return await drainer.drain(everywhere=everywhere)
 
     async def _follow(self, connection: Connection) -> None:
-        """Publish what another bridge, or this one before it lost its connection, has logged."""
+        """Publish events logged by another bridge, or by this one before it lost its connection."""
         rows = None
         while rows is None or len(rows) == self._batch:
             asked = self._clock.asks()
@@ -219,22 +220,22 @@ class Relay:
                 Event(row["id"], row["event_type"], row["payload"], row["occurred_at"])
                 for row in rows
             ]
-            self._hand_on(events, _captured(events))
             if events:
+                self._publish_all(events)
                 self._enqueued()
 
-    def _hand_over(self, rows: Sequence[Row]) -> None:
-        """Publish what was drained just now."""
+    def _pass_on(self, rows: Sequence[Row]) -> None:
+        """Publish, count and log the events of one drain."""
+        if not rows:
+            return
         events = [
             Event(row["event_id"], row["event_type"], row["payload"], row["captured_at"])
             for row in rows
         ]
-        captured = _captured(events)
-        if events:
-            now = self._clock.seconds()
-            metrics.commit_to_drained.observe_all([now - each for each in captured])
-        self._hand_on(events, captured)
-        if rows and rows[0]["deliveries"]:
+        now = self._clock.seconds()
+        metrics.commit_to_drained.observe_all([now - e.occurred_at.timestamp() for e in events])
+        self._publish_all(events)
+        if rows[0]["deliveries"]:
             self._enqueued()
         metrics.events_drained.inc(len(events))
         if logs.items_told():
@@ -245,24 +246,9 @@ class Relay:
             metrics.count_capture_errors(event_type, count)
             log.warning("capture_error", event_type=event_type, events=count, see="pgbridge doctor")
 
-    def _hand_on(self, events: Sequence[Event], captured: Sequence[float]) -> None:
-        """Publish events, and count how long it took until clients had them.
-
-        Args:
-            captured: when each was, in seconds.
-        """
-        if not events:
-            return
+    def _publish_all(self, events: Sequence[Event]) -> None:
         self._last_event_id, self._last_occurred_at = events[-1].id, events[-1].occurred_at
-        if sent := self._publish(events):
-            now = self._clock.seconds()
-            if not {event.event_type for event in events}.issubset(sent):
-                captured = _captured([each for each in events if each.event_type in sent])
-            metrics.commit_to_client.observe_all([now - each for each in captured])
-
-
-def _captured(events: Sequence[Event]) -> list[float]:
-    return [event.occurred_at.timestamp() for event in events]
+        self._publish(events)
 
 
 def _show_doorbell(current: State | None) -> None:
@@ -270,9 +256,9 @@ def _show_doorbell(current: State | None) -> None:
 
 
 async def _leave_quiet(connection: Connection) -> None:
-    """Have the application ring for nobody, once a bridge has stopped in order.
+    """Switch the doorbell off when the leader stops, so that the application does not ring in vain.
 
-    The lock is still ours: whoever drains next sets the doorbell after this.
+    The next leader sets the doorbell after this, because this one still holds the lock.
     """
     with (
         trio.move_on_after(LEAVING_SECONDS, shield=True),
@@ -282,10 +268,10 @@ async def _leave_quiet(connection: Connection) -> None:
 
 
 class Drainer:
-    """Runs the drain statement, and keeps the watermark that it needs.
+    """Runs the drain statement and maintains its watermark.
 
     Args:
-        clock: is set by what each drain says.
+        clock: set from the answer of each drain.
     """
 
     def __init__(
@@ -299,15 +285,15 @@ class Drainer:
         self._gaps_scanned_at = -float("inf")
         self._full_scan_at = trio.current_time() + FULL_SCAN_SECONDS
 
-    async def drain(self, *, everywhere: bool = False) -> tuple[Sequence[Row], Look]:
-        """Return the drained rows, in order, and what the drain says of the outbox.
+    async def drain(self, *, everywhere: bool = False) -> tuple[Sequence[Row], Drained]:
+        """Return the drained rows in order, and what the drain found in the outbox.
 
         Args:
-            everywhere: look through the gaps, however wide.
+            everywhere: scan the gaps even if they are wide.
         """
         now = trio.current_time()
         watermark = self._watermark
-        # With a backlog the gaps are looked through every time: what is oldest goes first.
+        # With a backlog, scan the gaps every time, so that the oldest events go first.
         scan_gaps = (
             everywhere
             or not (watermark.wide and self._complete)
@@ -315,7 +301,7 @@ class Drainer:
         )
         gaps = [(gap.low, gap.high) for gap in watermark.gaps] if scan_gaps else []
         if now >= self._full_scan_at:
-            # A net under the reasoning of the watermark: whatever is below the mark is taken.
+            # A safety net: take any row below the mark, even if no gap contains it.
             gaps, scan_gaps = [(1, watermark.mark)], True
             self._full_scan_at = now + FULL_SCAN_SECONDS
         asked = self._clock.asks()
@@ -340,4 +326,4 @@ class Drainer:
         )
         if scan_gaps:
             self._gaps_scanned_at = now
-        return rows, Look(len(rows), self._complete and scan_gaps, xmin, next_xid)
+        return rows, Drained(len(rows), self._complete and scan_gaps, xmin, next_xid)

@@ -1,4 +1,4 @@
-"""Keeps things in shape: partitions made ahead, what has expired dropped, secrets sealed."""
+"""Regular maintenance: creates partitions, drops expired data and seals secrets."""
 
 from collections.abc import Mapping
 
@@ -11,13 +11,13 @@ from bridge.database.pool import Database
 
 log = structlog.get_logger()
 
-#: Partitions are made for this many days, yesterday included.
+#: Partitions exist for this many days, from yesterday on.
 PARTITION_DAYS = 9
 UPKEEP_SECONDS = 600.0
 
 
 async def create_partitions(database: Database) -> int:
-    """Make the partitions that are missing, and return how many were."""
+    """Create missing partitions and return their number."""
     [row] = await database.fetch("create_partitions", PARTITION_DAYS)
     created: int = row["created"]
     if created:
@@ -26,12 +26,12 @@ async def create_partitions(database: Database) -> int:
 
 
 class Upkeep:
-    """Does the upkeep now and then. Any number of bridges may do it at once.
+    """Runs the maintenance at intervals. Any number of bridges may run it at once.
 
     Args:
-        keep_days: for each partitioned log, how many days of it are kept.
-        vault: seals secrets of webhooks that are stored otherwise.
-        keep_audit_days: how long it is kept who changed what.
+        keep_days: retention of each partitioned log in days.
+        vault: seals the secrets of webhooks.
+        keep_audit_days: retention of the audit log in days.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Upkeep:
         self._keep_days = keep_days
         self._vault = vault
         self._keep_audit_days = keep_audit_days
-        # Webhooks and secrets that could not be opened last time, which has been logged.
+        # Webhook ids and secrets that could not be decrypted last time, which was logged.
         self._unopened: set[tuple[int, str]] = set()
 
     async def run(self) -> None:
-        """Keep up for ever.
+        """Run forever.
 
         Raises:
-            DatabaseUnavailable: the database is away. Run again.
+            DatabaseUnavailable: the database cannot be reached. Run again.
         """
         while True:
             await create_partitions(self._database)
@@ -67,27 +67,29 @@ class Upkeep:
             await trio.sleep(UPKEEP_SECONDS)
 
     async def forget_expired_secrets(self) -> None:
-        """Forget the old secrets of rotations whose overlap is over."""
+        """Delete the previous secrets of webhooks whose rotation has ended."""
         rows = await self._database.fetch("forget_expired_secrets")
         if rows:
             log.info("expired_secrets_forgotten", webhook_ids=[row["id"] for row in rows])
 
     async def seal_secrets(self) -> None:
-        """Seal with the vault's first key what is stored in the clear, or sealed with another key.
+        """Seal secrets with the vault's first key if they are in the clear or sealed with another.
 
-        What cannot be opened is left alone, and logged when it is met first.
+        A secret that cannot be decrypted is left unchanged, and logged once.
         """
         sealed, unopened = 0, set()
         for row in await self._database.fetch("stored_secrets"):
             webhook_id = row["webhook_id"]
             for stored in filter(None, (row["secret"], row["previous_secret"])):
-                await trio.lowlevel.checkpoint()  # each takes some CPU, and there may be many
+                await trio.lowlevel.checkpoint()  # each takes some CPU time
                 try:
                     wanted = self._vault.reseal(stored)
                 except SecretError as error:
                     unopened.add((webhook_id, stored))
                     if (webhook_id, stored) not in self._unopened:
-                        log.error("secret_unopened", webhook_id=webhook_id, reason=str(error))
+                        log.error(
+                            "secret_decryption_failed", webhook_id=webhook_id, reason=str(error)
+                        )
                     continue
                 if wanted != stored:
                     sealed += len(
@@ -102,7 +104,7 @@ class Upkeep:
             try:
                 row = await self._database.fetch_one("drop_expired_partition", parent, days)
             except DatabaseError as error:
-                # Somebody reads it, most likely; there is no hurry.
+                # Usually a reader holds a lock. The next run tries again.
                 log.warning("partition_drop_postponed", parent=parent, reason=str(error))
                 return
             if row is None or row["dropped"] is None:

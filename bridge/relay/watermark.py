@@ -1,13 +1,14 @@
-"""Which outbox ids the drainer has still to look for.
+"""Remembers which outbox ids the drainer still has to look for.
 
-The outbox is a queue that is emptied from its low end. Reading it from the start would walk over
-every deleted row that vacuum could not remove yet, and a report that runs for an hour holds vacuum
-back for an hour. So the drainer remembers the highest id it has seen, the mark, and asks for what
-is above it; and, beside it, for the few ids below that it has not seen: a transaction takes its ids
-early and commits late, or rolls back.
+The outbox is a queue that is emptied from its low end. A scan from the start would walk over every
+deleted row that vacuum has not removed, and a report that runs for an hour holds vacuum back for an
+hour. So the drainer remembers the highest id it has seen, the mark, and asks for ids above it. It
+also asks for the few ids below the mark that it has not seen: a transaction takes its ids early and
+may commit late or roll back.
 
-An id that is missing belongs to a transaction that had its xid before the missing was noticed.
-Once every transaction that was in flight then has ended, it was rolled back and is forgotten.
+A missing id belongs to a transaction that had its transaction id before the gap was noticed. Once
+all transactions in flight at that moment have ended, the missing id was rolled back and is
+forgotten.
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,18 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-#: Gaps that hold more ids than this in all are looked through once a poll, not with every drain.
+#: Gaps with more ids than this together are scanned once a second, not in every drain.
 WIDE_GAPS_IDS = 1000
-#: More gaps than this are joined into one, so that they never cost more than a scan does.
+#: More gaps than this are joined into one, so that they never cost more than a full scan.
 MOST_GAPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Ids ``low`` to ``high``, both included, that have not been seen.
+    """Ids from ``low`` to ``high`` inclusive that have not been seen.
 
-    ``horizon`` is past every transaction id that had been given out when they were first missed;
-    None until they have been looked for once.
+    ``horizon`` is greater than every transaction id given out when they were first missed; None
+    until they have been searched once.
     """
 
     low: int
@@ -35,16 +36,16 @@ class Gap:
 
 
 class Watermark:
-    """The mark and the gaps below it. Holds at most ``MOST_GAPS`` gaps."""
+    """The mark and the gaps below it, at most ``MOST_GAPS``."""
 
     def __init__(self, last_id: int) -> None:
-        """Start with every id up to ``last_id``, the outbox's sequence as it stood, as one gap."""
+        """Start with one gap up to ``last_id``, the last id that the outbox gave out."""
         self.mark = last_id
         self._gaps = [Gap(1, last_id, None)] if last_id > 0 else []
 
     @property
     def wide(self) -> bool:
-        """Whether looking through the gaps is too much to do with every drain."""
+        """Whether the gaps are too wide to scan in every drain."""
         return sum(gap.high - gap.low + 1 for gap in self._gaps) > WIDE_GAPS_IDS
 
     @property
@@ -54,15 +55,15 @@ class Watermark:
     def record(
         self, taken: Sequence[int], *, xmin: int, next_xid: int, complete: bool, gaps_scanned: bool
     ) -> None:
-        """Note what one drain found.
+        """Update the mark and the gaps from the result of one drain.
 
         Args:
             taken: the ids it took, in order.
-            xmin: oldest transaction that was in flight in the drain's snapshot.
-            next_xid: a transaction id that nobody had when that snapshot was taken. Not its xmax:
-                an id past the last that has ended may have been given out long ago.
-            complete: it found all there was; if not, it looked no further than the last id taken.
-            gaps_scanned: it looked through the gaps, too.
+            xmin: oldest transaction in flight in the drain's snapshot.
+            next_xid: greater than every transaction id given out before the snapshot. The
+                snapshot's xmax is not: ids above the newest ended one may be in use.
+            complete: whether it left nothing; if not, it searched up to the last id taken.
+            gaps_scanned: whether it also scanned the gaps.
         """
         if gaps_scanned and self._gaps:
             scanned_to = None if complete else taken[-1]
@@ -82,11 +83,11 @@ class Watermark:
 def _after_scan(
     gap: Gap, taken: Sequence[int], xmin: int, next_xid: int, scanned_to: int | None
 ) -> list[Gap]:
-    """Return what remains of a gap after a drain that looked through it up to ``scanned_to``."""
+    """Return the rest of a gap after a drain that scanned it up to ``scanned_to``."""
     if scanned_to is not None and scanned_to < gap.low:
         return [gap]
     if scanned_to is not None and scanned_to < gap.high:
-        # The rest was not looked at: whether its rows are there is not known.
+        # The part above scanned_to may still contain rows.
         seen = replace(gap, high=scanned_to)
         unseen = replace(gap, low=scanned_to + 1)
         return [*_after_scan(seen, taken, xmin, next_xid, None), unseen]

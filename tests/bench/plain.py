@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 from bridge.events import Event
-from bridge.live.frames import text_frame
+from bridge.live.framing import text_frame
 from tests.bench.clients import Clients
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import psycopg
 import trio
 
+from bridge.database.clock import ServerClock
 from bridge.database.pool import Database, open_database
 from bridge.database.restart import keep_running
 from bridge.events import Event
@@ -35,14 +36,11 @@ class Relayed:
     scope: trio.CancelScope
     events: list[Event] = field(default_factory=list)
     announcements: int = 0
-    #: The types of which somebody is sent events.
-    taken: Collection[str] = ()
     changed: trio.Event = field(default_factory=trio.Event)
 
-    def publish(self, events: Sequence[Event]) -> Collection[str]:
+    def publish(self, events: Sequence[Event]) -> None:
         self.events += events
         self._wake()
-        return self.taken
 
     def enqueued(self) -> None:
         self.announcements += 1
@@ -84,6 +82,7 @@ async def relaying(
         async with open_database(url) as database, trio.open_nursery() as nursery:
             relay = Relay(
                 database,
+                ServerClock(),
                 last_event_id=0,
                 publish=lambda events: relayed.publish(events),
                 went_back=lambda _: None,

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from bridge.database.pool import Row
-from bridge.relay.doorbell import BUSY_EVENTS, Look, State
+from bridge.relay.doorbell import BUSY_EVENTS, Drained, State
 from bridge.relay.drain import Drainer
 from tests.integration.relaying import Bot, Relayed, names, relaying, sign_up, until
 
@@ -376,7 +376,7 @@ async def test_while_it_is_quiet_an_event_waits_for_the_next_look_and_no_longer(
     found: list[int] = []
     drain = Drainer.drain
 
-    async def counted(self: Drainer, *, everywhere: bool = False) -> tuple[Sequence[Row], Look]:
+    async def counted(self: Drainer, *, everywhere: bool = False) -> tuple[Sequence[Row], Drained]:
         rows, look = await drain(self, everywhere=everywhere)
         found.append(len(rows))
         return rows, look

@@ -18,13 +18,13 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
 from bridge.access import tokens
 from bridge.access.authenticator import Authenticator
+from bridge.database.clock import ServerClock
 from bridge.database.pool import open_database
 from bridge.database.restart import keep_running
-from bridge.live import history
+from bridge.live import history as history_module
 from bridge.live.connection import ConnectionLimits
-from bridge.live.history import History
+from bridge.live.history import History, read_log
 from bridge.live.hub import Hub
-from bridge.live.log import read_log
 from bridge.live.stream import LiveStream, StreamLimits
 from bridge.relay.drain import TAKEOVER_SECONDS, Relay
 from bridge.web.http.front import Front
@@ -69,10 +69,13 @@ async def bridging(url: str, *, poll_seconds: float = 1.0) -> AsyncIterator[Brid
     """Run a bridge for the time of the context."""
     async with open_database(url) as database, trio.open_nursery() as nursery:
         [row] = await database.fetch("schema_version")
-        hub = Hub(History(row["last_event_id"], partial(read_log, database), recent_bytes=20_000))
+        clock = ServerClock()
+        history = History(row["last_event_id"], partial(read_log, database), recent_bytes=20_000)
+        hub = Hub(history, clock)
         live = LiveStream(hub, Authenticator(database, TOKEN), StreamLimits(ConnectionLimits()))
         relay = Relay(
             database,
+            clock,
             last_event_id=row["last_event_id"],
             publish=hub.publish,
             went_back=live.start_over,
@@ -163,7 +166,7 @@ class Wanderer:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of ten events."""
-    monkeypatch.setattr(history, "PAGE_EVENTS", 10)
+    monkeypatch.setattr(history_module, "PAGE_EVENTS", 10)
 
 
 @pytest.mark.usefixtures("small_pages")

@@ -6,7 +6,7 @@ import psycopg
 
 from bridge.assets import query
 from bridge.database.pool import open_database
-from bridge.live.log import read_log
+from bridge.live.history import read_log
 
 Bot = psycopg.Connection[tuple[object, ...]]
 MANY, LARGE = 100, 1_000_000

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from bridge.database.clock import ServerClock
 from bridge.database.pool import open_database
 from bridge.database.restart import keep_running
 from bridge.delivery import courier as courier_module
@@ -84,6 +85,7 @@ async def woken(url: str, courier: Courier) -> AsyncIterator[None]:
     async with open_database(url) as database, trio.open_nursery() as nursery:
         relay = Relay(
             database,
+            ServerClock(),
             last_event_id=0,
             went_back=lambda _: None,
             publish=lambda _: None,

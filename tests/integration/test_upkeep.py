@@ -163,9 +163,9 @@ async def test_what_cannot_be_opened_is_left_alone_and_logged_once(
         with capture_logs() as logged:
             await upkeep.seal_secrets()
             await upkeep.seal_secrets()
-        assert [line for line in logged if line["event"] == "secret_unopened"] == [
+        assert [line for line in logged if line["event"] == "secret_decryption_failed"] == [
             {
-                "event": "secret_unopened",
+                "event": "secret_decryption_failed",
                 "log_level": "error",
                 "webhook_id": lost,
                 "reason": "no key in BRIDGE_SECRET_KEY decrypts the secret",
@@ -176,7 +176,7 @@ async def test_what_cannot_be_opened_is_left_alone_and_logged_once(
         bot.execute("update bridge.webhooks set secret = 'fernet:garbage' where id = %s", [lost])
         with capture_logs() as logged:
             await upkeep.seal_secrets()
-        assert [line["event"] for line in logged] == ["secret_unopened"]
+        assert [line["event"] for line in logged] == ["secret_decryption_failed"]
 
 
 async def test_sealed_secrets_without_a_key_are_logged(bridge_url: str, bot: Bot) -> None:

@@ -82,7 +82,7 @@ async def test_through_faults_every_line_is_an_event_of_the_page_and_a_delivery_
                     )
                 async with running(bridge_url, log_level=level, **SETTINGS) as bridge:
                     async with listening(bridge) as client:
-                        await until_logged(bridge, "leading")
+                        await until_logged(bridge, "leadership_acquired")
                         owner.execute("insert into public.users (auth_type) values ('telegram')")
                         assert '"user.created"' in str(await client.get_message())
                         await receiver.until(lambda: len(receiver.at("/hook")) == refusals + 1)
@@ -98,7 +98,7 @@ async def test_through_faults_every_line_is_an_event_of_the_page_and_a_delivery_
                         (SERVICE_LOGIN,),
                     )
                     await until_logged(bridge, "database_away")
-                    await until_logged(bridge, "leading", 2)
+                    await until_logged(bridge, "leadership_acquired", 2)
                     assert await bridge.terminate() == 0
                     lines = lines_of(bridge)
 

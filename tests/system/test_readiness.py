@@ -117,7 +117,7 @@ async def test_a_connection_that_listens_and_cannot_come_back_is_told(
             bot.execute("select pg_terminate_backend(bridge.leader_pid())")
             reasons = await until_trouble(bridge, "listen")
             assert reasons["listen"].startswith("there is no connection that listens")
-            assert reasons["relay"].startswith("this bridge has not got around to looking")
+            assert reasons["relay"].startswith("this bridge has not polled for events")
             bot.execute(f"alter database {bot.info.dbname} with connection limit -1".encode())
             await until_ready(bridge)
 
@@ -148,7 +148,7 @@ async def test_a_frozen_database_is_told_from_memory_at_once(
                 process.suspend()
             try:
                 reasons = await until_trouble(bridge, "database", "has not answered for")
-                assert reasons["relay"].startswith("this bridge has not got around to looking")
+                assert reasons["relay"].startswith("this bridge has not polled for events")
             finally:
                 for process in frozen:
                     process.resume()

@@ -727,7 +727,7 @@ async def test_what_is_printed_logged_answered_and_backed_up_shows_no_secret(sce
         wrong_key = scene["a wrong key"]
         async with bridge_of(scene, "run with a wrong key", secret_key=wrong_key) as bridge:
             with trio.fail_after(60):
-                while not bridge.logged("secret_unopened"):  # noqa: ASYNC110 - nobody announces it
+                while not bridge.logged("secret_decryption_failed"):  # noqa: ASYNC110 - nobody announces it
                     await trio.sleep(0.05)
         async with bridge_of(scene, "workers", "--workers", "2", secret_key=keys) as bridge:
             scene.captured.add("a list of processes", command_lines(bridge))

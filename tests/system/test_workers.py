@@ -309,7 +309,7 @@ async def test_logs_and_metrics_tell_workers_apart(bridge_url: str, bot: Bot) ->
             sign_up(bot, ["a", "b", "c"])
             for client in clients.values():
                 await events_until(client, "c")
-            assert [line["worker"] for line in bridge.logged("leading")] == [draining]
+            assert [line["worker"] for line in bridge.logged("leadership_acquired")] == [draining]
             assert not any("worker" in line for line in bridge.logged("worker_serves"))
             for asked in clients:
                 samples = await metrics_of(bridge, asked)

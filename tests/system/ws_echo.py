@@ -1,7 +1,7 @@
-"""An echo over WebSocket, through the very code that serves the stream.
+"""A WebSocket echo on the code path of the stream, from the port to the connection.
 
-For conformance suites, such as the fuzzing client of the Autobahn|Testsuite:
-``python -m tests.system.ws_echo PORT`` serves on every path until SIGTERM or SIGINT.
+For conformance suites such as the fuzzing client of the Autobahn|Testsuite:
+``python -m tests.system.ws_echo PORT`` serves ``/ws`` until SIGTERM or SIGINT.
 """
 
 from __future__ import annotations
@@ -11,26 +11,38 @@ import sys
 from math import inf
 
 import trio
+from fastapi import FastAPI
 from wsproto.frame_protocol import FrameProtocol
 
 from bridge.live.connection import Connection, ConnectionLimits, serve_connection
-from bridge.live.frames import text_frame
+from bridge.live.framing import text_frame
+from bridge.live.handshake import Opening
+from bridge.web.http.front import Front
 
-#: Suites send messages of 16 MiB, and as fast as they can.
+#: Suites send messages of 16 MiB at full speed.
 LIMITS = ConnectionLimits(
     message_bytes=64 * 1024 * 1024, buffer_bytes=256 * 1024 * 1024, frames_per_second=inf
 )
 
 
-async def serve_echo(stream: trio.SocketStream, limits: ConnectionLimits = LIMITS) -> None:
-    """Serve one accepted connection: every message is sent back as what it is, text or binary."""
-    try:
-        await serve_connection(stream, _echo, limits=limits, farewell=lambda _: b"")
-    finally:
-        await trio.aclose_forcefully(stream)
+def echo_front(limits: ConnectionLimits = LIMITS, *, ended: trio.Event | None = None) -> Front:
+    """Return a front that echoes every message, text as text and binary as binary.
+
+    Args:
+        ended: set when a connection has ended.
+    """
+
+    async def serve(stream: trio.SocketStream, received: bytes, head_bytes: int) -> None:
+        await serve_connection(
+            stream, received, head_bytes, _echo, limits=limits, farewell=lambda _: b""
+        )
+        if ended is not None:
+            ended.set()
+
+    return Front(FastAPI(), serve, handshake_seconds=limits.handshake_seconds)
 
 
-async def _echo(connection: Connection) -> None:
+async def _echo(connection: Connection, _opening: Opening) -> None:
     framing = FrameProtocol(client=False, extensions=[])
     while True:
         message = await connection.websocket.get_message()
@@ -42,9 +54,9 @@ async def _main(port: int) -> None:
     listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, serve_echo, listeners)
+            nursery.start_soon(echo_front().accept, listeners, nursery)
             host, bound_port = listeners[0].socket.getsockname()
-            print(f"ws://{host}:{bound_port}/", flush=True)
+            print(f"ws://{host}:{bound_port}/ws", flush=True)
             async for _ in signals:
                 break
             nursery.cancel_scope.cancel()

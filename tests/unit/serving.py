@@ -19,6 +19,7 @@ from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Reque
 from bridge import events
 from bridge.access.scopes import EVENTS_READ, WEBHOOKS_READ
 from bridge.access.tokens import Grant, TokenKey
+from bridge.database.clock import ServerClock
 from bridge.live.connection import ConnectionLimits
 from bridge.live.history import RECENT_BYTES, History, LogPage
 from bridge.live.hub import Hub
@@ -213,7 +214,9 @@ async def serving(
         return {"hello": "world"}
 
     tokens, log = tokens or Tokens(), log or Log()
-    hub = Hub(History(log.newest_id, log.read, recent_bytes=recent_bytes))
+    clock = ServerClock()
+    clock.answered(datetime.now(UTC), clock.asks())
+    hub = Hub(History(log.newest_id, log.read, recent_bytes=recent_bytes), clock)
     live = LiveStream(hub, tokens, limits, access_log=access_log)
     front = Front(api, live.serve, handshake_seconds=limits.connection.handshake_seconds)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

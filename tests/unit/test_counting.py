@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
 
 from bridge.access.tokens import Grant
+from bridge.events import Event
 from bridge.live import stream
 from bridge.live.connection import ConnectionLimits
 from bridge.live.stream import StreamLimits
@@ -143,10 +145,26 @@ async def test_an_event_to_two_clients_is_streamed_twice_and_replayed_ones_count
             for _ in range(3):
                 await message(client)
         assert streamed() == before + 6
-        batch = server.log.events[-1:]
-        assert server.hub.publish(batch) == {"test.event"}
+        server.hub.publish(server.log.events[-1:])
         assert streamed() == before + 8
         late = await server.welcomed("?token=right&since=1")
         assert [(await message(late))["id"] for _ in range(2)] == [2, 3]
         await until(lambda: streamed() >= before + 10)
         await chooses.aclose()
+
+
+async def test_events_sent_to_a_client_are_timed_from_their_capture() -> None:
+    before = list(metrics.commit_to_client.counts)
+    now = datetime.now(UTC)
+    captured = [("a.b", now - timedelta(seconds=30)), ("a.c", now - timedelta(hours=2))]
+    async with serving() as server:
+        client = await server.welcomed("?token=right&events=a.b")
+        server.hub.publish(
+            [Event(number, kind, "{}", at) for number, (kind, at) in enumerate(captured, 1)]
+        )
+        assert (await message(client))["id"] == 1
+    streamed = [
+        after - count for after, count in zip(metrics.commit_to_client.counts, before, strict=True)
+    ]
+    # One between 15 s and a minute; no client was sent the other type.
+    assert (streamed[16], sum(streamed)) == (1, 1)

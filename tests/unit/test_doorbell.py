@@ -15,7 +15,7 @@ from bridge.relay.doorbell import (
     CALM_SECONDS,
     REARMING_POLL_SECONDS,
     Doorbell,
-    Look,
+    Drained,
     Mode,
     State,
 )
@@ -26,8 +26,10 @@ def doorbell(mode: Mode = "adaptive") -> Doorbell:
     return Doorbell(mode, poll_seconds=1.0, quiet_poll_seconds=0.005)
 
 
-def look(events: int = 0, *, exhaustive: bool = True, xmin: int = 100, next_xid: int = 100) -> Look:
-    return Look(events, exhaustive, xmin, next_xid)
+def drained(
+    events: int = 0, *, exhaustive: bool = True, xmin: int = 100, next_xid: int = 100
+) -> Drained:
+    return Drained(events, exhaustive, xmin, next_xid)
 
 
 def state(bell: Doorbell) -> State:
@@ -36,14 +38,14 @@ def state(bell: Doorbell) -> State:
 
 def ringing() -> Doorbell:
     bell = doorbell()
-    bell.looked(0.0, look())
+    bell.record(0.0, drained())
     assert state(bell) is State.RINGING
     return bell
 
 
 def quiet() -> Doorbell:
     bell = ringing()
-    bell.looked(1.0, look(BUSY_EVENTS + 1))
+    bell.record(1.0, drained(BUSY_EVENTS + 1))
     assert state(bell) is State.QUIET
     return bell
 
@@ -54,25 +56,25 @@ def quiet() -> Doorbell:
 def test_a_new_drainer_has_the_application_ring_and_polls_until_that_is_sure() -> None:
     bell = doorbell()
     assert (bell.state, bell.is_quiet, bell.hears_rings) == (State.REARMING, False, True)
-    bell.looked(0.0, look(xmin=100, next_xid=101))
+    bell.record(0.0, drained(xmin=100, next_xid=101))
     assert state(bell) is State.REARMING
-    bell.looked(0.1, look(xmin=101, next_xid=105))
+    bell.record(0.1, drained(xmin=101, next_xid=105))
     assert state(bell) is State.RINGING
 
 
 def test_rare_events_leave_it_ringing() -> None:
     bell = ringing()
     for number in range(200):
-        bell.looked(1 + number / 100, look(1))
+        bell.record(1 + number / 100, drained(1))
         assert state(bell) is State.RINGING
     assert bell.pause_seconds == 1.0
 
 
 def test_many_events_at_once_make_it_quiet() -> None:
     bell = ringing()
-    bell.looked(1.0, look(BUSY_EVENTS))
+    bell.record(1.0, drained(BUSY_EVENTS))
     assert state(bell) is State.RINGING
-    bell.looked(1.0 + BUSY_SECONDS / 2, look(1))
+    bell.record(1.0 + BUSY_SECONDS / 2, drained(1))
     assert state(bell) is State.QUIET
     assert (bell.is_quiet, bell.hears_rings, bell.pause_seconds) == (True, False, 0.005)
 
@@ -80,29 +82,29 @@ def test_many_events_at_once_make_it_quiet() -> None:
 def test_many_events_one_by_one_make_it_quiet() -> None:
     bell = ringing()
     for number in range(BUSY_EVENTS + 1):
-        bell.looked(1 + number * BUSY_SECONDS / (2 * BUSY_EVENTS), look(1))
+        bell.record(1 + number * BUSY_SECONDS / (2 * BUSY_EVENTS), drained(1))
     assert state(bell) is State.QUIET
 
 
 def test_whoever_rings_in_vain_is_soon_not_heard() -> None:
     bell = ringing()
     for number in range(BUSY_EVENTS + 1):
-        bell.looked(1 + number * 0.001, look(0))
+        bell.record(1 + number * 0.001, drained(0))
     assert state(bell) is State.QUIET
 
 
 def test_it_stays_quiet_while_events_are_many_and_polls_as_often_as_before() -> None:
     bell = quiet()
     for number in range(1, 1000):
-        bell.looked(1 + number * 0.005, look(number % 2))
+        bell.record(1 + number * 0.005, drained(number % 2))
         assert (bell.state, bell.pause_seconds) == (State.QUIET, 0.005)
 
 
 def test_it_rings_again_when_events_have_become_few() -> None:
     bell = quiet()
-    bell.looked(1 + CALM_SECONDS / 2, look(CALM_EVENTS - 1))
+    bell.record(1 + CALM_SECONDS / 2, drained(CALM_EVENTS - 1))
     assert state(bell) is State.QUIET
-    bell.looked(1.001 + CALM_SECONDS, look(0))
+    bell.record(1.001 + CALM_SECONDS, drained(0))
     assert (bell.state, bell.is_quiet) == (State.REARMING, False)
 
 
@@ -119,36 +121,36 @@ def test_at_no_steady_rate_of_single_events_does_it_switch_to_and_fro(rate: int)
             while due <= now:
                 events += 1
                 due += 1 / rate
-            bell.looked(now, look(events))
+            bell.record(now, drained(events))
             switches += bell.is_quiet != before
         assert switches <= 1
 
 
 def test_a_burst_while_it_rearms_makes_it_quiet_again() -> None:
     bell = quiet()
-    bell.looked(2.0, look(0))
-    bell.looked(2.1, look(0, xmin=1))
+    bell.record(2.0, drained(0))
+    bell.record(2.1, drained(0, xmin=1))
     assert state(bell) is State.REARMING
-    bell.looked(2.2, look(BUSY_EVENTS + 1, xmin=1))
+    bell.record(2.2, drained(BUSY_EVENTS + 1, xmin=1))
     assert state(bell) is State.QUIET
 
 
 def test_rearming_waits_for_what_was_in_flight_and_not_for_what_came_after() -> None:
     bell = quiet()
-    bell.looked(2.0, look(0, xmin=50, next_xid=60))
-    bell.looked(2.1, look(0, xmin=50, next_xid=70))
+    bell.record(2.0, drained(0, xmin=50, next_xid=60))
+    bell.record(2.1, drained(0, xmin=50, next_xid=70))
     for xmin in (51, 69):
-        bell.looked(2.2, look(0, xmin=xmin, next_xid=90))
+        bell.record(2.2, drained(0, xmin=xmin, next_xid=90))
         assert state(bell) is State.REARMING
-    bell.looked(2.3, look(0, xmin=70, next_xid=95))
+    bell.record(2.3, drained(0, xmin=70, next_xid=95))
     assert state(bell) is State.RINGING
 
 
 def test_rearming_does_not_end_with_a_look_that_was_cut_short_or_left_gaps_out() -> None:
     bell = doorbell()
-    bell.looked(0.0, look(1, exhaustive=False))
+    bell.record(0.0, drained(1, exhaustive=False))
     assert state(bell) is State.REARMING
-    bell.looked(0.1, look())
+    bell.record(0.1, drained())
     assert state(bell) is State.RINGING
 
 
@@ -156,12 +158,12 @@ def test_a_transaction_that_does_not_end_is_polled_for_ever_more_rarely_up_to_a_
     bell = doorbell()
     pauses = []
     for number in range(100):
-        bell.looked(number * 0.1, look(xmin=1))
+        bell.record(number * 0.1, drained(xmin=1))
         pauses.append(bell.pause_seconds)
     assert pauses == sorted(pauses)
     assert pauses[0] == 0.01
     assert pauses[-1] == REARMING_POLL_SECONDS
-    bell.looked(20.0, look(1, xmin=1))
+    bell.record(20.0, drained(1, xmin=1))
     assert bell.pause_seconds == 0.005
 
 
@@ -171,7 +173,7 @@ def test_a_transaction_that_does_not_end_is_polled_for_ever_more_rarely_up_to_a_
 def test_in_mode_notify_it_never_becomes_quiet() -> None:
     bell = doorbell("notify")
     for number in range(100):
-        bell.looked(number * 0.001, look(1000))
+        bell.record(number * 0.001, drained(1000))
         assert not bell.is_quiet
     assert state(bell) is State.RINGING
 
@@ -180,9 +182,9 @@ def test_in_mode_poll_it_never_rings_and_polls_faster_while_there_is_something()
     bell = doorbell("poll")
     for number in range(100):
         assert (bell.is_quiet, bell.hears_rings) == (True, False)
-        bell.looked(number, look(0))
+        bell.record(number, drained(0))
     assert bell.pause_seconds == 1.0
-    bell.looked(100.0, look(1))
+    bell.record(100.0, drained(1))
     assert bell.pause_seconds == 0.005
 
 
@@ -197,7 +199,7 @@ class _Drainer:
     now: float = 0.0
     rung: bool = False
     #: What a drain has seen and not yet told the doorbell; None between two drains.
-    seen: Look | None = None
+    seen: Drained | None = None
     #: Whether the flag is still to be set to what the doorbell says.
     flag_is_due: bool = True
 
@@ -231,9 +233,9 @@ class _World:
             drainer.rung = False
             taken = len(self.database.visible)
             self.database.visible.clear()
-            drainer.seen = Look(taken, True, self.database.snapshot_xmin, self.database.next_xid)
+            drainer.seen = Drained(taken, True, self.database.snapshot_xmin, self.database.next_xid)
         else:
-            drainer.bell.looked(drainer.now, drainer.seen)
+            drainer.bell.record(drainer.now, drainer.seen)
             drainer.seen = None
             drainer.flag_is_due = drainer.bell.is_quiet != self.flag_is_quiet
 

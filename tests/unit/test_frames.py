@@ -4,7 +4,7 @@ import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessage
 
-from bridge.live.frames import close_frame, text_frame
+from bridge.live.framing import close_frame, text_frame
 
 
 def client() -> WSConnection:

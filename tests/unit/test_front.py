@@ -139,7 +139,7 @@ async def everything(stream: trio.SocketStream) -> bytes:
 async def fronting(send_buffer_bytes: int | None = None, **limits: Any) -> AsyncIterator[Fronting]:
     """Run a front on a free port; at the end nothing of any connection may be left."""
 
-    async def live(stream: trio.SocketStream, received: bytes) -> None:
+    async def live(stream: trio.SocketStream, received: bytes, _head_bytes: int) -> None:
         server.for_stream.append(received)
         await stream.send_all(b"to the stream")
 

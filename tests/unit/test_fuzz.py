@@ -16,7 +16,7 @@ from trio_websocket import WebSocketConnection
 
 from bridge.live import outlet as outlet_module
 from bridge.live.connection import ConnectionLimits
-from bridge.live.frames import close_frame, text_frame
+from bridge.live.framing import close_frame, text_frame
 from bridge.live.outlet import Outlet
 from bridge.live.stream import StreamLimits
 from tests.unit.serving import (

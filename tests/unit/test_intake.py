@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.live.intake import Frames
+from bridge.live.intake import FrameCounter
 from tests.unit.serving import BINARY, frame
 
 SIZES = st.sampled_from([0, 1, 125, 126, 127, 65_535, 65_536]) | st.integers(0, 2000)
@@ -23,7 +23,7 @@ def test_frames_are_counted_whole_in_whatever_pieces_they_come(
     made = [frame(BINARY, bytes(size)) if masked else unmasked(bytes(size)) for size in sizes]
     sent = b"".join(made)
     cuts = data.draw(st.lists(st.integers(0, len(sent)), max_size=8).map(sorted))
-    frames, begun, taken_in_all = Frames(), 0, 0
+    frames, begun, taken_in_all = FrameCounter(), 0, 0
     for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True):
         piece = sent[start:end]
         while piece:

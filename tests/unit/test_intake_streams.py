@@ -22,8 +22,7 @@ PING_MESSAGE = frame(TEXT, b'{"type":"ping"}')
 async def intake_of(sent: bytes) -> tuple[Intake, trio.testing.MemorySendStream]:
     """Return what a client that has done its handshake is read with, and where it sends."""
     sending, receiving = trio.testing.memory_stream_one_way_pair()
-    intake = Intake(receiving, lambda: None, HANDSHAKE + sent)  # type: ignore[arg-type]
-    assert await intake.read_head() == HANDSHAKE
+    intake = Intake(receiving, lambda: None, HANDSHAKE, sent)  # type: ignore[arg-type]
     intake.answered()
     assert await intake.receive_some() == HANDSHAKE
     return intake, sending

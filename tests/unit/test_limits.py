@@ -14,9 +14,8 @@ from bridge.access.tokens import Grant
 from bridge.database.errors import DatabaseUnavailable
 from bridge.live import stream
 from bridge.live.connection import ConnectionLimits
-from bridge.live.frames import PING_FRAME
-from bridge.live.history import CHUNK_BYTES
-from bridge.live.session import CONCURRENT_REPLAYS
+from bridge.live.framing import CHUNK_BYTES, PING_FRAME
+from bridge.live.replay import CONCURRENT_REPLAYS
 from bridge.live.stream import StreamLimits
 from tests.unit.serving import (
     TEXT,

@@ -50,7 +50,7 @@ class Front:
 
     Args:
         api: the REST API.
-        live: serves one WebSocket connection, of which so much has been received already.
+        live: serves one WebSocket connection, given the bytes received and the size of the head.
         handshake_seconds: how long a client may take for the head of its request.
         most_waiting: how many connections may be about to say their request at once.
         body_seconds: how long a client of REST may take for the body of its request.
@@ -60,7 +60,7 @@ class Front:
     def __init__(
         self,
         api: FastAPI,
-        live: Callable[[trio.SocketStream, bytes], Awaitable[None]],
+        live: Callable[[trio.SocketStream, bytes, int], Awaitable[None]],
         *,
         handshake_seconds: float,
         most_waiting: int = MOST_WAITING,
@@ -122,9 +122,8 @@ class Front:
         except Refused as refused:
             await refuse(stream, refused.status)
             return
-        # Of what was received nothing is copied for the stream: it is kept as long as its client.
         if _FOR_STREAM.match(received):
-            await self._live(stream, received)
+            await self._live(stream, received, head_bytes)
         else:
             await self._rest.serve(stream, received, head_bytes)
 
