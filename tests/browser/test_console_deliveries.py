@@ -20,7 +20,7 @@ from tests.browser.visits import (
     sign_in,
 )
 from tests.integration.calling import finish
-from tests.integration.delivering import add_webhook
+from tests.webhook_rows import add_webhook
 
 Bot = psycopg.Connection[Any]
 

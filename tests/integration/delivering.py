@@ -31,17 +31,6 @@ DISABLE_SECONDS = 5 * 86_400.0
 Bot = psycopg.Connection[tuple[Any, ...]]
 
 
-def add_webhook(bot: Bot, url: str, **columns: object) -> int:
-    """Add a webhook and return its id."""
-    columns = {"name": "test", "url": url, "event_type": "*", "timeout_seconds": 2} | columns
-    names, places = ", ".join(columns), ", ".join(f"%({name})s" for name in columns)
-    row = bot.execute(
-        f"insert into bridge.webhooks ({names}) values ({places}) returning id".encode(), columns
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 def enqueue(bot: Bot, webhook_id: int, payload: str = "{}", count: int = 1) -> list[int]:
     """Log events and enqueue their deliveries to a webhook; return the deliveries' ids."""
     rows = bot.execute(
@@ -68,12 +57,6 @@ def delivery(bot: Bot, delivery_id: int) -> dict[str, Any]:
         ).fetchone()
     assert row is not None
     return row
-
-
-async def until(bot: Bot, sql: str) -> None:
-    """Wait until a condition on the database holds."""
-    while bot.execute(f"select {sql}".encode()).fetchone() != (True,):  # noqa: ASYNC110
-        await trio.sleep(0.01)
 
 
 SETTLED = "not exists (select from bridge.delivery_queue where attempt_number = 0)"

@@ -16,14 +16,9 @@ from bridge.database.restart import keep_running
 from bridge.events import Event
 from bridge.relay.doorbell import Mode, State
 from bridge.relay.drain import Relay
+from tests.waiting import until
 
 Bot = psycopg.Connection[tuple[object, ...]]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that nobody announces."""
-    while not holds():  # noqa: ASYNC110
-        await trio.sleep(0.001)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -22,11 +22,13 @@ from bridge.operations.overview import Overview, overview
 from bridge.operations.status import read_overview
 from bridge.telemetry import metrics
 from bridge.telemetry.histogram import BOUNDS, BUCKETS
-from tests.integration.delivering import add_webhook, delivering
+from tests.integration.delivering import delivering
 from tests.integration.delivering import enqueue as enqueue_deliveries
 from tests.integration.relaying import relaying
 from tests.receiver import answer, receiving
 from tests.system.processes import as_service
+from tests.waiting import until
+from tests.webhook_rows import add_webhook
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
@@ -285,12 +287,6 @@ def written(bot: Bot) -> list[tuple[Any, ...]]:
         " failed, seconds > 0, commit_to_client[3], commit_to_acknowledged"
         " from bridge.activity order by recorded_at"
     ).fetchall()
-
-
-async def until(holds: Callable[[], object]) -> None:
-    """Wait until something holds that nobody announces."""
-    while not holds():  # noqa: ASYNC110
-        await trio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -14,15 +14,15 @@ from bridge.database.pool import Row, open_database
 from tests.integration.delivering import (
     SETTLED,
     Bot,
-    add_webhook,
     claim,
     delivering,
     enqueue,
     settle,
-    until,
 )
 from tests.integration.relaying import relaying
 from tests.receiver import Request, answer, hang_until, receiving
+from tests.waiting import until_true
+from tests.webhook_rows import add_webhook
 
 
 def open_breaker(bot: Bot, webhook: int, failing: str = "1 minute") -> None:
@@ -209,14 +209,14 @@ async def test_failing_for_too_long_disables_and_resuming_sends_the_backlog(
         enqueue(bot, webhook, count=10)
         open_breaker(bot, webhook, "6 days")
         async with delivering(bridge_url, schedule=(0, 0, 0, 0)):
-            await until(bot, "not is_active from bridge.webhooks")
+            await until_true(bot, "not is_active from bridge.webhooks")
             reason = str(column(bot, "disabled_reason"))
             assert reason.startswith("nothing but failures since 2")
             assert outbox(bot) == ["webhook.disabled"]
             assert bot.execute("select count(*) from bridge.delivery_queue").fetchone() == (10,)
             del receiver.behaviours["/"]
             bot.execute("select bridge.resume_webhook(id) from bridge.webhooks")
-            await until(bot, "count(*) = 10 from bridge.delivery_log where status = 'success'")
+            await until_true(bot, "count(*) = 10 from bridge.delivery_log where status = 'success'")
     assert len(receiver.requests) == 11
 
 
@@ -263,7 +263,7 @@ async def test_retry_after_holds_the_delivery_and_the_whole_webhook(
     async with receiving() as receiver, delivering(bridge_url, schedule=(0, 1)):
         receiver.behaviours["/"] = answer(status, headers=(f"Retry-After: {header}",))
         enqueue(bot, add_webhook(bot, receiver.url(), max_concurrency=1), count=5)
-        await until(bot, "probe_at is not null from bridge.webhooks")
+        await until_true(bot, "probe_at is not null from bridge.webhooks")
     assert len(receiver.requests) == 1
     held = bot.execute(
         "select extract(epoch from w.probe_at - now()),"
@@ -280,7 +280,7 @@ async def test_retry_after_is_bounded(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver, delivering(bridge_url):
         receiver.behaviours["/"] = answer("429 Slow", headers=("Retry-After: 999999999",))
         enqueue(bot, add_webhook(bot, receiver.url()))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert column(bot, "probe_at between now() + interval '9 min' and now() + interval '12 min'")
     assert bot.execute(
         "select next_attempt_at between now() + interval '23 h' and now() + interval '24 h'"
@@ -306,9 +306,9 @@ async def test_a_success_of_before_does_not_cancel_what_the_receiver_asks_for(
         await receiver.until(lambda: len(receiver.requests) == 2)
         both.set()
         if not together:
-            await until(bot, "probe_at is not null from bridge.webhooks")
+            await until_true(bot, "probe_at is not null from bridge.webhooks")
             held.set()
-        await until(bot, "success_count = 1 and failure_count = 1 from bridge.webhooks")
+        await until_true(bot, "success_count = 1 and failure_count = 1 from bridge.webhooks")
     assert column(bot, "probe_at > now() + interval '4 min'")
 
 

@@ -21,8 +21,8 @@ from tests.integration.calling import (
     add_pending,
     add_token,
 )
-from tests.integration.delivering import add_webhook
 from tests.integration.test_console import csrf_of, sign_in, visiting
+from tests.webhook_rows import add_webhook
 
 LIST = "/console/deliveries"
 MANY = "/console/deliveries/redeliver"

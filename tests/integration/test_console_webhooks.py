@@ -27,6 +27,7 @@ from tests.integration.calling import (
     secrets_of,
 )
 from tests.integration.test_console import csrf_of, sign_in, visiting
+from tests.webhook_rows import add_webhook
 
 HOSTILE = '"><script>x</script>\u202e&amp;'
 #: What a browser sends of the form as it is at first, with the three fields filled in.
@@ -62,17 +63,10 @@ async def signed_in(
         yield browser
 
 
-def add_webhook(bot: Bot, **columns: object) -> int:
-    """Add a webhook, and return its id."""
-    given = {"name": "crm", "url": "https://crm.example/hook", "event_type": "*", **columns}
-    names = ", ".join(given)
-    values = ", ".join(["%s"] * len(given))
-    row = bot.execute(
-        f"insert into bridge.webhooks ({names}) values ({values}) returning id".encode(),
-        list(given.values()),
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+def add_crm(bot: Bot, **columns: object) -> int:
+    """Add the webhook of a CRM, and return its id."""
+    columns = {"name": "crm", "timeout_seconds": 15} | columns
+    return add_webhook(bot, "https://crm.example/hook", **columns)
 
 
 def stored(bot: Bot, webhook_id: int) -> dict[str, Any]:
@@ -113,7 +107,7 @@ def problem(page: httpx.Response, name: str) -> str:
 
 
 async def test_who_may_look_sees_webhooks_and_can_change_nothing(bridge_url: str, bot: Bot) -> None:
-    webhook = add_webhook(bot, secret="s3cret-of-it")
+    webhook = add_crm(bot, secret="s3cret-of-it")
     add_token(bot, "looks", "webhooks:read")
     before = stored(bot, webhook)
     async with signed_in(bridge_url, "looks") as browser:
@@ -135,7 +129,7 @@ async def test_who_may_look_sees_webhooks_and_can_change_nothing(bridge_url: str
 
 
 async def test_who_may_see_events_only_sees_no_webhook(bridge_url: str, bot: Bot) -> None:
-    webhook = add_webhook(bot)
+    webhook = add_crm(bot)
     add_token(bot, "events", "events:read")
     async with signed_in(bridge_url, "events") as browser:
         for path in ("/console/webhooks", f"/console/webhooks/{webhook}"):
@@ -145,7 +139,7 @@ async def test_who_may_see_events_only_sees_no_webhook(bridge_url: str, bot: Bot
 async def test_what_is_not_from_a_page_of_the_session_changes_nothing(
     bridge_url: str, bot: Bot
 ) -> None:
-    webhook = add_webhook(bot)
+    webhook = add_crm(bot)
     before = stored(bot, webhook)
     async with signed_in(bridge_url) as browser:
         browser.headers["X-CSRF-Token"] = "another"
@@ -190,7 +184,7 @@ async def test_without_a_webhook_the_list_says_what_one_is_and_how_to_make_it(
 async def test_the_list_has_pages_and_counts_what_waits_up_to_a_bound(
     bridge_url: str, bot: Bot
 ) -> None:
-    first = add_webhook(bot, name="the first")
+    first = add_crm(bot, name="the first")
     bot.execute(
         """insert into bridge.webhooks (name, url, event_type)
            select 'no. ' || n, 'https://a.example', '*' from generate_series(2, %s) n""",
@@ -345,7 +339,7 @@ async def test_every_field_is_taken(bridge_url: str, bot: Bot) -> None:
 async def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
     bridge_url: str, bot: Bot, name: str, typed: str, sentence: str
 ) -> None:
-    webhook = add_webhook(bot)
+    webhook = add_crm(bot)
     before = stored(bot, webhook)
     async with signed_in(bridge_url) as browser:
         edit = f"/console/webhooks/{webhook}/edit"
@@ -371,7 +365,7 @@ async def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
 async def test_a_secret_that_cannot_be_one_is_refused(
     bridge_url: str, bot: Bot, secret: str
 ) -> None:
-    webhook = add_webhook(bot, secret="before")
+    webhook = add_crm(bot, secret="before")
     async with signed_in(bridge_url) as browser:
         seen = field(await browser.get(f"/console/webhooks/{webhook}/edit"), "seen")
         for path in ("new", f"{webhook}/edit", f"{webhook}/rotate-secret"):
@@ -394,7 +388,7 @@ async def test_an_address_that_no_delivery_may_go_to_is_refused_with_the_reason(
         assert page.status_code == 422
         assert "is not public &lt;b&gt;https://crm" in page.text
         # Whoever does not touch the address can change the rest.
-        webhook = add_webhook(bot)
+        webhook = add_crm(bot)
         edit = f"/console/webhooks/{webhook}/edit"
         seen = field(await browser.get(edit), "seen")
         form = {**FILLED, "event_type": "*", "name": "other", "secret_choice": "keep", "seen": seen}
@@ -414,9 +408,7 @@ async def test_types_of_events_are_suggested_with_their_groups(bridge_url: str) 
 
 
 async def test_only_what_was_changed_is_changed(bridge_url: str, bot: Bot) -> None:
-    webhook = add_webhook(
-        bot, secret="s", filter="$.a == 1", rate_per_second=2, retry_schedule=[0, 5]
-    )
+    webhook = add_crm(bot, secret="s", filter="$.a == 1", rate_per_second=2, retry_schedule=[0, 5])
     bot.execute("truncate bridge.audit_log")
     async with signed_in(bridge_url) as browser:
         edit = f"/console/webhooks/{webhook}/edit"
@@ -452,7 +444,7 @@ async def test_only_what_was_changed_is_changed(bridge_url: str, bot: Bot) -> No
 async def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten_unasked(
     bridge_url: str, bot: Bot, meanwhile: str
 ) -> None:
-    webhook = add_webhook(bot)
+    webhook = add_crm(bot)
     async with signed_in(bridge_url) as browser:
         edit = f"/console/webhooks/{webhook}/edit"
         form = {
@@ -475,7 +467,7 @@ async def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten_unask
 
 
 async def test_a_webhook_is_paused_resumed_switched_and_deleted(bridge_url: str, bot: Bot) -> None:
-    webhook = add_webhook(bot)
+    webhook = add_crm(bot)
     add_pending(bot, webhook)
     bot.execute("truncate bridge.audit_log")
     async with signed_in(bridge_url) as browser:
@@ -507,7 +499,7 @@ async def test_a_webhook_is_paused_resumed_switched_and_deleted(bridge_url: str,
 
 
 async def test_a_word_that_no_page_knows_is_not_shown(bridge_url: str, bot: Bot) -> None:
-    webhook = add_webhook(bot)
+    webhook = add_crm(bot)
     async with signed_in(bridge_url) as browser:
         for path in ("/console/webhooks", f"/console/webhooks/{webhook}"):
             page = await browser.get(path, params={"done": "You have won"})
@@ -518,7 +510,7 @@ async def test_a_word_that_no_page_knows_is_not_shown(bridge_url: str, bot: Bot)
 async def test_a_secret_is_rotated_and_the_old_one_signs_for_a_day(
     bridge_url: str, bot: Bot
 ) -> None:
-    webhook = add_webhook(bot, secret="the-first")
+    webhook = add_crm(bot, secret="the-first")
     async with signed_in(bridge_url) as browser:
         path = f"/console/webhooks/{webhook}"
         made = await browser.post(f"{path}/rotate-secret", data={"secret_choice": "generate"})
@@ -545,7 +537,7 @@ async def test_a_secret_is_rotated_and_the_old_one_signs_for_a_day(
 async def test_what_the_receiver_answers_to_a_test_is_shown_as_text(
     bridge_url: str, bot: Bot
 ) -> None:
-    webhook = add_webhook(bot)
+    webhook = add_crm(bot)
     answers = [
         Trial(200, f'{{"a": "{HOSTILE[:2]}<b>"}}'.replace('""', '"'), None, 0.0123),
         Trial(500, HOSTILE * 10, "HTTP 500", 1.5),
@@ -594,7 +586,7 @@ async def test_what_the_receiver_answers_to_a_test_is_shown_as_text(
 async def test_each_state_says_why_and_what_to_do(
     bridge_url: str, bot: Bot, columns: dict[str, object], state: str, words: str
 ) -> None:
-    webhook = add_webhook(bot, **columns)
+    webhook = add_crm(bot, **columns)
     async with signed_in(bridge_url) as browser:
         page = await browser.get(f"/console/webhooks/{webhook}")
         listed = await browser.get("/console/webhooks")
@@ -645,7 +637,7 @@ async def test_the_figures_are_those_of_webhook_health_and_of_the_newest_where_t
     bridge_url: str, bot: Bot
 ) -> None:
     bot.execute("select bridge.create_partitions((now() at time zone 'UTC')::date - 2, 5)")
-    webhook, other = add_webhook(bot), add_webhook(bot)
+    webhook, other = add_crm(bot), add_crm(bot)
     # The older have the lower ids: 0 to 50 hours, newest last.
     add_attempts(bot, webhook, 300, "10 * (300 - n)")
     add_attempts(bot, other, 10, "1")
@@ -683,7 +675,7 @@ async def test_the_figures_are_those_of_webhook_health_and_of_the_newest_where_t
 async def test_of_very_many_deliveries_the_page_says_since_when_its_figures_are(
     bridge_url: str, bot: Bot
 ) -> None:
-    webhook = add_webhook(bot)
+    webhook = add_crm(bot)
     # All within minutes: not even an hour is whole.
     add_attempts(bot, webhook, 2 * LOOKED_AT, "2 - n / 2000")
     async with signed_in(bridge_url) as browser:
@@ -695,7 +687,7 @@ async def test_of_very_many_deliveries_the_page_says_since_when_its_figures_are(
 async def test_the_latest_deliveries_are_there_and_the_ways_to_all_and_to_the_failed_ones(
     bridge_url: str, bot: Bot
 ) -> None:
-    webhook, other = add_webhook(bot), add_webhook(bot)
+    webhook, other = add_crm(bot), add_crm(bot)
     async with signed_in(bridge_url) as browser:
         path = f"/console/webhooks/{webhook}"
         page = await browser.get(path)

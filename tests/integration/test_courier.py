@@ -29,13 +29,13 @@ from bridge.delivery.transport import ANSWER_BYTES
 from tests.integration.delivering import (
     SETTLED,
     Bot,
-    add_webhook,
     delivering,
     delivery,
     enqueue,
-    until,
 )
 from tests.receiver import Behaviour, Request, answer, hang, receiving
+from tests.waiting import until_true
+from tests.webhook_rows import add_webhook
 
 
 async def test_a_delivery_is_sent_as_the_contract_says_and_logged(
@@ -45,7 +45,7 @@ async def test_a_delivery_is_sent_as_the_contract_says_and_logged(
     async with receiving() as receiver, delivering(bridge_url):
         webhook = add_webhook(bot, receiver.url("/hook"), secret="секрет")
         [number] = enqueue(bot, webhook, json.dumps(payload))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     [request] = receiver.requests
     headers = {name.lower(): value for name, value in request.headers.items()}
     assert request.body == json.dumps(payload, sort_keys=True).encode()
@@ -130,7 +130,7 @@ async def test_a_receiver_that_fails_is_recorded_as_such_and_retried(
         # The good one is not kept waiting by the bad one.
         enqueue(bot, good, count=20)
         await receiver.until(lambda: len(receiver.at("/good")) == 20)
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     row = delivery(bot, number)
     assert (row["status"], row["attempt_number"]) == ("pending", 1)
     assert row["response_status"] == status
@@ -162,7 +162,7 @@ async def test_an_address_that_leads_nowhere_is_recorded_as_such(
 ) -> None:
     async with delivering(bridge_url):
         [number] = enqueue(bot, add_webhook(bot, url))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     row = delivery(bot, number)
     assert (row["status"], row["response_status"]) == ("pending", None)
     assert row["error_message"].startswith(error)
@@ -171,7 +171,7 @@ async def test_an_address_that_leads_nowhere_is_recorded_as_such(
 async def test_tls_is_spoken_and_checked(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver, delivering(bridge_url):
         [number] = enqueue(bot, add_webhook(bot, receiver.url().replace("http:", "https:")))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert "SSL" in delivery(bot, number)["error_message"]
 
 
@@ -184,7 +184,7 @@ async def test_an_endless_answer_is_cut_and_counts_by_its_status(bridge_url: str
     async with receiving() as receiver, delivering(bridge_url):
         receiver.behaviours["/endless"] = endless
         [number] = enqueue(bot, add_webhook(bot, receiver.url("/endless")))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     row = delivery(bot, number)
     assert (row["status"], row["response_body"]) == ("success", "y" * ANSWER_BYTES)
 
@@ -198,7 +198,7 @@ async def test_an_answer_that_is_no_text_is_kept_as_far_as_it_can_be(
         receiver.behaviours["/bomb"] = answer(body=bomb, headers=("Content-Encoding: gzip",))
         [nul] = enqueue(bot, add_webhook(bot, receiver.url("/nul")))
         [packed] = enqueue(bot, add_webhook(bot, receiver.url("/bomb")))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert delivery(bot, nul)["response_body"] == "a\ufffdb\ufffd"
     assert len(delivery(bot, packed)["response_body"]) <= ANSWER_BYTES, "it was not unpacked"
 
@@ -222,7 +222,7 @@ async def test_a_retry_has_the_same_identity_and_then_it_succeeds(
     async with receiving() as receiver, delivering(bridge_url, schedule=(0, 0, 0, 0)):
         receiver.behaviours["/"] = recovering
         [number] = enqueue(bot, add_webhook(bot, receiver.url()))
-        await until(bot, "count(*) = 1 from bridge.delivery_log")
+        await until_true(bot, "count(*) = 1 from bridge.delivery_log")
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
     row = delivery(bot, number)
     assert (row["status"], row["attempt_number"], row["error_message"]) == ("success", 3, None)
@@ -235,7 +235,7 @@ async def test_after_the_last_attempt_the_delivery_has_failed(bridge_url: str, b
     async with receiving() as receiver, delivering(bridge_url, schedule=(0, 0)):
         receiver.behaviours["/"] = answer("500 Oops")
         [number] = enqueue(bot, add_webhook(bot, receiver.url()))
-        await until(bot, "count(*) = 1 from bridge.delivery_log")
+        await until_true(bot, "count(*) = 1 from bridge.delivery_log")
     row = delivery(bot, number)
     assert (row["status"], row["attempt_number"], row["error_message"], row["delivered_at"]) == (
         "failed",
@@ -251,7 +251,7 @@ async def test_410_disables_the_webhook_and_keeps_its_queue(bridge_url: str, bot
         receiver.behaviours["/"] = answer("410 Gone")
         webhook = add_webhook(bot, receiver.url(), max_concurrency=1)
         [first, *rest] = enqueue(bot, webhook, count=50)
-        await until(bot, "not is_active from bridge.webhooks")
+        await until_true(bot, "not is_active from bridge.webhooks")
     assert delivery(bot, first)["status"] == "failed"
     assert bot.execute("select disabled_reason from bridge.webhooks").fetchone() == (
         "the receiver answered 410 Gone",
@@ -282,7 +282,7 @@ async def test_no_more_than_max_concurrency_are_in_flight_to_a_webhook(
         enqueue(bot, add_webhook(bot, receiver.url("/other")), count=5)
         await receiver.until(lambda: len(receiver.at("/other")) == 5)
         release.set()
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert most == 3
 
 
@@ -291,7 +291,7 @@ async def test_two_couriers_never_send_the_same_delivery(bridge_url: str, bot: B
         webhook = add_webhook(bot, receiver.url(), max_concurrency=8)
         async with delivering(bridge_url), delivering(bridge_url):
             enqueue(bot, webhook, count=300)
-            await until(bot, SETTLED)
+            await until_true(bot, SETTLED)
     sent = [request.headers["webhook-id"] for request in receiver.requests]
     assert len(sent) == len(set(sent)) == 300
     assert bot.execute("select success_count from bridge.webhooks").fetchone() == (300,)
@@ -328,9 +328,9 @@ async def test_a_lease_that_ran_out_is_taken_over_and_its_holder_changes_nothing
             await receiver.until(lambda: len(receiver.requests) == 1)
             bot.execute("update bridge.delivery_queue set leased_until = now() - interval '1 s'")
             async with delivering(bridge_url):
-                await until(bot, "count(*) = 1 from bridge.delivery_log")
+                await until_true(bot, "count(*) = 1 from bridge.delivery_log")
                 release.set()
-                await until(bot, "count(*) = 2 from bridge.delivery_attempts")
+                await until_true(bot, "count(*) = 2 from bridge.delivery_attempts")
     assert [request.headers["webhook-id"] for request in receiver.requests] == [
         receiver.requests[0].headers["webhook-id"]
     ] * 2
@@ -366,7 +366,7 @@ async def test_a_delivery_whose_lease_ends_before_it_is_settled_ends_no_courier(
         enqueue(bot, add_webhook(bot, receiver.url("/other")))
         await receiver.until(lambda: len(receiver.at("/other")) == 1)
         can_settle.set()
-        await until(bot, "count(*) = 2 from bridge.delivery_log")
+        await until_true(bot, "count(*) = 2 from bridge.delivery_log")
     assert len(receiver.at("/")) == sent
     assert delivery(bot, number)["status"] == "success"
 
@@ -411,7 +411,7 @@ async def test_a_deleted_webhook_takes_its_queue_along(bridge_url: str, bot: Bot
             bot.execute("delete from bridge.webhooks")
             release.set()
             [number] = enqueue(bot, add_webhook(bot, receiver.url("/other")))
-            await until(bot, "count(*) = 1 from bridge.delivery_log")
+            await until_true(bot, "count(*) = 1 from bridge.delivery_log")
         assert delivery(bot, number)["status"] == "success"
         assert len(receiver.at("/wait")) == 1
 
@@ -428,7 +428,7 @@ async def test_the_database_lost_while_sending_loses_no_result(bridge_url: str, 
         receiver.behaviours["/"] = cut
         async with delivering(bridge_url):
             enqueue(bot, add_webhook(bot, receiver.url()), count=5)
-            await until(bot, "count(*) = 5 from bridge.delivery_log")
+            await until_true(bot, "count(*) = 5 from bridge.delivery_log")
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 5
 
 
@@ -443,7 +443,7 @@ async def test_a_missing_partition_is_made_and_the_result_is_kept(
         bot.execute(f"drop table {partition}".encode())
     async with receiving() as receiver, delivering(bridge_url):
         [number] = enqueue(bot, add_webhook(bot, receiver.url()))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert delivery(bot, number)["status"] == "success"
     assert len(receiver.requests) == 1
 
@@ -463,7 +463,7 @@ async def test_a_refusal_that_passes_loses_no_result(
     monkeypatch.setattr(Courier, "_settle", refused_at_first)
     async with receiving() as receiver, delivering(bridge_url):
         enqueue(bot, add_webhook(bot, receiver.url()), count=3)
-        await until(bot, "count(*) = 3 from bridge.delivery_log")
+        await until_true(bot, "count(*) = 3 from bridge.delivery_log")
     assert len(receiver.requests) == 3
 
 
@@ -487,7 +487,7 @@ async def test_a_result_that_no_partition_can_take_does_not_stand_in_the_way_of_
     async with receiving() as receiver, delivering(bridge_url):
         webhook = add_webhook(bot, receiver.url())
         poison, fine = enqueue(bot, webhook, count=2)
-        await until(bot, "count(*) = 1 from bridge.delivery_log")
+        await until_true(bot, "count(*) = 1 from bridge.delivery_log")
     assert delivery(bot, fine)["status"] == "success"
 
 
@@ -496,7 +496,7 @@ async def test_the_only_slot_of_a_courier_tries_failing_webhooks_too(
 ) -> None:
     async with receiving() as receiver, delivering(bridge_url, concurrency=1):
         [number] = enqueue(bot, add_webhook(bot, receiver.url(), failure_share=0.9))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert delivery(bot, number)["status"] == "success"
 
 
@@ -513,7 +513,7 @@ async def test_a_payload_that_cannot_be_sent_is_one_deliverys_trouble(
         webhook = add_webhook(bot, receiver.url())
         [poison] = enqueue(bot, webhook, '"poison"')
         [fine] = enqueue(bot, webhook)
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert delivery(bot, fine)["status"] == "success"
     row = delivery(bot, poison)
     assert (row["status"], row["error_message"]) == (
@@ -538,7 +538,7 @@ async def test_a_settle_that_gives_way_to_another_transaction_is_done_again(
     monkeypatch.setattr(Database, "fetch", first_settle_gives_way)
     async with receiving() as receiver, delivering(bridge_url):
         enqueue(bot, add_webhook(bot, receiver.url()), count=5)
-        await until(bot, "count(*) = 5 from bridge.delivery_log")
+        await until_true(bot, "count(*) = 5 from bridge.delivery_log")
     assert given_way == 1
     assert len(receiver.requests) == 5
 
@@ -561,7 +561,7 @@ async def test_a_result_that_the_database_refuses_holds_up_no_other(
     refuse_attempts_of(bot, 3)
     async with receiving() as receiver, delivering(bridge_url):
         enqueue(bot, add_webhook(bot, receiver.url()), count=5)
-        await until(bot, "count(*) = 4 from bridge.delivery_log")
+        await until_true(bot, "count(*) = 4 from bridge.delivery_log")
     assert bot.execute("select id from bridge.delivery_queue").fetchall() == [(3,)]
 
 
@@ -587,7 +587,7 @@ async def test_what_was_kept_while_a_refused_result_is_looked_for_is_not_written
     monkeypatch.setattr(Database, "fetch", lost_at_the_fourth_alone)
     async with receiving() as receiver, delivering(bridge_url):
         enqueue(bot, add_webhook(bot, receiver.url(), max_concurrency=5), count=5)
-        await until(bot, "count(*) = 4 from bridge.delivery_log")
+        await until_true(bot, "count(*) = 4 from bridge.delivery_log")
     assert sizes[:5] == [5, 1, 1, 1, 1]
     assert bot.execute("select success_count from bridge.webhooks").fetchone() == (4,)
 
@@ -598,7 +598,7 @@ async def test_a_secret_that_cannot_be_opened_is_a_failure_that_is_tried_again(
     sealed = Vault([Fernet.generate_key().decode()]).seal(new_secret())
     async with receiving() as receiver, delivering(bridge_url):
         [number] = enqueue(bot, add_webhook(bot, receiver.url(), secret=sealed))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert receiver.requests == []
     assert delivery(bot, number)["status"] == "pending"
     assert bot.execute("select failure from bridge.delivery_attempts").fetchone() == ("secret",)
@@ -615,10 +615,10 @@ async def test_with_a_sealed_secret_that_was_rotated_both_sign(bridge_url: str, 
             (vault.seal(old),),
         )
         enqueue(bot, webhook)
-        await until(bot, "success_count = 1 from bridge.webhooks")
+        await until_true(bot, "success_count = 1 from bridge.webhooks")
         bot.execute("update bridge.webhooks set previous_secret_expires_at = now()")
         enqueue(bot, webhook)
-        await until(bot, "success_count = 2 from bridge.webhooks")
+        await until_true(bot, "success_count = 2 from bridge.webhooks")
     overlap, after = receiver.requests
     for secret in (old, new):
         assert Webhook(secret).verify(overlap.body, overlap.headers) == {}

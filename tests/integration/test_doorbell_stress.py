@@ -19,7 +19,8 @@ import trio
 from bridge.database.pool import Row
 from bridge.relay.doorbell import BUSY_EVENTS, Drained, State
 from bridge.relay.drain import Drainer
-from tests.integration.relaying import Bot, Relayed, names, relaying, sign_up, until
+from tests.integration.relaying import Bot, Relayed, names, relaying, sign_up
+from tests.waiting import until
 
 NET_SECONDS = 60.0
 PATIENCE_SECONDS = 30.0

@@ -15,15 +15,15 @@ from bridge.delivery import courier as courier_module
 from tests.integration.delivering import (
     SETTLED,
     Bot,
-    add_webhook,
     claim,
     delivering,
     delivery,
     enqueue,
     settle,
-    until,
 )
 from tests.receiver import Request, answer, hang_until, receiving
+from tests.waiting import until_true
+from tests.webhook_rows import add_webhook
 
 
 def by_webhook(rows: list[Row]) -> Counter[int]:
@@ -39,7 +39,7 @@ async def test_a_dead_receiver_with_a_long_queue_delays_nobody(bridge_url: str, 
         await receiver.until(lambda: len(receiver.at("/dead")) == 4)
         alive = add_webhook(bot, receiver.url("/alive"))
         enqueue(bot, alive, count=200)
-        await until(bot, f"success_count = 200 from bridge.webhooks where id = {alive}")
+        await until_true(bot, f"success_count = 200 from bridge.webhooks where id = {alive}")
         courier.stop()
         released.set()
     assert len(receiver.at("/alive")) == 200
@@ -63,7 +63,7 @@ async def test_slots_are_held_until_a_delivery_is_settled(bridge_url: str, bot: 
                 await receiver.until(lambda: len(receiver.at("/other")) >= 1)
                 assert len(receiver.at("/limited")) == 3
                 locking.rollback()
-                await until(bot, SETTLED)
+                await until_true(bot, SETTLED)
     assert len(receiver.requests) == 40
 
 
@@ -84,7 +84,7 @@ async def test_requests_to_a_receiver_never_overlap_more_than_max_concurrency(
             receiver.behaviours[f"/{limit}"] = counting
             webhook = add_webhook(bot, receiver.url(f"/{limit}"), max_concurrency=limit)
             enqueue(bot, webhook, count=60)
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert len(receiver.requests) == 180
     assert all(most[f"/{limit}"] <= limit for limit in (1, 3, 10)), most
 
@@ -122,7 +122,7 @@ async def test_failing_webhooks_never_hold_more_than_half_of_a_courier(
         await receiver.until(lambda: len(receiver.at("/failing")) == 5)
         healthy = add_webhook(bot, receiver.url("/healthy"))
         enqueue(bot, healthy, count=100)
-        await until(bot, f"success_count = 100 from bridge.webhooks where id = {healthy}")
+        await until_true(bot, f"success_count = 100 from bridge.webhooks where id = {healthy}")
         assert len(receiver.at("/failing")) == 5
         courier.stop()
         released.set()
@@ -133,7 +133,7 @@ async def test_a_courier_with_one_slot_still_tries_those_that_fail(
 ) -> None:
     async with receiving() as receiver, delivering(bridge_url, concurrency=1):
         enqueue(bot, add_webhook(bot, receiver.url(), failure_share=0.7))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert len(receiver.requests) == 1
 
 
@@ -157,7 +157,7 @@ async def test_more_webhooks_than_slots_are_all_served_without_another_sweep(
         # As after a while without any bridge: all of them are older than what marks let pass.
         bot.execute("update bridge.delivery_queue set next_attempt_at = now() - interval '1 hour'")
         async with delivering(bridge_url, concurrency=4):
-            await until(bot, SETTLED)
+            await until_true(bot, SETTLED)
     assert len(receiver.requests) == 40
 
 
@@ -248,10 +248,10 @@ async def test_a_redelivery_starts_the_schedule_anew_and_goes_on_counting(
     async with receiving() as receiver, delivering(bridge_url, schedule=(0, 0, 0)):
         receiver.behaviours["/"] = answer("500 Oops")
         [number] = enqueue(bot, add_webhook(bot, receiver.url()))
-        await until(bot, "count(*) = 1 from bridge.delivery_log")
+        await until_true(bot, "count(*) = 1 from bridge.delivery_log")
         assert delivery(bot, number)["attempt_number"] == 3
         bot.execute("select bridge.redeliver(%s)", (number,))
-        await until(bot, "count(*) = 1 from bridge.delivery_log where attempt_number = 6")
+        await until_true(bot, "count(*) = 1 from bridge.delivery_log where attempt_number = 6")
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
     assert len(receiver.requests) == 6
 
@@ -261,6 +261,6 @@ async def test_a_webhook_s_own_schedule_counts(bridge_url: str, bot: Bot) -> Non
         receiver.behaviours["/"] = answer("500 Oops")
         own = enqueue(bot, add_webhook(bot, receiver.url(), retry_schedule=[0, 0, 0, 0]))
         usual = enqueue(bot, add_webhook(bot, receiver.url()))
-        await until(bot, "count(*) = 1 from bridge.delivery_log")
-        await until(bot, SETTLED)
+        await until_true(bot, "count(*) = 1 from bridge.delivery_log")
+        await until_true(bot, SETTLED)
     assert [delivery(bot, number)["attempt_number"] for number in own + usual] == [4, 1]

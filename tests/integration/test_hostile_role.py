@@ -24,8 +24,9 @@ from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import BotTokens
 from bridge.database.errors import DatabaseUnavailable
 from bridge.database.pool import open_database
-from tests.integration.relaying import Relayed, names, relaying, sign_up, until
+from tests.integration.relaying import Relayed, names, relaying, sign_up
 from tests.system.processes import SERVICE_LOGIN, as_role, as_service
+from tests.waiting import until
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 CHANNELS = ("bridge_outbox", "bridge_events", "bridge_deliveries")

@@ -28,7 +28,7 @@ from bridge.live.hub import Hub
 from bridge.live.stream import LiveStream, StreamLimits
 from bridge.relay.drain import TAKEOVER_SECONDS, Relay
 from bridge.web.http.front import Front
-from tests.integration.relaying import until
+from tests.waiting import until
 
 TOKEN = "the-test-token"
 

@@ -8,8 +8,10 @@ from datetime import datetime
 import psycopg
 
 from bridge.assets import query
-from tests.integration.delivering import Bot, add_webhook, delivering, enqueue, until
+from tests.integration.delivering import Bot, delivering, enqueue
 from tests.receiver import receiving
+from tests.waiting import until_true
+from tests.webhook_rows import add_webhook
 
 
 async def test_what_turns_up_below_the_marks_is_found(bridge_url: str, bot: Bot) -> None:
@@ -29,7 +31,7 @@ async def test_what_turns_up_below_the_marks_is_found(bridge_url: str, bot: Bot)
                 (committed_late,),
             )
             enqueue(bot, webhook, count=20)
-            await until(bot, "success_count = 20 from bridge.webhooks")
+            await until_true(bot, "success_count = 20 from bridge.webhooks")
             bot.execute(
                 "update bridge.delivery_queue set next_attempt_at = now() - interval '1 day',"
                 " leased_until = case when id = %s then now() end,"
@@ -37,7 +39,7 @@ async def test_what_turns_up_below_the_marks_is_found(bridge_url: str, bot: Bot)
                 (expired, expired),
             )
             late.commit()
-            await until(bot, "success_count = 23 from bridge.webhooks")
+            await until_true(bot, "success_count = 23 from bridge.webhooks")
     assert len(receiver.requests) == 23
     assert bot.execute(
         "select count(*) from bridge.delivery_log where id = any (%s)",

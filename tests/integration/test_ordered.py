@@ -8,14 +8,14 @@ import trio.lowlevel
 from bridge.database.pool import open_database
 from tests.integration.delivering import (
     Bot,
-    add_webhook,
     claim,
     delivering,
     enqueue,
     settle,
-    until,
 )
 from tests.receiver import Receiver, Request, answer, receiving
+from tests.waiting import until_true
+from tests.webhook_rows import add_webhook
 
 
 def event_ids(receiver: Receiver) -> list[int]:
@@ -46,7 +46,7 @@ async def test_events_arrive_one_at_a_time_in_order_over_two_couriers(
         webhook = add_webhook(bot, receiver.url(), ordered=True)
         enqueue_numbered(bot, webhook, 40)
         async with delivering(bridge_url), delivering(bridge_url):
-            await until(bot, "success_count = 40 from bridge.webhooks")
+            await until_true(bot, "success_count = 40 from bridge.webhooks")
     assert event_ids(receiver) == list(range(40))
     assert most == 1
 
@@ -63,7 +63,7 @@ async def test_a_head_that_fails_keeps_the_others_waiting_and_given_up_lets_them
         enqueue_numbered(bot, webhook, 4)
         thrice = (0, 0, 0)
         async with delivering(bridge_url, schedule=thrice), delivering(bridge_url, schedule=thrice):
-            await until(bot, "count(*) = 4 from bridge.delivery_log")
+            await until_true(bot, "count(*) = 4 from bridge.delivery_log")
     assert event_ids(receiver) == [0, 1, 1, 1, 2, 3]
 
 

@@ -17,9 +17,11 @@ from bridge.delivery import courier as couriers
 from bridge.operations import readiness
 from bridge.operations.readiness import ListenProof, Readiness
 from bridge.telemetry import metrics
-from tests.integration.delivering import add_webhook, delivering, enqueue
+from tests.integration.delivering import delivering, enqueue
 from tests.integration.relaying import Relayed, relaying, sign_up
 from tests.receiver import hang_until, receiving
+from tests.waiting import until
+from tests.webhook_rows import add_webhook
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
@@ -35,12 +37,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "REST", 1)
     monkeypatch.setattr(readiness, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(readiness, "REPEAT_SECONDS", 0.05)
-
-
-async def until(holds: Callable[[], object]) -> None:
-    """Wait until something holds that nobody announces."""
-    while not holds():  # noqa: ASYNC110
-        await trio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -18,14 +18,14 @@ from bridge.relay.drain import Relay
 from tests.integration.delivering import (
     SETTLED,
     Bot,
-    add_webhook,
     claim,
     delivering,
     delivery,
     enqueue,
-    until,
 )
 from tests.receiver import answer, receiving
+from tests.waiting import until_true
+from tests.webhook_rows import add_webhook
 
 
 async def test_a_paused_webhook_gets_deliveries_that_wait(bridge_url: str, bot: Bot) -> None:
@@ -64,7 +64,7 @@ async def test_a_webhook_of_name_url_and_type_is_delivered_to(bridge_url: str, b
         ).fetchone()
         assert row is not None
         [number] = enqueue(bot, int(row[0]))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert delivery(bot, number)["status"] == "success"
 
 
@@ -73,7 +73,7 @@ async def test_an_address_that_is_not_allowed_is_not_connected_to(
 ) -> None:
     async with receiving() as receiver, delivering(bridge_url, policy=AddressPolicy([])):
         [number] = enqueue(bot, add_webhook(bot, receiver.url()))
-        await until(bot, SETTLED)
+        await until_true(bot, SETTLED)
     assert receiver.requests == []
     assert delivery(bot, number)["status"] == "pending"
     assert bot.execute("select failure from bridge.delivery_attempts").fetchone() == ("blocked",)
@@ -117,9 +117,9 @@ async def test_resuming_and_redelivering_wake_a_courier_that_would_not_look_for_
             delivering(bridge_url, schedule=(0,), poll_seconds=1e6) as courier,
             woken(bridge_url, courier),
         ):
-            await until(bot, "failed_count = 1 from bridge.webhooks where failed_count > 0")
+            await until_true(bot, "failed_count = 1 from bridge.webhooks where failed_count > 0")
             bot.execute("select bridge.resume_webhook(%s)", (paused,))
-            await until(bot, f"count(*) = 1 from bridge.delivery_log where id = {held[0]}")
+            await until_true(bot, f"count(*) = 1 from bridge.delivery_log where id = {held[0]}")
             del receiver.behaviours["/gone"]
             bot.execute("select bridge.redeliver(%s)", failed)
-            await until(bot, f"success_count = 1 from bridge.webhooks where id = {gone}")
+            await until_true(bot, f"success_count = 1 from bridge.webhooks where id = {gone}")

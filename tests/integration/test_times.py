@@ -16,13 +16,13 @@ from bridge.delivery import courier as courier_module
 from bridge.delivery.courier import CLAIM_BATCH
 from tests.integration.delivering import (
     Bot,
-    add_webhook,
     delivering,
     delivery,
     enqueue,
-    until,
 )
 from tests.receiver import Request, answer, hang_until, receiving
+from tests.waiting import until_true
+from tests.webhook_rows import add_webhook
 
 STEPS = ("committed_at", "claimed_at", "sent_at", "acknowledged_at")
 
@@ -39,7 +39,7 @@ async def test_a_delivery_s_times_are_in_order(bridge_url: str, bot: Bot) -> Non
         add_webhook(bot, receiver.url())
         await drained(bridge_url, bot)
         async with delivering(bridge_url):
-            await until(bot, "count(*) = 1 from bridge.delivery_log")
+            await until_true(bot, "count(*) = 1 from bridge.delivery_log")
     row = delivery(bot, 1)
     assert row["captured_at"] <= row["committed_at"]
     assert [row[name] for name in STEPS] == sorted(row[name] for name in STEPS)
@@ -55,7 +55,7 @@ async def test_a_retried_one_has_the_times_of_its_last_attempt(bridge_url: str, 
         add_webhook(bot, receiver.url())
         await drained(bridge_url, bot)
         async with delivering(bridge_url, schedule=(0, 0)):
-            await until(bot, "count(*) = 1 from bridge.delivery_log")
+            await until_true(bot, "count(*) = 1 from bridge.delivery_log")
     row = delivery(bot, 1)
     assert [row[name] for name in STEPS] == sorted(row[name] for name in STEPS)
     [(first_ended, _), (_, last_began)] = bot.execute(
@@ -77,8 +77,8 @@ async def test_times_are_the_database_s_though_the_bridge_s_clock_is_off(
         receiver.behaviours["/busy"] = busy
         [number] = enqueue(bot, add_webhook(bot, receiver.url()))
         [later] = enqueue(bot, add_webhook(bot, receiver.url("/busy")))
-        await until(bot, "count(*) = 1 from bridge.delivery_log")
-        await until(bot, f"attempt_number = 1 from bridge.delivery_queue where id = {later}")
+        await until_true(bot, "count(*) = 1 from bridge.delivery_log")
+        await until_true(bot, f"attempt_number = 1 from bridge.delivery_queue where id = {later}")
     row = delivery(bot, number)
     assert row["created_at"] <= row["claimed_at"] <= row["sent_at"] <= row["acknowledged_at"]
     assert row["acknowledged_at"] < _now(bot)
@@ -112,7 +112,7 @@ async def test_an_attempt_ends_after_it_began_though_the_clock_was_set_right_mea
         async with delivering(bridge_url, concurrency=2 * count):
             await receiver.until(lambda: len(receiver.requests) == count)
             released.set()
-            await until(bot, f"success_count = {count} from bridge.webhooks")
+            await until_true(bot, f"success_count = {count} from bridge.webhooks")
     assert claims >= 2
     assert bot.execute(
         "select count(*) from bridge.delivery_log where sent_at > acknowledged_at"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 from bridge.access.vault import Vault
 from bridge.database.pool import open_database
 from bridge.relay.upkeep import Upkeep
+from tests.webhook_rows import add_webhook
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 OLD, NEW, LOST = (Fernet.generate_key().decode() for _ in range(3))
@@ -31,20 +33,14 @@ class Interrupted(Vault):
         return resealed
 
 
-def add_webhook(
+def add_secrets(
     bot: Bot, secret: str | None, previous: str | None = None, *, hours: int = 1
 ) -> int:
     """Add a webhook with secrets as they are stored; the previous one expires in so many hours."""
-    row = bot.execute(
-        """insert into bridge.webhooks
-               (name, url, event_type, secret, previous_secret, previous_secret_expires_at)
-           values ('w', 'http://localhost/', 'a.b', %s, %s,
-                   case when %s::text is not null then now() + make_interval(hours => %s) end)
-           returning id""",
-        [secret, previous, previous, hours],
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+    expires_at = None if previous is None else datetime.now(UTC) + timedelta(hours=hours)
+    return add_webhook(
+        bot, secret=secret, previous_secret=previous, previous_secret_expires_at=expires_at
+    )
 
 
 def stored(bot: Bot, webhook_id: int) -> tuple[Any, ...]:
@@ -67,8 +63,8 @@ async def seal_secrets(url: str, vault: Vault) -> None:
 async def test_secrets_in_the_clear_are_sealed_and_nothing_else_of_the_webhook_changes(
     bridge_url: str, bot: Bot
 ) -> None:
-    webhook = add_webhook(bot, "s3cret-1", "s3cret-2")
-    unsigned = add_webhook(bot, None)
+    webhook = add_secrets(bot, "s3cret-1", "s3cret-2")
+    unsigned = add_secrets(bot, None)
     rest = "select to_jsonb(w) - 'secret' - 'previous_secret' from bridge.webhooks w order by id"
     before = bot.execute(rest.encode()).fetchall()
     with capture_logs() as logged:
@@ -81,13 +77,13 @@ async def test_secrets_in_the_clear_are_sealed_and_nothing_else_of_the_webhook_c
 
 
 async def test_what_an_older_key_sealed_is_sealed_with_the_first(bridge_url: str, bot: Bot) -> None:
-    webhook = add_webhook(bot, Vault([OLD]).seal("s3cret-1"), Vault([OLD]).seal("s3cret-2"))
+    webhook = add_secrets(bot, Vault([OLD]).seal("s3cret-1"), Vault([OLD]).seal("s3cret-2"))
     await seal_secrets(bridge_url, Vault([NEW, OLD]))
     assert opened(bot, webhook, NEW) == ["s3cret-1", "s3cret-2"]
 
 
 async def test_what_is_sealed_with_the_first_key_is_left_alone(bridge_url: str, bot: Bot) -> None:
-    webhook = add_webhook(bot, Vault([NEW]).seal("s3cret"))
+    webhook = add_secrets(bot, Vault([NEW]).seal("s3cret"))
     version = "select xmin::text, secret from bridge.webhooks where id = %s"
     before = bot.execute(version.encode(), [webhook]).fetchone()
     await seal_secrets(bridge_url, Vault([NEW, OLD]))
@@ -95,7 +91,7 @@ async def test_what_is_sealed_with_the_first_key_is_left_alone(bridge_url: str, 
 
 
 async def test_without_a_key_secrets_stay_as_they_are(bridge_url: str, bot: Bot) -> None:
-    webhook = add_webhook(bot, "s3cret", "s3cret-2")
+    webhook = add_secrets(bot, "s3cret", "s3cret-2")
     with capture_logs() as logged:
         await seal_secrets(bridge_url, Vault())
     assert logged == []
@@ -105,7 +101,7 @@ async def test_without_a_key_secrets_stay_as_they_are(bridge_url: str, bot: Bot)
 async def test_a_secret_that_is_changed_meanwhile_is_not_overwritten(
     bridge_url: str, bot: Bot
 ) -> None:
-    webhook = add_webhook(bot, "s3cret", "s3cret-2")
+    webhook = add_secrets(bot, "s3cret", "s3cret-2")
 
     def change() -> None:
         bot.execute("update bridge.webhooks set secret = 'changed', previous_secret = 'changed'")
@@ -120,7 +116,7 @@ async def test_a_secret_that_is_changed_meanwhile_is_not_overwritten(
 async def test_a_secret_that_is_rotated_meanwhile_is_sealed_where_it_is_now(
     bridge_url: str, bot: Bot
 ) -> None:
-    webhook = add_webhook(bot, "s3cret")
+    webhook = add_secrets(bot, "s3cret")
 
     def rotate() -> None:
         bot.execute(
@@ -134,7 +130,7 @@ async def test_a_secret_that_is_rotated_meanwhile_is_sealed_where_it_is_now(
 
 
 async def test_a_webhook_that_is_deleted_meanwhile_stays_deleted(bridge_url: str, bot: Bot) -> None:
-    add_webhook(bot, "s3cret")
+    add_secrets(bot, "s3cret")
     await seal_secrets(
         bridge_url, Interrupted(NEW, lambda: bot.execute("delete from bridge.webhooks").close())
     )
@@ -142,7 +138,7 @@ async def test_a_webhook_that_is_deleted_meanwhile_stays_deleted(bridge_url: str
 
 
 async def test_two_bridges_that_seal_at_once_spoil_nothing(bridge_url: str, bot: Bot) -> None:
-    webhooks = [add_webhook(bot, f"s3cret-{number}", f"old-{number}") for number in range(50)]
+    webhooks = [add_secrets(bot, f"s3cret-{number}", f"old-{number}") for number in range(50)]
     with capture_logs() as logged:
         async with trio.open_nursery() as nursery:
             for _ in range(2):
@@ -157,7 +153,7 @@ async def test_what_cannot_be_opened_is_left_alone_and_logged_once(
     bridge_url: str, bot: Bot
 ) -> None:
     sealed = Vault([LOST]).seal("s3cret")
-    lost, other = add_webhook(bot, sealed), add_webhook(bot, "s3cret")
+    lost, other = add_secrets(bot, sealed), add_secrets(bot, "s3cret")
     async with open_database(bridge_url) as database:
         upkeep = Upkeep(database, {}, Vault([NEW, OLD]))
         with capture_logs() as logged:
@@ -180,7 +176,7 @@ async def test_what_cannot_be_opened_is_left_alone_and_logged_once(
 
 
 async def test_sealed_secrets_without_a_key_are_logged(bridge_url: str, bot: Bot) -> None:
-    add_webhook(bot, Vault([LOST]).seal("s3cret"))
+    add_secrets(bot, Vault([LOST]).seal("s3cret"))
     with capture_logs() as logged:
         await seal_secrets(bridge_url, Vault())
     assert [line["reason"] for line in logged] == [
@@ -189,8 +185,8 @@ async def test_sealed_secrets_without_a_key_are_logged(bridge_url: str, bot: Bot
 
 
 async def test_old_secrets_are_forgotten_when_their_time_is_over(bridge_url: str, bot: Bot) -> None:
-    expired = add_webhook(bot, "new", "old", hours=0)
-    lasting = add_webhook(bot, "new", "old", hours=1)
+    expired = add_secrets(bot, "new", "old", hours=0)
+    lasting = add_secrets(bot, "new", "old", hours=1)
     async with open_database(bridge_url) as database:
         with capture_logs() as logged:
             await Upkeep(database, {}, Vault()).forget_expired_secrets()
@@ -200,7 +196,7 @@ async def test_old_secrets_are_forgotten_when_their_time_is_over(bridge_url: str
 
 
 async def test_a_bridge_does_both_when_it_starts(bridge_url: str, bot: Bot) -> None:
-    webhook = add_webhook(bot, "s3cret", "old", hours=0)
+    webhook = add_secrets(bot, "s3cret", "old", hours=0)
     async with open_database(bridge_url) as database, trio.open_nursery() as nursery:
         nursery.start_soon(Upkeep(database, {}, Vault([NEW])).run)
         with trio.fail_after(10):

@@ -17,6 +17,7 @@ from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.conftest import BOT_TABLES, create_roles, init
 from tests.receiver import Receiver, receiving
 from tests.system.processes import listening, running
+from tests.webhook_rows import add_webhook
 
 KILLS = 20
 #: No retry waits: what a fault leaves behind is tried again at once. Leases run out by themselves.
@@ -82,15 +83,6 @@ def writing(url: str) -> Iterator[Writer]:
         writer._stop.set()
 
 
-def add_webhook(url: str, target: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(
-            "insert into bridge.webhooks (name, url, event_type, timeout_seconds)"
-            " values ('test', %s, '*', 1)",
-            (target,),
-        )
-
-
 def names_by_identity(receiver: Receiver) -> dict[str, str]:
     """Return who was announced under each webhook-id: the same id must mean the same event."""
     announced: dict[str, str] = {}
@@ -135,7 +127,8 @@ async def test_kill_minus_nine_at_random_moments_loses_nothing(bridge_url: str) 
     chance = random.Random(seed)
     with trio.fail_after(150):
         async with receiving() as receiver:
-            add_webhook(bridge_url, receiver.url("/hook"))
+            with psycopg.connect(bridge_url, autocommit=True) as bot:
+                add_webhook(bot, receiver.url("/hook"), timeout_seconds=1)
             with writing(bridge_url) as writer:
                 for _ in range(KILLS):
                     release_leases_of_the_dead(bridge_url)
@@ -180,7 +173,8 @@ async def test_a_database_restarted_under_load_loses_nothing(
 
     with trio.fail_after(90):
         async with receiving() as receiver, running(own_url, **SETTINGS) as bridge:
-            add_webhook(own_url, receiver.url("/hook"))
+            with psycopg.connect(own_url, autocommit=True) as bot:
+                add_webhook(bot, receiver.url("/hook"), timeout_seconds=1)
             async with listening(bridge) as dashboard, trio.open_nursery() as nursery:
                 streamed: list[str] = []
                 expected: list[str] = []

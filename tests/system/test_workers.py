@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
 import psutil  # type: ignore[import-untyped]
@@ -20,6 +20,7 @@ from trio_websocket import ConnectionClosed, Endpoint, WebSocketConnection
 
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.system.processes import Bridge, complaint, listening, pgbridge, running
+from tests.waiting import until
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 SETTINGS = {"poll_seconds": 0.2}
@@ -55,11 +56,6 @@ async def a_client_on_each(bridge: Bridge) -> AsyncIterator[dict[int, WebSocketC
             client = await stack.enter_async_context(listening(bridge))
             clients[worker_of(bridge, client)] = client
         yield clients
-
-
-async def until(fact: Callable[[], bool]) -> None:
-    while not fact():  # noqa: ASYNC110 - it is another process's
-        await trio.sleep(0.02)
 
 
 def has_ended(pid: int) -> bool:

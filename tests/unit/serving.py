@@ -25,6 +25,7 @@ from bridge.live.history import RECENT_BYTES, History, LogPage
 from bridge.live.hub import Hub
 from bridge.live.stream import LiveStream, StreamLimits
 from bridge.web.http.front import Front
+from tests.waiting import until
 
 LIMITS = StreamLimits(ConnectionLimits(handshake_seconds=5.0))
 
@@ -143,12 +144,6 @@ class Serving:
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         self.streams.append(stream)
         return stream
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that nobody announces."""
-    while not holds():  # noqa: ASYNC110
-        await trio.sleep(0.001)
 
 
 async def never(_after: int) -> None:

@@ -16,7 +16,8 @@ from bridge.live import stream
 from bridge.live.connection import ConnectionLimits
 from bridge.live.stream import StreamLimits
 from bridge.telemetry import metrics
-from tests.unit.serving import RawClient, closing, frame, message, serving, until
+from tests.unit.serving import RawClient, closing, frame, message, serving
+from tests.waiting import until
 
 TEXT = 1
 

@@ -28,8 +28,8 @@ from tests.unit.serving import (
     message,
     never,
     serving,
-    until,
 )
+from tests.waiting import until
 
 # --- the first message as a token
 

@@ -1,0 +1,23 @@
+"""Wait for facts that nobody announces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import trio
+
+POLL_SECONDS = 0.005
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    while not holds():  # noqa: ASYNC110 - nobody announces it
+        await trio.sleep(POLL_SECONDS)
+
+
+async def until_true(connection: psycopg.Connection[Any], condition: str) -> None:
+    """Wait until an SQL condition holds in the database."""
+    query = f"select {condition}".encode()
+    await until(lambda: connection.execute(query).fetchone() == (True,))
