@@ -123,7 +123,7 @@ def new_row(
 def list_tokens(connection: psycopg.Connection[Any]) -> Iterator[tuple[str, ...]]:
     """Yield each token as strings: id, name, prefix, scopes, created, expires, used, state."""
     with psycopg.RawCursor(connection) as cursor:
-        rows = cursor.execute(query("list_tokens").encode(), [None, 0]).fetchall()
+        rows = cursor.execute(query("list_tokens").encode(), [None, None, 0]).fetchall()
     for _, token_id, name, prefix, scopes, *moments, state in reversed(rows):
         if token_id is None:
             return

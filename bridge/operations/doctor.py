@@ -427,7 +427,7 @@ def schema_version(context: Context) -> Iterator[Verdict]:
 
 def outbox(context: Context) -> Iterator[Verdict]:
     """Events leave the outbox."""
-    [row] = context.fetch("status")
+    [row] = context.fetch("overview")
     drainer = context.drainer()
     what = f"events in the outbox: {spell_count(row['outbox_count'])}"
     oldest_seconds = row["outbox_oldest_seconds"]

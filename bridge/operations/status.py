@@ -1,5 +1,6 @@
 """What the database tells of the bridge at work on it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -124,12 +125,16 @@ def read_status(
     [schema] = fetch(connection, "schema_version")
     if mismatch := assets.schema_mismatch(schema["version"]):
         raise StatusError("; ".join(mismatch))
-    [row] = fetch(connection, "status")
+    [state] = fetch(connection, "overview")
     return Status(
         schema_version=schema["version"],
-        drainer=read_drainer(connection),
-        overview=read_overview(connection, minutes=minutes, point_seconds=point_seconds),
-        **row,
+        drainer=_drainer(state),
+        outbox_count=state["outbox_count"],
+        outbox_oldest_seconds=state["outbox_oldest_seconds"],
+        pending_deliveries=state["pending_count"],
+        last_event_id=state["last_event_id"],
+        last_event_occurred_at=state["last_event_occurred_at"],
+        overview=_overview(connection, state, minutes, point_seconds),
     )
 
 
@@ -141,17 +146,35 @@ def read_overview(
 ) -> Overview:
     """Read the figures, and how they were over so many minutes."""
     [state] = fetch(connection, "overview")
+    return _overview(connection, state, minutes, point_seconds)
+
+
+def read_drainer(connection: Connection) -> Drainer:
+    """Return the bridge that drains, or drained last."""
+    [state] = fetch(connection, "overview")
+    return _drainer(state)
+
+
+def _drainer(state: Mapping[str, Any]) -> Drainer:
+    return Drainer(
+        pid=state["drainer_pid"],
+        rings=state["rings"],
+        bridge=state["drainer"],
+        mode=state["doorbell_mode"],
+        switches=state["switches"],
+        switched_seconds=state["switched_seconds"],
+        leading_seconds=state["leading_seconds"],
+    )
+
+
+def _overview(
+    connection: Connection, state: Mapping[str, Any], minutes: int, point_seconds: int
+) -> Overview:
     return overview(
         state,
         fetch(connection, "running_bridges"),
         fetch(connection, "activity", minutes, point_seconds),
     )
-
-
-def read_drainer(connection: Connection) -> Drainer:
-    """Return which bridge drains."""
-    [row] = fetch(connection, "drainer")
-    return Drainer(**row)
 
 
 def spell_doorbell(drainer: Drainer) -> str:

@@ -281,3 +281,45 @@ comment on column bridge.webhook_health.commit_to_acknowledged_p95_hour is
     'Seconds from the application''s commit to the receiver''s 2xx, including retries and waiting.';
 comment on column bridge.webhook_health.answer_p95_hour is
     'Seconds per attempt, including failed ones: the latency of the receiver and of the network to it.';
+
+-- --- functions
+
+create function bridge.newest_deliveries(
+    p_webhook_id bigint, p_status text, p_from_id bigint, p_before_id bigint, p_limit bigint
+) returns table (
+    id              bigint,
+    webhook_id      bigint,
+    event_id        bigint,
+    event_type      text,
+    status          text,
+    attempt_number  integer,
+    response_status integer,
+    error_message   text,
+    created_at      timestamptz,
+    next_attempt_at timestamptz
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Each table has an index that returns ids in order, for one webhook or for all of them; the view
+    -- has none. The statement is built for the arguments, so that its plan uses the right one.
+    return query execute (
+        select 'select * from (' || string_agg(
+                   format('(select id, webhook_id, event_id, event_type, %L::text, attempt_number,'
+                          ' response_status, error_message, created_at, %s from bridge.%I'
+                          ' where %s id >= $2 and id < $3 order by id desc limit $4)',
+                          source.status, source.next_attempt_at, source.relation,
+                          case when p_webhook_id is not null then 'webhook_id = $1 and' end),
+                   ' union all ')
+               || ') as newest order by id desc limit $4'
+        from (values ('pending', 'delivery_queue', 'next_attempt_at'),
+                     ('success', 'delivery_log_success', 'null::timestamptz'),
+                     ('failed', 'delivery_log_failed', 'null::timestamptz')
+             ) as source(status, relation, next_attempt_at)
+        where p_status is null or source.status = p_status
+    ) using p_webhook_id, p_from_id, p_before_id, p_limit;
+end
+$$;
+comment on function bridge.newest_deliveries(bigint, text, bigint, bigint, bigint) is
+    'Returns deliveries in an id range, newest first, optionally of one webhook or with one status. The range excludes its upper end.';

@@ -1,7 +1,7 @@
--- What all bridges did together, point by point, the oldest first; points without any row, too. Points
--- begin at whole multiples of their length, and the last is not over yet. A row counts for the point
--- in which it was written, so points of fewer than 20 s are uneven.
--- $1 minutes back, $2 seconds a point
+-- What all bridges did together, per interval, oldest first. Intervals without rows are included.
+-- Intervals start at whole multiples of their length; the last one is still running. A row counts in
+-- the interval in which it was written, so intervals below 20 s are uneven.
+-- $1 minutes to look back, $2 seconds per interval
 with span as (
     select ceil(extract(epoch from now() - make_interval(mins => $1::integer)) / $2::integer)::bigint as first,
            floor(extract(epoch from now()) / $2::integer)::bigint as last

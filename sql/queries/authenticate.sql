@@ -1,4 +1,4 @@
--- Finds the valid token with this hash and notes its use, at most once a minute.
+-- Returns the valid token with this hash, and records its use at most once a minute.
 -- $1 SHA-256 of the token
 with known as (
     select id, name, scopes, last_used_at
@@ -10,7 +10,7 @@ with known as (
     update bridge.api_tokens t
     set last_used_at = now()
     from (
-        -- Who waits for a row that somebody has locked keeps a connection from all others.
+        -- Waiting for a locked row would occupy a connection that other requests need.
         select t.id
         from bridge.api_tokens t
         join known k on k.id = t.id

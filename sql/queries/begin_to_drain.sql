@@ -1,5 +1,5 @@
--- Sets the doorbell and writes down who drains, when a bridge begins to.
--- $1 its name, host:pid; $2 its mode; $3 whether the doorbell is to be quiet
+-- Sets the doorbell and records the drainer, when a bridge becomes the drainer.
+-- $1 bridge as host:pid, $2 doorbell mode, $3 whether the doorbell is quiet
 with noted as (
     insert into bridge.drainer (bridge, mode, is_quiet)
     values ($1, $2, $3)

@@ -1,4 +1,4 @@
--- The schema and the table that remembers its migrations: what the first migration stands on.
+-- Creates the schema and the table of applied migrations, before the first migration.
 create schema bridge;
 comment on schema bridge is 'pgbridge: captured events, their log, and the deliveries made of them.';
 create table bridge.migrations (

@@ -1,5 +1,5 @@
--- Finds the bot's own token with this hash, if it is valid by the bot's rules. That table is only read.
--- $1 hash of the token in hexadecimal, as the bot writes it
+-- Returns the bot's own token with this hash, if the bot considers it valid. The table is only read.
+-- $1 hash of the token in hexadecimal, as the bot stores it
 select id::bigint as id, name::text as name
 from only public.web_api_tokens
 where token_hash = $1

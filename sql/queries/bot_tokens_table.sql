@@ -1,6 +1,6 @@
--- Why the bot's table of tokens cannot be read without running what its owner wrote: PostgreSQL runs a
--- view's functions, a policy's, a cast's and, while it plans, an index' with the rights of who reads.
--- No row: it can, or there is none, or its owner may do all that the owner of schema bridge may.
+-- Why the bot's table of tokens cannot be read safely. PostgreSQL runs functions in views, policies,
+-- casts and (while planning) indexes with the rights of the reader, and the table's owner chooses them.
+-- No row if the table is safe or missing, or if its owner has the rights of the owner of schema bridge.
 select reason
 from (
     select case
@@ -12,7 +12,7 @@ from (
                 union all
                 select 'pg_statistic_ext'::regclass, s.oid from pg_statistic_ext s where s.stxrelid = t.oid
             ) as of_table
-            -- Nothing depends on what is PostgreSQL's own: that is not recorded.
+            -- Dependencies on PostgreSQL's own objects are not recorded.
             join pg_depend d on d.classid = of_table.class_id and d.objid = of_table.id
             where d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
         ) then 'an index or statistics of it call a function that is not PostgreSQL''s own'

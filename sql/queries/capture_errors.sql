@@ -1,4 +1,4 @@
--- The rules that could not compute payloads since they were applied, the latest first.
+-- Rules whose payloads failed since they were applied, the most recent failure first.
 select name,
        failure_count,
        greatest(extract(epoch from clock_timestamp() - last_failed_at), 0)::float8 as seconds,

@@ -1,6 +1,6 @@
--- Which of some deliveries there are: how many are pending, how many are finished and can be sent
--- again, and how many cannot, since their webhook or their event is gone.
--- $1 their ids
+-- Counts the selected deliveries: pending; finished and resendable; and gone, because their webhook or
+-- event no longer exists.
+-- $1 delivery ids
 select count(*) filter (where is_pending) as pending,
        count(*) filter (where not is_pending and can_be_sent) as finished,
        count(*) filter (where not is_pending and not can_be_sent) as gone

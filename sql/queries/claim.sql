@@ -1,17 +1,17 @@
--- Leases deliveries that are due: for each webhook as many as it may have in flight, what is new
--- before redeliveries, the oldest first. A lease outlives the longest attempt by 30 s; past it, the
--- delivery is anybody's again. Every row tells the time; without a delivery there is one, with nulls.
--- One array element is one webhook that this courier knows something about:
--- $1 webhook, $2 its attempts in flight here, $3 since when its deliveries that are wanted were due
--- For all: $4 since when deliveries to other webhooks that are wanted were due. What was due before
---    has been looked through: while vacuum is held back, that would be a walk over all that has been
---    settled. Null: everything is wanted.
--- $5 how many deliveries at most, $6 how many of them at most to webhooks that mostly fail
--- $7 deliveries that this courier still holds: if settling has taken longer than their leases, they
---    are not sent once more for that
+-- Leases due deliveries: for each webhook as many as it may have in flight, new deliveries before
+-- redeliveries, oldest first. A lease outlives the longest attempt by 30 s; after that, any courier may
+-- claim the delivery. Every row carries the current time; if nothing is due, one row carries only that.
+-- Arrays with one element per webhook that this courier knows about:
+-- $1 webhook, $2 its attempts in flight here, $3 ignore new deliveries that were due before this time
+-- Other parameters:
+-- $4 the same limit as $3 for all other webhooks; null: none. Earlier deliveries were already scanned.
+--    While vacuum is held back, scanning them again would read every row settled since.
+-- $5 most deliveries, $6 most of them for webhooks that mostly fail
+-- $7 deliveries that this courier still holds. If settling them takes longer than their leases, they
+--    must not be sent twice.
 with reserved as materialized (
-    -- What is spent by claiming, the rate and the breaker's one probe, is spent once over all
-    -- bridges: whoever has locked the row may. (A row that is locked for a moment has its turn next.)
+    -- Claiming uses up the rate and the breaker's one probe. Only the bridge that locks the row may
+    -- use them. (If another session holds the lock, the webhook is skipped this time.)
     select id, paced_until, probe_at
     from bridge.webhooks
     where is_active and paused_at is null
@@ -25,7 +25,7 @@ with reserved as materialized (
            least(
                case
                    when w.probe_at is not null or w.ordered then 1
-                   -- The larger the share that fails, the fewer at once; so they come back step by step.
+                   -- The more attempts fail, the fewer run at once. Recovery is gradual.
                    else ceil(w.max_concurrency * (1 - w.failure_share))
                end - coalesce(known.in_flight, 0),
                case when w.rate_per_second is not null then floor(
@@ -38,14 +38,14 @@ with reserved as materialized (
     left join unnest($1::bigint[], $2::integer[], $3::timestamptz[]) as known(webhook_id, in_flight, due_since)
         on known.webhook_id = w.id
     cross join lateral (
-        -- A second's worth may go at once, and one attempt always.
+        -- Allow a burst of one second's worth, and always at least one attempt.
         select greatest(r.paced_until, now() - make_interval(secs => greatest(1, 1 / w.rate_per_second))) as used_until
     ) as pace
     where w.is_active and w.paused_at is null
       and (w.rate_per_second is null or r.id is not null)
       and (w.probe_at is null or r.id is not null and r.probe_at <= now())
 ), free as materialized (
-    -- Nothing is locked yet: with many webhooks there are many times as many candidates as have room.
+    -- Candidates are not locked yet. With many webhooks there are far more of them than free slots.
     select room.id as webhook_id, room.is_failing, candidate.is_redelivery, candidate.id, candidate.next_attempt_at,
            row_number() over (
                partition by room.id
@@ -75,14 +75,14 @@ with reserved as materialized (
           and q.id = (select min(first.id) from bridge.delivery_queue first where first.webhook_id = room.id)
           and q.next_attempt_at <= now()
           and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7::bigint[]))
-          -- One that was put back while a later one is in flight elsewhere waits for that one.
+          -- A redelivery waits while a later delivery is in flight on another bridge.
           and not (q.is_redelivery and exists (
               select from bridge.delivery_queue busy
               where busy.webhook_id = room.id and busy.leased_until > now()))
         limit greatest(room.slots, 0)
     ) as head
 ), due as materialized (
-    -- With less room than candidates, every webhook gets one before any gets two.
+    -- If slots are short, every webhook gets one before any webhook gets two.
     select webhook_id, is_redelivery, id
     from (
         select *, row_number() over (partition by is_failing order by place, next_attempt_at, id) as turn
@@ -93,7 +93,7 @@ with reserved as materialized (
     order by is_failing, place, next_attempt_at, id
     limit $5
 ), taken as materialized (
-    -- As many for each webhook as are due; instead of what another bridge takes just now, the next.
+    -- For each webhook as many as are due. Skip those that another bridge is claiming, and take the next.
     select candidate.id
     from (
         select webhook_id, is_redelivery, count(*) as count
@@ -145,7 +145,7 @@ with reserved as materialized (
             greatest(w.paced_until, now() - make_interval(secs => greatest(1, 1 / w.rate_per_second)))
             + make_interval(secs => spending.count / w.rate_per_second)
             else w.paced_until end,
-        -- If the probe is never settled, the next one has its turn when the lease has run out.
+        -- If the probe is never settled, the next one runs when the lease has expired.
         probe_at = case when w.probe_at is not null then now() + make_interval(secs => w.timeout_seconds + 30) end
     from (select webhook_id, count(*) as count from leased group by webhook_id) as spending
     join reserved on reserved.id = spending.webhook_id

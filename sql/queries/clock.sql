@@ -1,2 +1,2 @@
--- What time the database has.
+-- The database's clock.
 select clock_timestamp() as now;

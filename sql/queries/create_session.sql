@@ -1,5 +1,5 @@
--- Signs a browser in to the console, and forgets the sessions that are over.
--- $1 what is stored of the session, $2 where the token is, $3 its id there, $4 seconds that the session lasts
+-- Creates a console session, and deletes expired ones.
+-- $1 hash of the session, $2 source of its token, $3 token id in that source, $4 lifetime in seconds
 with forgotten as (
     delete from bridge.console_sessions
     where session_hash = any (array(

@@ -1,5 +1,5 @@
--- Makes a ticket for one WebSocket, and forgets those that nobody has used in time.
--- $1 what is stored of the ticket, $2 where the token is, $3 its id there, $4 seconds that the ticket is good
+-- Creates a ticket for one WebSocket, and deletes expired ones.
+-- $1 hash of the ticket, $2 source of its token, $3 token id in that source, $4 lifetime in seconds
 with forgotten as (
     delete from bridge.ws_tickets
     where ticket_hash = any (array(

@@ -1,2 +1,2 @@
--- Deletes the notes of transactions that have ended.
+-- Deletes the notes of finished transactions.
 delete from bridge.transaction_notes where xact < pg_snapshot_xmin(pg_current_snapshot());

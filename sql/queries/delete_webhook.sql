@@ -1,6 +1,6 @@
--- Deletes a webhook and what is queued for it; its log entries stay until they expire.
--- No row: there is none with this id.
--- $1 its id
+-- Deletes a webhook and its pending deliveries. Its log entries stay until they expire.
+-- No row if it does not exist.
+-- $1 webhook id
 delete from bridge.webhooks
 where id = $1
 returning id;

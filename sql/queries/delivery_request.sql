@@ -1,6 +1,6 @@
--- What a delivery's request is made of, as it is now, and what keeps it waiting; of secrets only whether
--- there are some. No row: there is no delivery with this id.
--- $1 its id
+-- The parts of a delivery's request, and why it is still waiting. Of secrets, only whether they exist.
+-- No row if the delivery does not exist.
+-- $1 delivery id
 select d.webhook_id, d.event_id, d.event_type, d.is_redelivery,
        coalesce(d.leased_until > now(), false) as is_in_flight,
        e.payload,

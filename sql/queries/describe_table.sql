@@ -1,6 +1,6 @@
--- What an application's table is: its kind, whether tables inherit from it, and its columns in order.
--- No row: there is no such table.
--- %(table)s schema and table, as SQL writes them
+-- Describes an application's table: its kind, its inheritance children and its columns in order.
+-- No row if it does not exist.
+-- %(table)s schema and table, quoted
 select pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) as name,
        c.relkind::text as kind,
        pg_catalog.has_table_privilege(c.oid, 'trigger') as may_create_trigger,
@@ -16,7 +16,7 @@ select pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.reln
                     'type', case t.typtype
                         when 'e' then 'enum'
                         else pg_catalog.format_type(a.atttypid, null) end,
-                    -- Since PostgreSQL 18; a stored one is computed before triggers fire.
+                    -- Virtual columns exist since PostgreSQL 18. Stored ones are computed before triggers fire.
                     'virtual_sql', case a.attgenerated
                         when 'v' then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end)
                 order by a.attnum),

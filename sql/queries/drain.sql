@@ -1,15 +1,14 @@
--- Moves captured events from the outbox to the log, and enqueues a delivery for every active
--- webhook that takes them; one statement, so all of it happens or none.
--- Every row tells the snapshot that the statement saw: xmin, the oldest transaction in flight, and
--- next_xid, which is past every transaction id that had been given out. (The snapshot's own xmax is
--- not: it is past the last that has ended.) And the time at which it began. Without events there is
--- one row, with nulls.
--- $1 the mark: ids above it are wanted
--- $2, $3 lowest and highest ids of the gaps below the mark that are wanted, too
--- $4 how many events at most
+-- Moves captured events from the outbox to the log, and creates a delivery for every active webhook
+-- that matches. One statement, so that it happens as a whole or not at all.
+-- Every row carries the statement's start time and its snapshot: xmin, the oldest running transaction,
+-- and next_xid, an id above every transaction id assigned so far. (The snapshot's own xmax is only
+-- above those of finished transactions.) If there are no events, one row carries only that.
+-- $1 watermark: take ids above it
+-- $2, $3 lowest and highest ids of the gaps below the watermark that are also taken
+-- $4 most events
 with taken as (
-    -- By id, not by joining with a sub-select that has the limit: the planner takes a limit that it
-    -- does not know for a tenth of the table, and would read all of it.
+    -- By an array of ids, not by joining a subquery with a limit: the planner assumes that an unknown
+    -- limit returns a tenth of the table, and would scan all of it.
     delete from bridge.outbox
     where id = any (array(
         select wanted.id
@@ -40,7 +39,7 @@ with taken as (
     from (select distinct event_type from numbered) as types
     cross join lateral unnest(bridge.patterns_matching(types.event_type)) as pattern
     join bridge.webhooks w on w.event_type = pattern and w.is_active
-    -- Without webhooks the patterns are not even made, which is a sixth of the statement's time.
+    -- Without webhooks, skip the patterns: they take a sixth of the statement's time.
     where exists (select from bridge.webhooks where is_active)
 ), enqueued as (
     insert into bridge.delivery_queue
@@ -52,7 +51,7 @@ with taken as (
     order by n.event_id, t.webhook_id
     returning webhook_id
 ), failed as (
-    -- Which rules cannot compute their payloads, for doctor and for whoever asks.
+    -- Count failed payloads per rule, for doctor and for operators.
     update bridge.capture_rules r
     set failure_count = r.failure_count + failures.count,
         last_failed_at = failures.last_failed_at,
@@ -69,10 +68,11 @@ with taken as (
     where r.name = failures.event_type
 ), statement as (
     select snapshot.xmin::text::bigint as xmin,
-           -- age() counts from the next id, or from our own, which is as new: no id is used up.
+           -- age() counts from the next id, or from our own if we have one, which is as new. Neither
+           -- assigns an id.
            snapshot.xmin::text::bigint + age(snapshot.xmin::xid) as next_xid,
            (select count(*) from enqueued) as deliveries,
-           -- Other bridges read the log.
+           -- Wake the other bridges, which read the log.
            (select count(pg_notify('bridge_events', '')) from (select from numbered limit 1) as any_event)
     from (select pg_snapshot_xmin(pg_current_snapshot()) as xmin) as snapshot
 )

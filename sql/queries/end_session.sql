@@ -1,3 +1,3 @@
--- Signs a browser out.
--- $1 what may be stored of the session
+-- Ends a console session.
+-- $1 possible hashes of the session
 delete from bridge.console_sessions where session_hash = any ($1);

@@ -1,5 +1,5 @@
--- The types of events that rules capture, for who names one. (Rules of notes make no events.)
--- $1 how many at most
+-- Event types that rules capture, to suggest to users. (Names of note rules contain a space.)
+-- $1 most rows
 select name as event_type
 from bridge.capture_rules
 where name !~ ' '

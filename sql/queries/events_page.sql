@@ -1,19 +1,18 @@
--- A page of the log for who polls it, in order, and what the log has, all of one snapshot. Without
--- events there is one row, with nulls.
--- available_from is the lowest id of the log, null when it is empty; last_event_id the highest or, when
--- it is empty, the last that was given out.
--- next_since is where the next page begins: the last id of this one or, if all of what was looked at is
--- on it, the last that was looked at. Null: there is nothing more up to $2.
--- Types are looked at for $5 events at most, so that a pattern that nothing matches does not read a
--- month of the log. Payloads are cut twice: what is stored may be compressed to a hundredth of the text,
--- but tells without being read how many are worth it.
--- $1 the last id that is known; $2 the last that is wanted; $3 patterns of types, or null for any
--- $4 how many events at most; $5 how many to look at; $6 how many bytes of payload at most, but one
--- event in any case
+-- A page of the log for polling clients, in order, with the bounds of the log, all from one snapshot.
+-- If no event matches, one row carries only the bounds.
+-- available_from: lowest id in the log; null if it is empty.
+-- last_event_id: highest id or, if the log is empty, the last one assigned.
+-- next_since: where the next page starts: the last id of this page or, if everything scanned is on it,
+--   the last id scanned. Null: nothing more up to $2.
+-- At most $5 events are scanned for their type, so that a pattern without matches does not read a whole
+-- month. Payloads are limited twice: by their stored size, which is known without reading them but can
+-- be a hundredth of the text when compressed, and then by the size of the text.
+-- $1 last id the client has, $2 last id it wants, $3 type patterns; null: any
+-- $4 most events, $5 most events to scan, $6 most bytes of payload; one event is always returned
 with looked_at as materialized (
     select id, recorded_at, event_type, pg_column_size(payload) as bytes,
            row_number() over (order by id) as place
-    -- And one more, which only tells that there is more.
+    -- One extra row shows that there are more.
     from (select * from bridge.events where id > $1 and id <= $2 order by id limit $5 + 1) as read
 ), wanted_types as materialized (
     select event_type
@@ -27,7 +26,7 @@ with looked_at as materialized (
 ), texts as materialized (
     select e.id, e.event_type, e.payload::text as payload, e.occurred_at
     from wanted w
-    -- Both columns, so that each is sought in one partition.
+    -- By both columns, so that each lookup reads one partition.
     cross join lateral (
         select * from bridge.events where id = w.id and recorded_at = w.recorded_at
     ) as e

@@ -1,9 +1,9 @@
--- From which id on deliveries were created at a time or later: so a range of time is a range of ids,
--- which indexes have. One bridge enqueues at a time, so that ids are in the order of created_at, also
--- of what was redelivered. It looks at one delivery for each halving of the ids.
+-- The first id among deliveries created at a time or later. It turns a time range into an id range, for
+-- which there are indexes. One bridge enqueues at a time, so ids are in order of created_at, also for
+-- redeliveries. Binary search: one delivery is read per step.
 -- $1 the time
 with recursive search (before, from_id) as (
-    -- Everything up to the first was created before, everything from the second on was not.
+    -- Ids up to before are too old; ids from from_id on are not.
     select coalesce(min(id), 1) - 1, coalesce(max(id), 0) + 1
     from (
         (select id from bridge.delivery_queue order by id limit 1)
@@ -19,7 +19,7 @@ with recursive search (before, from_id) as (
     from search
     cross join lateral (select (search.before + search.from_id) / 2 as id) as middle
     cross join lateral (
-        -- Null, too, where there is none: then nothing up to here is wanted.
+        -- Also true if there is no delivery in this half: then all of it can be skipped.
         select (
             select created_at < $1::timestamptz
             from (

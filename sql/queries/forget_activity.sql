@@ -1,2 +1,2 @@
--- Forgets what bridges did more than 25 hours ago.
+-- Deletes activity older than 25 hours.
 delete from bridge.activity where recorded_at < now() - interval '25 hours';

@@ -1,3 +1,3 @@
--- Forgets old changes, and returns how many.
--- $1 for how many days they are kept
+-- Deletes expired audit entries, and returns how many.
+-- $1 days to keep
 select bridge.forget_audit($1) as forgotten;

@@ -1,4 +1,4 @@
--- Forgets the old secrets of rotations whose overlap is over.
+-- Deletes previous secrets whose overlap after a rotation has ended.
 update bridge.webhooks
 set previous_secret = null, previous_secret_expires_at = null
 where previous_secret_expires_at <= now()

@@ -1,3 +1,3 @@
--- Takes the lock that lets one installer work at a time, and keeps it until the session ends. Before
--- there is a schema, nothing but an advisory lock can be had; so anybody can hold it.
+-- Lets one installer work at a time, until the session ends. An advisory lock, which any role can hold,
+-- because there may be no schema yet to hold anything better.
 select pg_advisory_lock(hashtext('bridge.install'));

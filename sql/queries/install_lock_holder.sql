@@ -1,4 +1,4 @@
--- Who holds the lock of install_lock. No row: nobody does now.
+-- The session that holds install_lock. No row if it is free.
 select l.pid,
        a.usename::text as role,
        a.application_name,
@@ -8,6 +8,6 @@ join pg_catalog.pg_database d on d.oid = l.database
 left join pg_catalog.pg_stat_activity a on a.pid = l.pid
 where d.datname = current_database()
   and l.locktype = 'advisory' and l.granted and l.objsubid = 1
-  -- A lock's key of 64 bits is shown in two halves.
+  -- pg_locks shows a 64-bit key in two halves.
   and (l.classid::bigint << 32 | l.objid::bigint) = hashtext('bridge.install')
 limit 1;

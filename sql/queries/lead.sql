@@ -1,2 +1,2 @@
--- Tries to become the one drainer; the connection stays it until it ends.
+-- Tries to make this session the drainer, until it ends.
 select bridge.lead() as leading;

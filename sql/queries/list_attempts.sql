@@ -1,5 +1,5 @@
 -- The attempts of a delivery, in order.
--- $1 the delivery
+-- $1 delivery id
 select attempt_number as number, started_at, finished_at, response_status, response_body, failure,
        error_message
 from bridge.delivery_attempts

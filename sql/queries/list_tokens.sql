@@ -1,6 +1,6 @@
--- A page of tokens, newest first; and, with every row, how many there are in all. Beyond the last one
--- comes a row without a token, for the number's sake.
--- $1 how many, or null for all; $2 how many to leave out
+-- One token, or a page of tokens, newest first. Every row carries the total; one row without an id if the
+-- page is empty.
+-- $1 token id, or null for all, $2 page size, or null for all, $3 rows to skip
 with total as (
     select count(*) as total from bridge.api_tokens
 ), page as (
@@ -11,8 +11,9 @@ with total as (
                else 'valid'
            end as state
     from bridge.api_tokens
+    where $1::bigint is null or id = $1
     order by id desc
-    limit $1 offset $2
+    limit $2 offset $3
 )
 select total, page.* from total left join page on true
 order by id desc;

@@ -1,6 +1,6 @@
--- Who holds a lock on a table that keeps the installer from its own, the longest first.
--- %(table)s schema and table, as SQL writes them, or null for all of schema bridge
--- %(readers)s whether readers keep it from it, too
+-- Sessions whose locks block the installer, longest transaction first.
+-- %(table)s schema and table, quoted; null: every table of schema bridge
+-- %(readers)s whether readers block it as well
 select a.pid,
        a.usename::text as role,
        a.application_name,

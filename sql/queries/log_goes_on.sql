@@ -1,8 +1,8 @@
--- Tells whether the log goes on from the last event that was published, and not from an earlier one:
--- the database may have been restored from a backup, or it is now a standby that had lagged behind.
--- newest_id is the newest event of the log; when all of it has expired, the last id that was given out.
--- The sequence alone does not tell: after a crash, and on a standby, it is up to 32 ids ahead.
--- $1 the event's id; $2 when it occurred, null if that is not known
+-- Whether the log continues after the last published event, rather than after an earlier one: the
+-- database may have been restored from a backup, or be a promoted standby that lagged behind.
+-- newest_id is the highest id in the log or, if the log is empty, the last one assigned. The sequence
+-- alone is not reliable: after a crash, and on a standby, it is up to 32 ids ahead.
+-- $1 id of the last published event, $2 when it occurred, or null if unknown
 select newest.id >= $1
            and not exists (select from bridge.events where id = $1 and occurred_at <> $2) as goes_on,
        newest.id as newest_id

@@ -1,12 +1,13 @@
--- A page of the log, in order, and the bounds of what the log has, all of one snapshot. Without
--- events there is one row, with nulls.
--- available_from is the lowest id of the log or, when it is empty, the id that comes next; newest_id
--- is the highest, or the last that was given out: of a log with events the sequence does not tell,
--- since after a crash, and on a standby, it is up to 32 ids ahead.
--- read_rows counts the rows before they were cut at $4 bytes. They are cut twice: what is stored may
--- be compressed to a hundredth of the text, but tells without being read how many are worth it.
--- $1 the last id that is known; $2 the last that is wanted
--- $3 how many events at most; $4 how many bytes of payload at most, but one event in any case
+-- A page of the log, in order, with the bounds of the log, all from one snapshot. If there are no events,
+-- one row carries only the bounds.
+-- available_from: lowest id in the log or, if it is empty, the next id.
+-- newest_id: highest id or, if the log is empty, the last one assigned. (After a crash, and on a standby,
+-- the sequence is up to 32 ids ahead of the log.)
+-- read_rows: number of rows before the limit of $4 bytes. Payloads are limited twice: by their stored
+-- size, which is known without reading them but can be a hundredth of the text when compressed, and then
+-- by the size of the text.
+-- $1 last known id, $2 last id wanted
+-- $3 most events, $4 most bytes of payload; one event is always returned
 with stored as (
     select id, event_type, payload, occurred_at,
            count(*) over () as read_rows,

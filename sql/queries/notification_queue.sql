@@ -1,5 +1,5 @@
--- How full the queue of notifications is, and who idles inside a transaction for longest: a session
--- that listens and does that keeps the queue from being emptied.
+-- How full the notification queue is, and which sessions have been idle in a transaction for longest. A
+-- listening session that is idle in a transaction keeps the queue from being emptied.
 select pg_notification_queue_usage() as usage,
        array(
            select pid

@@ -1,3 +1,3 @@
--- Notifies a bridge, which listens to that on another connection.
--- $1 the channel that is the bridge's own
+-- Sends a notification to the bridge itself, which listens on another connection.
+-- $1 the bridge's own channel
 select pg_notify($1, '');

@@ -1,6 +1,6 @@
--- Where everything stands now: one row. What may be many is counted up to 10,001, in order of indexes:
--- it costs the same however long the queues are. (While vacuum is held back, both are walked through
--- from their start, over all that is dead: whoever asks again and again rests in between.)
+-- The current state of everything, in one row. Large sets are counted up to 10,001, in index order, so
+-- the cost does not depend on the length of the queues. (While vacuum is held back, both queues are
+-- scanned from the start, over every dead row. Callers that poll must pause in between.)
 with webhook as materialized (
     select id, state from bridge.webhooks
 ), lane as (
@@ -12,6 +12,7 @@ with webhook as materialized (
 select now() as at,
        outbox.count as outbox_count,
        outbox.oldest_seconds as outbox_oldest_seconds,
+       (select count(*) from (select from bridge.delivery_queue limit 10001) as counted) as pending_count,
        (select count(*) from (
            select from lane
            cross join lateral (

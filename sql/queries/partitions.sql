@@ -1,6 +1,6 @@
--- For today and the days that follow: which partitions the logs lack, and whether they have none at
+-- For today and the following days: which partitions the logs are missing, and whether they have none at
 -- all, as before the first run.
--- %(days)s how many days
+-- %(days)s number of days
 select day.ahead,
        array(
            select named.partition

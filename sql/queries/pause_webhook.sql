@@ -1,3 +1,3 @@
--- Has a webhook's deliveries wait, new ones included.
--- $1 its id
+-- Pauses a webhook: its deliveries wait, including new ones.
+-- $1 webhook id
 select bridge.pause_webhook($1);

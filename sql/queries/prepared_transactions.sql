@@ -1,5 +1,5 @@
--- Whether two-phase commits are possible, and those that wait in this database to be ended.
--- %(seconds)s only those that wait longer
+-- Whether two-phase commit is enabled, and which prepared transactions of this database are old.
+-- %(seconds)s only those older than this
 select current_setting('max_prepared_transactions')::integer > 0 as possible,
        array(
            select gid

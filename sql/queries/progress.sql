@@ -1,5 +1,5 @@
--- Whether the outbox gets on: the first event in it, since when that was captured, and who drains. It
--- waits for nobody who has locked the webhooks. (While vacuum is held back, it walks over what is dead.)
+-- Whether the outbox is being drained: its first event, that event's age, and the drainer. Takes no lock
+-- that a locked webhook could block. (While vacuum is held back, it scans dead rows.)
 select head.id as oldest_id,
        extract(epoch from clock_timestamp() - head.captured_at)::float8 as oldest_seconds,
        bridge.leader_pid() is not null as is_drained,

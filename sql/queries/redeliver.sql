@@ -1,3 +1,3 @@
--- Sends a delivery again; false: it is pending anyhow, and sent at once.
--- $1 its id
+-- Sends a delivery again. was_finished is false if it was still pending; it is then sent at once.
+-- $1 delivery id
 select bridge.redeliver($1) as was_finished;

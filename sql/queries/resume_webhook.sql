@@ -1,3 +1,3 @@
--- Has a webhook deliver again at once, whatever it was that kept it.
--- $1 its id
+-- Makes a webhook deliver again, whether it was paused, failing, off or disabled.
+-- $1 webhook id
 select bridge.resume_webhook($1);

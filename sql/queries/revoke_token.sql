@@ -1,3 +1,3 @@
--- Revokes a token. No row: there is none with this id that is not revoked yet.
--- $1 its id
+-- Revokes a token. No row if it does not exist or is already revoked.
+-- $1 token id
 update bridge.api_tokens set revoked_at = now() where id = $1 and revoked_at is null returning id;

@@ -1,17 +1,17 @@
--- Which rights the two roles are to have: the only list of them. init grants what is missing, run and
--- doctor hold the service's against their own role, docs/roles.md has it for people.
---   bridge_service  what `pgbridge run` needs, and the commands token, webhooks, status and doctor
---   bridge_reader   to see everything but secrets, and to change nothing
--- A row is an object, with all that a role may do with it:
---   missing   which of these privileges the role lacks; all of them, where the role is still to be
---             made, or the object, by the migrations that are still to be run
---   lacking   which of them the role of this session lacks; none, where there is no such object
---   grant_sql the statement that grants them
---   role_exists, session_role; remedy: how this session's role gets what the service needs
+-- The privileges of the two roles. This is the only list of them: init grants what is missing, run and
+-- doctor compare it with their own role, and docs/roles.md shows it.
+--   bridge_service  what pgbridge run and the commands token, webhooks, status and doctor need
+--   bridge_reader   read everything except secrets, change nothing
+-- One row per object:
+--   missing    privileges that the role does not have: all of them if the role or the object does not
+--              exist yet
+--   lacking    privileges that the role of this session does not have; empty if the object does not exist
+--   grant_sql  the statement that grants them
+--   role_exists, session_role, remedy: how the session's role gets what the service needs
 with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'schema', '', 'usage', null),
 
-    -- What triggers write, the drain takes. (settle adds what the bridge itself has to tell.)
+    -- Triggers insert into the outbox, the drain deletes. (settle inserts the bridge's own events.)
     ('bridge_service', 'table', 'outbox', 'select, insert, delete', null),
     ('bridge_service', 'sequence', 'outbox_id_seq', 'select', null),
     ('bridge_service', 'table', 'transaction_notes', 'select, delete', null),
@@ -22,10 +22,10 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'function', 'leader_pid()', 'execute', null),
     ('bridge_service', 'function', 'ring()', 'execute', null),
     ('bridge_service', 'table', 'capture_rules', 'select', null),
-    -- Not what a rule is made of: the owner runs that SQL when the rule is resumed.
+    -- Not the rule's SQL: the owner runs it when the rule is resumed.
     ('bridge_service', 'table', 'capture_rules', 'update', 'failure_count, last_failed_at, last_error'),
 
-    -- The logs are written once and never changed; redelivering takes finished deliveries back.
+    -- Log rows are never updated. Redelivery deletes finished deliveries from the log.
     ('bridge_service', 'table', 'events', 'select, insert', null),
     ('bridge_service', 'sequence', 'event_id', 'select, usage', null),
     ('bridge_service', 'table', 'delivery_attempts', 'select, insert', null),
@@ -42,6 +42,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'table', 'redelivery_lock', 'insert', null),
     ('bridge_service', 'table', 'webhook_deliveries', 'select', null),
     ('bridge_service', 'table', 'webhook_health', 'select', null),
+    ('bridge_service', 'function', 'newest_deliveries(bigint, text, bigint, bigint, bigint)', 'execute', null),
     ('bridge_service', 'function', 'patterns_matching(text)', 'execute', null),
     ('bridge_service', 'function', 'passes(jsonpath, jsonb)', 'execute', null),
     ('bridge_service', 'function', 'wake_couriers()', 'execute', null),
@@ -59,7 +60,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'table', 'api_tokens', 'update', 'revoked_at, last_used_at'),
     ('bridge_service', 'table', 'ws_tickets', 'select, insert, update, delete', null),
     ('bridge_service', 'table', 'console_sessions', 'select, insert, update, delete', null),
-    -- What is written about it, the bridge cannot change.
+    -- The bridge cannot change the record of what it does.
     ('bridge_service', 'table', 'audit_log', 'select', null),
     ('bridge_service', 'function', 'audit(text, bigint, text, jsonb)', 'execute', null),
     ('bridge_service', 'function', 'forget_audit(integer)', 'execute', null),
@@ -108,8 +109,8 @@ with wanted (role, kind, object, privileges, columns) as (values
            to_regrole(w.role)::oid as role_id
     from wanted w
 ), found as (
-    -- Null where there is no such object. In the catalog, since a name (to_regclass) means nothing
-    -- to whom may not use the schema.
+    -- Null if the object does not exist. Looked up in the catalog, because to_regclass() fails for
+    -- roles that may not use the schema.
     select n.*, s.oid as schema_id, c.oid as relation_id, p.oid as function_id
     from named n
     left join pg_catalog.pg_namespace s on s.nspname = 'bridge'
@@ -126,7 +127,7 @@ with wanted (role, kind, object, privileges, columns) as (values
                when f.kind = 'function' then has_function_privilege(who.role_id, f.function_id, single.privilege)
                when f.columns is null then has_table_privilege(who.role_id, f.relation_id, single.privilege)
                else (
-                   -- A column that is still to be added is missing, too, and lacking to nobody.
+                   -- A column that a migration will add is missing for the role, but not lacking.
                    select case
                               when who.is_session then bool_and(of_column.is_held)
                               else bool_and(coalesce(of_column.is_held, false))
@@ -168,7 +169,7 @@ select n.role, n.kind, n.name as object, n.privileges, n.columns,
                'run: pgbridge init'
            when not pg_has_role(current_user, to_regrole('bridge_service')::oid, 'member') then
                format('grant bridge_service to %I', current_user)
-           -- A member that would have to SET ROLE to it.
+           -- A member that does not inherit the role and would have to SET ROLE.
            when current_setting('server_version_num')::integer >= 160000 then
                format('grant bridge_service to %I with inherit true', current_user)
            else format('alter role %I inherit', current_user)

@@ -1,6 +1,6 @@
--- Gives a webhook a new secret; the one that it replaces signs beside it for a day.
--- No row: there is no webhook with this id. Without a secret so far there is nothing to overlap.
--- $1 its id, $2 the new secret as it is to be stored
+-- Replaces the secret of a webhook. The previous one, if any, also signs for one more day.
+-- No row if the webhook does not exist.
+-- $1 webhook id, $2 the new secret, in its stored form
 update bridge.webhooks w
 set secret = $2,
     previous_secret = w.secret,

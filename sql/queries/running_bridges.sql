@@ -1,7 +1,7 @@
--- The bridges that run, one row a process: each has told of itself within 30 s, and not that it stops.
--- told_seconds: how long ago that was; covered_seconds: how much of the minute before it told of, and
--- what it did then. (A row that tells of more than the minute counts in part. Rows of the future are of
--- before the clock was set back, and none that is newer would be seen beside them.)
+-- The running bridges, one row per process: each has reported within 30 s, and not that it is stopping.
+-- told_seconds: age of the last report. covered_seconds: how much of the minute before it is covered by
+-- reports; the counts are for that time. (A report that reaches back further counts in part. Reports
+-- from the future were written before the clock was set back, and would hide newer ones.)
 with recent as (
     select * from bridge.activity
     where recorded_at > now() - interval '90 seconds' and recorded_at < now() + interval '1 second'

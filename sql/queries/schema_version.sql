@@ -1,5 +1,4 @@
--- The schema's version, and the id of the newest event: what a bridge starts from. When all of the log
--- has expired, it is the last id that was given out.
+-- The schema's version, and the id of the newest event or, if the log is empty, the last id assigned.
 select (select coalesce(max(version), 0) from bridge.migrations) as version,
        coalesce(
            (select max(id) from bridge.events),

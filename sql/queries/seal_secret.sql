@@ -1,6 +1,6 @@
--- Stores a secret as another text, wherever its webhook still has it: a rotation may have moved it
--- from secret to previous_secret meanwhile. No row: it was replaced, or another bridge was faster.
--- $1 webhook, $2 text as it was read, $3 text to store instead
+-- Replaces the stored form of a secret, wherever the webhook has it: a rotation may have moved it from
+-- secret to previous_secret. No row if it was replaced, or another bridge was faster.
+-- $1 webhook id, $2 current stored form, $3 new stored form
 update bridge.webhooks
 set secret = case secret when $2 then $3 else secret end,
     previous_secret = case previous_secret when $2 then $3 else previous_secret end

@@ -1,12 +1,11 @@
--- Writes down what became of attempts, in one batch: the attempt itself always; the delivery only
--- where the lease is still ours, so that a courier that slept past its lease changes nothing; and
--- what the webhook's answers say of the webhook.
--- One array element is one attempt:
--- $1 delivery, $2 lease token, $3 webhook, $4 number of the attempt, $5 and $6 start and end,
--- $7 outcome (success, retry, failed), $8 seconds until the next attempt, $9 response status,
--- $10 response body, $11 kind of failure, $12 error, $13 reason to disable the webhook,
--- $14 seconds that the receiver asks for before anything else is sent, $15 whether the breaker was open
--- when it was claimed, so that it was the probe
+-- Records the outcome of a batch of attempts. The attempt itself is always recorded; the delivery only
+-- changes if the lease is still ours, so that a courier that overslept its lease changes nothing. Also
+-- updates what the attempts say about their webhooks.
+-- Arrays with one element per attempt:
+-- $1 delivery, $2 lease token, $3 webhook, $4 attempt number, $5 and $6 start and end, $7 outcome
+-- (success, retry, failed), $8 seconds until the next attempt, $9 response status, $10 response body,
+-- $11 kind of failure, $12 error, $13 reason to disable the webhook, $14 seconds that the receiver asked
+-- to wait, $15 whether the breaker was open when it was claimed, so that it was the probe
 -- For all: $16 seconds of failing after which a webhook is disabled
 with settled as materialized (
     select *
@@ -18,8 +17,8 @@ with settled as materialized (
            finished_at, outcome, retry_seconds, response_status, response_body,
            failure, error_message, disable, pause_seconds, is_probe)
 ), webhooks as materialized (
-    -- Always in the same order: two couriers that settle at once do not deadlock. Locked, they are
-    -- as they are now, not as they were when the statement began.
+    -- Lock in a fixed order, so that couriers that settle at once do not deadlock. Locked rows show
+    -- their current values, not those from the start of the statement.
     select id, name, event_type, is_active, probe_at, failure_share, failing_since
     from bridge.webhooks
     where id = any (array(select webhook_id from settled))
@@ -108,20 +107,20 @@ with settled as materialized (
         select case when t.successes = 0 then coalesce(w.failing_since, t.started_at) end as failing_since
     ) as since
     cross join lateral (
-        -- What the receiver asks for, within bounds; jittered, so that many webhooks of one receiver
-        -- do not return at once.
+        -- The pause that the receiver asked for, within bounds; with jitter, so that a receiver's
+        -- webhooks do not all return at once.
         select case when t.pause_seconds > 0 then
             now() + make_interval(secs => least(t.pause_seconds, 600) * (1 + 0.2 * random()))
         end as until
     ) as asked
     cross join lateral (
         select case
-            -- The probe decides, not what had been sent before: its failures are old news, and its
-            -- successes do not undo what the receiver has asked for since.
+            -- Only the probe decides. Failures of attempts sent before it say nothing new, and
+            -- their successes do not cancel a pause that the receiver has asked for since.
             when w.probe_at is not null and not t.was_probed and (t.successes = 0 or w.failure_share < 0.8)
                 then greatest(w.probe_at, asked.until)
-            -- The longer it has been failing, the rarer it is tried: between ten seconds and ten
-            -- minutes; jittered, too.
+            -- The longer it has been failing, the less often it is tried: every ten seconds to
+            -- every ten minutes, with jitter.
             when t.successes = 0 and share.failure_share >= 0.8 then greatest(
                 asked.until,
                 now() + make_interval(secs => (0.8 + 0.4 * random()) * least(greatest(
@@ -157,7 +156,7 @@ with settled as materialized (
     where was_failing and successes > 0 and probe_at is null and was_active and disabled_reason is null
     returning id
 ), rung as (
-    -- Asked for its count, or the planner would leave it out.
+    -- The final query reads the count, or the planner would drop this CTE.
     select count(bridge.ring()::text) as count from announced
 )
 select id from logged

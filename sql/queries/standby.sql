@@ -1,2 +1,2 @@
--- Whether the server only repeats what another one does.
+-- Whether the server is a standby.
 select pg_is_in_recovery() as is_standby;

@@ -1,4 +1,4 @@
--- The secrets that are stored and still sign, as they are stored, of every webhook that has any.
+-- The stored secrets that still sign, of every webhook that has any.
 select id as webhook_id,
        secret,
        case when previous_secret_expires_at > now() then previous_secret end as previous_secret

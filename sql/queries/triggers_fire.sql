@@ -1,4 +1,4 @@
--- Where ordinary triggers do not fire in this database, and how to have them fire again.
+-- Settings that keep ordinary triggers from firing in this database, and how to reset them.
 select format('role %I in database %I', r.rolname, d.datname) as place,
        format('alter role %I in database %I reset session_replication_role', r.rolname, d.datname) as remedy
 from pg_catalog.pg_db_role_setting s

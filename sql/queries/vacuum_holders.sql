@@ -1,5 +1,5 @@
--- Who keeps vacuum from removing the rows that have died since: sessions, prepared transactions and
--- replication slots, the oldest first. A slot has no age in seconds.
+-- What keeps vacuum from removing dead rows: sessions, prepared transactions and replication slots,
+-- oldest first. The age of a slot in seconds is unknown.
 select holder.name, holder.remedy, holder.seconds
 from (
     select format('the session with PID %s of %s, %s', pid, coalesce(usename, backend_type), coalesce(state, 'in a state unknown')) as name,
@@ -7,7 +7,7 @@ from (
            extract(epoch from clock_timestamp() - xact_start)::float8 as seconds,
            greatest(age(backend_xid), age(backend_xmin)) as transactions
     from pg_catalog.pg_stat_activity
-    -- A snapshot of another database holds nothing back here; a standby's, which has none, does.
+    -- Snapshots of other databases hold nothing back here. Those of standbys, without a database, do.
     where (datname = current_database() or datname is null)
       and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker'
     union all

@@ -1,5 +1,5 @@
--- Those of some of the bot's own tokens that are valid.
--- $1 their ids
+-- Returns the valid ones among some of the bot's own tokens.
+-- $1 token ids
 select id::bigint as id, name::text as name
 from only public.web_api_tokens
 where id = any ($1::bigint[])

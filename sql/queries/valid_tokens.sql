@@ -1,5 +1,5 @@
--- Those of some tokens that are valid.
--- $1 their ids
+-- Returns the valid ones among some tokens.
+-- $1 token ids
 select id, name, scopes
 from bridge.api_tokens
 where id = any ($1)

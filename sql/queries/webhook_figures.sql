@@ -1,9 +1,8 @@
--- How a webhook's attempts went in the last hour and day, like webhook_health, but of a bounded number
--- of deliveries: the newest that ended, and the oldest that wait. If those do not reach back a day,
--- `since` says from when on the figures are (is_brief: not even an hour); else it is null, and they are
--- whole. (webhooks_page says why
--- webhook_id = $1 is said by pairs.)
--- $1 webhook, $2 how many deliveries of each kind are looked at
+-- A webhook's attempts in the last hour and day, like webhook_health, but over a bounded number of
+-- deliveries: the newest finished and the oldest pending ones. If those do not cover a day, since says
+-- where the figures start, and is_brief whether that is less than an hour ago; otherwise since is null.
+-- (webhooks_page explains the pair conditions, which mean webhook_id = $1.)
+-- $1 webhook id, $2 most deliveries of each kind
 with delivered as materialized (
     select id, finished_at, acknowledged_at, committed_at
     from bridge.delivery_log_success
@@ -26,7 +25,7 @@ with delivered as materialized (
     select max(cut_at) filter (where cut_at > now() - interval '1 day') as since,
            greatest(max(cut_at), now() - interval '1 day') as begins_at
     from (
-        -- Where all of them are there, nothing was cut off.
+        -- Fewer rows than the limit: nothing was cut off.
         select case when count(*) = $2 then min(finished_at) end as cut_at from delivered
         union all
         select case when count(*) = $2 then min(finished_at) end from failed

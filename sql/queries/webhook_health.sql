@@ -1,3 +1,3 @@
--- How a webhook does. No row: there is none with this id.
--- $1 its id
+-- How a webhook is doing. No row if it does not exist.
+-- $1 webhook id
 select * from bridge.webhook_health where webhook_id = $1;

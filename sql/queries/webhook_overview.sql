@@ -1,4 +1,4 @@
--- All webhooks, as an operator reads them: what they are, and how they do.
+-- Every webhook and how it is doing, for operators.
 select w.id, w.name, w.url, w.event_type, h.state, h.pending,
        h.success_rate_hour::double precision as success_rate_hour
 from bridge.webhooks w

@@ -1,5 +1,5 @@
--- How many webhooks and deliveries there are, and how the finished deliveries ended. The log is
--- counted where it is written: beside each webhook, deleted ones included.
+-- Counts webhooks and deliveries, and the outcomes of finished ones. The counts of the log are kept per
+-- webhook, deleted webhooks included.
 select webhooks.total_webhooks,
        webhooks.active_webhooks,
        queued.deliveries + logged.delivered + logged.failed as total_deliveries,

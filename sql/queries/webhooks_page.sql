@@ -1,8 +1,8 @@
--- A page of webhooks as the console shows them, newest first, each with what is cheap to know of it,
--- however many attempts the log has: its own columns, what waits (up to a number), the last success.
--- (webhook_health counts a day of attempts.) The ranges of pairs say webhook_id = p.id, and leave no
--- index but that of (webhook_id, id): by the primary key, one webhook's rows may be looked for in all.
--- $1 lowest and $2 highest id, $3 rows to show, $4 how many waiting deliveries of each are counted
+-- A page of webhooks for the console, newest first, with figures that are cheap however long the log
+-- is: the webhook's own columns, its backlog up to a limit, and its last success. (webhook_health counts
+-- a day of attempts.) The conditions on pairs mean webhook_id = p.id, but only allow the index on
+-- (webhook_id, id): the primary key could search the deliveries of every webhook.
+-- $1 lowest and $2 highest id, $3 page size, $4 most pending deliveries to count per webhook
 with page as materialized (
     select *
     from bridge.webhooks
@@ -11,7 +11,7 @@ with page as materialized (
     limit $3
 )
 select p.id, p.name, p.url, p.event_type, p.state,
-       -- Of about the last ten attempts; null: there was none.
+       -- Over about the last ten attempts; null before the first.
        case when p.last_triggered_at is not null then 1 - p.failure_share end as success_share,
        p.secret is not null as is_signed,
        case when p.previous_secret_expires_at > now() then p.previous_secret_expires_at end
@@ -36,7 +36,7 @@ cross join lateral (
     ) as oldest
 ) as waiting
 cross join lateral (
-    -- The newest delivery need not be the last that succeeded, but it is among them.
+    -- The last success need not have the highest id, but it is among the highest.
     select max(finished_at) as last_success_at
     from (
         select finished_at

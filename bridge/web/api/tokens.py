@@ -80,7 +80,7 @@ async def list_tokens(
     offset: Annotated[Offset, Query()] = 0,
 ) -> TokenList:
     """A page of tokens, newest first: those that are not valid any more, too."""
-    rows = await database.fetch("list_tokens", limit, offset)
+    rows = await database.fetch("list_tokens", None, limit, offset)
     return TokenList(
         items=[Token.model_validate(dict(row)) for row in rows if row["id"] is not None],
         total=rows[0]["total"],

@@ -100,7 +100,7 @@ async def deliveries_page(request: Request, database: InDatabase) -> Response:
         from_id = 0 if since is None else await _first_since(database, since)
         end_id = MAX_BIGINT if until is None else await _first_since(database, until)
         rows = await database.fetch(
-            "list_all_deliveries",
+            "deliveries_page",
             webhook_id,
             status,
             min(before_id, end_id),
@@ -126,7 +126,7 @@ async def deliveries_page(request: Request, database: InDatabase) -> Response:
         # It has not found enough, and there may be more than it has looked at.
         further=(
             filters.query(before_id=rows[0]["last_id"])
-            if len(items) <= SHOWN and event_type and rows[0]["looked_at"] == LOOKED_AT
+            if len(items) <= SHOWN and event_type and rows[0]["scanned_count"] == LOOKED_AT
             else None
         ),
         looked_at=LOOKED_AT,

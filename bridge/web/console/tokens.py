@@ -71,7 +71,8 @@ async def revoke_token_page(
     request: Request, database: InDatabase, token_id: ThisToken
 ) -> Response:
     """The question whether it is to be revoked."""
-    token = found(await database.fetch("get_token", stored_id(token_id, "Token")), "Token")
+    rows = await database.fetch("list_tokens", stored_id(token_id, "Token"), 1, 0)
+    token = found([row for row in rows if row["id"] is not None], "Token")
     return page(request, "token_revoke", token=token, own=_own(request))
 
 
