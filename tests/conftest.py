@@ -10,8 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bridge.capture import install
+from bridge.capture.apply import apply_steps, install_lock
+from bridge.capture.models import Plan
+from bridge.capture.plan import plan_install
 from bridge.capture.rules import Rule, load_preset
+from bridge.database.sessions import open_session
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.pgbouncer import pgbouncer
 from tests.system.processes import SERVICE_LOGIN
@@ -98,11 +101,11 @@ def bridge_template(server: EmbeddedPostgres, bot_template: str) -> str:
     return "template_bridge"
 
 
-def init(url: str, rules: Sequence[Rule] | None = None) -> install.Plan:
+def init(url: str, rules: Sequence[Rule] | None = None) -> Plan:
     """Install the bot's preset, or these rules, as ``pgbridge init`` does; return the plan."""
-    with install.connect(url) as connection, install.install_lock(connection):
-        planned = install.plan(connection, rules or load_preset("telegram-shop"))
-        install.apply(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
+    with open_session(url) as connection, install_lock(connection):
+        planned = plan_install(connection, rules or load_preset("telegram-shop"))
+        apply_steps(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
         if planned.steps:
             connection.execute(
                 "select bridge.create_partitions((now() at time zone 'UTC')::date - 1, 4)"

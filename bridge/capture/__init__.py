@@ -1,1 +1,1 @@
-"""Installs capture on the application's tables. Run by the command line, on psycopg."""
+"""Turn capture rules into triggers on the application's tables. Used by commands, on psycopg."""

@@ -1,4 +1,4 @@
-"""Renders a rule to the SQL of one trigger function and one trigger."""
+"""Render a rule to the SQL of one trigger function and one trigger."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ from bridge.capture.rules import CaptureRule, NoteRule, Rule
 from bridge.database.quoting import identifier, literal
 
 # jsonb_build_object takes at most 100 arguments.
-_PAIRS_A_CALL = 50
+_PAIRS_PER_CALL = 50
 
-#: Types whose JSON is the same whatever the application's session has set.
+#: Types whose JSON does not depend on the session's settings.
 _INDEPENDENT_TYPES = {
     "bigint", "boolean", "character", "character varying", "cidr", "date", "enum", "inet",
     "integer", "json", "jsonb", "name", "numeric", "oid", "smallint", "text",
     "time without time zone", "timestamp without time zone", "uuid",
 }  # fmt: skip
 _TIMEZONE = {"timezone": "'UTC'"}
-#: What the rest depends on: intervals, ranges, bytea, floats, names of tables, what contains them;
-#: and SQL, which may print anything as text.
+#: Settings that change the text of all other types (intervals, ranges, bytea, floats, regclass and
+#: types that contain them) and of SQL expressions, which may cast anything to text.
 _OUTPUT_SETTINGS = {
     "search_path": "pg_catalog, pg_temp",
     **_TIMEZONE,
@@ -33,20 +33,17 @@ _OUTPUT_SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of an application's table.
+    """A column of an application's table."""
 
-    ``type_name`` is as format_type() says it without a length, or ``enum``. ``virtual_sql`` is
-    the expression of a generated column that is not stored: for triggers PostgreSQL does not
-    compute it.
-    """
-
+    #: As format_type() returns it without a length, or ``enum``.
     type_name: str
+    #: The expression of a virtual generated column, which PostgreSQL does not compute for triggers.
     virtual_sql: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What rendering needs to know of an application's table."""
+    """The parts of an application's table that rendering depends on."""
 
     columns: Mapping[str, Column]
     is_partitioned: bool = False
@@ -54,7 +51,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A piece of a rule that is SQL, where it stands in the rule, and what it has to be."""
+    """SQL in a rule, and the key it belongs to."""
 
     key: str
     sql: str
@@ -71,41 +68,48 @@ class RenderedRule:
     function_name: str
     trigger_sql: str
     function_sql: str
-    #: What only the database can say to be right.
+    #: SQL that only the database can validate.
     expressions: tuple[Expression, ...] = field(default=(), compare=False)
 
 
 class ColumnError(Exception):
-    """A rule names a column that its table does not have. The message names key and column."""
+    """A rule names an unknown column. The message has the key and the column."""
 
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FunctionLoader(lambda name: assets.template(f"capture/{name}")),
     undefined=jinja2.StrictUndefined,
-    autoescape=False,  # noqa: S701 - this is SQL; literals and identifiers are quoted below
+    autoescape=False,  # noqa: S701 - the output is SQL, not HTML
     keep_trailing_newline=False,
 )
+_TEMPLATES.filters |= {"literal": literal, "identifier": identifier}
 
 
 def render(rule: Rule, table: Table, position: int) -> RenderedRule:
-    """Return the SQL of a rule on a table.
+    """Render a rule for a table.
 
-    ``position`` is the rule's place among the rules of its table: PostgreSQL fires the triggers of
-    a table in the order of their names, so the rules' order is the order of their events.
+    Args:
+        position: the rule's number among the rules of its table. PostgreSQL fires a table's
+            triggers in the order of their names, so rules fire in this order.
 
     Raises:
-        ColumnError: the rule names a column that the table does not have.
+        ColumnError: the rule names an unknown column.
     """
     return _Rendering(rule, table).rendered(position)
 
 
 def render_paused(function_name: str) -> str:
-    """Return the SQL of the function that stands in a rule's place while it is paused."""
-    return _TEMPLATES.get_template("paused.sql.j2").render(function=function_name)
+    """Render the function that replaces a rule's own while it is paused."""
+    return render_sql("paused", function=function_name)
+
+
+def render_sql(template: str, **values: object) -> str:
+    """Render ``templates/capture/<template>.sql.j2``."""
+    return _TEMPLATES.get_template(f"{template}.sql.j2").render(values)
 
 
 class _Rendering:
-    """One rule on its way to SQL: gathers which of its parts are columns and which are SQL."""
+    """Renders one rule, and collects the columns and expressions it uses."""
 
     def __init__(self, rule: Rule, table: Table) -> None:
         self._rule = rule
@@ -119,7 +123,7 @@ class _Rendering:
         function = f"bridge.capture_{rule.slug}"
         trigger = f"bridge_{position:03}_{rule.slug}"
         body = self._body()
-        # Of an application's partitioned table, every rule sees every operation: see the template.
+        # On a partitioned table, the trigger fires for every operation: see moved_in.sql.j2.
         moves = self._table.is_partitioned and isinstance(rule, CaptureRule) and self._has_rows
         operations = ("insert", "update", "delete") if moves else rule.on
         names = {
@@ -134,21 +138,22 @@ class _Rendering:
             "keeps_old": "update" in rule.on,
             "settings": self._settings(),
         }
-        # Any text of the rule's may contain what ends a dollar quote.
+        # The rule's text may contain the delimiter.
         quote = _dollar_quote(" ".join(str(value) for value in names.values()))
         return RenderedRule(
             rule.name,
             rule.table,
             trigger,
             function,
-            _TEMPLATES.get_template("trigger.sql.j2").render(
+            render_sql(
+                "trigger",
                 trigger=trigger,
                 function=function,
                 table=rule.table,
                 operations=operations,
                 deferred=isinstance(rule, CaptureRule) and rule.deferred,
             ),
-            _TEMPLATES.get_template("function.sql.j2").render(names, quote=quote),
+            render_sql("function", **names, quote=quote),
             tuple(self._expressions),
         )
 
@@ -157,7 +162,7 @@ class _Rendering:
         return self._rule.on != ("truncate",)
 
     def _body(self) -> dict[str, str | None]:
-        """Return what differs between rules; every part passes through here once."""
+        """Return the template's values that come from the rule's own keys."""
         rule = self._rule
         when = rule.when and self._sql("when", rule.when, is_condition=True)
         if isinstance(rule, NoteRule):
@@ -191,14 +196,14 @@ class _Rendering:
         return _json_object({name: self._value(f"{key}.{name}", pairs[name]) for name in pairs})
 
     def _value(self, key: str, value: str) -> str:
-        """Return a column, where the value is exactly the name of one, or the SQL that it is."""
+        """Return SQL for a value, which is a column if it equals a column's name."""
         if self._has_rows and value in self._table.columns:
             return self._column(key, value, self._row)
         return f"({self._sql(key, value)})"
 
     def _sql(self, key: str, sql: str, *, is_condition: bool = False) -> str:
         self._expressions.append(Expression(key, sql, is_condition))
-        # A comment in it must not reach what follows it in the template.
+        # A trailing comment must not swallow what follows in the template.
         return sql.strip() + ("\n" if "--" in sql else "")
 
     def _column(self, key: str, name: str, row: str) -> str:
@@ -212,16 +217,16 @@ class _Rendering:
     def _known(self, key: str, name: str) -> Column:
         column = self._table.columns.get(name)
         if column is None:
-            there = ", ".join(self._table.columns)
+            names = ", ".join(self._table.columns)
             raise ColumnError(
-                f"{key}: table {self._rule.table} has no column {name!r}; there are {there}"
+                f"{key}: table {self._rule.table} has no column {name!r}; its columns are {names}"
             )
         return column
 
     def _settings(self) -> dict[str, str]:
-        """Return the settings that the function needs to be the same in every session.
+        """Return the settings that the function must fix for its output to be the same everywhere.
 
-        Each costs a fraction of a microsecond a row, so only what its columns depend on.
+        Each costs a fraction of a microsecond per row, so include only those that are needed.
         """
         if self._expressions:
             return _OUTPUT_SETTINGS
@@ -235,8 +240,8 @@ def _json_object(pairs: Mapping[str, str]) -> str:
     rendered = [f"{literal(name)}, {sql}" for name, sql in pairs.items()]
     calls = [
         "pg_catalog.jsonb_build_object(\n            " + ",\n            ".join(chunk) + ")"
-        for start in range(0, len(rendered), _PAIRS_A_CALL)
-        if (chunk := rendered[start : start + _PAIRS_A_CALL])
+        for start in range(0, len(rendered), _PAIRS_PER_CALL)
+        if (chunk := rendered[start : start + _PAIRS_PER_CALL])
     ]
     return " operator(pg_catalog.||) ".join(calls) or "'{}'::pg_catalog.jsonb"
 

@@ -28,9 +28,12 @@ from bridge import assets
 from bridge.access import tokens
 from bridge.access.scopes import EVENTS_READ, SCOPES, ScopeError, checked_scopes
 from bridge.access.vault import Vault, new_secret
-from bridge.capture import install
+from bridge.capture.apply import apply_steps, existing_roles, install_lock, pause, resume
+from bridge.capture.models import InstallError
+from bridge.capture.plan import plan_install, plan_removal
 from bridge.capture.rules import Rule, RuleError, load_rules
 from bridge.database import rights
+from bridge.database.sessions import SessionError, one_line_with_hint, open_session
 from bridge.delivery.addresses import AddressPolicy
 from bridge.operations import status_screen
 from bridge.operations.doctor import Finding, examine
@@ -111,16 +114,16 @@ def init(
     quiet = settings.doorbell == "poll"
     with _installing(settings) as connection:
         if dry_run:
-            planned = install.plan(
+            planned = plan_install(
                 connection, rules, quiet_doorbell=quiet, create_roles=create_roles
             )
             typer.echo(planned.script() or "-- nothing to do")
         else:
-            with install.install_lock(connection):
-                planned = install.plan(
+            with install_lock(connection):
+                planned = plan_install(
                     connection, rules, quiet_doorbell=quiet, create_roles=create_roles
                 )
-                install.apply(
+                apply_steps(
                     connection,
                     planned.steps,
                     lock_timeout_seconds=settings.lock_timeout_seconds,
@@ -128,7 +131,7 @@ def init(
                 )
     for remark in planned.remarks:
         _say(f"note: {remark}")
-    if rights.SERVICE in planned.absent_roles:
+    if rights.SERVICE in planned.missing_roles:
         _say(
             f"note: there is no role {rights.SERVICE}, so `pgbridge run` needs the owner of schema "
             "bridge; for a role that may do what it has to, and no more: "
@@ -143,8 +146,8 @@ def uninstall(
 ) -> None:
     """Remove the triggers, then schema bridge with its events and deliveries."""
     settings = _settings()
-    with _installing(settings) as connection, install.install_lock(connection):
-        steps = install.plan_removal(connection)
+    with _installing(settings) as connection, install_lock(connection):
+        steps = plan_removal(connection)
         if not steps:
             _say("pgbridge is not installed in this database")
             return
@@ -152,13 +155,13 @@ def uninstall(
             typer.confirm(
                 "Drop schema bridge with all its events, webhooks and deliveries?", abort=True
             )
-        install.apply(
+        apply_steps(
             connection,
             steps,
             lock_timeout_seconds=settings.lock_timeout_seconds,
             report=_say,
         )
-        if left := install.present_roles(connection):
+        if left := existing_roles(connection):
             _say(
                 f"{' and '.join(left)} stay, since other databases of this server may need them; "
                 f"if none does: drop role {', '.join(left)}"
@@ -276,7 +279,7 @@ def _watch_status(settings: Settings, *, as_json: bool) -> None:
 
     @contextmanager
     def connect() -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        with install.connect(settings.session_url) as connection:
+        with open_session(settings.session_url) as connection:
             # Whoever looks is to see that somebody has locked the tables, and not an old frame.
             connection.execute(f"set lock_timeout = '{WATCH_LOCK_SECONDS}s'")
             yield connection
@@ -381,8 +384,8 @@ def capture_pause(
     rule: Annotated[str | None, typer.Argument(help="A rule's event; without one, all.")] = None,
 ) -> None:
     """Capture nothing from now on. What happens meanwhile is not captured later, either."""
-    with _installing(_settings()) as connection, install.install_lock(connection):
-        paused = install.pause(connection, rule)
+    with _installing(_settings()) as connection, install_lock(connection):
+        paused = pause(connection, rule)
     _say(f"paused: {', '.join(paused) or 'nothing; it is paused already'}")
 
 
@@ -391,8 +394,8 @@ def capture_resume(
     rule: Annotated[str | None, typer.Argument(help="A rule's event; without one, all.")] = None,
 ) -> None:
     """Capture again what was paused."""
-    with _installing(_settings()) as connection, install.install_lock(connection):
-        resumed = install.resume(connection, rule)
+    with _installing(_settings()) as connection, install_lock(connection):
+        resumed = resume(connection, rule)
     _say(f"resumed: {', '.join(resumed) or 'nothing; it is at work already'}")
 
 
@@ -592,7 +595,7 @@ def webhooks_import(
     """Copy the active webhooks of the bot's own table public.webhooks. Prints the new ids."""
     settings = _settings()
     vault = Vault(settings.secret_keys)
-    with _installing(settings) as connection, install.install_lock(connection):
+    with _installing(settings) as connection, install_lock(connection):
         results = webhooks.import_webhooks(connection, vault, dry_run=dry_run)
     for each in results:
         what = f"{each.name}, {each.event_type} to {each.url}"
@@ -635,7 +638,7 @@ def _rules(settings: Settings) -> list[Rule]:
 @contextmanager
 def _installing(settings: Settings) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """Open the installer's connection; what goes wrong within ends the command in one line."""
-    with _failing_in_a_line(), install.connect(settings.session_url) as connection:
+    with _failing_in_a_line(), open_session(settings.session_url) as connection:
         connection.execute("select set_config('bridge.actor', %s, false)", [json.dumps(_actor())])
         yield connection
 
@@ -647,12 +650,12 @@ def _failing_in_a_line() -> Iterator[None]:
         yield
     except webhooks.InvalidWebhookError as error:
         _fail(str(error), MISUSED)
-    except (install.InstallError, webhooks.WebhookError, StatusError) as error:
+    except (InstallError, SessionError, webhooks.WebhookError, StatusError) as error:
         _fail(str(error))
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         _fail("pgbridge is not installed in this database; run: pgbridge init")
     except psycopg.Error as error:
-        _fail(install.refusal(error))
+        _fail(one_line_with_hint(error))
 
 
 def _actor() -> dict[str, str]:

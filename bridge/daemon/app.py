@@ -284,8 +284,8 @@ async def _prepare(database: Database) -> int:
     """
     try:
         # Otherwise the first that it may not do would tell, and that may be hours from now.
-        if lack := rights.lack(await database.fetch("rights")):
-            raise StartError(f"permission denied: {lack}; {lack.remedy}")
+        if missing := rights.missing_rights(await database.fetch("rights")):
+            raise StartError(f"permission denied: {missing}; {missing.remedy}")
         [row] = await database.fetch("schema_version")
         if mismatch := assets.schema_mismatch(row["version"]):
             raise StartError("; ".join(mismatch))

@@ -1,4 +1,4 @@
-"""The name under which this process appears in the database."""
+"""Name this process in the database."""
 
 import os
 import socket

@@ -1,28 +1,27 @@
-"""Brings schema ``bridge`` to this version: which migrations are missing, as steps to run."""
+"""Plan the migrations that bring schema ``bridge`` to this version."""
 
 import hashlib
 from dataclasses import dataclass
 
-import psycopg
-
 from bridge import assets
 from bridge.database.quoting import literal
+from bridge.database.sessions import Connection
 
 
 class MigrationError(Exception):
-    """The schema cannot be brought to this version. The message says why and what to do."""
+    """The schema cannot be migrated. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """SQL that runs as one transaction, and what it is for in a few words."""
+    """SQL that runs in one transaction, with a short title."""
 
     title: str
     sql: str
-    #: The application's table it locks, if any.
-    locks: str | None = None
-    #: Whether that lock waits for readers, too, and not for writers alone.
-    locks_out_readers: bool = False
+    #: The application's table that it locks, if any.
+    locked_table: str | None = None
+    #: Whether that lock conflicts with readers as well as with writers.
+    blocks_readers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +32,12 @@ class _Migration:
     sql: str
 
 
-def plan_migrations(connection: psycopg.Connection[tuple[object, ...]]) -> list[Step]:
-    """Return the steps that bring the schema to this version: none, if it is there.
+def plan_migrations(connection: Connection) -> list[Step]:
+    """Return the steps that bring the schema to this version; none if it is up to date.
 
     Raises:
-        MigrationError: the database is newer than this pgbridge, a released migration was edited,
-            or somebody else's schema has our name.
+        MigrationError: the database is newer than this pgbridge, a migration has changed since it
+            was applied, or schema bridge is not pgbridge's.
     """
     known = [_read(file_name, sql) for file_name, sql in assets.migrations()]
     steps = []
@@ -55,17 +54,17 @@ def plan_migrations(connection: psycopg.Connection[tuple[object, ...]]) -> list[
             steps.append(_step(migration))
         elif applied[migration.version] != migration.checksum:
             raise MigrationError(
-                f"migration {migration.version:04} ({migration.name}) was applied with another "
-                "content; a released migration must not be edited"
+                f"migration {migration.version:04} ({migration.name}) differs from the one "
+                "that was applied; a released migration must not be edited"
             )
     return steps
 
 
-def is_installed(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
-    """Return whether the database has pgbridge's schema.
+def is_installed(connection: Connection) -> bool:
+    """Return whether schema bridge exists.
 
     Raises:
-        MigrationError: it has a schema called bridge that is not pgbridge's.
+        MigrationError: the schema is not pgbridge's.
     """
     found = connection.execute(
         "select array(select attname::text from pg_attribute"
@@ -74,7 +73,9 @@ def is_installed(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
         " from pg_namespace where nspname = 'bridge'"
     ).fetchone()
     if found == (False,):
-        raise MigrationError("the database has a schema called bridge that is not pgbridge's")
+        raise MigrationError(
+            "the database has a schema called bridge that is not pgbridge's; rename it first"
+        )
     return found is not None
 
 
@@ -85,7 +86,7 @@ def _read(file_name: str, sql: str) -> _Migration:
 
 
 def _step(migration: _Migration) -> Step:
-    # The version goes in first: of two installers that race, one waits here and then fails.
+    # The version goes in first: if two installers race, the second waits here and then fails.
     return Step(
         f"migration {migration.version:04}: {migration.name}",
         "insert into bridge.migrations (version, name, checksum)\n"

@@ -1,6 +1,6 @@
-"""Which rights the roles have and lack: what the rows of ``sql/queries/rights.sql`` come to.
+"""Interpret the rows of ``sql/queries/rights.sql``: which privileges the roles have and lack.
 
-Rows are mappings, as either driver returns them.
+Rows are mappings, so either driver can fetch them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,15 +9,15 @@ from typing import Any
 
 SERVICE, READER = "bridge_service", "bridge_reader"
 ROLES = (SERVICE, READER)
-#: Rights named in one line.
-NAMED = 5
+#: Privileges listed in one message.
+LISTED = 5
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
-    """What the role of a session cannot do that a bridge has to, and what to do about it."""
+class MissingRights:
+    """Privileges that the session's role lacks to run a bridge, and how to grant them."""
 
     role: str
     #: Such as ``select on bridge.outbox``; never empty.
@@ -25,30 +25,30 @@ class Lack:
     remedy: str
 
     def __str__(self) -> str:
-        shown = ", ".join(self.rights[:NAMED])
-        more = len(self.rights) - NAMED
-        return f"role {self.role} lacks {shown}" + (f" and {more} more" if more > 0 else "")
+        listed = ", ".join(self.rights[:LISTED])
+        more = len(self.rights) - LISTED
+        return f"role {self.role} lacks {listed}" + (f" and {more} more" if more > 0 else "")
 
 
-def lack(rows: Iterable[Row]) -> Lack | None:
-    """Return what the role of the session lacks to run a bridge, or None."""
+def missing_rights(rows: Iterable[Row]) -> MissingRights | None:
+    """Return what the session's role lacks to run a bridge, or None."""
     of_service = [row for row in rows if row["role"] == SERVICE]
     rights = tuple(
-        f"{privilege} on {_spell(row)}" for row in of_service for privilege in row["lacking"]
+        f"{privilege} on {_describe(row)}" for row in of_service for privilege in row["lacking"]
     )
     if not rights:
         return None
-    return Lack(of_service[0]["session_role"], rights, of_service[0]["remedy"])
+    return MissingRights(of_service[0]["session_role"], rights, of_service[0]["remedy"])
 
 
-def absent_roles(rows: Iterable[Row]) -> list[str]:
-    """Return which of the two roles there are not."""
-    absent = {row["role"] for row in rows if not row["role_exists"]}
-    return [role for role in ROLES if role in absent]
+def missing_roles(rows: Iterable[Row]) -> list[str]:
+    """Return which of the two roles do not exist."""
+    missing = {row["role"] for row in rows if not row["role_exists"]}
+    return [role for role in ROLES if role in missing]
 
 
 def grants(rows: Iterable[Row], roles: Sequence[str], *, only_missing: bool = True) -> list[str]:
-    """Return the statements that give these roles what they lack, or all that they are to have."""
+    """Return the statements that grant these roles what they lack, or everything they need."""
     return [
         row["grant_sql"]
         for row in rows
@@ -56,6 +56,5 @@ def grants(rows: Iterable[Row], roles: Sequence[str], *, only_missing: bool = Tr
     ]
 
 
-def _spell(row: Row) -> str:
-    """Return an object as PostgreSQL's own messages name it, more or less."""
+def _describe(row: Row) -> str:
     return f"schema {row['object']}" if row["kind"] == "schema" else str(row["object"])

@@ -1,9 +1,11 @@
-"""Connections of the command line, and whether each is a session of its own.
+"""Open psycopg connections for commands, and detect whether each has a session of its own.
 
-A pooler in transaction mode hands the server's sessions around: what is set, locked or listened for
-in one belongs to somebody else a moment later.
+A pooler in transaction mode shares the server's sessions between clients: a setting, lock or LISTEN
+made in one may belong to another client a moment later.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -14,15 +16,19 @@ from bridge.assets import query
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-#: How often each of two connections is asked which session it has.
+#: How often each of two connections is asked for its session.
 PROBES = 3
 
 TRANSACTION_POOLER = "a pooler in transaction mode (PgBouncer)"
 USE_LISTEN_URL = "set BRIDGE_LISTEN_URL to PostgreSQL's own address"
 
 
+class SessionError(Exception):
+    """No session could be opened. The message says why and what to do."""
+
+
 def open_connection(url: str, application_name: str) -> Connection:
-    """Connect with autocommit, and so that a pooler takes it: with nothing kept in the session."""
+    """Connect with autocommit and without prepared statements, so that any pooler accepts it."""
     return psycopg.connect(
         url,
         autocommit=True,
@@ -32,14 +38,38 @@ def open_connection(url: str, application_name: str) -> Connection:
     )
 
 
+@contextmanager
+def open_session(url: str) -> Iterator[Connection]:
+    """Connect with autocommit, an empty search_path and UTC as the time zone.
+
+    Raises:
+        SessionError: the database is unreachable, or a pooler would share the session.
+    """
+    try:
+        connection = open_connection(url, "pgbridge-init")
+    except psycopg.Error as error:
+        raise SessionError(f"cannot connect to the database: {one_line(error)}") from None
+    with connection:
+        # Settings made in a shared session would leak into the application's.
+        if is_shared(connection, url):
+            raise SessionError(
+                f"the connection goes through {TRANSACTION_POOLER}, which does not preserve a "
+                f"session's locks and settings; {USE_LISTEN_URL}"
+            )
+        connection.execute("set search_path = pg_catalog, pg_temp")
+        connection.execute("set timezone = 'UTC'")
+        yield connection
+
+
 def fetch(
-    connection: Connection, name: str, *numbered: object, **values: object
+    connection: Connection, name: str, /, *numbered: object, **values: object
 ) -> list[dict[str, Any]]:
-    """Run the named query of ``sql/queries`` and return its rows.
+    """Run a query of ``sql/queries`` and return its rows.
 
     Args:
-        numbered: its parameters, if it has them as ``$1``, as the daemon's queries do;
-        values: or as ``%(name)s``.
+        name: the file's name without its suffix.
+        numbered: values for ``$1`` and so on, as the daemon's queries have them.
+        values: values for ``%(name)s``.
     """
     if numbered:
         with RawCursor(connection, row_factory=dict_row) as raw:
@@ -49,12 +79,12 @@ def fetch(
 
 
 def is_pooled(connection: Connection) -> bool:
-    """Return whether a pooler stands between: it has told us another process than the server's."""
+    """Return whether the connection goes through a pooler, which reports its own process id."""
     return connection.info.backend_pid != _session(connection)
 
 
 def is_shared(connection: Connection, url: str) -> bool:
-    """Return whether the connection, made with this URL, gets another's session at times."""
+    """Return whether a pooler shares the session of this connection, made with the URL."""
     if not is_pooled(connection):
         return False
     with open_connection(url, connection.info.parameter_status("application_name") or "") as other:
@@ -62,8 +92,23 @@ def is_shared(connection: Connection, url: str) -> bool:
         for _ in range(PROBES):
             for each, sessions in seen.items():
                 sessions.add(_session(each))
-    # Both are open all the while: a session that each of them had is handed around.
+    # Both connections are open all the time: a session seen in both is shared.
     return bool(seen[connection] & seen[other]) or any(len(pids) > 1 for pids in seen.values())
+
+
+def one_line(error: psycopg.Error) -> str:
+    """Return the error's message as one line, without the values of a rejected row."""
+    if isinstance(error, psycopg.IntegrityError) and error.diag.message_primary:
+        return error.diag.message_primary
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def one_line_with_hint(error: psycopg.Error) -> str:
+    """Return the error's message as one line; a missing privilege adds where to read on."""
+    hint = ""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        hint = "; docs/roles.md says which role this command needs"
+    return one_line(error) + hint
 
 
 def _session(connection: Connection) -> int:

@@ -12,18 +12,12 @@ import psycopg
 
 from bridge import assets
 from bridge.access.vault import SecretError, Vault, is_sealed
-from bridge.capture.install import (
-    AppliedRule,
-    InstallError,
-    Plan,
-    applied_rules,
-    one_line,
-    plan,
-)
+from bridge.capture.models import AppliedRule, InstallError, Plan, applied_rules
+from bridge.capture.plan import plan_install
 from bridge.capture.rules import Rule
 from bridge.database.migrate import MigrationError, is_installed
 from bridge.database.quoting import literal
-from bridge.database.rights import ROLES, absent_roles, grants, lack
+from bridge.database.rights import ROLES, grants, missing_rights, missing_roles
 from bridge.database.sessions import (
     TRANSACTION_POOLER,
     USE_LISTEN_URL,
@@ -31,6 +25,7 @@ from bridge.database.sessions import (
     fetch,
     is_pooled,
     is_shared,
+    one_line,
     open_connection,
 )
 from bridge.operations.status import (
@@ -109,7 +104,7 @@ class Context:
             InstallError: it would refuse.
         """
         with self._looking():
-            return plan(self.connection, self.rules, may_install=False)
+            return plan_install(self.connection, self.rules, check_privileges=False)
 
     def applied_rules(self) -> list[AppliedRule]:
         """Return the rules as init applied them last."""
@@ -383,7 +378,7 @@ def rights(context: Context) -> Iterator[Verdict]:
             )
         return
     rows = context.fetch("rights")
-    missing = lack(rows)
+    missing = missing_rights(rows)
     if missing is not None:
         yield _wrong(
             str(missing),
@@ -391,7 +386,7 @@ def rights(context: Context) -> Iterator[Verdict]:
             missing.remedy,
         )
         return
-    absent = absent_roles(rows)
+    absent = missing_roles(rows)
     present = [role for role in ROLES if role not in absent]
     if gone := grants(rows, present):
         yield _note(

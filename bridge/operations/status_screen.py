@@ -16,8 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from bridge.capture.install import InstallError
-from bridge.database.sessions import Connection
+from bridge.database.sessions import Connection, SessionError
 from bridge.operations.formatting import duration, number, percent, rate
 from bridge.operations.overview import Counted, Delay, Outbox, Overview
 from bridge.operations.status import Status, StatusError, read_status
@@ -47,7 +46,7 @@ def watch(
         show: gets each status, or None with what is wrong; that may be in another thread.
 
     Raises:
-        InstallError, StatusError: there is none to read at the beginning.
+        SessionError, StatusError: there is none to read at the beginning.
         KeyboardInterrupt: somebody has seen enough.
     """
     seen = False
@@ -63,7 +62,7 @@ def watch(
                     show(status, "")
                     seen = True
                     sleep(max(LOOK_SECONDS, REST * (time.monotonic() - started)))
-        except (psycopg.Error, InstallError, StatusError) as error:
+        except (psycopg.Error, SessionError, StatusError) as error:
             if not seen:
                 raise
             show(None, " ".join(str(error).split()))

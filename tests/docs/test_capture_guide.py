@@ -21,8 +21,9 @@ import pytest
 import trio
 from trio_websocket import WebSocketConnection
 
-from bridge.capture import install
+from bridge.capture.plan import plan_install
 from bridge.capture.rules import load_rules
+from bridge.database.sessions import open_session
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.docs import guides
 from tests.system.processes import Bridge, connected, pgbridge, running
@@ -243,8 +244,8 @@ def test_the_reference_shows_rules_that_parse_and_fit_the_shops_tables(
     rules = load_rules(text, None)
     assert rules
     if "preset" not in text:  # the preset's tables are another shop's
-        with install.connect(shop_url) as connection:
-            assert install.plan(connection, rules).new == [rule.name for rule in rules]
+        with open_session(shop_url) as connection:
+            assert plan_install(connection, rules).new == [rule.name for rule in rules]
 
 
 @pytest.mark.parametrize(("text", "said"), MISTAKES, ids=range(len(MISTAKES)))

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from bridge.cli.main import app
-from bridge.database.rights import READER, ROLES, lack
+from bridge.database.rights import READER, ROLES, missing_rights
 from bridge.database.sessions import fetch
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.conftest import BOT_TABLES, init
@@ -84,7 +84,7 @@ def test_the_sql_of_the_page_sets_the_logins_up(own_server: EmbeddedPostgres) ->
             owner.execute(bot_tokens.encode())
         admin.execute(watcher.encode())
         with psycopg.connect(as_role(url, "shop_bridge")) as bridge:
-            assert lack(fetch(bridge, "rights")) is None
+            assert missing_rights(fetch(bridge, "rights")) is None
             bridge.execute(f"select {TOKEN_COLUMNS} from public.web_api_tokens")
         with psycopg.connect(as_role(url, "shop_watcher")) as people:
             assert people.execute("select count(*) from bridge.events").fetchone() == (0,)

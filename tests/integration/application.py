@@ -7,8 +7,11 @@ from typing import Any
 
 import psycopg
 
-from bridge.capture import install
+from bridge.capture.apply import apply_steps, install_lock
+from bridge.capture.models import Plan
+from bridge.capture.plan import plan_install
 from bridge.capture.rules import parse_rules
+from bridge.database.sessions import open_session
 
 
 class Application:
@@ -18,13 +21,11 @@ class Application:
         self.url = url
         self.connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(url, autocommit=True)
 
-    def capture(self, rules: str) -> install.Plan:
+    def capture(self, rules: str) -> Plan:
         """Have exactly these rules, as ``pgbridge init`` does; return what was planned."""
-        with install.connect(self.url) as connection, install.install_lock(connection):
-            planned = install.plan(connection, parse_rules(rules))
-            install.apply(
-                connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None
-            )
+        with open_session(self.url) as connection, install_lock(connection):
+            planned = plan_install(connection, parse_rules(rules))
+            apply_steps(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
         return planned
 
     def run(self, *statements: str) -> None:

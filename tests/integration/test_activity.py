@@ -13,9 +13,9 @@ import trio
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from bridge.capture import install
 from bridge.database.identity import bridge_name
 from bridge.database.pool import Database, Row, open_database
+from bridge.database.sessions import open_session
 from bridge.operations.activity import Activity
 from bridge.operations.gauges import Gauges
 from bridge.operations.overview import Overview, overview
@@ -59,7 +59,7 @@ def told(bot: Bot, bridge: str, seconds_ago: float, **columns: object) -> None:
 
 
 def look(url: str, minutes: int = 60, point_seconds: int = 60) -> Overview:
-    with install.connect(url) as connection:
+    with open_session(url) as connection:
         return read_overview(connection, minutes=minutes, point_seconds=point_seconds)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from bridge.capture import install
+from bridge.capture.models import InstallError
+from bridge.capture.plan import plan_install
 from bridge.capture.rules import parse_rules
+from bridge.database.sessions import open_session
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.integration.application import Application, rule
 
@@ -847,8 +849,8 @@ def test_rows_of_tables_that_inherit_are_not_captured_and_init_says_so(app: Appl
     )
     planned = app.capture(rule("city", "public.cities", '"insert"', 'payload = ["name"]'))
     assert planned.remarks == [
-        "[[capture]] city: rows written to public.capitals, which inherit from public.cities, "
-        "are not captured by it; they need rules of their own"
+        "[[capture]] city: does not capture rows of public.capitals, "
+        "which inherit from public.cities; add a rule for each of them to capture these rows too"
     ]
     app.run(
         "insert into public.cities values (1, 'Graz')",
@@ -1084,11 +1086,11 @@ _IDS = 'payload = ["id"]'
 REFUSED = {
     "a view": (
         rule("r", "public.v", '"insert"', _IDS),
-        "table: public.v is a view; name the table under it",
+        "table: public.v is a view; use the table it reads",
     ),
     "a materialized view": (
         rule("r", "public.m", '"insert"', _IDS),
-        "table: public.m is a materialized view; name the tables under it",
+        "table: public.m is a materialized view; use the tables it reads",
     ),
     "a sequence": (
         rule("r", "public.s", '"insert"', "payload = {}"),
@@ -1110,15 +1112,15 @@ REFUSED = {
     ),
     "an unknown column of a list": (
         rule("r", "public.t", '"insert"', 'payload = ["id", "nmae"]'),
-        "payload: table public.t has no column 'nmae'; there are id, status, at",
+        "payload: table public.t has no column 'nmae'; its columns are id, status, at",
     ),
     "an unknown column to leave out": (
         rule("r", "public.t", '"insert"', 'payload = "*"\nexcept = ["secret"]'),
-        "except: table public.t has no column 'secret'; there are id, status, at",
+        "except: table public.t has no column 'secret'; its columns are id, status, at",
     ),
     "an unknown column to watch": (
         rule("r", "public.t", '"update"', f'columns = ["Status"]\n{_IDS}'),
-        "columns: table public.t has no column 'Status'; there are id, status, at",
+        "columns: table public.t has no column 'Status'; its columns are id, status, at",
     ),
     "a payload that is no column": (
         rule("r", "public.t", '"insert"', 'payload = { who = "nmae" }'),
@@ -1146,7 +1148,7 @@ REFUSED = {
     ),
     "a parameter": (
         rule("r", "public.t", '"insert"', 'when = "new.id = $1"\n' + _IDS),
-        "when: $1 and the like stand for nothing here",
+        "when: parameters such as $1 are not supported",
     ),
     "a set of rows": (
         rule("r", "public.t", '"insert"', 'payload = { n = "generate_series(1, new.id)" }'),
@@ -1158,11 +1160,11 @@ REFUSED = {
     ),
     "an aggregate beside the row": (
         rule("r", "public.t", '"insert"', 'payload = { n = "status || max(new.id)" }'),
-        'payload.n: column reference "status" is ambiguous; write new. or old. before it',
+        'payload.n: column reference "status" is ambiguous; prefix it with new. or old.',
     ),
     "a column without its row": (
         rule("r", "public.t", '"insert"', "when = \"status = 'open'\"\n" + _IDS),
-        'when: column reference "status" is ambiguous; write new. or old. before it',
+        'when: column reference "status" is ambiguous; prefix it with new. or old.',
     ),
     "two statements": (
         rule(
@@ -1206,9 +1208,9 @@ def test_a_rule_that_does_not_fit_the_database_is_refused_in_one_line_and_change
     refusing: str, untouched: str, dump_schema: Dump, rules: str, said: str
 ) -> None:
     good = rule("good", "public.t", '"insert"', _IDS)
-    with install.connect(refusing) as connection:
-        with pytest.raises(install.InstallError) as raised:
-            install.plan(connection, parse_rules(good + rules))
+    with open_session(refusing) as connection:
+        with pytest.raises(InstallError) as raised:
+            plan_install(connection, parse_rules(good + rules))
         # And the session is as it was.
         assert connection.execute("select 1").fetchone() == (1,)
     message = str(raised.value)

@@ -9,8 +9,10 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from bridge.capture import install
+from bridge.capture.apply import apply_steps, install_lock
+from bridge.capture.plan import plan_install, plan_removal
 from bridge.capture.rules import Rule, parse_rules
+from bridge.database.sessions import open_session
 from tests.integration.conftest import Shop
 
 #: Every column that the preset reads.
@@ -68,9 +70,9 @@ def business(shop: Shop) -> list[tuple[str, object]]:
 
 
 def install_rules(url: str, rules: Sequence[Rule]) -> None:
-    with install.connect(url) as connection, install.install_lock(connection):
-        planned = install.plan(connection, rules)
-        install.apply(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
+    with open_session(url) as connection, install_lock(connection):
+        planned = plan_install(connection, rules)
+        apply_steps(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
 
 
 # --- the application's role
@@ -359,9 +361,9 @@ def test_a_table_that_is_renamed_takes_its_triggers_along_and_can_be_uninstalled
     shop.execute("alter table public.users rename to customers")
     shop.execute("insert into public.customers (auth_type) values ('telegram')")
     assert [kind for kind, _ in shop.events()] == ["user.created"]
-    with install.connect(bridge_url) as connection:
-        steps = install.plan_removal(connection)
-        install.apply(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
+    with open_session(bridge_url) as connection:
+        steps = plan_removal(connection)
+        apply_steps(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
     shop.execute("insert into public.customers (auth_type) values ('telegram')")
     shop.close()
 

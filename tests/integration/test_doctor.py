@@ -14,8 +14,9 @@ from cryptography.fernet import Fernet
 
 from bridge import assets
 from bridge.access.vault import Vault
-from bridge.capture import install
+from bridge.capture.apply import pause
 from bridge.capture.rules import Rule, load_preset, parse_rules
+from bridge.database.sessions import open_session
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from bridge.operations import doctor
 from bridge.operations.doctor import Finding, examine
@@ -518,19 +519,19 @@ def test_capture_errors_are_over_once_the_rule_is_applied_anew(healthy: str, bot
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ("drop trigger bridge_001_user_created on public.users", "its trigger is gone"),
+        ("drop trigger bridge_001_user_created on public.users", "its trigger was dropped"),
         ("alter table public.users disable trigger all", "its trigger is disabled"),
         (
             "create or replace trigger bridge_001_user_created after delete on public.users"
             " for each row execute function bridge.capture_user_created()",
-            "its trigger is another one",
+            "its trigger was replaced",
         ),
         (
             "create or replace function bridge.capture_user_created() returns trigger"
             " language plpgsql as 'begin return null; end'",
-            "its function is another one",
+            "its function was replaced",
         ),
-        ("alter table public.users rename to customers", "table public.users is gone"),
+        ("alter table public.users rename to customers", "table public.users no longer exists"),
     ],
 )
 def test_what_somebody_did_to_a_trigger_is_told_with_its_rule(
@@ -543,8 +544,8 @@ def test_what_somebody_did_to_a_trigger_is_told_with_its_rule(
 
 
 def test_a_paused_rule_is_noted_and_not_wrong(healthy: str) -> None:
-    with install.connect(healthy) as connection:
-        install.pause(connection, "user.created")
+    with open_session(healthy) as connection:
+        pause(connection, "user.created")
     found = diagnose(healthy)
     assert (found["paused_rules"].level, found["paused_rules"].what) == (
         "note",

@@ -13,9 +13,12 @@ import psycopg
 import pytest
 
 from bridge import assets
-from bridge.capture import install
+from bridge.capture.apply import apply_steps, pause, resume
+from bridge.capture.models import InstallError, Plan
+from bridge.capture.plan import plan_install, plan_removal
 from bridge.capture.rules import CaptureRule, Rule, load_preset
 from bridge.database.migrate import Step
+from bridge.database.sessions import open_session
 from tests.conftest import init
 from tests.integration.conftest import Shop
 
@@ -32,14 +35,14 @@ RULES = [
 ]
 
 
-def plan(url: str, rules: Iterable[Rule] | None = None) -> install.Plan:
-    with install.connect(url) as connection:
-        return install.plan(connection, [*(rules or load_preset("telegram-shop"))])
+def plan(url: str, rules: Iterable[Rule] | None = None) -> Plan:
+    with open_session(url) as connection:
+        return plan_install(connection, [*(rules or load_preset("telegram-shop"))])
 
 
 def apply(url: str, steps: Iterable[Step], *, lock_timeout_seconds: float = 1.0) -> None:
-    with install.connect(url) as connection:
-        install.apply(
+    with open_session(url) as connection:
+        apply_steps(
             connection,
             [*steps],
             lock_timeout_seconds=lock_timeout_seconds,
@@ -48,8 +51,8 @@ def apply(url: str, steps: Iterable[Step], *, lock_timeout_seconds: float = 1.0)
 
 
 def uninstall(url: str) -> None:
-    with install.connect(url) as connection:
-        apply(url, install.plan_removal(connection))
+    with open_session(url) as connection:
+        apply(url, plan_removal(connection))
 
 
 def triggers(url: str) -> dict[str, int]:
@@ -116,16 +119,16 @@ def test_twenty_inits_at_once_all_succeed_and_leave_one_state(
 
 
 def test_the_applications_tables_must_be_there(empty_url: str, dump_schema: Dump) -> None:
-    with pytest.raises(install.InstallError, match=r"table public\.\w+ is not in this database"):
+    with pytest.raises(InstallError, match=r"table public\.\w+ is not in this database"):
         init(empty_url)
     assert "bridge" not in dump_schema(empty_url)
 
 
 def test_a_role_that_may_not_create_a_schema_is_told_what_would_let_it(bot_url: str) -> None:
-    with install.connect(bot_url) as connection:
+    with open_session(bot_url) as connection:
         connection.execute("set session authorization pg_monitor")
-        with pytest.raises(install.InstallError, match="may not create schema bridge") as raised:
-            install.plan(connection, load_preset("telegram-shop"))
+        with pytest.raises(InstallError, match="may not create schema bridge") as raised:
+            plan_install(connection, load_preset("telegram-shop"))
         message = str(raised.value)
         assert "\n" not in message
         connection.execute("reset session authorization")
@@ -133,15 +136,15 @@ def test_a_role_that_may_not_create_a_schema_is_told_what_would_let_it(bot_url: 
         connection.execute(grant.encode())
         connection.execute("set session authorization pg_monitor")
         # Now it gets as far as the tables, which are somebody else's.
-        with pytest.raises(install.InstallError, match="may not create triggers"):
-            install.plan(connection, load_preset("telegram-shop"))
+        with pytest.raises(InstallError, match="may not create triggers"):
+            plan_install(connection, load_preset("telegram-shop"))
 
 
 def test_a_role_that_may_not_see_our_schema_is_told_so_in_one_line(bridge_url: str) -> None:
-    with install.connect(bridge_url) as connection:
+    with open_session(bridge_url) as connection:
         connection.execute("set session authorization pg_monitor")
-        with pytest.raises(install.InstallError, match="permission denied for schema bridge"):
-            install.plan(connection, load_preset("telegram-shop"))
+        with pytest.raises(InstallError, match="permission denied for schema bridge"):
+            plan_install(connection, load_preset("telegram-shop"))
 
 
 # --- versions
@@ -152,14 +155,14 @@ def test_a_released_migration_must_not_be_edited(
 ) -> None:
     (name, text), *rest = assets.migrations()
     monkeypatch.setattr(assets, "migrations", lambda: [(name, text + "\n"), *rest])
-    with pytest.raises(install.InstallError, match=r"migration 0001 .* must not be edited"):
+    with pytest.raises(InstallError, match=r"migration 0001 .* must not be edited"):
         plan(bridge_url)
 
 
 def test_a_newer_database_is_refused(bridge_url: str) -> None:
     with psycopg.connect(bridge_url) as connection:
         connection.execute("insert into bridge.migrations values (9999, 'from the future', 'x')")
-    with pytest.raises(install.InstallError, match="the database is newer than this pgbridge"):
+    with pytest.raises(InstallError, match="the database is newer than this pgbridge"):
         plan(bridge_url)
 
 
@@ -191,7 +194,7 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(
             "create table bridge.half (); select 1 / 0; create table bridge.x ();",
         ),
     )
-    with pytest.raises(install.InstallError, match="migration 9001: fail late: division by zero"):
+    with pytest.raises(InstallError, match="migration 9001: fail late: division by zero"):
         init(bridge_url)
     assert dump_schema(bridge_url) == before
     with psycopg.connect(bridge_url) as connection:
@@ -206,13 +209,13 @@ def test_an_init_that_failed_at_the_start_can_be_repeated_or_undone(
     released = assets.migrations()
     with monkeypatch.context() as broken:
         broken.setattr(assets, "migrations", lambda: [("0001_fail.sql", "select 1 / 0"), *released])
-        with pytest.raises(install.InstallError, match="division by zero"):
+        with pytest.raises(InstallError, match="division by zero"):
             init(bot_url)
     uninstall(bot_url)
     assert dump_schema(bot_url) == before
     with monkeypatch.context() as broken:
         broken.setattr(assets, "migrations", lambda: [*released, ("9001_fail.sql", "select 1 / 0")])
-        with pytest.raises(install.InstallError, match="division by zero"):
+        with pytest.raises(InstallError, match="division by zero"):
             init(bot_url)
     assert init(bot_url).new == RULES
 
@@ -228,7 +231,7 @@ def test_somebody_elses_schema_with_our_name_is_refused_and_left_alone(
         connection.execute(f"create schema bridge create table {table}".encode())
     before = dump_schema(bot_url)
     for refused in (init, uninstall):
-        with pytest.raises(install.InstallError, match=r"called bridge that is not pgbridge's"):
+        with pytest.raises(InstallError, match=r"called bridge that is not pgbridge's"):
             refused(bot_url)
     assert dump_schema(bot_url) == before
 
@@ -249,8 +252,8 @@ def test_uninstall_restores_the_database_byte_for_byte(bot_url: str, dump_schema
     assert dump_schema(bot_url) != before
     uninstall(bot_url)
     assert dump_schema(bot_url) == before
-    with install.connect(bot_url) as connection:
-        assert install.plan_removal(connection) == []
+    with open_session(bot_url) as connection:
+        assert plan_removal(connection) == []
 
 
 def test_uninstall_copes_with_tables_and_triggers_that_went_before(bridge_url: str) -> None:
@@ -301,7 +304,7 @@ def test_a_rule_that_changes_in_its_function_does_not_touch_its_locked_table(
         busy.execute("lock table public.users in access exclusive mode")
         planned = plan(bridge_url, with_payload("user.created", {"user": "id", "lang": "language"}))
         assert planned.changed == ["user.created"]
-        assert [step.locks for step in planned.steps] == [None]
+        assert [step.locked_table for step in planned.steps] == [None]
         apply(bridge_url, planned.steps, lock_timeout_seconds=0.1)
     assert triggers(bridge_url) == before
     shop = Shop(bridge_url)
@@ -368,7 +371,7 @@ def test_an_expression_that_is_no_sql_is_refused_with_the_rules_name(
 ) -> None:
     before = dump_schema(bridge_url)
     with pytest.raises(
-        install.InstallError,
+        InstallError,
         match=r"^\[\[capture\]\] user\.created: payload\.user: syntax error",
     ):
         plan(bridge_url, with_payload("user.created", {"user": "new.id + "}))
@@ -484,14 +487,14 @@ def test_what_another_hand_changed_is_put_right_and_nothing_else_is_touched(
 
 def test_a_paused_rule_captures_nothing_and_the_others_go_on(bridge_url: str) -> None:
     shop = Shop(bridge_url)
-    with install.connect(bridge_url) as connection:
-        assert install.pause(connection, "user.created") == ["user.created"]
+    with open_session(bridge_url) as connection:
+        assert pause(connection, "user.created") == ["user.created"]
         shop.user()
         shop.payment()
         assert [kind for kind, _ in shop.events()] == ["transaction.created", "payment.completed"]
-        assert install.pause(connection, "user.created") == []
-        assert install.resume(connection, "user.created") == ["user.created"]
-        assert install.resume(connection, "user.created") == []
+        assert pause(connection, "user.created") == []
+        assert resume(connection, "user.created") == ["user.created"]
+        assert resume(connection, "user.created") == []
     # What happened meanwhile is never captured.
     assert shop.events() == []
     user = shop.user()
@@ -504,16 +507,16 @@ def test_a_paused_rule_captures_nothing_and_the_others_go_on(bridge_url: str) ->
 
 def test_all_rules_are_paused_and_resumed_at_once(bridge_url: str) -> None:
     shop = Shop(bridge_url)
-    with install.connect(bridge_url) as connection:
-        assert sorted(install.pause(connection, None)) == sorted(RULES)
+    with open_session(bridge_url) as connection:
+        assert sorted(pause(connection, None)) == sorted(RULES)
         shop.user()
         shop.payment()
         with shop.transaction():
             shop.message(shop.ticket())
         shop.set_status(1, "closed")
         assert shop.events() == []
-        install.resume(connection, "user.created")
-        resumed = install.resume(connection, None)
+        resume(connection, "user.created")
+        resumed = resume(connection, None)
         assert sorted([*resumed, "user.created"]) == sorted(RULES)
     with shop.transaction():
         shop.message(shop.ticket(), has_media=True)
@@ -525,12 +528,12 @@ def test_all_rules_are_paused_and_resumed_at_once(bridge_url: str) -> None:
 def test_pausing_and_resuming_need_no_lock_on_the_applications_table(bridge_url: str) -> None:
     with (
         psycopg.connect(bridge_url) as busy,
-        install.connect(impatient(bridge_url)) as connection,
+        open_session(impatient(bridge_url)) as connection,
     ):
         busy.execute("lock table public.users in access exclusive mode")
-        assert install.pause(connection, "user.created") == ["user.created"]
+        assert pause(connection, "user.created") == ["user.created"]
         busy.execute("insert into public.users (auth_type) values ('telegram')")
-        assert install.resume(connection, "user.created") == ["user.created"]
+        assert resume(connection, "user.created") == ["user.created"]
         busy.execute("insert into public.users (auth_type) values ('telegram')")
         busy.commit()
         rows = connection.execute("select payload ->> 'user_id' from bridge.outbox").fetchall()
@@ -542,8 +545,8 @@ def test_a_paused_rule_stays_paused_through_init_and_is_resumed_as_it_then_is(
 ) -> None:
     shop = Shop(bridge_url)
     before = triggers(bridge_url)
-    with install.connect(bridge_url) as connection:
-        install.pause(connection, "user.created")
+    with open_session(bridge_url) as connection:
+        pause(connection, "user.created")
         assert init(bridge_url).steps == []
         planned = plan(bridge_url, with_payload("user.created", {"who": "id"}))
         assert planned.changed == ["user.created"]
@@ -551,7 +554,7 @@ def test_a_paused_rule_stays_paused_through_init_and_is_resumed_as_it_then_is(
         shop.user()
         assert shop.events() == []
         assert plan(bridge_url, with_payload("user.created", {"who": "id"})).steps == []
-        assert install.resume(connection, "user.created") == ["user.created"]
+        assert resume(connection, "user.created") == ["user.created"]
     user = shop.user()
     assert shop.events() == [("user.created", {"who": user})]
     shop.close()
@@ -561,8 +564,8 @@ def test_a_paused_rule_stays_paused_through_init_and_is_resumed_as_it_then_is(
 
 def test_a_paused_rule_whose_trigger_goes_or_changes_stays_paused(bridge_url: str) -> None:
     shop = Shop(bridge_url)
-    with install.connect(bridge_url) as connection:
-        install.pause(connection, "user.created")
+    with open_session(bridge_url) as connection:
+        pause(connection, "user.created")
         shop.execute("drop trigger bridge_001_user_created on public.users")
         assert init(bridge_url).changed == ["user.created"]
         apply(
@@ -571,7 +574,7 @@ def test_a_paused_rule_whose_trigger_goes_or_changes_stays_paused(bridge_url: st
         shop.user()
         shop.execute("update public.users set language = 'ru'")
         assert shop.events() == []
-        install.resume(connection, None)
+        resume(connection, None)
     shop.execute("update public.users set language = 'de'")
     assert [kind for kind, _ in shop.events()] == ["user.created"]
     shop.close()
@@ -581,18 +584,18 @@ def test_a_rule_that_there_is_not_cannot_be_paused_and_those_there_are_are_named
     bridge_url: str,
 ) -> None:
     there = ", ".join(sorted(RULES))
-    with install.connect(bridge_url) as connection:
-        for act in (install.pause, install.resume):
-            with pytest.raises(install.InstallError) as raised:
+    with open_session(bridge_url) as connection:
+        for act in (pause, resume):
+            with pytest.raises(InstallError) as raised:
                 act(connection, "user.crated")
-            assert str(raised.value) == f"there is no rule called 'user.crated'; there are {there}"
+            assert str(raised.value) == f"unknown rule 'user.crated'; the rules are {there}"
 
 
 def test_before_init_there_is_no_rule_to_pause(bot_url: str) -> None:
-    with install.connect(bot_url) as connection:
-        for act in (install.pause, install.resume):
+    with open_session(bot_url) as connection:
+        for act in (pause, resume):
             for name in ("user.created", None):
-                with pytest.raises(install.InstallError, match=r"^there are no rules; run: pgbri"):
+                with pytest.raises(InstallError, match=r"^there are no rules; run: pgbri"):
                     act(connection, name)
 
 
@@ -601,21 +604,21 @@ def test_before_init_there_is_no_rule_to_pause(bot_url: str) -> None:
 
 def test_an_init_that_is_to_leave_the_doorbell_quiet_does(bridge_url: str) -> None:
     rules = load_preset("telegram-shop")
-    with install.connect(bridge_url) as connection:
+    with open_session(bridge_url) as connection:
         # As init left it: nobody drains, so nobody is rung.
-        assert install.plan(connection, rules, quiet_doorbell=True).steps == []
+        assert plan_install(connection, rules, quiet_doorbell=True).steps == []
         connection.execute("select setval('bridge.doorbell', 0)")
-        assert install.plan(connection, rules).steps == []
-        planned = install.plan(connection, rules, quiet_doorbell=True)
+        assert plan_install(connection, rules).steps == []
+        planned = plan_install(connection, rules, quiet_doorbell=True)
         assert [step.title for step in planned.steps] == ["quiet the doorbell"]
         apply(bridge_url, planned.steps)
         assert connection.execute("select last_value from bridge.doorbell").fetchone() == (1,)
-        assert install.plan(connection, rules, quiet_doorbell=True).steps == []
+        assert plan_install(connection, rules, quiet_doorbell=True).steps == []
 
 
 def test_a_first_init_leaves_the_doorbell_quiet(bot_url: str) -> None:
-    with install.connect(bot_url) as connection:
-        planned = install.plan(connection, load_preset("telegram-shop"), quiet_doorbell=True)
+    with open_session(bot_url) as connection:
+        planned = plan_install(connection, load_preset("telegram-shop"), quiet_doorbell=True)
         apply(bot_url, planned.steps)
         assert connection.execute("select last_value from bridge.doorbell").fetchone() == (1,)
 
@@ -642,11 +645,9 @@ def test_init_steps_back_from_a_locked_table_and_holds_up_nobody_for_longer_than
 
     def run_init() -> None:
         try:
-            with install.connect(impatient(bot_url)) as connection:
-                steps = install.plan(connection, load_preset("telegram-shop")).steps
-                install.apply(
-                    connection, steps, lock_timeout_seconds=timeout_seconds, report=report
-                )
+            with open_session(impatient(bot_url)) as connection:
+                steps = plan_install(connection, load_preset("telegram-shop")).steps
+                apply_steps(connection, steps, lock_timeout_seconds=timeout_seconds, report=report)
         except Exception as error:
             failures.append(error)
         finally:
@@ -693,8 +694,8 @@ def test_migration_waits_for_our_own_tables_without_blocking_bridges(
 
     def run_init() -> None:
         try:
-            with install.connect(impatient(bridge_url)) as connection:
-                install.apply(connection, steps, lock_timeout_seconds=0.1, report=report)
+            with open_session(impatient(bridge_url)) as connection:
+                apply_steps(connection, steps, lock_timeout_seconds=0.1, report=report)
         finally:
             over.set()
 
@@ -723,11 +724,11 @@ def test_migration_waits_for_our_own_tables_without_blocking_bridges(
 def test_init_gives_up_on_a_table_that_stays_locked_and_says_which(
     bot_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr("bridge.capture.apply.LOCK_ATTEMPTS", 2)
     with psycopg.connect(bot_url) as busy:
         busy.execute("lock table public.users in row exclusive mode")
         planned = plan(bot_url)
-        with pytest.raises(install.InstallError, match=r"keeps public\.users locked; try again"):
+        with pytest.raises(InstallError, match=r"keeps public\.users locked; try again"):
             apply(impatient(bot_url), planned.steps, lock_timeout_seconds=0.05)
     # What went before stays, and the next init goes on from there.
     again = init(bot_url)
@@ -751,10 +752,10 @@ def refuse_to_wait(message: str) -> None:
 def test_who_only_reads_does_not_hold_up_a_first_init(bot_url: str) -> None:
     with (
         at_work(bot_url, "select count(*) from public.users, public.tickets"),
-        install.connect(impatient(bot_url)) as connection,
+        open_session(impatient(bot_url)) as connection,
     ):
-        steps = install.plan(connection, load_preset("telegram-shop")).steps
-        install.apply(connection, steps, lock_timeout_seconds=0.1, report=refuse_to_wait)
+        steps = plan_install(connection, load_preset("telegram-shop")).steps
+        apply_steps(connection, steps, lock_timeout_seconds=0.1, report=refuse_to_wait)
     assert len(triggers(bot_url)) == len(RULES)
 
 
@@ -764,12 +765,12 @@ def test_who_only_reads_does_not_hold_up_a_trigger_that_is_replaced_in_its_place
     before = triggers(bridge_url)
     with (
         at_work(bridge_url, "select count(*) from public.users"),
-        install.connect(impatient(bridge_url)) as connection,
+        open_session(impatient(bridge_url)) as connection,
     ):
         changed = with_operations("user.created", "insert", "update")
-        planned = install.plan(connection, changed)
+        planned = plan_install(connection, changed)
         assert planned.changed == ["user.created"]
-        install.apply(connection, planned.steps, lock_timeout_seconds=0.1, report=refuse_to_wait)
+        apply_steps(connection, planned.steps, lock_timeout_seconds=0.1, report=refuse_to_wait)
     assert triggers(bridge_url) == before
     shop = Shop(bridge_url)
     shop.user()
@@ -790,15 +791,15 @@ def test_who_only_reads_does_not_hold_up_a_trigger_that_is_replaced_in_its_place
 def test_who_writes_holds_up_init_and_is_named(
     bot_url: str, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
-    monkeypatch.setattr(install, "LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr("bridge.capture.apply.LOCK_ATTEMPTS", 2)
     said: list[str] = []
     with (
         at_work(bot_url, statement) as pid,
-        install.connect(impatient(bot_url)) as connection,
+        open_session(impatient(bot_url)) as connection,
     ):
-        steps = install.plan(connection, load_preset("telegram-shop")).steps
-        with pytest.raises(install.InstallError) as raised:
-            install.apply(connection, steps, lock_timeout_seconds=0.05, report=said.append)
+        steps = plan_install(connection, load_preset("telegram-shop")).steps
+        with pytest.raises(InstallError) as raised:
+            apply_steps(connection, steps, lock_timeout_seconds=0.05, report=said.append)
     who = rf"pid {pid} \(postgres, nightly import, idle in transaction, for \d+ s\)"
     assert re.fullmatch(
         rf"capture user\.created: {who} keeps public\.users locked; try again when it has ended",
@@ -814,8 +815,8 @@ def test_who_writes_holds_up_init_and_is_named(
 def test_a_reader_is_named_where_a_trigger_has_to_go(
     bridge_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "LOCK_ATTEMPTS", 1)
+    monkeypatch.setattr("bridge.capture.apply.LOCK_ATTEMPTS", 1)
     with at_work(bridge_url, "select count(*) from public.users") as pid:
         wanted = [rule for rule in load_preset("telegram-shop") if rule.name != "user.created"]
-        with pytest.raises(install.InstallError, match=f"^remove user.created: pid {pid} "):
+        with pytest.raises(InstallError, match=f"^remove user.created: pid {pid} "):
             apply(impatient(bridge_url), plan(bridge_url, wanted).steps, lock_timeout_seconds=0.05)

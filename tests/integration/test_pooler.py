@@ -8,10 +8,15 @@ import psycopg
 import pytest
 import trio
 
-from bridge.capture import install
 from bridge.database.errors import DatabaseUnavailable
 from bridge.database.pool import open_database
-from bridge.database.sessions import is_pooled, is_shared, open_connection
+from bridge.database.sessions import (
+    SessionError,
+    is_pooled,
+    is_shared,
+    open_connection,
+    open_session,
+)
 from tests.pgbouncer import pgbouncer
 
 CREATE = (
@@ -104,7 +109,7 @@ def test_sessions_that_are_handed_around_are_told_from_those_that_are_kept(
 
 def test_nothing_is_installed_through_sessions_that_are_handed_around(pooled_url: str) -> None:
     with (
-        pytest.raises(install.InstallError, match="BRIDGE_LISTEN_URL"),
-        install.connect(pooled_url),
+        pytest.raises(SessionError, match="BRIDGE_LISTEN_URL"),
+        open_session(pooled_url),
     ):
         pass

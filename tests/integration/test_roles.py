@@ -13,11 +13,13 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from bridge import assets
-from bridge.capture import install
+from bridge.capture.apply import apply_steps, install_lock
+from bridge.capture.models import InstallError
+from bridge.capture.plan import plan_install
 from bridge.capture.rules import load_preset
 from bridge.database.migrate import plan_migrations
-from bridge.database.rights import READER, ROLES, SERVICE, lack
-from bridge.database.sessions import fetch
+from bridge.database.rights import READER, ROLES, SERVICE, missing_rights
+from bridge.database.sessions import fetch, open_session
 from bridge.operations.status import read_status
 from tests.conftest import init
 from tests.system.processes import as_service
@@ -27,7 +29,7 @@ Right = tuple[str, str, str, str | None]
 
 QUERIES = Path(__file__).parents[2] / "sql" / "queries"
 #: Queries of commands for the owner, who installs.
-OWNERS = {"bootstrap"}
+OWNERS = {"bootstrap", "mark_rule_paused"}
 SECRETS = {
     ("webhooks", "secret"),
     ("webhooks", "previous_secret"),
@@ -122,8 +124,8 @@ def test_rights_that_somebody_gave_besides_are_left_alone(bridge_url: str, bot: 
 
 
 def test_a_dry_run_shows_the_grants(bot_url: str) -> None:
-    with install.connect(bot_url) as connection:
-        script = install.plan(connection, load_preset("telegram-shop")).script()
+    with open_session(bot_url) as connection:
+        script = plan_install(connection, load_preset("telegram-shop")).script()
         every = [row["grant_sql"] for row in fetch(connection, "rights")]
     assert [line for line in script.splitlines() if line.startswith("grant ")] == every
 
@@ -132,10 +134,10 @@ def test_an_upgrade_from_before_the_roles_ends_with_all_their_rights(
     bot_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = assets.migrations()
-    with monkeypatch.context() as before, install.connect(bot_url) as connection:
+    with monkeypatch.context() as before, open_session(bot_url) as connection:
         before.setattr(assets, "migrations", lambda: released[:7])
         steps = plan_migrations(connection)
-        install.apply(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
+        apply_steps(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
     init(bot_url)
     assert init(bot_url).steps == []
     with psycopg.connect(bot_url) as connection:
@@ -385,9 +387,9 @@ def test_no_partition_of_today_or_later_is_dropped_however_little_is_kept(
 
 
 def test_what_a_role_lacks_to_be_the_service_is_told_in_one_line(bot: Bot) -> None:
-    assert lack(fetch(bot, "rights")) is None
+    assert missing_rights(fetch(bot, "rights")) is None
     bot.execute("set session authorization pg_monitor")
-    found = lack(fetch(bot, "rights"))
+    found = missing_rights(fetch(bot, "rights"))
     assert found is not None
     assert len(found.rights) > 50
     assert re.fullmatch(
@@ -511,10 +513,10 @@ def test_whoever_holds_the_lock_of_installers_is_named_and_not_waited_for_for_ev
 ) -> None:
     with psycopg.connect(as_service(bridge_url), application_name="idler") as stranger:
         stranger.execute("select pg_advisory_lock(hashtext('bridge.install'))")
-        with install.connect(bridge_url) as connection:
+        with open_session(bridge_url) as connection:
             with (
-                pytest.raises(install.InstallError) as raised,
-                install.install_lock(connection, wait_seconds=0.1),
+                pytest.raises(InstallError) as raised,
+                install_lock(connection, wait_seconds=0.1),
             ):
                 raise AssertionError("two hold the lock")
             user = conninfo_to_dict(as_service(bridge_url))["user"]
@@ -523,5 +525,5 @@ def test_whoever_holds_the_lock_of_installers_is_named_and_not_waited_for_for_ev
             )
             assert "\n" not in str(raised.value)
             stranger.execute("select pg_advisory_unlock_all()")
-            with install.install_lock(connection, wait_seconds=0.1):
+            with install_lock(connection, wait_seconds=0.1):
                 pass

@@ -13,8 +13,9 @@ import psycopg
 import pytest
 
 from bridge import assets
-from bridge.capture import install
+from bridge.capture.apply import apply_steps
 from bridge.database.migrate import plan_migrations
+from bridge.database.sessions import open_session
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 
 SNAPSHOT = Path(__file__).with_name("schema.sql")
@@ -23,9 +24,9 @@ HEADER = "-- Schema bridge after every migration, as pg_dump writes it. Written 
 
 def migrated_schema(server: EmbeddedPostgres, url: str) -> str:
     """Migrate an empty database, without rules and partitions, and return what it has then."""
-    with install.connect(url) as connection:
+    with open_session(url) as connection:
         steps = plan_migrations(connection)
-        install.apply(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
+        apply_steps(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
     command = [str(server.bin / "pg_dump"), "--schema-only", "--schema=bridge", "--no-owner", url]
     dumped = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     # The preamble of settings, the versions and pg_dump's own headings are no part of the schema.

@@ -10,14 +10,14 @@ import psycopg
 import pytest
 
 from bridge import assets
-from bridge.capture import install
+from bridge.database.sessions import open_session
 from bridge.operations.status import Status, StatusError, read_status, spell_seconds
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
 
 def status_of(url: str) -> Status:
-    with install.connect(url) as connection:
+    with open_session(url) as connection:
         return read_status(connection)
 
 

@@ -32,12 +32,14 @@ for position, rule in enumerate(rules, start=1):
 
 INSTALL = """
 import sys
-from bridge.capture import install
+from bridge.capture.apply import apply_steps
+from bridge.capture.plan import plan_install
+from bridge.database.sessions import open_session
 from bridge.capture.rules import load_preset
 
-with install.connect(sys.argv[1]) as connection:
-    steps = install.plan(connection, load_preset("telegram-shop")).steps
-    install.apply(connection, steps, lock_timeout_seconds=1.0, report=print)
+with open_session(sys.argv[1]) as connection:
+    steps = plan_install(connection, load_preset("telegram-shop")).steps
+    apply_steps(connection, steps, lock_timeout_seconds=1.0, report=print)
 """
 
 

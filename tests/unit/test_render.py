@@ -179,7 +179,7 @@ def test_a_column_that_there_is_not_is_named_with_its_key_and_those_there_are(
 ) -> None:
     with pytest.raises(ColumnError) as raised:
         render(rule(**keys), TABLE, 1)
-    assert str(raised.value) == f"{said}; there are {', '.join(NAMES)}"
+    assert str(raised.value) == f"{said}; its columns are {', '.join(NAMES)}"
 
 
 def test_all_columns_but_some_are_written_out() -> None:

@@ -1,0 +1,172 @@
+"""Run the planned steps, pause and resume rules, and let only one installer work at a time."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg
+
+from bridge.capture.models import AppliedRule, InstallError, applied_rules
+from bridge.capture.render import render_paused
+from bridge.database import rights
+from bridge.database.migrate import Step
+from bridge.database.sessions import Connection, fetch, one_line_with_hint
+
+#: How often a step is tried if it cannot lock the application's table.
+LOCK_ATTEMPTS = 10
+#: How long an installer waits for another, which spends most of its time waiting for table locks.
+INSTALL_LOCK_SECONDS = 60.0
+
+
+@contextmanager
+def install_lock(
+    connection: Connection, *, wait_seconds: float = INSTALL_LOCK_SECONDS
+) -> Iterator[None]:
+    """Hold the lock that lets one installer work at a time.
+
+    Raises:
+        InstallError: another session kept the lock for the whole wait. The message names that
+            session, which may be anybody's.
+    """
+    try:
+        # The lock belongs to the session; the transaction is only there for the timeout.
+        with connection.transaction():
+            connection.execute(f"set local lock_timeout = {max(1, round(wait_seconds * 1000))}")
+            fetch(connection, "install_lock")
+    except psycopg.errors.LockNotAvailable:
+        holder = "another session"
+        for row in fetch(connection, "install_lock_holder"):
+            holder = _describe_session(**row)
+        raise InstallError(
+            f"{holder} has held the installation lock for more than {wait_seconds:g} s; try again "
+            "when it has ended, or end it with pg_terminate_backend if it is not pgbridge"
+        ) from None
+    yield
+    connection.execute("select pg_advisory_unlock(hashtext('bridge.install'))")
+
+
+def apply_steps(
+    connection: Connection,
+    steps: Sequence[Step],
+    *,
+    lock_timeout_seconds: float,
+    report: Callable[[str], None],
+) -> None:
+    """Run each step in a transaction of its own.
+
+    If a step cannot lock a table within the timeout, it rolls back and tries again later, so that
+    the application's statements never queue behind it for longer.
+
+    Args:
+        report: called with each step's title, and with what a step waits for.
+
+    Raises:
+        InstallError: a step failed, or could not get its lock.
+    """
+    milliseconds = max(1, round(lock_timeout_seconds * 1000))
+    for step in steps:
+        report(step.title)
+        locked = step.locked_table or "schema bridge"
+        for attempt in range(1, LOCK_ATTEMPTS + 1):
+            try:
+                with connection.transaction():
+                    connection.execute(f"set local lock_timeout = {milliseconds}")
+                    connection.execute(step.sql.encode())
+                break
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+                holders = _lock_holders(connection, step)
+                if attempt == LOCK_ATTEMPTS:
+                    raise InstallError(
+                        f"{step.title}: {holders} keeps {locked} locked; "
+                        "try again when it has ended"
+                    ) from None
+                report(f"{step.title}: {locked} is locked by {holders}, waiting")
+                time.sleep(min(0.1 * 2**attempt, 5.0))
+            except psycopg.Error as error:
+                raise InstallError(f"{step.title}: {one_line_with_hint(error)}") from None
+
+
+def existing_roles(connection: Connection) -> list[str]:
+    """Return which of bridge_service and bridge_reader exist on the server."""
+    missing = rights.missing_roles(fetch(connection, "rights"))
+    return [name for name in rights.ROLES if name not in missing]
+
+
+def pause(connection: Connection, name: str | None) -> list[str]:
+    """Stop capturing for a rule, or for every rule if the name is None.
+
+    Replaces the rules' functions, so it takes no lock on the application's tables.
+
+    Returns:
+        The names of the rules that were active.
+
+    Raises:
+        InstallError: the rule is unknown.
+    """
+    with connection.transaction():
+        rules = [rule for rule in _find(connection, name) if not rule.is_paused]
+        for rule in rules:
+            _replace_function(connection, rule, render_paused(rule.function_name), paused=True)
+    return [rule.name for rule in rules]
+
+
+def resume(connection: Connection, name: str | None) -> list[str]:
+    """Capture again for a paused rule, or for all of them if the name is None.
+
+    Returns:
+        The names of the rules that were paused.
+
+    Raises:
+        InstallError: the rule is unknown.
+    """
+    with connection.transaction():
+        rules = [rule for rule in _find(connection, name) if rule.is_paused]
+        for rule in rules:
+            _replace_function(connection, rule, rule.function_sql, paused=False)
+    return [rule.name for rule in rules]
+
+
+def _find(connection: Connection, name: str | None) -> list[AppliedRule]:
+    """Return the applied rule of this name, or all rules if the name is None."""
+    rules = applied_rules(connection)
+    found = [rule for rule in rules if name in (None, rule.name)]
+    if not rules:
+        raise InstallError("there are no rules; run: pgbridge init")
+    if not found:
+        names = ", ".join(rule.name for rule in rules)
+        raise InstallError(f"unknown rule {name!r}; the rules are {names}")
+    return found
+
+
+def _replace_function(
+    connection: Connection, rule: AppliedRule, function_sql: str, *, paused: bool
+) -> None:
+    connection.execute(function_sql.encode())
+    fetch(connection, "mark_rule_paused", name=rule.name, paused=paused)
+
+
+def _lock_holders(connection: Connection, step: Step) -> str:
+    """Describe the sessions that hold the lock a step waited for."""
+    holders = fetch(
+        connection,
+        "lock_holders",
+        table=step.locked_table,
+        readers=step.blocks_readers or step.locked_table is None,
+    )
+    return (
+        " and ".join(
+            f"{_describe_session(**row)[:-1]}, for {seconds:.0f} s)"
+            for row in holders
+            for seconds in [row.pop("seconds")]
+        )
+        # The holder ended between our timeout and this query.
+        or "another transaction"
+    )
+
+
+def _describe_session(
+    pid: int | None, role: str | None, application_name: str | None, state: str | None
+) -> str:
+    if pid is None:
+        return "a prepared transaction"
+    return f"pid {pid} ({role}, {application_name or 'no application_name'}, {state})"

@@ -1,0 +1,98 @@
+"""What an installation consists of: the plan, and the rules that the database remembers."""
+
+from dataclasses import dataclass, field
+
+from psycopg.rows import class_row
+
+from bridge import assets
+from bridge.capture.render import RenderedRule
+from bridge.database.migrate import Step
+from bridge.database.sessions import Connection
+
+
+class InstallError(Exception):
+    """The database cannot be changed as requested. The message says why and what to do."""
+
+
+@dataclass
+class Plan:
+    """The steps that ``init`` will run, and what they change."""
+
+    steps: list[Step] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    #: Warnings about rules that are valid but may surprise, one line each.
+    remarks: list[str] = field(default_factory=list)
+    #: Which of bridge_service and bridge_reader will not exist after the last step.
+    missing_roles: list[str] = field(default_factory=list)
+
+    def script(self) -> str:
+        """Return the SQL of all steps, as ``init`` will run it."""
+        parts = [f"-- {step.title}\nbegin;\n{step.sql.strip()}\ncommit;\n" for step in self.steps]
+        return "\n".join(parts)
+
+    def summary(self) -> str:
+        """Return one line that counts new, changed, kept and removed rules."""
+        named = {"new": self.new, "changed": self.changed, "removed": self.removed}
+        new, changed, removed = (
+            f"{len(rules)} {name}" + (f" ({', '.join(rules)})" if rules else "")
+            for name, rules in named.items()
+        )
+        return f"rules: {new}, {changed}, {len(self.kept)} kept, {removed}"
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedRule:
+    """A rule as ``init`` applied it, and whether its trigger and function are still intact."""
+
+    name: str
+    table_name: str
+    trigger_name: str
+    function_name: str
+    trigger_sql: str
+    function_sql: str
+    is_paused: bool
+    table_present: bool
+    trigger_present: bool
+    trigger_enabled: bool
+    trigger_unchanged: bool
+    function_unchanged: bool
+
+    @property
+    def damage(self) -> str | None:
+        """What has happened to the trigger or its function since ``init``, or None."""
+        if not self.table_present:
+            return f"table {self.table_name} no longer exists"
+        if not self.trigger_present:
+            return "its trigger was dropped"
+        if not self.trigger_enabled:
+            return "its trigger is disabled"
+        if not self.trigger_unchanged:
+            return "its trigger was replaced"
+        if not self.function_unchanged:
+            return "its function was replaced"
+        return None
+
+    def has_trigger_of(self, rule: RenderedRule) -> bool:
+        """Return whether the rule's trigger is intact and has the same definition and name."""
+        return (
+            self.trigger_enabled
+            and self.trigger_unchanged
+            and self.trigger_name == rule.trigger_name
+            and self.trigger_sql == rule.trigger_sql
+        )
+
+    def has_function_of(self, rule: RenderedRule) -> bool:
+        """Return whether the rule's function, active or paused, has the same definition."""
+        return self.function_unchanged and self.function_sql == rule.function_sql
+
+
+def applied_rules(connection: Connection) -> list[AppliedRule]:
+    """Return the rules that ``init`` applied last; none if pgbridge is not installed."""
+    exists = connection.execute("select to_regclass('bridge.capture_rules') is not null")
+    if exists.fetchone() != (True,):
+        return []
+    with connection.cursor(row_factory=class_row(AppliedRule)) as cursor:
+        return cursor.execute(assets.query("applied_rules").encode()).fetchall()
