@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import psycopg
 import typer
@@ -27,19 +27,22 @@ from rich.text import Text
 from bridge import assets
 from bridge.access import tokens
 from bridge.access.scopes import EVENTS_READ, SCOPES, ScopeError, checked_scopes
-from bridge.access.vault import Vault, new_secret
+from bridge.access.vault import Vault
 from bridge.capture.apply import apply_steps, existing_roles, install_lock, pause, resume
 from bridge.capture.models import InstallError
 from bridge.capture.plan import plan_install, plan_removal
 from bridge.capture.rules import Rule, RuleError, load_rules
 from bridge.database import rights
+from bridge.database.queries import SessionQueries, run_blocking
 from bridge.database.sessions import SessionError, one_line_with_hint, open_session
-from bridge.delivery.addresses import AddressPolicy
 from bridge.operations import status_screen
 from bridge.operations.doctor import Finding, examine
 from bridge.operations.status import Status, StatusError, read_status
 from bridge.settings import Settings, SettingsError, config_text, load_settings
-from bridge.webhooks import operations as webhooks
+from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
+
+if TYPE_CHECKING:
+    from bridge.webhooks.operations import Webhooks
 
 #: Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 FAILED = 1
@@ -452,9 +455,9 @@ def token_revoke(
 def webhooks_list(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
-    """List the webhooks: what they are, how they do, and what waits for them."""
-    with _installing(_settings()) as connection:
-        rows = webhooks.webhook_overview(connection)
+    """List the webhooks with their state, backlog and recent success rate."""
+    with _operating() as webhooks:
+        rows = [dict(row) for row in run_blocking(webhooks.overview())]
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -496,35 +499,37 @@ def webhooks_create(
     """
     if secret_stdin and generate_secret:
         _fail("--secret-stdin and --generate-secret exclude each other", MISUSED)
-    secret = new_secret() if generate_secret else None
-    if secret_stdin:
-        secret = _secret_of_stdin()
-    settings = _settings()
-    with _installing(settings) as connection:
-        webhook = webhooks.checked(
-            name=name,
-            url=url,
-            event_type=event_type,
-            secret=secret,
-            rate_per_second=rate_per_second,
-            max_concurrency=max_concurrency,
-            timeout_seconds=timeout_seconds,
-            ordered=ordered,
-            filter=filter_,
-        )
-        webhook_id = webhooks.create_webhook(connection, Vault(settings.secret_keys), webhook)
-    typer.echo(webhook_id)
-    if generate_secret:
-        typer.echo(secret)
+    fields = {
+        "name": name,
+        "url": url,
+        "event_type": event_type,
+        "secret": _secret_of_stdin() if secret_stdin else None,
+        "generate_secret": generate_secret,
+        "rate_per_second": rate_per_second,
+        "max_concurrency": max_concurrency,
+        "timeout_seconds": timeout_seconds,
+        "ordered": ordered,
+        "filter": filter_,
+    }
+    with _operating() as webhooks:
+        from bridge.webhooks.model import NewWebhook
+        from bridge.webhooks.operations import validated
+
+        created = run_blocking(webhooks.create(validated(NewWebhook, fields)))
+    typer.echo(created.id)
+    if created.secret is not None:
+        typer.echo(created.secret)
 
 
 @webhooks_app.command("test")
 def webhooks_test(webhook_id: WebhookId) -> None:
-    """Send a webhook a signed test from this machine, and print what its receiver answers."""
+    """Send a webhook a signed test request from this machine, and print the response."""
     settings = _settings()
-    vault, policy = Vault(settings.secret_keys), AddressPolicy(settings.allowed_networks)
-    with _installing(settings) as connection:
-        trial = webhooks.try_webhook(connection, vault, policy, webhook_id)
+    with _operating(settings) as webhooks:
+        from bridge.webhooks.trial import blocking_sender
+
+        send = blocking_sender(Vault(settings.secret_keys), settings.allowed_networks)
+        trial = run_blocking(webhooks.send_test(webhook_id, send))
     if trial.response_body:
         typer.echo(trial.response_body)
     if trial.error_message is not None:
@@ -534,34 +539,32 @@ def webhooks_test(webhook_id: WebhookId) -> None:
 
 @webhooks_app.command("disable")
 def webhooks_disable(webhook_id: WebhookId) -> None:
-    """Switch a webhook off: it gets no new deliveries, and what is queued waits."""
-    with _installing(_settings()) as connection:
-        webhooks.switch_webhook(connection, webhook_id, on=False)
-    _say(f"webhook {webhook_id} is off")
+    """Disable a webhook: queue no new deliveries for it, and hold back pending ones."""
+    _activate(webhook_id, False)
+    _say(f"webhook {webhook_id} is disabled")
 
 
 @webhooks_app.command("enable")
 def webhooks_enable(webhook_id: WebhookId) -> None:
-    """Switch a webhook on."""
-    with _installing(_settings()) as connection:
-        webhooks.switch_webhook(connection, webhook_id, on=True)
-    _say(f"webhook {webhook_id} is on")
+    """Enable a webhook."""
+    _activate(webhook_id, True)
+    _say(f"webhook {webhook_id} is enabled")
 
 
 @webhooks_app.command("pause")
 def webhooks_pause(webhook_id: WebhookId) -> None:
-    """Have a webhook's deliveries wait. Unlike one that is off, it goes on getting new ones."""
-    with _installing(_settings()) as connection:
-        webhooks.pause_webhook(connection, webhook_id)
+    """Hold back a webhook's deliveries. New ones are still queued, unlike with disable."""
+    with _operating() as webhooks:
+        run_blocking(webhooks.pause(webhook_id))
     _say(f"webhook {webhook_id} is paused")
 
 
 @webhooks_app.command("resume")
 def webhooks_resume(webhook_id: WebhookId) -> None:
-    """Have a webhook deliver again, whether it was paused, failing or switched off."""
-    with _installing(_settings()) as connection:
-        webhooks.resume_webhook(connection, webhook_id)
-    _say(f"webhook {webhook_id} delivers")
+    """Resume deliveries, whether the webhook was paused, failing or disabled."""
+    with _operating() as webhooks:
+        run_blocking(webhooks.resume(webhook_id))
+    _say(f"webhook {webhook_id} is resumed")
 
 
 @webhooks_app.command("redeliver")
@@ -573,16 +576,21 @@ def webhooks_redeliver(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Send again what a webhook failed to take, by the time it was given up. Prints how many."""
-    with _installing(_settings()) as connection:
-        chosen = webhooks.checked_range(since=since, until=until, per_second=per_second)
-        count = webhooks.redeliver_failed(connection, webhook_id, chosen, dry_run=True)
+    """Redeliver failed deliveries, selected by the time at which they failed. Prints how many."""
+    with _operating() as webhooks:
+        from bridge.webhooks.model import Redelivery
+        from bridge.webhooks.operations import validated
+
+        fields = {"since": since, "until": until, "per_second": per_second}
+        chosen = validated(Redelivery, fields)
+        count = run_blocking(webhooks.redeliver_failed(webhook_id, chosen)).count
         if count and not dry_run:
             if not yes and not sys.stdin.isatty():
-                _fail("there is nobody to ask; say --yes or --dry-run", MISUSED)
+                _fail("standard input is not a terminal; pass --yes or --dry-run", MISUSED)
             if not yes:
-                typer.confirm(f"Send {count} failed deliveries again?", abort=True, err=True)
-            count = webhooks.redeliver_failed(connection, webhook_id, chosen, dry_run=False)
+                typer.confirm(f"Redeliver {count} failed deliveries?", abort=True, err=True)
+            chosen.dry_run = False
+            count = run_blocking(webhooks.redeliver_failed(webhook_id, chosen)).count
     typer.echo(count)
 
 
@@ -596,7 +604,9 @@ def webhooks_import(
     settings = _settings()
     vault = Vault(settings.secret_keys)
     with _installing(settings) as connection, install_lock(connection):
-        results = webhooks.import_webhooks(connection, vault, dry_run=dry_run)
+        from bridge.webhooks.bot_import import import_webhooks
+
+        results = import_webhooks(connection, vault, dry_run=dry_run)
     for each in results:
         what = f"{each.name}, {each.event_type} to {each.url}"
         if each.skipped is not None:
@@ -609,6 +619,23 @@ def webhooks_import(
     _say(f"{copied} {'to copy' if dry_run else 'copied'}, {len(results) - copied} skipped")
     if copied:
         _say("switch the bot's own webhooks off, else receivers get each event twice")
+
+
+@contextmanager
+def _operating(settings: Settings | None = None) -> Iterator[Webhooks]:
+    """Give the operations on webhooks, on a connection of their own."""
+    from bridge.webhooks.operations import Webhooks  # half the time that other commands take
+
+    settings = settings or _settings()
+    with _installing(settings) as connection:
+        yield Webhooks(SessionQueries(connection), Vault(settings.secret_keys))
+
+
+def _activate(webhook_id: int, is_active: bool) -> None:
+    with _operating() as webhooks:
+        from bridge.webhooks.model import WebhookChanges
+
+        run_blocking(webhooks.update(webhook_id, WebhookChanges(is_active=is_active)))
 
 
 def _secret_of_stdin() -> str:
@@ -648,9 +675,11 @@ def _failing_in_a_line() -> Iterator[None]:
     """Have what goes wrong with the database end the command in one line."""
     try:
         yield
-    except webhooks.InvalidWebhookError as error:
+    except InvalidInputError as error:
         _fail(str(error), MISUSED)
-    except (InstallError, SessionError, webhooks.WebhookError, StatusError) as error:
+    except NotFoundError as error:
+        _fail(f"{error}; see: pgbridge webhooks list")
+    except (InstallError, SessionError, WebhookError, StatusError) as error:
         _fail(str(error))
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         _fail("pgbridge is not installed in this database; run: pgbridge init")

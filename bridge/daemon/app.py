@@ -26,10 +26,8 @@ from bridge.database.pool import Database, open_database
 from bridge.database.restart import keep_running
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
-from bridge.delivery.preview import preview
 from bridge.delivery.resolve import Lookups, resolve, url_refusal
 from bridge.delivery.transport import Transport
-from bridge.delivery.trial import send_trial
 from bridge.live.connection import ConnectionLimits
 from bridge.live.history import History, read_log
 from bridge.live.hub import Hub
@@ -43,6 +41,7 @@ from bridge.settings import Settings, unknown_variables
 from bridge.telemetry import metrics
 from bridge.web.app import build_api
 from bridge.web.http.front import MOST_WAITING, Front
+from bridge.webhooks.trial import send_trial
 
 log = structlog.get_logger()
 
@@ -204,7 +203,6 @@ async def serve(
                 troubles=readiness.troubles,
                 url_refusal=partial(url_refusal, policy=policy),
                 send_trial=partial(send_trial, transport, vault),
-                preview=preview,
                 exposition=exposition,
             )
             front = Front(api, live.serve, handshake_seconds=settings.ws_handshake_seconds)

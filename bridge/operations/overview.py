@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from bridge.telemetry.histogram import added, quantile
 
@@ -17,7 +17,8 @@ Row = Mapping[str, Any]
 
 #: Queues are counted up to here.
 COUNTED: Final = 10_000
-WEBHOOK_STATES: Final = ("delivering", "failing", "paused", "disabled", "off")
+WebhookState = Literal["delivering", "failing", "paused", "disabled", "off"]
+WEBHOOK_STATES: Final[tuple[WebhookState, ...]] = get_args(WebhookState)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
-import trio
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
@@ -18,15 +17,17 @@ from bridge.access.proxies import Network
 from bridge.access.throttle import Throttle
 from bridge.access.vault import Vault
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
-from bridge.database.pool import Database, Row
+from bridge.database.pool import Database
 from bridge.database.shares import Share
 from bridge.telemetry import metrics
 from bridge.web import console
 from bridge.web.api import audit, deliveries, docs, events, health, tickets, tokens, webhooks
-from bridge.web.api.refusals import RETRY_SECONDS, passes
+from bridge.web.api.refusals import RETRY_SECONDS, answer_of, passes
+from bridge.web.api.webhooks import SendTrial, limited_trials
 from bridge.web.console.overview import Overviews
 from bridge.web.http.access_log import AccessLog
 from bridge.web.http.middleware import Failures, Heads, PlainPaths, SecureAnswers
+from bridge.webhooks.errors import WebhookError
 
 log = structlog.get_logger()
 
@@ -67,8 +68,7 @@ def build_api(
     access_log: bool = False,
     troubles: Callable[[], Mapping[str, str | None]],
     url_refusal: Callable[[str], Awaitable[str | None]],
-    send_trial: Callable[[Row], Awaitable[object]],
-    preview: Callable[..., object],
+    send_trial: SendTrial,
     exposition: Callable[[], Awaitable[bytes]] = metrics.exposition,
 ) -> FastAPI:
     """Build the API as an ASGI application. It has no lifespan: whoever serves it owns the parts.
@@ -83,9 +83,7 @@ def build_api(
         access_log: whether each request is logged.
         troubles: the checks of whether the bridge makes progress by name, and what is wrong by
             each; None if nothing is.
-        send_trial: sends a test to a webhook, a row of ``webhook_to_try``, and returns what came
-            of it, with the attributes of ``WebhookTrial``.
-        preview: makes the request of a delivery for people to look at.
+        send_trial: sends a test request to a webhook, a row of ``webhook_to_try``.
         url_refusal: says why no delivery may go to a webhook's URL, or None if one may.
         exposition: gives what is counted, in Prometheus' text format.
     """
@@ -109,16 +107,15 @@ def build_api(
     api.state.vault = vault
     api.state.troubles = troubles
     api.state.url_refusal = url_refusal
-    api.state.send_trial = send_trial
-    api.state.preview = preview
+    api.state.send_trial = limited_trials(send_trial, TRIALS)
     api.state.exposition = exposition
     api.state.overviews = Overviews(api.state.database)
-    api.state.trials = trio.Semaphore(TRIALS)
     for room in ROOMS:
         for router in room.ROUTERS:
             api.include_router(router)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(StarletteHTTPException, _refused)
+    api.add_exception_handler(WebhookError, _webhook_error)
     api.add_exception_handler(DatabaseUnavailable, _database_unavailable)
     api.add_exception_handler(DatabaseError, _database_refuses)
     # The last one added stands outermost.
@@ -169,6 +166,11 @@ async def _refused(request: Request, error: Exception) -> Response:
             allow = {"Allow": ", ".join(sorted(allowed))}
             error = HTTPException(405, error.detail, headers=allow)
     return await http_exception_handler(request, error)
+
+
+async def _webhook_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, WebhookError)  # noqa: S101 - what it is registered for
+    return await http_exception_handler(request, answer_of(error))
 
 
 async def _database_unavailable(_request: Request, _error: Exception) -> JSONResponse:

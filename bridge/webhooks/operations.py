@@ -1,289 +1,343 @@
-"""Webhooks from the command line: made, listed, switched, redelivered to, and taken over.
-
-Every command imports this, and most send nothing and check no field of a webhook: what it takes to
-do that is imported where it is done. Else it would be half of the time that a command takes.
-"""
+"""The operations on webhooks and their deliveries, for REST, the console and the command line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-import psycopg
-from psycopg import sql
-from psycopg.rows import dict_row
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from bridge.access.vault import Vault
-from bridge.assets import query
-from bridge.delivery.addresses import AddressPolicy
+from bridge.access.vault import Vault, new_secret
+from bridge.database.queries import Queries, Refusal, refusal_of
+from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
+from bridge.webhooks.fields import MAX_BIGINT
+from bridge.webhooks.model import (
+    Attempt,
+    CreatedWebhook,
+    Delivery,
+    DeliveryDetail,
+    DeliveryList,
+    NewWebhook,
+    Redelivery,
+    RedeliveryCount,
+    RotatedSecret,
+    Webhook,
+    WebhookChanges,
+    WebhookHealth,
+    WebhookList,
+    WebhookStats,
+)
 
 if TYPE_CHECKING:
-    from bridge.delivery.trial import Trial
-    from bridge.web.api.schemas import NewWebhook, Redelivery
+    from bridge.webhooks.trial import Trial
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+Row = Mapping[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
+#: Returns why no delivery may go to a URL; None if one may.
+UrlRefusal = Callable[[str], Awaitable[str | None]]
 
-#: The columns of the bot's own table that are copied, and those it cannot be without. The others,
-#: and ``is_active``, came and went with its releases.
-IMPORTED_COLUMNS: Final = ("name", "url", "event_type", "secret", "description")
-NEEDED_COLUMNS: Final = frozenset(["name", "url", "event_type"])
+#: How often to try a deletion that deadlocks with a courier.
+DELETE_TRIES: Final = 3
 
-
-class WebhookError(Exception):
-    """It cannot be done. The message says why and what to do."""
-
-
-class InvalidWebhookError(WebhookError):
-    """What was given is wrong. The message names the field."""
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What became of one of the bot's own webhooks."""
-
-    name: str
-    url: str
-    event_type: str
-    #: Its id here; None: it was not copied.
-    webhook_id: int | None = None
-    #: Why it was not copied; None: it was, or would have been.
-    skipped: str | None = None
+# What functions of schema bridge raise.
+_NOT_FOUND, _CONFLICT = "P0002", "55000"
+_DEADLOCK = "40P01"
+#: SQLSTATEs and their classes for text that is not a jsonpath: data, features, syntax, limits. Not
+#: all of class 42: a missing privilege says nothing about the text.
+_NOT_A_JSONPATH = ("22", "0A", "42601", "54")
+#: What is wrong with a jsonpath, by the constraint that rejects it.
+_FILTER_CONSTRAINTS: Final = {
+    "webhooks_filter_without_variables": "must not have variables; a field is written $.name",
+    "webhooks_filter_without_back_references": (
+        r"must not have a back-reference such as \1 in like_regex: it could block every event"
+    ),
+}
 
 
-def checked(**fields: object) -> NewWebhook:
-    """Return a webhook as the API would take it.
+def validated(model: type[Model], fields: Mapping[str, object]) -> Model:
+    """Return a model made from these fields.
 
     Raises:
-        InvalidWebhookError: the API would not.
-    """
-    from bridge.web.api.schemas import NewWebhook
-
-    with _one_line():
-        return NewWebhook.model_validate(fields)
-
-
-def create_webhook(connection: Connection, vault: Vault, webhook: NewWebhook) -> int:
-    """Add a webhook, its secret sealed by the vault, and return its id.
-
-    Raises:
-        InvalidWebhookError: its filter is no jsonpath.
+        InvalidInputError: a field is invalid; the error names the first one.
     """
     try:
-        rows = _fetch(
-            connection,
-            "create_webhook",
-            webhook.name,
-            webhook.url,
-            webhook.event_type,
-            None if webhook.secret is None else vault.seal(webhook.secret),
-            webhook.description,
-            webhook.is_active,
-            webhook.timeout_seconds,
-            webhook.max_concurrency,
-            webhook.filter,
-            webhook.rate_per_second,
-            webhook.ordered,
-            webhook.retry_schedule,
-        )
-    except psycopg.errors.CheckViolation as error:
-        from bridge.web.api.fields import FILTER_REFUSALS
-
-        refusal = FILTER_REFUSALS.get(error.diag.constraint_name or "")
-        if refusal is None:
-            raise
-        raise InvalidWebhookError(f"filter: {refusal}") from None
-    except (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
-        if webhook.filter is None or _is_missing_schema(error):
-            raise
-        raise InvalidWebhookError(
-            f"filter: must be a jsonpath: {error.diag.message_primary}"
-        ) from None
-    return int(rows[0]["id"])
-
-
-def webhook_overview(connection: Connection) -> list[dict[str, Any]]:
-    """Return for every webhook: id, name, url, event_type, state, pending, success_rate_hour."""
-    return _fetch(connection, "webhook_overview")
-
-
-def switch_webhook(connection: Connection, webhook_id: int, *, on: bool) -> None:
-    """Switch a webhook on or off. One that is off gets no new deliveries.
-
-    Raises:
-        WebhookError: there is none with this id.
-    """
-    if not _fetch(connection, "update_webhook", webhook_id, json.dumps({"is_active": on})):
-        raise WebhookError(f"there is no webhook {webhook_id}; see: pgbridge webhooks list")
-
-
-def try_webhook(
-    connection: Connection, vault: Vault, policy: AddressPolicy, webhook_id: int
-) -> Trial:
-    """Send a webhook a test from here, and return what came of it.
-
-    Raises:
-        WebhookError: there is none with this id.
-    """
-    import trio
-
-    from bridge.delivery.resolve import resolve
-    from bridge.delivery.transport import Transport
-    from bridge.delivery.trial import send_trial
-
-    rows = _fetch(connection, "webhook_to_try", webhook_id)
-    if not rows:
-        raise WebhookError(f"there is no webhook {webhook_id}; see: pgbridge webhooks list")
-
-    async def send() -> Trial:
-        with Transport(partial(resolve, policy=policy), max_idle=0) as transport:
-            return await send_trial(transport, vault, rows[0])
-
-    return trio.run(send)
-
-
-def pause_webhook(connection: Connection, webhook_id: int) -> None:
-    """Have a webhook's deliveries wait, new ones included.
-
-    Raises:
-        WebhookError: there is none with this id.
-    """
-    with _refusals():
-        _fetch(connection, "pause_webhook", webhook_id)
-
-
-def resume_webhook(connection: Connection, webhook_id: int) -> None:
-    """Have a webhook deliver again, whatever it was that kept it.
-
-    Raises:
-        WebhookError: there is none with this id.
-    """
-    with _refusals():
-        _fetch(connection, "resume_webhook", webhook_id)
-
-
-def checked_range(**fields: object) -> Redelivery:
-    """Return a range of time to redeliver as the API would take it.
-
-    Raises:
-        InvalidWebhookError: the API would not.
-    """
-    from bridge.web.api.schemas import Redelivery
-
-    with _one_line():
-        return Redelivery.model_validate(
-            {name: value for name, value in fields.items() if value is not None}
-        )
-
-
-def redeliver_failed(
-    connection: Connection, webhook_id: int, chosen: Redelivery, *, dry_run: bool
-) -> int:
-    """Send again what a webhook failed to take, or count it; return how many.
-
-    Raises:
-        WebhookError: there is no webhook with this id.
-    """
-    with _refusals():
-        [row] = _fetch(
-            connection,
-            "redeliver_failed",
-            webhook_id,
-            chosen.since,
-            chosen.until,
-            dry_run,
-            chosen.per_second,
-        )
-    return int(row["count"])
-
-
-def import_webhooks(connection: Connection, vault: Vault, *, dry_run: bool) -> list[Imported]:
-    """Copy the active webhooks of the bot's own ``public.webhooks``; all of them or none.
-
-    That table is only read. A webhook of the same URL and event type that is here already is
-    skipped, and so is one that the API would not take.
-
-    Raises:
-        WebhookError: there is no such table, or it has other columns.
-    """
-    results: list[Imported] = []
-    with connection.transaction():
-        known = {(row["url"], row["event_type"]) for row in _fetch(connection, "known_webhooks")}
-        for row in _own_webhooks(connection):
-            result = Imported(str(row["name"]), str(row["url"]), str(row["event_type"]))
-            try:
-                webhook = checked(**row)
-            except InvalidWebhookError as error:
-                result = replace(result, skipped=str(error))
-            else:
-                if (webhook.url, webhook.event_type) in known:
-                    result = replace(result, skipped="it is here already")
-                elif not dry_run:
-                    result = replace(result, webhook_id=create_webhook(connection, vault, webhook))
-                known.add((webhook.url, webhook.event_type))
-            results.append(result)
-    return results
-
-
-def _own_webhooks(connection: Connection) -> list[dict[str, Any]]:
-    """Return the active rows of the bot's own table, with the columns that it has."""
-    rows = connection.execute(
-        "select column_name::text from information_schema.columns"
-        " where table_schema = 'public' and table_name = 'webhooks'"
-    )
-    there = {name for (name,) in rows}
-    if not there:
-        raise WebhookError("there is no table public.webhooks in this database to import from")
-    if missing := sorted(NEEDED_COLUMNS - there):
-        raise WebhookError(
-            f"public.webhooks has no column {missing[0]}; it is not the bot's, or of a release "
-            "that this pgbridge does not know: use pgbridge webhooks create"
-        )
-    wanted = [name for name in IMPORTED_COLUMNS if name in there]
-    statement = sql.SQL("select {} from public.webhooks{}{}").format(
-        sql.SQL(", ").join(map(sql.Identifier, wanted)),
-        sql.SQL(" where is_active" if "is_active" in there else ""),
-        sql.SQL(" order by id" if "id" in there else ""),
-    )
-    with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(statement).fetchall()
-
-
-def _fetch(connection: Connection, name: str, *values: object) -> list[dict[str, Any]]:
-    """Run the named query of ``sql/queries`` as the daemon does, with $1, $2, …"""
-    with psycopg.RawCursor(connection, row_factory=dict_row) as cursor:
-        return cursor.execute(query(name).encode(), cast(Sequence[Any], values)).fetchall()
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what a function of the schema does not find into the error that says so."""
-    try:
-        yield
-    except psycopg.errors.NoDataFound as error:
-        raise WebhookError(f"{error.diag.message_primary}; see: pgbridge webhooks list") from None
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Turn what is wrong with a model's fields into a line on the first of them."""
-    try:
-        yield
+        return model.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         message = first["msg"].removeprefix("Value error, ")
-        raise InvalidWebhookError(f"{first['loc'][0]}: {message}") from None
+        raise InvalidInputError(str(first["loc"][0]), message) from None
 
 
-def _is_missing_schema(error: psycopg.Error) -> bool:
-    return isinstance(
-        error,
-        psycopg.errors.UndefinedTable
-        | psycopg.errors.UndefinedColumn
-        | psycopg.errors.InvalidSchemaName
-        | psycopg.errors.InsufficientPrivilege,
-    )
+class Webhooks:
+    """The operations on webhooks.
+
+    Every method that takes a webhook's id raises ``NotFoundError`` if there is no such webhook.
+
+    Args:
+        queries: runs the queries, on behalf of whoever asked for the operation.
+        vault: encrypts secrets.
+        url_refusal: checks the URLs of new and changed webhooks; None: any URL is accepted.
+    """
+
+    def __init__(
+        self, queries: Queries, vault: Vault, url_refusal: UrlRefusal | None = None
+    ) -> None:
+        self._queries = queries
+        self._vault = vault
+        self._url_refusal = url_refusal
+
+    async def list(
+        self,
+        *,
+        event_type: str | None = None,
+        is_active: bool | None = None,
+        limit: int,
+        offset: int = 0,
+    ) -> WebhookList:
+        """Return a page of webhooks, newest first."""
+        rows = await self._queries.fetch("list_webhooks", event_type, is_active, limit, offset)
+        return WebhookList(
+            items=[_webhook(row) for row in rows if row["id"] is not None],
+            total=rows[0]["total"],
+            limit=limit,
+            offset=offset,
+        )
+
+    async def overview(self) -> Sequence[Row]:
+        """Return id, name, url, event_type, state, pending, success_rate_hour of every webhook."""
+        return await self._queries.fetch("webhook_overview")
+
+    async def stats(self) -> WebhookStats:
+        """Count webhooks and deliveries."""
+        (row,) = await self._queries.fetch("webhook_stats")
+        total, successful = row["total_deliveries"], row["successful_deliveries"]
+        rate = round(100 * successful / total, 2) if total else 0.0
+        return WebhookStats(**row, success_rate=rate)
+
+    async def get(self, webhook_id: int) -> Webhook:
+        """Return a webhook."""
+        return _webhook(await self._one("get_webhook", webhook_id))
+
+    async def health(self, webhook_id: int) -> WebhookHealth:
+        """Return a webhook's state, backlog and recent attempts."""
+        return WebhookHealth.model_validate(dict(await self._one("webhook_health", webhook_id)))
+
+    async def create(self, webhook: NewWebhook) -> CreatedWebhook:
+        """Create a webhook, and its secret if that is to be generated.
+
+        Raises:
+            InvalidInputError: the URL is not allowed, or PostgreSQL rejects the filter.
+        """
+        await self._check_url(webhook.url)
+        secret = new_secret() if webhook.generate_secret else webhook.secret
+        with _filter_errors(webhook.filter):
+            (row,) = await self._queries.fetch(
+                "create_webhook",
+                webhook.name,
+                webhook.url,
+                webhook.event_type,
+                None if secret is None else self._vault.seal(secret),
+                webhook.description,
+                webhook.is_active,
+                webhook.timeout_seconds,
+                webhook.max_concurrency,
+                webhook.filter,
+                webhook.rate_per_second,
+                webhook.ordered,
+                webhook.retry_schedule,
+            )
+        shown = {"secret": secret} if webhook.generate_secret else {}
+        return CreatedWebhook.model_validate({**row, **shown})
+
+    async def update(self, webhook_id: int, changes: WebhookChanges) -> Webhook:
+        """Change a webhook. Activating it clears ``disabled_reason`` and wakes the couriers.
+
+        Raises:
+            InvalidInputError: the URL is not allowed, or PostgreSQL rejects the filter.
+        """
+        row_id, columns = _stored_id(webhook_id), changes.columns()
+        if changes.url is not None:
+            # Also if it is unchanged: nothing could be delivered to it.
+            await self._check_url(changes.url)
+        if changes.secret:
+            columns["secret"] = self._vault.seal(changes.secret)
+        with _filter_errors(changes.filter):
+            row = await self._one("update_webhook", row_id, json.dumps(columns))
+        return _webhook(row)
+
+    async def rotate_secret(self, webhook_id: int, given: str | None = None) -> RotatedSecret:
+        """Replace a webhook's secret. For a day, requests are signed with the old one as well.
+
+        Args:
+            given: the new secret; None: generate one.
+        """
+        secret = given or new_secret()
+        row = await self._one("rotate_secret", webhook_id, self._vault.seal(secret))
+        return RotatedSecret(
+            secret=None if given else secret,
+            previous_secret_expires_at=row["previous_secret_expires_at"],
+        )
+
+    async def pause(self, webhook_id: int) -> None:
+        """Hold back a webhook's deliveries, including new ones."""
+        with _refusals("webhook", webhook_id):
+            await self._one("pause_webhook", webhook_id)
+
+    async def resume(self, webhook_id: int) -> None:
+        """Deliver again, whether the webhook was paused, failing or disabled."""
+        with _refusals("webhook", webhook_id):
+            await self._one("resume_webhook", webhook_id)
+
+    async def delete(self, webhook_id: int) -> None:
+        """Delete a webhook and its pending deliveries."""
+        for tries_left in reversed(range(DELETE_TRIES)):
+            try:
+                await self._one("delete_webhook", webhook_id)
+            except Exception as error:
+                # A courier has locked one of its deliveries and waits for the webhook.
+                refusal = refusal_of(error)
+                if refusal is None or refusal.sqlstate != _DEADLOCK or not tries_left:
+                    raise
+            else:
+                return
+
+    async def send_test(self, webhook_id: int, send: Callable[[Row], Awaitable[Trial]]) -> Trial:
+        """Send a webhook a test request now, whatever its state.
+
+        Args:
+            send: gets a row of ``webhook_to_try``.
+        """
+        return await send(await self._one("webhook_to_try", webhook_id))
+
+    async def redeliver_failed(self, webhook_id: int, chosen: Redelivery) -> RedeliveryCount:
+        """Send failed deliveries again or, in a dry run, count them."""
+        with _refusals("webhook", webhook_id):
+            row = await self._one(
+                "redeliver_failed",
+                webhook_id,
+                chosen.since,
+                chosen.until,
+                chosen.dry_run,
+                chosen.per_second,
+            )
+        return RedeliveryCount(count=row["count"], dry_run=chosen.dry_run)
+
+    async def deliveries(
+        self,
+        webhook_id: int,
+        *,
+        status: str | None = None,
+        limit: int,
+        offset: int = 0,
+        before_id: int | None = None,
+    ) -> DeliveryList:
+        """Return a page of a webhook's deliveries, newest first.
+
+        Args:
+            before_id: only older ones than this; deep pages are then as fast as the first.
+        """
+        reach = min(offset + limit + 1, MAX_BIGINT)
+        rows = await self._queries.fetch(
+            "list_deliveries", _stored_id(webhook_id), status, reach, offset, limit, before_id
+        )
+        if not rows:
+            raise NotFoundError("webhook", webhook_id)
+        return DeliveryList(
+            total=rows[0]["total"],
+            items=[Delivery.model_validate(dict(row)) for row in rows if row["id"] is not None],
+            limit=limit,
+            offset=offset,
+            next_before_id=rows[0]["next_before_id"],
+        )
+
+    async def delivery(self, delivery_id: int) -> DeliveryDetail:
+        """Return a delivery with its attempts.
+
+        Raises:
+            NotFoundError: there is no such delivery.
+        """
+        row = await self._one("get_delivery", delivery_id, what="delivery")
+        attempts = await self._queries.fetch("list_attempts", delivery_id)
+        return DeliveryDetail(
+            **row, attempts=[Attempt.model_validate(dict(attempt)) for attempt in attempts]
+        )
+
+    async def redeliver(self, delivery_id: int) -> bool:
+        """Send a delivery again, at once. Return False if it was pending anyway.
+
+        Raises:
+            NotFoundError: there is no such delivery.
+            WebhookError: its webhook is deleted, or its event has expired.
+        """
+        with _refusals("delivery", delivery_id):
+            row = await self._one("redeliver", delivery_id, what="delivery")
+        return bool(row["was_finished"])
+
+    async def _check_url(self, url: str) -> None:
+        if self._url_refusal and (refusal := await self._url_refusal(url)):
+            raise InvalidInputError("url", refusal, kind="url_refused")
+
+    async def _one(
+        self,
+        name: str,
+        row_id: int,
+        *values: object,
+        what: Literal["webhook", "delivery"] = "webhook",
+    ) -> Row:
+        """Return the first row of a query about one webhook or delivery.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        rows = await self._queries.fetch(name, _stored_id(row_id, what), *values)
+        if not rows:
+            raise NotFoundError(what, row_id)
+        return rows[0]
+
+
+def _webhook(row: Row) -> Webhook:
+    return Webhook.model_validate(dict(row))
+
+
+def _stored_id(row_id: int, what: Literal["webhook", "delivery"] = "webhook") -> int:
+    """Return an id that a row can have.
+
+    Raises:
+        NotFoundError: it is out of range.
+    """
+    if not 0 < row_id <= MAX_BIGINT:
+        raise NotFoundError(what, row_id)
+    return row_id
+
+
+@contextmanager
+def _refusals(what: Literal["webhook", "delivery"], row_id: int) -> Iterator[None]:
+    """Translate what functions of schema bridge raise."""
+    try:
+        yield
+    except Exception as error:
+        match refusal_of(error):
+            case Refusal(sqlstate=sqlstate) if sqlstate == _NOT_FOUND:
+                raise NotFoundError(what, row_id) from None
+            case Refusal(sqlstate=sqlstate, message=message) if sqlstate == _CONFLICT:
+                raise WebhookError(message) from None
+        raise
+
+
+@contextmanager
+def _filter_errors(filter_text: str | None) -> Iterator[None]:
+    """Translate PostgreSQL's rejection of a filter."""
+    try:
+        yield
+    except Exception as error:
+        refusal = refusal_of(error)
+        if refusal is None or filter_text is None:
+            raise
+        if problem := _FILTER_CONSTRAINTS.get(refusal.constraint or ""):
+            raise InvalidInputError("filter", problem) from None
+        if refusal.sqlstate.startswith(_NOT_A_JSONPATH):
+            problem = f"must be a jsonpath: {refusal.message}"
+            raise InvalidInputError("filter", problem) from None
+        raise

@@ -16,7 +16,6 @@ from bridge.access.throttle import Throttle
 from bridge.access.tokens import BotTokens, hash_token
 from bridge.access.vault import Vault
 from bridge.database.pool import open_database
-from bridge.delivery.preview import preview
 from bridge.web.app import build_api
 
 #: The static token.
@@ -85,7 +84,6 @@ async def calling(
     options.setdefault("vault", Vault())
     options.setdefault("url_refusal", no_url_is_refused)
     options.setdefault("send_trial", None)
-    options.setdefault("preview", preview)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with open_database(url) as database:
         store = Authenticator(database, TOKEN, bot=bot_tokens, failures=failures)

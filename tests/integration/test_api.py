@@ -21,9 +21,9 @@ from standardwebhooks import Webhook
 from bridge.access.vault import Vault
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.resolve import url_refusal
-from bridge.delivery.trial import Trial
 from bridge.web.app import TRIALS
 from bridge.web.http.body import MAX_BODY_BYTES
+from bridge.webhooks.trial import Trial
 from tests.integration.calling import (
     FORM,
     MANAGED,

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from bridge.database.pool import open_database
-from bridge.delivery.preview import preview
 from bridge.web.console import deliveries
+from bridge.webhooks.preview import preview
 from tests.integration.calling import (
     MAX_BIGINT,
     TOKEN,

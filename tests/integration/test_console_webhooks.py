@@ -15,8 +15,8 @@ from psycopg.rows import dict_row
 
 from bridge.assets import query
 from bridge.database.pool import Row
-from bridge.delivery.trial import Trial
 from bridge.web.console.webhooks import COUNTED_IN_LIST, LOOKED_AT, ON_A_PAGE
+from bridge.webhooks.trial import Trial
 from tests.integration.calling import (
     MAX_BIGINT,
     TOKEN,

@@ -201,7 +201,7 @@ def test_at_a_terminal_it_asks(
             check=False,
         )
     assert done.returncode == code
-    assert "Send 1 failed deliveries again?" in done.stderr
+    assert "Redeliver 1 failed deliveries?" in done.stderr
     assert listed(bridge_url)[0]["pending"] == moved
 
 
@@ -249,7 +249,7 @@ def test_the_bots_active_webhooks_are_copied_once_and_never_changed(
 
     again = webhooks(bridge_url, "import")
     assert again.stdout == ""
-    assert again.stderr.count("it is here already") == 2
+    assert again.stderr.count("already present") == 2
     assert "twice" not in again.stderr
     assert stored(bot, "id") == [(row[0],) for row in rows]
     assert bot.execute("select w::text, xmin::text from public.webhooks w").fetchall() == before
@@ -270,7 +270,7 @@ def test_where_the_bot_has_no_webhooks_there_is_nothing_to_import(
 ) -> None:
     bot.execute("drop table if exists public.webhooks cascade")
     line = complaint(command(bridge_url, "import"), 1)
-    assert line == ("pgbridge: there is no table public.webhooks in this database to import from")
+    assert line == ("pgbridge: this database has no table public.webhooks to import from")
 
 
 @contextmanager

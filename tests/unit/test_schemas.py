@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bridge.web.api.schemas import Delivery, NewWebhook, WebhookChanges
+from bridge.webhooks.model import Delivery, NewWebhook, WebhookChanges
 
 FORM = {"name": "Shop", "url": "https://example.com/webhook", "event_type": "user.created"}
 

@@ -19,7 +19,7 @@ from bridge.delivery.courier import _Delivery, _Event
 from bridge.live.handshake import read_opening
 from bridge.settings import Settings, load_settings
 from bridge.tail.follower import Address, Follower
-from bridge.web.api.schemas import (
+from bridge.webhooks.model import (
     CreatedWebhook,
     NewWebhook,
     RotatedSecret,

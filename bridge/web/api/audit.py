@@ -9,8 +9,9 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from bridge.access.scopes import ADMIN
 from bridge.web.api.auth import guarded_router
-from bridge.web.api.fields import BeforeId, Id, Limit
+from bridge.web.api.fields import BeforeId, Limit
 from bridge.web.api.parts import InDatabase
+from bridge.webhooks.fields import Id
 
 managing = guarded_router(ADMIN)
 ROUTERS = (managing,)

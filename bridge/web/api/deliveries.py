@@ -1,4 +1,4 @@
-"""Deliveries: listed, shown, sent again."""
+"""Deliveries: list, show, redeliver."""
 
 from typing import Annotated
 
@@ -6,26 +6,10 @@ from fastapi import Path, Query, Request
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.web.api.auth import guarded_router
-from bridge.web.api.fields import (
-    MAX_BIGINT,
-    BeforeId,
-    DeliveryId,
-    Limit,
-    Offset,
-    OptionalStatus,
-    WebhookId,
-)
-from bridge.web.api.parts import InDatabase
-from bridge.web.api.refusals import (
-    CANNOT_BE_SENT,
-    NO_DELIVERY,
-    NO_WEBHOOK,
-    found,
-    invalid,
-    refusing,
-    stored_id,
-)
-from bridge.web.api.schemas import Attempt, Delivery, DeliveryDetail, DeliveryList
+from bridge.web.api.fields import BeforeId, DeliveryId, Limit, Offset, OptionalStatus, WebhookId
+from bridge.web.api.parts import InWebhooks
+from bridge.web.api.refusals import CANNOT_BE_SENT, NO_DELIVERY, NO_WEBHOOK, invalid
+from bridge.webhooks.model import DeliveryDetail, DeliveryList
 
 reading = guarded_router(WEBHOOKS_READ)
 writing = guarded_router(WEBHOOKS_WRITE)
@@ -46,29 +30,21 @@ _LINKS = {
 )
 async def list_deliveries(
     request: Request,
-    database: InDatabase,
+    webhooks: InWebhooks,
     webhook_id: Annotated[WebhookId, Path()],
-    status: Annotated[OptionalStatus, Query(description="Only those.")] = None,
+    status: Annotated[OptionalStatus, Query(description="Only this status.")] = None,
     limit: Annotated[Limit, Query()] = 50,
     offset: Annotated[Offset, Query()] = 0,
     before_id: Annotated[
         BeforeId | None,
-        Query(description="Only older ones: the `next_before_id` of the page before."),
+        Query(description="Only older ones: the `next_before_id` of the previous page."),
     ] = None,
 ) -> DeliveryList:
     """A page of a webhook's deliveries, newest first. Deep pages are fast with `before_id`."""
     if before_id is not None and "offset" in request.query_params:
         raise invalid("query", "before_id", message="cannot be combined with offset")
-    reach = min(offset + limit + 1, MAX_BIGINT)
-    rows = await database.fetch(
-        "list_deliveries", stored_id(webhook_id), status, reach, offset, limit, before_id
-    )
-    return DeliveryList(
-        total=found(rows)["total"],
-        items=[Delivery.model_validate(dict(row)) for row in rows if row["id"] is not None],
-        limit=limit,
-        offset=offset,
-        next_before_id=rows[0]["next_before_id"],
+    return await webhooks.deliveries(
+        webhook_id, status=status, limit=limit, offset=offset, before_id=before_id
     )
 
 
@@ -79,15 +55,10 @@ async def list_deliveries(
     summary="Show a delivery",
 )
 async def get_delivery(
-    database: InDatabase, delivery_id: Annotated[DeliveryId, Path()]
+    webhooks: InWebhooks, delivery_id: Annotated[DeliveryId, Path()]
 ) -> DeliveryDetail:
-    """One delivery, with the times of its way and its attempts."""
-    stored = stored_id(delivery_id, "Delivery")
-    row = found(await database.fetch("get_delivery", stored), "Delivery")
-    attempts = await database.fetch("list_attempts", stored)
-    return DeliveryDetail(
-        **row, attempts=[Attempt.model_validate(dict(attempt)) for attempt in attempts]
-    )
+    """One delivery, with its timestamps and attempts."""
+    return await webhooks.delivery(delivery_id)
 
 
 @writing.post(
@@ -95,12 +66,11 @@ async def get_delivery(
     status_code=202,
     responses={**NO_DELIVERY, **CANNOT_BE_SENT},
     tags=["deliveries"],
-    summary="Send a delivery again",
+    summary="Redeliver a delivery",
 )
 async def redeliver(
-    database: InDatabase, delivery_id: Annotated[DeliveryId, Path()]
+    webhooks: InWebhooks, delivery_id: Annotated[DeliveryId, Path()]
 ) -> DeliveryDetail:
-    """Send a delivery again, with the same `webhook-id`; one that is pending is sent at once."""
-    with refusing("Delivery"):
-        await database.fetch("redeliver", stored_id(delivery_id, "Delivery"))
-    return await get_delivery(database, delivery_id)
+    """Send a delivery again at once, pending or finished, with the same `webhook-id`."""
+    await webhooks.redeliver(delivery_id)
+    return await webhooks.delivery(delivery_id)

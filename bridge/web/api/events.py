@@ -1,16 +1,17 @@
 """The event log, page by page, for clients that poll instead of listening."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import HTTPException, Query, Request
+from pydantic import BaseModel, Field
 
 from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import Grant
 from bridge.events import narrowed, outside, readable_payload, timestamp
 from bridge.web.api.auth import guarded_router
-from bridge.web.api.fields import MAX_BIGINT, EventId, Limit, Patterns
+from bridge.web.api.fields import EventId, Limit, Patterns
 from bridge.web.api.parts import InDatabase
-from bridge.web.api.schemas import EventList, LoggedEvent
+from bridge.webhooks.fields import MAX_BIGINT, Id
 
 #: Events whose type is looked at for one page. With a pattern that matches little, a page may be
 #: empty and still say where to go on.
@@ -20,6 +21,32 @@ PAGE_BYTES = 1024 * 1024
 
 reading = guarded_router(EVENTS_READ)
 ROUTERS = (reading,)
+
+
+class LoggedEvent(BaseModel):
+    """An event of the log, as the stream sends it."""
+
+    id: Id
+    type: str = Field(examples=["user.created"])
+    payload: Any = Field(examples=[{"user_id": 7, "username": "ivan"}])
+    timestamp: str = Field(
+        description="When it was captured: UTC, with microseconds.",
+        examples=["2026-01-15T10:30:00.123456Z"],
+        json_schema_extra={"format": "date-time"},
+    )
+
+
+class EventList(BaseModel):
+    """A page of the log, oldest first."""
+
+    items: list[LoggedEvent]
+    last_event_id: Id = Field(description="The newest event of the log, whatever its type.")
+    next_since: Id | None = Field(
+        description="The `since` of the next page; null if there are no more events yet."
+    )
+    available_from: Id | None = Field(
+        description="The oldest event still in the log; null if the log is empty."
+    )
 
 
 @reading.get("/events", tags=["events"], summary="List events")

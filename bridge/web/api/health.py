@@ -1,14 +1,30 @@
 """How the bridge is, for who watches it: no token is asked for."""
 
+from typing import Literal
+
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel
 
 from bridge.telemetry import metrics
 from bridge.web.api.refusals import FAILED
-from bridge.web.api.schemas import Health, Readiness
 
 open_to_all = APIRouter(tags=["bridge"])
 ROUTERS = (open_to_all,)
+
+
+class Health(BaseModel):
+    """The process responds."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """Whether the bridge makes progress, which checks fail, and why."""
+
+    status: Literal["ready", "not ready"]
+    checks: dict[str, bool]
+    reasons: dict[str, str]
 
 
 @open_to_all.get(

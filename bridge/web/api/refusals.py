@@ -1,25 +1,16 @@
 """What is answered when a request cannot be done: not found, not now, not like this."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import HTTPException
+from pydantic import BaseModel, Field
 
 from bridge.database.errors import DatabaseError
 from bridge.database.pool import Row
-from bridge.web.api.fields import FILTER_REFUSALS, MAX_BIGINT
-from bridge.web.api.schemas import HTTPValidationError, Problem
+from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
+from bridge.webhooks.fields import MAX_BIGINT
 
-#: What the functions of schema bridge raise, by SQLSTATE, and the status that says the same.
-REFUSALS = {
-    "P0002": 404,  # no_data_found
-    "55000": 409,  # object_not_in_prerequisite_state
-    "22023": 422,  # invalid_parameter_value
-}
-#: SQLSTATEs, or their classes, of a text that is no jsonpath: data, features, syntax, limits. Not
-#: all of class 42: a right that the bridge lacks says nothing of the text.
-NO_JSONPATH = ("22", "0A", "42601", "54")
 #: SQLSTATEs, or their classes, of what passes without us: the same request may be tried again.
 PASSING = (
     "40",  # transaction rollback: a deadlock, a serialization failure
@@ -32,6 +23,30 @@ PASSING = (
 RETRY_SECONDS = 1
 
 Responses = dict[int | str, dict[str, Any]]
+
+
+class Problem(BaseModel):
+    """What was wrong with a request."""
+
+    detail: str
+
+
+# These two have the names that FastAPI gives them, for generated clients.
+class ValidationError(BaseModel):
+    """A problem at one place of a request."""
+
+    type: str = Field(description="A short name for the problem.", examples=["missing"])
+    loc: list[str | int] = Field(
+        description="`body`, `query`, `path` or `header`, then the path to the value.",
+        examples=[["body", "name"]],
+    )
+    msg: str = Field(examples=["Field required"])
+
+
+class HTTPValidationError(BaseModel):
+    """All problems of a request."""
+
+    detail: list[ValidationError]
 
 
 def _problem(description: str, example: str, headers: dict[str, str] | None = None) -> Any:
@@ -134,35 +149,13 @@ def passes(error: DatabaseError) -> bool:
     return str(error.sqlstate).startswith(PASSING)
 
 
-@contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """Answer what a function of schema bridge refuses as the status that says it."""
-    try:
-        yield
-    except DatabaseError as error:
-        match REFUSALS.get(error.sqlstate):
-            case None:
-                raise
-            case 404:
-                raise not_found(what) from None
-            case 422:
-                raise invalid("body", message=error.message) from None
-            case status:
-                raise HTTPException(status, error.message) from None
-
-
-@contextmanager
-def refusing_filter(filter_text: str | None) -> Iterator[None]:
-    """Answer a filter that PostgreSQL does not take like any other bad field."""
-    try:
-        yield
-    except DatabaseError as error:
-        if filter_text is None:
-            raise
-        if error.constraint_name in FILTER_REFUSALS:
-            message = FILTER_REFUSALS[error.constraint_name]
-        elif error.sqlstate.startswith(NO_JSONPATH):
-            message = f"must be a jsonpath: {error.message}"
-        else:
-            raise
-        raise invalid("body", "filter", message=message) from None
+def answer_of(error: WebhookError) -> HTTPException:
+    """Return the response to a failed operation on webhooks: 404, 409 or 422."""
+    match error:
+        case NotFoundError():
+            return not_found(error.what.capitalize())
+        case InvalidInputError(field=None):
+            return invalid("body", message=error.problem, kind=error.kind)
+        case InvalidInputError(field=str(field)):
+            return invalid("body", field, message=error.problem, kind=error.kind)
+    return HTTPException(409, str(error))

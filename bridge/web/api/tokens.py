@@ -9,9 +9,10 @@ from pydantic import AfterValidator, BaseModel, Field
 from bridge.access.scopes import ADMIN, MOST_SCOPES, SCOPES, checked_scopes
 from bridge.access.tokens import new_row, new_token
 from bridge.web.api.auth import guarded_router
-from bridge.web.api.fields import Count, Id, Limit, Moment, Name, Offset, RowId, example
+from bridge.web.api.fields import Limit, Offset, RowId
 from bridge.web.api.parts import InDatabase
 from bridge.web.api.refusals import NO_TOKEN, WITH_BODY, found, stored_id
+from bridge.webhooks.fields import Count, Id, Moment, Name, example
 
 managing = guarded_router(ADMIN)
 ROUTERS = (managing,)

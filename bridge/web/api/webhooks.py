@@ -1,30 +1,21 @@
-"""Webhooks: made, read, changed, operated, deleted."""
+"""Webhooks: create, read, change, operate, delete."""
 
-import json
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import trio
 from fastapi import HTTPException, Path, Query, Request, Response
+from pydantic import BaseModel, Field
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
-from bridge.access.vault import new_secret
-from bridge.database.errors import DeadlockError
 from bridge.database.pool import Row
 from bridge.web.api.auth import guarded_router
-from bridge.web.api.fields import Limit, Offset, OptionalFlag, OptionalText, WebhookId
-from bridge.web.api.parts import ChecksUrl, InDatabase, InVault
-from bridge.web.api.refusals import (
-    GUARDED,
-    NO_WEBHOOK,
-    RETRY_SECONDS,
-    WITH_BODY,
-    found,
-    refusing,
-    refusing_filter,
-    stored_id,
-)
-from bridge.web.api.schemas import (
+from bridge.web.api.fields import Limit, Offset, OptionalFlag, WebhookId
+from bridge.web.api.parts import InWebhooks
+from bridge.web.api.refusals import GUARDED, NO_WEBHOOK, RETRY_SECONDS, WITH_BODY
+from bridge.webhooks.fields import OptionalText
+from bridge.webhooks.model import (
     CreatedWebhook,
     NewWebhook,
     Redelivery,
@@ -36,19 +27,19 @@ from bridge.web.api.schemas import (
     WebhookHealth,
     WebhookList,
     WebhookStats,
-    WebhookTrial,
 )
-
-#: How often a deletion is tried that a courier's transaction stands in the way of.
-DELETE_TRIES = 3
+from bridge.webhooks.trial import Trial
 
 reading = guarded_router(WEBHOOKS_READ)
 writing = guarded_router(WEBHOOKS_WRITE)
 ROUTERS = (reading, writing)
 
+ThisWebhook = Annotated[WebhookId, Path()]
+SendTrial = Callable[[Row], Awaitable[Trial]]
+
 
 class _AnyButStats(StringConvertor):
-    """Leaves ``/webhooks/stats`` to its own route, whatever the method: else PATCH meets an id."""
+    """Leaves ``/webhooks/stats`` to its own route; otherwise PATCH would take it for an id."""
 
     regex = "(?!stats$)[^/]+"
 
@@ -75,21 +66,47 @@ _LINKS = {
 }
 
 
+class WebhookTrial(BaseModel):
+    """The result of a test request."""
+
+    response_status: int | None
+    response_body: str | None = Field(description="First 16 KiB of the response.")
+    error_message: str | None = Field(description="Null if the receiver accepted the request.")
+    seconds: float = Field(description="From connecting to the end of the response.")
+
+
+def limited_trials(send_trial: SendTrial, at_once: int) -> SendTrial:
+    """Return a function that answers 429 if too many tests are running."""
+    running = trio.Semaphore(at_once)
+
+    async def send(webhook: Row) -> Trial:
+        try:
+            running.acquire_nowait()
+        except trio.WouldBlock:
+            raise HTTPException(
+                429,
+                "Too many tests are running; try again soon",
+                headers={"Retry-After": str(RETRY_SECONDS)},
+            ) from None
+        try:
+            return await send_trial(webhook)
+        finally:
+            running.release()
+
+    return send
+
+
 @reading.get("/webhooks", tags=["webhooks"], summary="List webhooks")
 async def list_webhooks(
-    database: InDatabase,
+    webhooks: InWebhooks,
     event_type: Annotated[OptionalText, Query(description="Exactly this type or pattern.")] = None,
-    is_active: Annotated[OptionalFlag, Query(description="Only those that are on, or off.")] = None,
+    is_active: Annotated[OptionalFlag, Query(description="Only active or inactive ones.")] = None,
     limit: Annotated[Limit, Query()] = 50,
     offset: Annotated[Offset, Query()] = 0,
 ) -> WebhookList:
     """A page of webhooks, newest first."""
-    rows = await database.fetch("list_webhooks", event_type, is_active, limit, offset)
-    return WebhookList(
-        items=[_webhook(row) for row in rows if row["id"] is not None],
-        total=rows[0]["total"],
-        limit=limit,
-        offset=offset,
+    return await webhooks.list(
+        event_type=event_type, is_active=is_active, limit=limit, offset=offset
     )
 
 
@@ -99,10 +116,10 @@ async def list_webhooks(
     responses={
         **WITH_BODY,
         201: {
-            "description": "The webhook, with its secret if one was made",
+            "description": "The webhook, with its secret if that was generated",
             "headers": {
                 "Location": {
-                    "description": "Where the webhook is, relative to this address.",
+                    "description": "The webhook's address, relative to this one.",
                     "schema": {"type": "string", "format": "uri-reference"},
                 }
             },
@@ -110,76 +127,39 @@ async def list_webhooks(
         },
     },
     tags=["webhooks"],
-    # Only who has asked for a secret finds the field.
+    # The field `secret` is present only if the request asked for one.
     response_model_exclude_unset=True,
     summary="Create a webhook",
 )
 async def create_webhook(
-    response: Response,
-    database: InDatabase,
-    vault: InVault,
-    check_url: ChecksUrl,
-    webhook: NewWebhook,
+    response: Response, webhooks: InWebhooks, webhook: NewWebhook
 ) -> CreatedWebhook:
-    """Create a webhook. Its URL must lead to a public address, or to one that is allowed here."""
-    await check_url(webhook.url)
-    secret = new_secret() if webhook.generate_secret else webhook.secret
-    with refusing_filter(webhook.filter):
-        rows = await database.fetch(
-            "create_webhook",
-            webhook.name,
-            webhook.url,
-            webhook.event_type,
-            None if secret is None else vault.seal(secret),
-            webhook.description,
-            webhook.is_active,
-            webhook.timeout_seconds,
-            webhook.max_concurrency,
-            webhook.filter,
-            webhook.rate_per_second,
-            webhook.ordered,
-            webhook.retry_schedule,
-        )
-    response.headers["Location"] = f"/webhooks/{rows[0]['id']}"
-    shown = {"secret": secret} if webhook.generate_secret else {}
-    return CreatedWebhook.model_validate({**rows[0], **shown})
+    """Create a webhook. Its URL must lead to a public or an explicitly allowed address."""
+    created = await webhooks.create(webhook)
+    response.headers["Location"] = f"/webhooks/{created.id}"
+    return created
 
 
 @reading.get("/webhooks/stats", tags=["webhooks"], summary="Count webhooks and deliveries")
-async def webhook_stats(database: InDatabase) -> WebhookStats:
+async def webhook_stats(webhooks: InWebhooks) -> WebhookStats:
     """How many webhooks and deliveries there are."""
-    (row,) = await database.fetch("webhook_stats")
-    total, successful = row["total_deliveries"], row["successful_deliveries"]
-    rate = round(100 * successful / total, 2) if total else 0.0
-    return WebhookStats(**row, success_rate=rate)
+    return await webhooks.stats()
 
 
 @reading.get(ONE, responses=NO_WEBHOOK, tags=["webhooks"], summary="Show a webhook")
-async def get_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Path()]) -> Webhook:
+async def get_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> Webhook:
     """One webhook."""
-    return _webhook(found(await database.fetch("get_webhook", stored_id(webhook_id))))
+    return await webhooks.get(webhook_id)
 
 
 @writing.patch(
     ONE, responses={**NO_WEBHOOK, **WITH_BODY}, tags=["webhooks"], summary="Change a webhook"
 )
 async def update_webhook(
-    database: InDatabase,
-    vault: InVault,
-    check_url: ChecksUrl,
-    webhook_id: Annotated[WebhookId, Path()],
-    changes: WebhookChanges,
+    webhooks: InWebhooks, webhook_id: ThisWebhook, changes: WebhookChanges
 ) -> Webhook:
-    """Change a webhook. Switching it on clears the reason for which the bridge switched it off."""
-    row_id, columns = stored_id(webhook_id), changes.columns()
-    if changes.url is not None:
-        # Also where it is the same as before: nothing could be delivered to it.
-        await check_url(changes.url)
-    if changes.secret:
-        columns["secret"] = vault.seal(changes.secret)
-    with refusing_filter(changes.filter):
-        rows = await database.fetch("update_webhook", row_id, json.dumps(columns))
-    return _webhook(found(rows))
+    """Change a webhook. Activating it clears `disabled_reason`."""
+    return await webhooks.update(webhook_id, changes)
 
 
 @writing.post(
@@ -189,78 +169,46 @@ async def update_webhook(
     summary="Rotate the secret",
 )
 async def rotate_secret(
-    database: InDatabase,
-    vault: InVault,
-    webhook_id: Annotated[WebhookId, Path()],
-    rotation: SecretRotation | None = None,
+    webhooks: InWebhooks, webhook_id: ThisWebhook, rotation: SecretRotation | None = None
 ) -> RotatedSecret:
     """Replace the secret. For a day, requests are signed with the old one as well."""
-    given = rotation.secret if rotation else None
-    secret = given or new_secret()
-    row = found(await database.fetch("rotate_secret", stored_id(webhook_id), vault.seal(secret)))
-    return RotatedSecret(
-        secret=None if given else secret,
-        previous_secret_expires_at=row["previous_secret_expires_at"],
-    )
+    return await webhooks.rotate_secret(webhook_id, rotation.secret if rotation else None)
 
 
 @writing.post(
     "/webhooks/{webhook_id}/test",
     responses={
         **NO_WEBHOOK,
-        429: {**GUARDED[429], "description": "Too many requests, or too many tests under way"},
+        429: {**GUARDED[429], "description": "Too many requests, or too many running tests"},
     },
     tags=["webhooks"],
     summary="Send a test",
 )
 async def try_webhook(
-    request: Request, database: InDatabase, webhook_id: Annotated[WebhookId, Path()]
+    request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook
 ) -> WebhookTrial:
-    """Send a signed test to the receiver now, and answer with what it answers. It is not logged."""
-    webhook = found(await database.fetch("webhook_to_try", stored_id(webhook_id)))
-    try:
-        request.app.state.trials.acquire_nowait()
-    except trio.WouldBlock:
-        raise HTTPException(
-            429,
-            "Too many tests are under way; try again soon",
-            headers={"Retry-After": str(RETRY_SECONDS)},
-        ) from None
-    try:
-        trial = await request.app.state.send_trial(webhook)
-    finally:
-        request.app.state.trials.release()
+    """Send a signed test request now, and return the receiver's response. It is not logged."""
+    trial = await webhooks.send_test(webhook_id, request.app.state.send_trial)
     return WebhookTrial.model_validate(trial, from_attributes=True)
 
 
 @writing.delete(
     ONE, status_code=204, responses=NO_WEBHOOK, tags=["webhooks"], summary="Delete a webhook"
 )
-async def delete_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Path()]) -> None:
-    """Delete a webhook, and what is still to be delivered to it."""
-    for tries_left in reversed(range(DELETE_TRIES)):
-        try:
-            found(await database.fetch("delete_webhook", stored_id(webhook_id)))
-        except DeadlockError:
-            # A courier holds a delivery of it and waits for the webhook.
-            if not tries_left:
-                raise
-        else:
-            return
+async def delete_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> None:
+    """Delete a webhook and its pending deliveries."""
+    await webhooks.delete(webhook_id)
 
 
 @reading.get(
     "/webhooks/{webhook_id}/health",
     responses=NO_WEBHOOK,
     tags=["webhooks"],
-    summary="Show how a webhook does",
+    summary="Show a webhook's health",
 )
-async def webhook_health(
-    database: InDatabase, webhook_id: Annotated[WebhookId, Path()]
-) -> WebhookHealth:
-    """How a webhook does: its state, what waits for it, and its last hour and day."""
-    row = found(await database.fetch("webhook_health", stored_id(webhook_id)))
-    return WebhookHealth.model_validate(dict(row))
+async def webhook_health(webhooks: InWebhooks, webhook_id: ThisWebhook) -> WebhookHealth:
+    """A webhook's state, its backlog, and its attempts of the last hour and day."""
+    return await webhooks.health(webhook_id)
 
 
 @writing.post(
@@ -269,11 +217,10 @@ async def webhook_health(
     tags=["webhooks"],
     summary="Pause a webhook",
 )
-async def pause_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Path()]) -> Webhook:
-    """Have a webhook's deliveries wait, new ones included."""
-    with refusing("Webhook"):
-        await database.fetch("pause_webhook", stored_id(webhook_id))
-    return await get_webhook(database, webhook_id)
+async def pause_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> Webhook:
+    """Hold back a webhook's deliveries, including new ones."""
+    await webhooks.pause(webhook_id)
+    return await webhooks.get(webhook_id)
 
 
 @writing.post(
@@ -282,34 +229,20 @@ async def pause_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, P
     tags=["webhooks"],
     summary="Resume a webhook",
 )
-async def resume_webhook(database: InDatabase, webhook_id: Annotated[WebhookId, Path()]) -> Webhook:
-    """Have a webhook deliver again, whether it was paused, failing or switched off."""
-    with refusing("Webhook"):
-        await database.fetch("resume_webhook", stored_id(webhook_id))
-    return await get_webhook(database, webhook_id)
+async def resume_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> Webhook:
+    """Deliver again, whether the webhook was paused, failing or disabled."""
+    await webhooks.resume(webhook_id)
+    return await webhooks.get(webhook_id)
 
 
 @writing.post(
     "/webhooks/{webhook_id}/redeliver",
     responses={**NO_WEBHOOK, **WITH_BODY},
     tags=["webhooks"],
-    summary="Send failed deliveries again",
+    summary="Redeliver failed deliveries",
 )
 async def redeliver_failed(
-    database: InDatabase, webhook_id: Annotated[WebhookId, Path()], chosen: Redelivery
+    webhooks: InWebhooks, webhook_id: ThisWebhook, chosen: Redelivery
 ) -> RedeliveryCount:
-    """Send again what a webhook failed to take. Only counts, unless `dry_run` is false."""
-    with refusing("Webhook"):
-        (row,) = await database.fetch(
-            "redeliver_failed",
-            stored_id(webhook_id),
-            chosen.since,
-            chosen.until,
-            chosen.dry_run,
-            chosen.per_second,
-        )
-    return RedeliveryCount(count=row["count"], dry_run=chosen.dry_run)
-
-
-def _webhook(row: Row) -> Webhook:
-    return Webhook.model_validate(dict(row))
+    """Send failed deliveries again. Only counts them unless `dry_run` is false."""
+    return await webhooks.redeliver_failed(webhook_id, chosen)

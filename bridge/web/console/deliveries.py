@@ -1,4 +1,4 @@
-"""Deliveries of all webhooks: found, looked at, sent again."""
+"""Deliveries of all webhooks: find, show, redeliver."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,39 +13,33 @@ from pydantic import TypeAdapter, ValidationError
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.database.pool import Row
-from bridge.web.api.deliveries import get_delivery
-from bridge.web.api.fields import (
-    MAX_BIGINT,
-    BeforeId,
-    DeliveryId,
-    EventType,
-    Moment,
-    OptionalStatus,
-    RatePerSecond,
-    WebhookId,
-)
-from bridge.web.api.parts import InDatabase, Queries
-from bridge.web.api.refusals import found, refusing, stored_id
-from bridge.web.api.schemas import Redelivery, Webhook
-from bridge.web.api.webhooks import list_webhooks, redeliver_failed
+from bridge.database.queries import Queries
+from bridge.web.api.fields import BeforeId, DeliveryId, OptionalStatus, WebhookId
+from bridge.web.api.parts import InDatabase, InWebhooks
+from bridge.web.api.refusals import found
 from bridge.web.console.forms import Form
 from bridge.web.console.guard import form_of, page_router
 from bridge.web.console.rendering import base_of, page
+from bridge.webhooks.errors import NotFoundError, WebhookError
+from bridge.webhooks.fields import MAX_BIGINT, EventType, Moment, RatePerSecond
+from bridge.webhooks.model import Redelivery, Webhook
+from bridge.webhooks.operations import Webhooks
+from bridge.webhooks.preview import preview
 
-#: Rows of a page.
+#: Deliveries on a page.
 SHOWN: Final = 50
-#: So many of the newest deliveries are looked at for those of a type, which no index has.
+#: Newest deliveries to search for an event type, which is not indexed.
 LOOKED_AT: Final = 5_000
-#: Deliveries that are chosen by hand and sent again at once.
+#: Maximum number of deliveries to select and redeliver at once.
 MOST_CHOSEN: Final = 200
-#: The last attempts of a delivery.
+#: Latest attempts on the page of a delivery.
 ATTEMPTS_SHOWN: Final = 50
-#: Webhooks that a list to choose from has; where there are more, their ids are typed.
+#: Maximum number of webhooks in a list to choose from; beyond that, ids are typed.
 WEBHOOKS_TO_CHOOSE_FROM: Final = 200
 
 reading = page_router(WEBHOOKS_READ)
 writing = page_router(WEBHOOKS_WRITE)
-ROUTERS = (writing, reading)  # /redeliver is no delivery
+ROUTERS = (writing, reading)  # /redeliver must be matched before /{delivery_id}
 
 _STATUS: Final[TypeAdapter[Any]] = TypeAdapter(OptionalStatus)
 _WEBHOOK: Final[TypeAdapter[Any]] = TypeAdapter(WebhookId)
@@ -57,7 +51,7 @@ _BEFORE: Final[TypeAdapter[Any]] = TypeAdapter(BeforeId)
 
 @dataclass(frozen=True, slots=True)
 class _Filters:
-    """What the list is narrowed to, as it stands in the address."""
+    """The filters of the list, as they appear in the address."""
 
     status: str = ""
     webhook: str = ""
@@ -73,8 +67,8 @@ class _Filters:
 
 
 @reading.get("/console/deliveries")
-async def deliveries_page(request: Request, database: InDatabase) -> Response:
-    """The list, newest first, with what it is narrowed to in the address."""
+async def deliveries_page(request: Request, database: InDatabase, webhooks: InWebhooks) -> Response:
+    """The list, newest first, filtered by the address's query."""
     asked = request.query_params
     problems: dict[str, str] = {}
 
@@ -93,7 +87,7 @@ async def deliveries_page(request: Request, database: InDatabase) -> Response:
         _in_field(since, asked.get("since", "")),
         _in_field(until, asked.get("until", "")),
     )
-    rows: list[Row] = []
+    rows: Sequence[Row] = []
     if not problems:
         if event_type == "*":
             event_type = None
@@ -110,7 +104,7 @@ async def deliveries_page(request: Request, database: InDatabase) -> Response:
             SHOWN + 1,
         )
     items = [row for row in rows if row["id"] is not None]
-    webhooks = await _webhooks_to_choose_from(database)
+    to_choose_from = await _webhooks_to_choose_from(webhooks)
     return page(
         request,
         "deliveries",
@@ -118,12 +112,12 @@ async def deliveries_page(request: Request, database: InDatabase) -> Response:
         items=items[:SHOWN],
         filters=filters,
         narrowed=bool(filters.query()),
-        webhooks=webhooks,
+        webhooks=to_choose_from,
         problems=problems,
         is_first=before_id == MAX_BIGINT,
         newest=filters.query(),
         older=filters.query(before_id=items[SHOWN - 1]["id"]) if len(items) > SHOWN else None,
-        # It has not found enough, and there may be more than it has looked at.
+        # The page is not full, and older deliveries have not been searched.
         further=(
             filters.query(before_id=rows[0]["last_id"])
             if len(items) <= SHOWN and event_type and rows[0]["scanned_count"] == LOOKED_AT
@@ -136,8 +130,8 @@ async def deliveries_page(request: Request, database: InDatabase) -> Response:
 
 
 @writing.get("/console/deliveries/redeliver")
-async def redeliver_failed_page(request: Request, database: InDatabase) -> Response:
-    """The form that chooses failed deliveries of a webhook by their time."""
+async def redeliver_failed_page(request: Request, webhooks: InWebhooks) -> Response:
+    """The form that selects failed deliveries of a webhook by time."""
     yesterday = datetime.now(UTC) - timedelta(days=1)
     asked = {
         "webhook": request.query_params.get("webhook", ""),
@@ -145,19 +139,19 @@ async def redeliver_failed_page(request: Request, database: InDatabase) -> Respo
         "until": "",
         "per_second": "20",
     }
-    return await _ask_for_failed(request, database, asked, {})
+    return await _ask_for_failed(request, webhooks, asked, {})
 
 
 @writing.post("/console/deliveries/redeliver")
-async def redeliver_failed_of_form(request: Request, database: InDatabase) -> Response:
-    """Count those that are chosen; after that was confirmed, send them again."""
+async def redeliver_failed_of_form(request: Request, webhooks: InWebhooks) -> Response:
+    """Count the selected deliveries; once that is confirmed, send them again."""
     form = form_of(request)
     asked = {name: form.text(name) for name in ("webhook", "since", "until", "per_second")}
     problems: dict[str, str] = {}
     webhook_id = _value(_WEBHOOK, asked["webhook"], "webhook", problems)
     since = _value(_MOMENT, asked["since"], "since", problems)
     until = _value(_MOMENT, asked["until"], "until", problems)
-    # As half of Europe writes it.
+    # Much of Europe writes a decimal comma.
     rate = asked["per_second"].replace(",", ".")
     per_second = _value(_RATE, rate, "per_second", problems)
     needed = {"webhook": webhook_id, "since": since, "per_second": per_second}
@@ -167,20 +161,18 @@ async def redeliver_failed_of_form(request: Request, database: InDatabase) -> Re
     asked["since"] = _in_field(since, asked["since"])
     asked["until"] = _in_field(until, asked["until"])
     if problems:
-        return await _ask_for_failed(request, database, asked, problems)
+        return await _ask_for_failed(request, webhooks, asked, problems)
     chosen = Redelivery(
         since=since, until=until, per_second=per_second, dry_run=form.text("step") != "send"
     )
     try:
-        counted = await redeliver_failed(database, webhook_id, chosen)
-    except HTTPException as error:
-        if error.status_code != 404:
-            raise
-        return await _ask_for_failed(request, database, asked, {"webhook": "webhook"})
+        counted = await webhooks.redeliver_failed(webhook_id, chosen)
+    except NotFoundError:
+        return await _ask_for_failed(request, webhooks, asked, {"webhook": "webhook"})
     if counted.dry_run:
         return await _ask_for_failed(
             request,
-            database,
+            webhooks,
             asked,
             {},
             count=counted.count,
@@ -191,8 +183,10 @@ async def redeliver_failed_of_form(request: Request, database: InDatabase) -> Re
 
 
 @writing.post("/console/deliveries/redeliver-chosen")
-async def redeliver_chosen(request: Request, database: InDatabase) -> Response:
-    """Count what was ticked in the list; after that was confirmed, send it again."""
+async def redeliver_chosen(
+    request: Request, database: InDatabase, webhooks: InWebhooks
+) -> Response:
+    """Count the deliveries ticked in the list; once that is confirmed, send them again."""
     form = form_of(request)
     chosen = _chosen(form)
     if form.text("step") != "send":
@@ -201,28 +195,27 @@ async def redeliver_chosen(request: Request, database: InDatabase) -> Response:
     done = "chosen"
     for delivery_id in chosen:
         try:
-            with refusing("Delivery"):
-                await database.fetch("redeliver", delivery_id)
-        except HTTPException as error:
-            if error.status_code not in (404, 409):
-                raise
-            done = "some"  # gone since they were counted
+            await webhooks.redeliver(delivery_id)
+        except WebhookError:
+            done = "some"  # it disappeared after the count
     return RedirectResponse(f"{base_of(request)}deliveries?done={done}", 303)
 
 
 @reading.get("/console/deliveries/{delivery_id}")
 async def delivery_page(
-    request: Request, database: InDatabase, delivery_id: Annotated[DeliveryId, Path()]
+    request: Request,
+    database: InDatabase,
+    webhooks: InWebhooks,
+    delivery_id: Annotated[DeliveryId, Path()],
 ) -> Response:
-    """One delivery: its way, its request, its attempts, and what comes next."""
-    delivery = await get_delivery(database, delivery_id)
+    """One delivery: its timeline, its request, its attempts, and what happens next."""
+    delivery = await webhooks.delivery(delivery_id)
     made_of = found(await database.fetch("delivery_request", delivery_id), "Delivery")
     request_shown = None
     if made_of["url"] is not None:
-        with suppress(
-            ValueError, RecursionError
-        ):  # there is no such request: each attempt says why
-            request_shown = request.app.state.preview(
+        # If the request cannot be built, each attempt shows the reason.
+        with suppress(ValueError, RecursionError):
+            request_shown = preview(
                 url=made_of["url"],
                 event_id=made_of["event_id"],
                 event_type=made_of["event_type"],
@@ -245,7 +238,7 @@ async def delivery_page(
                 ("captured", delivery.captured_at),
                 ("committed", delivery.committed_at),
                 ("claimed", delivery.claimed_at),
-                # The view has none while a delivery is pending; its attempts have.
+                # Pending deliveries have no sent_at yet, but may have attempts.
                 ("sent", delivery.sent_at or (attempts[0].started_at if attempts else None)),
                 ("acknowledged", delivery.acknowledged_at),
             ]
@@ -259,49 +252,46 @@ async def delivery_page(
 
 @writing.post("/console/deliveries/{delivery_id}/redeliver")
 async def redeliver_one(
-    request: Request, database: InDatabase, delivery_id: Annotated[DeliveryId, Path()]
+    request: Request, webhooks: InWebhooks, delivery_id: Annotated[DeliveryId, Path()]
 ) -> Response:
     """Send one delivery again."""
     try:
-        with refusing("Delivery"):
-            (row,) = await database.fetch("redeliver", stored_id(delivery_id, "Delivery"))
-    except HTTPException as error:
-        if error.status_code != 409:
-            raise
+        done = "again" if await webhooks.redeliver(delivery_id) else "at-once"
+    except NotFoundError:
+        raise
+    except WebhookError:
         done = "gone"
-    else:
-        done = "again" if row["was_finished"] else "at-once"
     return RedirectResponse(f"{base_of(request)}deliveries/{delivery_id}?done={done}", 303)
 
 
 async def _ask_for_failed(
     request: Request,
-    database: Queries,
+    webhooks: Webhooks,
     asked: dict[str, str],
     problems: dict[str, str],
     *,
     count: int | None = None,
     seconds: float = 0.0,
 ) -> Response:
-    """Make the page of ``redeliver_failed_page``; with a count, it asks to confirm."""
+    """Return the page of ``redeliver_failed_page``; with a count, it asks for confirmation."""
     return page(
         request,
         "redeliver",
         status=422 if problems else 200,
         asked=asked,
         problems=problems,
-        webhooks=await _webhooks_to_choose_from(database),
+        webhooks=await _webhooks_to_choose_from(webhooks),
         count=count,
         seconds=seconds,
     )
 
 
-async def _webhooks_to_choose_from(database: Queries) -> list[Webhook] | None:
-    """Return the webhooks by name; None: there are too many for a list."""
-    webhooks = await list_webhooks(database, limit=WEBHOOKS_TO_CHOOSE_FROM, offset=0)
-    if webhooks.total > WEBHOOKS_TO_CHOOSE_FROM:
+async def _webhooks_to_choose_from(webhooks: Webhooks) -> list[Webhook] | None:
+    """Return the webhooks sorted by name; None if there are too many for a list."""
+    listed = await webhooks.list(limit=WEBHOOKS_TO_CHOOSE_FROM)
+    if listed.total > WEBHOOKS_TO_CHOOSE_FROM:
         return None
-    return sorted(webhooks.items, key=lambda webhook: (webhook.name.casefold(), webhook.id))
+    return sorted(listed.items, key=lambda webhook: (webhook.name.casefold(), webhook.id))
 
 
 async def _first_since(database: Queries, moment: datetime) -> int:
@@ -311,10 +301,10 @@ async def _first_since(database: Queries, moment: datetime) -> int:
 
 
 def _chosen(form: Form) -> list[int]:
-    """Return the ids of the deliveries that were ticked.
+    """Return the ids of the ticked deliveries.
 
     Raises:
-        HTTPException: 422, they are too many, or no ids.
+        HTTPException: 422, there are too many, or one is not an id.
     """
     texts = form.texts("delivery")
     if len(texts) > MOST_CHOSEN:
@@ -327,7 +317,7 @@ def _chosen(form: Form) -> list[int]:
 
 
 def _value(kind: TypeAdapter[Any], text: str, name: str, problems: dict[str, str]) -> Any:
-    """Return what was typed as what it means; None: nothing was, or there is a problem."""
+    """Return the value of a field; None if it is empty, or invalid, which is added to problems."""
     if not text:
         return None
     try:
@@ -338,14 +328,14 @@ def _value(kind: TypeAdapter[Any], text: str, name: str, problems: dict[str, str
 
 
 def _in_field(moment: datetime | None, typed: str) -> str:
-    """Return a time as a field for times has it, in UTC; what was typed, if that is no time."""
+    """Return a time in the format of a time field, in UTC; if it is None, the original text."""
     return typed.strip() if moment is None else f"{moment:%Y-%m-%dT%H:%M:%S}"
 
 
 def _way(
     stations: Sequence[tuple[str, datetime | None]],
 ) -> list[tuple[str, datetime | None, float | None]]:
-    """Return the times of a delivery's way, each with the seconds since the one before."""
+    """Return a delivery's timestamps, each with the seconds since the previous one."""
     way = []
     last: datetime | None = None
     for name, moment in stations:

@@ -21,10 +21,11 @@ from bridge.access.authenticator import SESSION_SECONDS, Authenticator, TooManyF
 from bridge.access.proxies import is_proxy
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.web.api.auth import address_of, take_turn, too_often
-from bridge.web.api.refusals import RETRY_SECONDS, passes
+from bridge.web.api.refusals import RETRY_SECONDS, answer_of, passes
 from bridge.web.console.forms import Form, read_form
 from bridge.web.console.rendering import base_of, error_page
 from bridge.web.http.middleware import log_failure
+from bridge.webhooks.errors import WebhookError
 
 #: The cookie of a session. It has no path and no domain: a browser sends it back to the host it is
 #: from, and to the pages beside the one that set it, whatever a proxy's prefix is.
@@ -187,6 +188,8 @@ def _error_page(request: Request, error: Exception) -> Response:
     match error:
         case TooManyFailuresError():
             return _error_page(request, too_often("", error.retry_seconds))
+        case WebhookError():
+            return _error_page(request, answer_of(error))
         case StarletteHTTPException():
             return error_page(request, error.status_code, str(error.detail), error.headers)
         case RequestValidationError():

@@ -11,9 +11,9 @@ from fastapi import Query, Request
 from fastapi.responses import Response
 
 from bridge.database.errors import DatabaseUnavailable
+from bridge.database.queries import Queries
 from bridge.operations.formatting import duration, rate
 from bridge.operations.overview import Overview, Point, overview
-from bridge.web.api.parts import Queries
 from bridge.web.console import charts
 from bridge.web.console.guard import page_router
 from bridge.web.console.language import Translate

@@ -1,16 +1,15 @@
-"""The form of a webhook: what it shows, and what the API is told of what was typed.  (pure)"""
+"""The form of a webhook: from a webhook to its fields, and from the fields to the model.  (pure)"""
 
 import re
 from typing import Any, Final
 
-from fastapi import HTTPException
 from pydantic import ValidationError
 
-from bridge.web.api.refusals import invalid
-from bridge.web.api.schemas import NewWebhook, Webhook, WebhookChanges
 from bridge.web.console.forms import Form
+from bridge.webhooks.errors import InvalidInputError
+from bridge.webhooks.model import NewWebhook, Webhook, WebhookChanges
 
-#: What is wrong, by the names of fields; where the field's own sentence says it all, nothing.
+#: What is wrong, by field; empty if the page's own sentence for the field is enough.
 Problems = dict[str, str]
 
 _TEXTS: Final = (
@@ -25,9 +24,9 @@ _TEXTS: Final = (
     "retry_schedule",
 )
 _BOXES: Final = ("is_active", "ordered")
-# Fields of the API that some people may well leave empty.
+# Fields that may be left empty.
 _OPTIONAL: Final = ("description", "filter", "rate_per_second", "retry_schedule")
-#: Of the form's fields, those of whom most people want the default.
+#: Fields that most people leave at their defaults.
 RARE: Final = frozenset(
     {
         "filter",
@@ -41,7 +40,7 @@ RARE: Final = frozenset(
 
 
 def blank() -> dict[str, Any]:
-    """Return what the form of a new webhook shows at first."""
+    """Return the initial fields for a new webhook."""
     fields = {name: NewWebhook.model_fields[name] for name in (*_TEXTS, *_BOXES)}
     return {
         **{
@@ -55,7 +54,7 @@ def blank() -> dict[str, Any]:
 
 
 def filled(webhook: Webhook) -> dict[str, Any]:
-    """Return what the form of a webhook shows at first."""
+    """Return the initial fields for an existing webhook."""
     return {
         **{name: _text(getattr(webhook, name)) for name in _TEXTS},
         **{name: getattr(webhook, name) for name in _BOXES},
@@ -65,7 +64,7 @@ def filled(webhook: Webhook) -> dict[str, Any]:
 
 
 def typed(form: Form) -> dict[str, Any]:
-    """Return what the form shows again: what was typed, but for the secret."""
+    """Return the fields as they were submitted, without the secret."""
     return {
         **{name: form.text(name) for name in _TEXTS},
         **{name: form.chosen(name) for name in _BOXES},
@@ -75,10 +74,10 @@ def typed(form: Form) -> dict[str, Any]:
 
 
 def new_webhook(form: Form) -> NewWebhook:
-    """Return the webhook to make.
+    """Return the webhook to create.
 
     Raises:
-        ValidationError, HTTPException: it cannot be, like this; ``problems_of`` says why.
+        ValidationError, InvalidInputError: a field is invalid; see ``problems_of``.
     """
     return NewWebhook.model_validate(
         {
@@ -90,13 +89,12 @@ def new_webhook(form: Form) -> NewWebhook:
 
 
 def changes(form: Form, webhook: Webhook) -> WebhookChanges:
-    """Return what is to be changed of a webhook: what is other than it is.
+    """Return the fields that differ from the webhook's.
 
-    What was not touched is not sent. So a webhook whose URL is not allowed any more can still be
-    given another name.
+    Unchanged fields are left out, so a webhook whose URL is no longer allowed can still be renamed.
 
     Raises:
-        ValidationError, HTTPException: it cannot be, like this; ``problems_of`` says why.
+        ValidationError, InvalidInputError: a field is invalid; see ``problems_of``.
     """
     given = _values(form)
     if form.text("secret_choice") in ("given", "none"):
@@ -112,33 +110,26 @@ def changes(form: Form, webhook: Webhook) -> WebhookChanges:
 
 
 def version_of(webhook: Webhook) -> str:
-    """Return what tells whether somebody has changed a webhook, or the bridge has switched it."""
+    """Return a text that differs after every change by a person, and if the bridge disables it."""
     return f"{webhook.updated_at.isoformat()} {webhook.is_active}"
 
 
-def problems_of(error: Exception) -> Problems:
-    """Return what an API's models or functions find wrong, by fields.
-
-    Raises:
-        Exception: the error, if it is about no field.
-    """
-    match error:
-        case ValidationError():
-            # Its texts are for programs.
-            return {str(each["loc"][0]): "" for each in error.errors() if each["loc"]}
-        case HTTPException(status_code=422, detail=[*places]):
-            return {str(place["loc"][-1]): place["msg"] for place in places}
-    raise error
+def problems_of(error: ValidationError | InvalidInputError) -> Problems:
+    """Return what is wrong, by field."""
+    if isinstance(error, InvalidInputError):
+        return {str(error.field): error.problem}
+    # pydantic's own messages are for programs.
+    return {str(each["loc"][0]): "" for each in error.errors() if each["loc"]}
 
 
 def _values(form: Form) -> dict[str, Any]:
-    """Return what was typed as the API takes it."""
+    """Return the submitted fields as the model expects them."""
     values: dict[str, Any] = {
         name: form.text(name) or (None if name in _OPTIONAL else "") for name in _TEXTS
     }
     values |= {name: form.chosen(name) for name in _BOXES}
     if values["rate_per_second"]:
-        # As half of Europe writes it.
+        # Much of Europe writes a decimal comma.
         values["rate_per_second"] = values["rate_per_second"].replace(",", ".")
     if values["retry_schedule"]:
         values["retry_schedule"] = re.findall(r"[^\s,;]+", values["retry_schedule"])
@@ -146,16 +137,16 @@ def _values(form: Form) -> dict[str, Any]:
 
 
 def given_secret(form: Form) -> str | None:
-    """Return the secret that was typed, exactly so, if one is to be taken.
+    """Return the submitted secret, unstripped; None if the form does not set one.
 
     Raises:
-        HTTPException: 422, none was typed.
+        InvalidInputError: the form sets one, and it is empty.
     """
     if form.text("secret_choice") != "given":
         return None
     secrets = form.texts("secret")
     if not secrets or not secrets[-1]:
-        raise invalid("body", "secret", message="")
+        raise InvalidInputError("secret", "")
     return secrets[-1]
 
 

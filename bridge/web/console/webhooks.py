@@ -1,42 +1,46 @@
-"""Webhooks: listed, made, watched, operated, deleted."""
+"""Webhooks: list, create, watch, operate, delete."""
 
 from typing import Annotated, Any, Final
 
-from fastapi import HTTPException, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.database.pool import Row
+from bridge.database.queries import Queries
 from bridge.events import patterns_matching
-from bridge.web.api import deliveries, webhooks
-from bridge.web.api.fields import MAX_BIGINT, BeforeId, WebhookId
-from bridge.web.api.parts import ChecksUrl, InDatabase, InVault, Queries
+from bridge.web.api.fields import BeforeId, WebhookId
+from bridge.web.api.parts import InDatabase, InWebhooks
 from bridge.web.api.refusals import found, stored_id
-from bridge.web.api.schemas import SecretRotation, WebhookChanges, WebhookTrial
 from bridge.web.console import webhook_form
 from bridge.web.console.guard import form_of, page_router
 from bridge.web.console.rendering import base_of, page
 from bridge.web.console.webhook_form import Problems
+from bridge.webhooks.errors import InvalidInputError
+from bridge.webhooks.fields import MAX_BIGINT
+from bridge.webhooks.model import SecretRotation, WebhookChanges
+from bridge.webhooks.operations import Webhooks
+from bridge.webhooks.trial import Trial
 
-#: Webhooks on a page of the list, and deliveries on the page of one.
+#: Webhooks on a page of the list, and deliveries on the page of one webhook.
 ON_A_PAGE: Final = 50
 DELIVERIES_SHOWN: Final = 10
-#: Waiting deliveries that are counted of a webhook in the list, and on its own page.
+#: Upper bounds when counting pending deliveries, in the list and on a webhook's own page.
 COUNTED_IN_LIST: Final = 1_000
 COUNTED: Final = 10_000
-#: Deliveries of which the figures of a webhook are made.
+#: Deliveries that a webhook's figures are based on.
 LOOKED_AT: Final = 2_000
-#: Types of events that the form suggests.
+#: Event types that the form suggests.
 MOST_TYPES: Final = 500
 
 reading = page_router(WEBHOOKS_READ)
 writing = page_router(WEBHOOKS_WRITE)
-# /webhooks/new is looked for before the webhook of that number.
+# /webhooks/new must be matched before /webhooks/{webhook_id}.
 ROUTERS = (writing, reading)
 
 ThisWebhook = Annotated[WebhookId, Path()]
-#: What was done before the redirect to a page, if the page knows the word.
+#: The operation that redirected to the page; pages ignore unknown words.
 Done = Annotated[str, Query()]
 
 
@@ -70,15 +74,12 @@ async def new_webhook_page(request: Request, database: InDatabase) -> Response:
 
 
 @writing.post("/console/webhooks/new")
-async def create_webhook(
-    request: Request, database: InDatabase, vault: InVault, check_url: ChecksUrl
-) -> Response:
-    """Make a webhook. If its secret is made, the answer shows it, and nothing ever does again."""
+async def create_webhook(request: Request, database: InDatabase, webhooks: InWebhooks) -> Response:
+    """Create a webhook. Only this response shows a generated secret."""
     form = form_of(request)
     try:
-        webhook = webhook_form.new_webhook(form)
-        created = await webhooks.create_webhook(Response(), database, vault, check_url, webhook)
-    except (ValidationError, HTTPException) as error:
+        created = await webhooks.create(webhook_form.new_webhook(form))
+    except (ValidationError, InvalidInputError) as error:
         return await _form_page(
             request, database, webhook_form.typed(form), problems=webhook_form.problems_of(error)
         )
@@ -91,10 +92,10 @@ async def create_webhook(
 
 @writing.get("/console/webhooks/{webhook_id}/edit")
 async def edit_webhook_page(
-    request: Request, database: InDatabase, webhook_id: ThisWebhook
+    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
 ) -> Response:
     """The form of a webhook."""
-    webhook = await webhooks.get_webhook(database, webhook_id)
+    webhook = await webhooks.get(webhook_id)
     return await _form_page(
         request,
         database,
@@ -106,24 +107,20 @@ async def edit_webhook_page(
 
 @writing.post("/console/webhooks/{webhook_id}/edit")
 async def update_webhook(
-    request: Request,
-    database: InDatabase,
-    vault: InVault,
-    check_url: ChecksUrl,
-    webhook_id: ThisWebhook,
+    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
 ) -> Response:
-    """Change what was changed in the form, unless somebody else has changed it meanwhile."""
+    """Apply the changes made in the form, unless somebody else changed the webhook meanwhile."""
     form = form_of(request)
-    webhook = await webhooks.get_webhook(database, webhook_id)
+    webhook = await webhooks.get(webhook_id)
     version = webhook_form.version_of(webhook)
     problems: Problems = {}
     is_stale = form.text("seen") != version
     try:
         changes = webhook_form.changes(form, webhook)
         if not is_stale:
-            await webhooks.update_webhook(database, vault, check_url, webhook_id, changes)
+            await webhooks.update(webhook_id, changes)
             return _to_webhook(request, webhook.id, "changed")
-    except (ValidationError, HTTPException) as error:
+    except (ValidationError, InvalidInputError) as error:
         problems = webhook_form.problems_of(error)
     return await _form_page(
         request,
@@ -141,114 +138,107 @@ async def update_webhook(
 
 @reading.get("/console/webhooks/{webhook_id}")
 async def webhook_page(
-    request: Request, database: InDatabase, webhook_id: ThisWebhook, done: Done = ""
+    request: Request,
+    database: InDatabase,
+    webhooks: InWebhooks,
+    webhook_id: ThisWebhook,
+    done: Done = "",
 ) -> Response:
-    """How a webhook does, what it is, and what can be done with it."""
-    return await _webhook_page(request, database, webhook_id, done=done)
+    """A webhook's health, its configuration and its operations."""
+    return await _webhook_page(request, database, webhooks, webhook_id, done=done)
 
 
 @writing.post("/console/webhooks/{webhook_id}/test")
-async def try_webhook(request: Request, database: InDatabase, webhook_id: ThisWebhook) -> Response:
-    """Send a test, and show what the receiver answers."""
-    trial = await webhooks.try_webhook(request, database, webhook_id)
-    return await _webhook_page(request, database, webhook_id, trial=trial)
+async def try_webhook(
+    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
+) -> Response:
+    """Send a test request and show the receiver's response."""
+    trial = await webhooks.send_test(webhook_id, request.app.state.send_trial)
+    return await _webhook_page(request, database, webhooks, webhook_id, trial=trial)
 
 
 @writing.post("/console/webhooks/{webhook_id}/pause")
 async def pause_webhook(
-    request: Request, database: InDatabase, webhook_id: ThisWebhook
+    request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook
 ) -> Response:
-    """Have its deliveries wait."""
-    await webhooks.pause_webhook(database, webhook_id)
+    """Hold back its deliveries."""
+    await webhooks.pause(webhook_id)
     return _to_webhook(request, webhook_id, "paused")
 
 
 @writing.post("/console/webhooks/{webhook_id}/resume")
 async def resume_webhook(
-    request: Request, database: InDatabase, webhook_id: ThisWebhook
+    request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook
 ) -> Response:
-    """Have it deliver again, whatever it was that kept it."""
-    await webhooks.resume_webhook(database, webhook_id)
+    """Deliver again, whether it was paused, failing or disabled."""
+    await webhooks.resume(webhook_id)
     return _to_webhook(request, webhook_id, "resumed")
 
 
 @writing.post("/console/webhooks/{webhook_id}/switch-on")
-async def switch_on(
-    request: Request,
-    database: InDatabase,
-    vault: InVault,
-    check_url: ChecksUrl,
-    webhook_id: ThisWebhook,
-) -> Response:
-    """Have it get deliveries again, and send what it had. One that is paused stays so."""
-    on = WebhookChanges(is_active=True)
-    await webhooks.update_webhook(database, vault, check_url, webhook_id, on)
+async def switch_on(request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook) -> Response:
+    """Activate it: queue new deliveries and send pending ones. A paused webhook stays paused."""
+    await webhooks.update(webhook_id, WebhookChanges(is_active=True))
     return _to_webhook(request, webhook_id, "switched-on")
 
 
 @writing.post("/console/webhooks/{webhook_id}/switch-off")
-async def switch_off(
-    request: Request,
-    database: InDatabase,
-    vault: InVault,
-    check_url: ChecksUrl,
-    webhook_id: ThisWebhook,
-) -> Response:
-    """Have it get no new deliveries, and send none."""
-    off = WebhookChanges(is_active=False)
-    await webhooks.update_webhook(database, vault, check_url, webhook_id, off)
+async def switch_off(request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook) -> Response:
+    """Deactivate it: queue no new deliveries and hold back pending ones."""
+    await webhooks.update(webhook_id, WebhookChanges(is_active=False))
     return _to_webhook(request, webhook_id, "switched-off")
 
 
 @writing.post("/console/webhooks/{webhook_id}/rotate-secret")
 async def rotate_secret(
-    request: Request, database: InDatabase, vault: InVault, webhook_id: ThisWebhook
+    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
 ) -> Response:
-    """Replace the secret. One that is made is shown in the answer, and never again."""
+    """Replace the secret. Only this response shows a generated one."""
     form = form_of(request)
     try:
         rotation = SecretRotation(secret=webhook_form.given_secret(form))
-    except (ValidationError, HTTPException) as error:
+    except (ValidationError, InvalidInputError) as error:
         problems = webhook_form.problems_of(error)
-        return await _webhook_page(request, database, webhook_id, problems=problems)
-    rotated = await webhooks.rotate_secret(database, vault, webhook_id, rotation)
+        return await _webhook_page(request, database, webhooks, webhook_id, problems=problems)
+    rotated = await webhooks.rotate_secret(webhook_id, rotation.secret)
     if rotated.secret is None:
         return _to_webhook(request, webhook_id, "rotated")
-    webhook = await webhooks.get_webhook(database, webhook_id)
+    webhook = await webhooks.get(webhook_id)
     return page(request, "webhook_secret", webhook=webhook, secret=rotated.secret, rotated=rotated)
 
 
 @writing.get("/console/webhooks/{webhook_id}/delete")
 async def delete_webhook_page(
-    request: Request, database: InDatabase, webhook_id: ThisWebhook
+    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
 ) -> Response:
-    """The question whether it is to be deleted, and what is then lost."""
-    webhook = await webhooks.get_webhook(database, webhook_id)
+    """Ask for confirmation, and show what would be lost."""
+    webhook = await webhooks.get(webhook_id)
     glance = await _glance(database, webhook_id)
     return page(request, "webhook_delete", webhook=webhook, glance=glance, counted=COUNTED)
 
 
 @writing.post("/console/webhooks/{webhook_id}/delete")
 async def delete_webhook(
-    request: Request, database: InDatabase, webhook_id: ThisWebhook
+    request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook
 ) -> Response:
-    """Delete it, and what waits for it."""
-    await webhooks.delete_webhook(database, webhook_id)
+    """Delete it and its pending deliveries."""
+    await webhooks.delete(webhook_id)
     return RedirectResponse(f"{base_of(request)}webhooks?done=deleted", 303)
 
 
 async def _webhook_page(
     request: Request,
     database: Queries,
+    webhooks: Webhooks,
     webhook_id: int,
     *,
-    trial: WebhookTrial | None = None,
+    trial: Trial | None = None,
     problems: Problems | None = None,
     done: str = "",
 ) -> Response:
-    webhook = await webhooks.get_webhook(database, webhook_id)
+    webhook = await webhooks.get(webhook_id)
     (figures,) = await database.fetch("webhook_figures", webhook.id, LOOKED_AT)
-    newest = await deliveries.list_deliveries(request, database, webhook_id, limit=DELIVERIES_SHOWN)
+    newest = await webhooks.deliveries(webhook_id, limit=DELIVERIES_SHOWN)
     return page(
         request,
         "webhook",
@@ -262,7 +252,7 @@ async def _webhook_page(
         trial=trial,
         problems=problems or {},
         done=done,
-        # What is asked for again by itself is what the address says, and that must be a page.
+        # The page reloads its own address, which must answer GET with the same page.
         is_fresh=request.method == "GET",
     )
 
@@ -291,7 +281,7 @@ async def _form_page(
 
 
 def _is_rare_open(shown: dict[str, Any], problems: Problems) -> bool:
-    """Tell whether some field of the rare ones is other than usual, or wrong."""
+    """Tell whether a rarely used field is invalid or differs from its default."""
     usual = webhook_form.blank()
     rare = webhook_form.RARE
     return bool(rare & problems.keys()) or any(shown[name] != usual[name] for name in rare)

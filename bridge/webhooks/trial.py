@@ -1,24 +1,32 @@
-"""Sends a webhook one request of a test, so that nobody has to wait for an event to try it."""
+"""Sends a webhook a test request, so that nobody has to wait for an event to try it."""
+
+from __future__ import annotations
 
 import json
 import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 from uuid import uuid4
 
 import trio
 
 from bridge.access.vault import SecretError, Vault
-from bridge.database.pool import Row
+from bridge.delivery.addresses import AddressPolicy, Network
+from bridge.delivery.resolve import resolve
 from bridge.delivery.retry import Outcome, describe, rule_of
 from bridge.delivery.signing import canonical_body, headers
 from bridge.delivery.transport import Transport
+
+Row = Mapping[str, Any]
 
 EVENT_TYPE = "webhook.test"
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of it. ``error_message`` is None if the receiver took the request."""
+    """The result of a test request. ``error_message`` is None if the receiver accepted it."""
 
     response_status: int | None
     response_body: str | None
@@ -27,9 +35,9 @@ class Trial:
 
 
 async def send_trial(transport: Transport, vault: Vault, webhook: Row) -> Trial:
-    """Send a test signed as a delivery is, at once, whatever keeps the webhook from delivering.
+    """Send a test request, signed like a delivery, at once and whatever the webhook's state.
 
-    It is no delivery: it is not logged, not tried again, and counts for nothing.
+    It is not logged, not retried, and does not count as a delivery.
 
     Args:
         webhook: a row of ``webhook_to_try``.
@@ -43,7 +51,7 @@ async def send_trial(transport: Transport, vault: Vault, webhook: Row) -> Trial:
             for stored in (webhook["secret"], webhook["previous_secret"])
         )
     except SecretError as error:
-        return Trial(None, None, f"cannot be signed: {error}", 0.0)
+        return Trial(None, None, f"cannot sign the request: {error}", 0.0)
     answer = await transport.post(
         webhook["url"],
         headers=headers(
@@ -60,3 +68,19 @@ async def send_trial(transport: Transport, vault: Vault, webhook: Row) -> Trial:
     )
     problem = None if rule_of(answer).outcome is Outcome.SUCCESS else describe(answer)
     return Trial(answer.status, answer.body, problem, trio.current_time() - started)
+
+
+def blocking_sender(
+    vault: Vault, allowed_networks: Sequence[Network]
+) -> Callable[[Row], Awaitable[Trial]]:
+    """Return a function like ``send_trial`` that works without an event loop, for commands."""
+
+    async def send_now(webhook: Row) -> Trial:
+        policy = AddressPolicy(allowed_networks)
+        with Transport(partial(resolve, policy=policy), max_idle=0) as transport:
+            return await send_trial(transport, vault, webhook)
+
+    async def send(webhook: Row) -> Trial:
+        return trio.run(send_now, webhook)
+
+    return send

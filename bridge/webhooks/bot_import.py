@@ -1,0 +1,90 @@
+"""Imports the webhooks of the bot's own table ``public.webhooks``, which is only read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from bridge.access.vault import Vault
+from bridge.database import sessions
+from bridge.database.queries import SessionQueries, run_blocking
+from bridge.webhooks.errors import InvalidInputError, WebhookError
+from bridge.webhooks.model import NewWebhook
+from bridge.webhooks.operations import Webhooks, validated
+
+#: The columns that are copied, if the table has them: they changed with the bot's releases, and so
+#: did ``is_active``.
+IMPORTED_COLUMNS: Final = ("name", "url", "event_type", "secret", "description")
+REQUIRED_COLUMNS: Final = frozenset(["name", "url", "event_type"])
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The result for one of the bot's webhooks."""
+
+    name: str
+    url: str
+    event_type: str
+    #: The new webhook's id; None: it was not created.
+    webhook_id: int | None = None
+    #: Why it was skipped; None: it was not.
+    skipped: str | None = None
+
+
+def import_webhooks(
+    connection: sessions.Connection, vault: Vault, *, dry_run: bool
+) -> list[Imported]:
+    """Copy the bot's active webhooks; all of them or, if one fails, none.
+
+    Invalid webhooks are skipped, and so are those whose URL and event type exist already.
+
+    Raises:
+        WebhookError: there is no such table, or it lacks a required column.
+    """
+    webhooks = Webhooks(SessionQueries(connection), vault)
+    results: list[Imported] = []
+    with connection.transaction():
+        rows = sessions.fetch(connection, "known_webhooks")
+        known = {(row["url"], row["event_type"]) for row in rows}
+        for row in _own_webhooks(connection):
+            result = Imported(str(row["name"]), str(row["url"]), str(row["event_type"]))
+            try:
+                webhook = validated(NewWebhook, row)
+            except InvalidInputError as error:
+                result = replace(result, skipped=str(error))
+            else:
+                if (webhook.url, webhook.event_type) in known:
+                    result = replace(result, skipped="already present")
+                elif not dry_run:
+                    created = run_blocking(webhooks.create(webhook))
+                    result = replace(result, webhook_id=created.id)
+                known.add((webhook.url, webhook.event_type))
+            results.append(result)
+    return results
+
+
+def _own_webhooks(connection: sessions.Connection) -> list[dict[str, Any]]:
+    """Return the active rows of the bot's table, with the columns that it has."""
+    rows = connection.execute(
+        "select column_name::text from information_schema.columns"
+        " where table_schema = 'public' and table_name = 'webhooks'"
+    )
+    present = {name for (name,) in rows}
+    if not present:
+        raise WebhookError("this database has no table public.webhooks to import from")
+    if missing := sorted(REQUIRED_COLUMNS - present):
+        raise WebhookError(
+            f"public.webhooks has no column {missing[0]}; it is not the bot's table, or of a "
+            "release that this pgbridge does not support: use pgbridge webhooks create"
+        )
+    wanted = [name for name in IMPORTED_COLUMNS if name in present]
+    statement = sql.SQL("select {} from public.webhooks{}{}").format(
+        sql.SQL(", ").join(map(sql.Identifier, wanted)),
+        sql.SQL(" where is_active" if "is_active" in present else ""),
+        sql.SQL(" order by id" if "id" in present else ""),
+    )
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(statement).fetchall()

@@ -1,0 +1,31 @@
+"""Why an operation on webhooks fails. Each message says what is wrong, in one line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+class WebhookError(Exception):
+    """The operation is not possible. The message gives the reason."""
+
+
+class NotFoundError(WebhookError):
+    """No webhook or delivery has this id."""
+
+    def __init__(self, what: Literal["webhook", "delivery"], row_id: int) -> None:
+        super().__init__(f"there is no {what} {row_id}")
+        self.what = what
+
+
+class InvalidInputError(WebhookError):
+    """A value is invalid.
+
+    Attributes:
+        field: the field with the value; None if they are invalid together.
+        problem: what is wrong, without the value, which may be a secret.
+        kind: a short name for the problem.
+    """
+
+    def __init__(self, field: str | None, problem: str, *, kind: str = "value_error") -> None:
+        super().__init__(problem if field is None else f"{field}: {problem}")
+        self.field, self.problem, self.kind = field, problem, kind
