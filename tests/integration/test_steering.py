@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ import trio
 from bridge.database.clock import ServerClock
 from bridge.database.pool import open_database
 from bridge.database.restart import keep_running
+from bridge.database.sessions import fetch
 from bridge.delivery import courier as courier_module
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
@@ -102,7 +104,7 @@ async def woken(url: str, courier: Courier) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
-async def test_resuming_and_redelivering_wake_a_courier_that_would_not_look_for_long(
+async def test_operations_wake_an_idle_courier(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(courier_module, "SWEEP_SECONDS", 1e6)
@@ -110,7 +112,8 @@ async def test_resuming_and_redelivering_wake_a_courier_that_would_not_look_for_
         receiver.behaviours["/gone"] = answer("500 Oops")
         paused = add_webhook(bot, receiver.url("/paused"), paused_at="now")
         gone = add_webhook(bot, receiver.url("/gone"))
-        held = enqueue(bot, paused)
+        inactive = add_webhook(bot, receiver.url("/inactive"), is_active=False)
+        held, waiting = enqueue(bot, paused), enqueue(bot, inactive)
         failed = enqueue(bot, gone)
         bot.execute("update bridge.delivery_queue set next_attempt_at = now() - interval '1 day'")
         async with (
@@ -123,3 +126,6 @@ async def test_resuming_and_redelivering_wake_a_courier_that_would_not_look_for_
             del receiver.behaviours["/gone"]
             bot.execute("select bridge.redeliver(%s)", failed)
             await until_true(bot, f"success_count = 1 from bridge.webhooks where id = {gone}")
+            changes = json.dumps({"is_active": True})
+            fetch(bot, "update_webhook", inactive, changes)
+            await until_true(bot, f"count(*) = 1 from bridge.delivery_log where id = {waiting[0]}")
