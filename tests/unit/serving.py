@@ -1,11 +1,11 @@
-"""The one port, served for a test without a database."""
+"""Serves the port for a test without a database."""
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from bridge.live.connection import ConnectionLimits
 from bridge.live.history import RECENT_BYTES, History, LogPage
 from bridge.live.hub import Hub
 from bridge.live.stream import LiveStream, StreamLimits
+from bridge.telemetry import metrics
 from bridge.web.http.front import Front
 from tests.waiting import until
 
@@ -31,7 +32,7 @@ LIMITS = StreamLimits(ConnectionLimits(handshake_seconds=5.0))
 
 
 class Tokens:
-    """Some tokens, as the database would have them."""
+    """An in-memory stand-in for the authenticator."""
 
     def __init__(self) -> None:
         self.known = {
@@ -40,9 +41,9 @@ class Tokens:
             "blind": Grant(3, "blind", frozenset([WEBHOOKS_READ])),
             "tickets": Grant(4, "tickets", frozenset(["events:read:ticket.*"])),
         }
-        #: Tickets, and the token that each was got with.
+        #: Tickets and the token that each was issued for.
         self.tickets: dict[str, str] = {}
-        #: Of those who have shown a token or ticket.
+        #: Addresses of clients that presented a token or ticket.
         self.addresses: list[str] = []
 
     async def authenticate(self, token: str, address: str) -> Grant | None:
@@ -59,15 +60,15 @@ class Tokens:
 
 
 class Log:
-    """The event log, as a table in memory."""
+    """An in-memory stand-in for the event log."""
 
     def __init__(self) -> None:
         self.events: list[events.Event] = []
         self.newest_id = 0
         self.reads = 0
-        #: What a read raises, once.
+        #: Raised by the next read.
         self.failure: Exception | None = None
-        #: Awaited before each read, with the id after which it reads.
+        #: Awaited before each read with the id it starts after.
         self.before_read: Callable[[int], Awaitable[None]] | None = None
 
     def append(self, more: Sequence[events.Event]) -> None:
@@ -96,7 +97,7 @@ class Log:
 
 @dataclass
 class Serving:
-    """A running front: its port, its hub and its stream."""
+    """A running front with its port, hub and stream."""
 
     port: int
     hub: Hub
@@ -119,7 +120,7 @@ class Serving:
     async def connect(
         self, query: str = "?token=right", headers: Sequence[tuple[bytes, bytes]] = ()
     ) -> WebSocketConnection:
-        """Connect a polite client."""
+        """Connect a well-behaved client."""
         return await wrap_client_stream(
             self.nursery,
             await self.raw(),
@@ -130,34 +131,34 @@ class Serving:
         )
 
     async def welcomed(self, query: str = "?token=right") -> WebSocketConnection:
-        """Connect a polite client, and take the welcome."""
+        """Connect a well-behaved client and receive the welcome."""
         client = await self.connect(query)
         assert (await message(client))["type"] == "connection"
         return client
 
     async def until_clients(self, count: int) -> None:
-        """Wait until so many are connected."""
+        """Wait until this many clients are connected."""
         await until(lambda: self.live.clients == count)
 
     async def raw(self) -> trio.SocketStream:
-        """Connect, and say nothing."""
+        """Connect without sending anything."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         self.streams.append(stream)
         return stream
 
 
 async def never(_after: int) -> None:
-    """Hold back what is awaited before a read for ever."""
+    """Block a read of the log forever."""
     await trio.sleep_forever()
 
 
 def hold_back(log: Log) -> tuple[trio.Event, trio.Event]:
-    """Have reads of the log wait; return what is set by the first, and what lets them go on."""
+    """Block reads of the log; return an event set by the first and one that releases them."""
     waiting, go_on = trio.Event(), trio.Event()
 
     async def wait(_after: int) -> None:
         waiting.set()
-        with trio.CancelScope(shield=True):  # as a statement is
+        with trio.CancelScope(shield=True):  # like a database statement
             await go_on.wait()
 
     log.before_read = wait
@@ -171,13 +172,13 @@ async def message(client: WebSocketConnection) -> dict[str, Any]:
 
 
 async def ask(client: WebSocketConnection, **request: object) -> dict[str, Any]:
-    """Send a message, and return the next that comes."""
+    """Send a message and return the next one received."""
     await client.send_message(json.dumps(request))
     return await message(client)
 
 
 async def closing(client: WebSocketConnection) -> tuple[int, str | None]:
-    """Read on until the server closes, and return its code and reason."""
+    """Read until the server closes; return the code and reason."""
     reason = None
     while reason is None:
         try:
@@ -197,10 +198,10 @@ async def serving(
     send_buffer_bytes: int | None = None,
     access_log: bool = False,
 ) -> AsyncIterator[Serving]:
-    """Serve the stream, and a REST API with one page, on a free port.
+    """Serve the stream and a REST API with one page on a free port.
 
     Args:
-        send_buffer_bytes: what the system keeps of what is sent to a client, and it does not read.
+        send_buffer_bytes: the kernel's send buffer of each connection.
     """
     api = FastAPI()
 
@@ -231,8 +232,31 @@ async def serving(
                     stream.socket.close()
 
 
+def clients_dropped() -> dict[str, float]:
+    """Return the number of dropped clients by reason, without zeros."""
+    [family] = metrics.clients_dropped.collect()
+    return {
+        sample.labels["reason"]: sample.value
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.value
+    }
+
+
+@contextmanager
+def dropping(**reasons: int) -> Iterator[None]:
+    """Check that exactly these numbers of clients are dropped, by reason."""
+    before = clients_dropped()
+    yield
+    counted = {
+        reason: count - before.get(reason, 0)
+        for reason, count in clients_dropped().items()
+        if count != before.get(reason, 0)
+    }
+    assert counted == reasons
+
+
 class RawClient:
-    """A client that can send whatever it likes, frame by frame."""
+    """A client that can send arbitrary frames."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
@@ -244,7 +268,7 @@ class RawClient:
         assert isinstance(await self.next(), AcceptConnection)
 
     async def next(self) -> Event:
-        """Return the next thing the server says."""
+        """Return the next event from the server."""
         while True:
             for event in self.protocol.events():
                 return event
@@ -254,11 +278,11 @@ class RawClient:
             self.protocol.receive_data(data)
 
     async def close_code(self) -> int:
-        """Read on until the server closes, and return its close code."""
+        """Read until the server closes; return its close code."""
         return (await self.everything())[1]
 
     async def everything(self) -> tuple[list[str], int, str | None]:
-        """Read on until the server closes; return its messages, close code and reason."""
+        """Read until the server closes; return its messages, close code and reason."""
         texts: list[str] = []
         while True:
             got = await self._text_or_close()
@@ -284,7 +308,7 @@ class RawClient:
                     return text
 
     async def answer_pings(self, count: int) -> None:
-        """Answer so many pings."""
+        """Answer this many pings."""
         while count:
             event = await self.next()
             if isinstance(event, Ping):
@@ -293,7 +317,7 @@ class RawClient:
 
 
 def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    """Return a client's frame, masked with zeros, which leave the payload as it is."""
+    """Return a client's frame, masked with zeros, which leave the payload unchanged."""
     head = bytes([(0x80 if fin else 0) | opcode])
     size = len(payload)
     if size < 126:
@@ -308,19 +332,19 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
-class Said(NamedTuple):
-    """A frame of the server's."""
+class Sent(NamedTuple):
+    """A frame sent by the server."""
 
     opcode: int
     payload: bytes
 
 
-def said_by_server(data: bytes) -> tuple[list[Said], bytes]:
-    """Return the frames that a server sent, and what there is of one that is not whole."""
+def sent_by_server(data: bytes) -> tuple[list[Sent], bytes]:
+    """Return the complete frames in a server's bytes, and the rest."""
     frames = []
     while len(data) >= 2:
         head, size, rest = data[0], data[1], data[2:]
-        assert head & 0xF0 == 0x80, "the server sends nothing in fragments, and no reserved bits"
+        assert head & 0xF0 == 0x80, "the server sends no fragments and no reserved bits"
         if size >= 126:
             length_bytes = 2 if size == 126 else 8
             if len(rest) < length_bytes:
@@ -328,6 +352,6 @@ def said_by_server(data: bytes) -> tuple[list[Said], bytes]:
             size, rest = int.from_bytes(rest[:length_bytes], "big"), rest[length_bytes:]
         if len(rest) < size:
             break
-        frames.append(Said(head & 0x0F, rest[:size]))
+        frames.append(Sent(head & 0x0F, rest[:size]))
         data = rest[size:]
     return frames, data

@@ -24,10 +24,10 @@ from tests.unit.serving import (
     CLOSE,
     PING,
     TEXT,
-    Said,
+    Sent,
     Serving,
     frame,
-    said_by_server,
+    sent_by_server,
     serving,
 )
 
@@ -174,7 +174,7 @@ def test_whatever_one_client_sends_the_others_get_every_event_once_and_in_order(
                 assert await ids(client, last) == list(range(1, last + 1))
             assert await ids(clients[2], 1) == [last]
             if received.startswith(b"HTTP/1.1 101 "):
-                said, rest = said_by_server(received.partition(b"\r\n\r\n")[2])
+                said, rest = sent_by_server(received.partition(b"\r\n\r\n")[2])
                 assert rest == b"", "it reads to the end, so it gets whole frames"
                 assert CLOSE not in [each.opcode for each in said[:-1]], "the last that is said"
 
@@ -274,12 +274,12 @@ async def _outlet_scene(
         resumes_from.append(sent_through)
         return FAREWELL
 
-    def check() -> list[Said]:
-        found, _ = said_by_server(socket.received)
+    def check() -> list[Sent]:
+        found, _ = sent_by_server(socket.received)
         events = _event_ids(found)
         assert events == sorted(set(events)), "in order, each once"
         assert outlet.sent_through in (0, *events)
-        whole = said_by_server(b"".join(given))[0]
+        whole = sent_by_server(b"".join(given))[0]
         without_farewell = [each for each in found if each.opcode != CLOSE]
         if not resumes_from:
             assert without_farewell == whole[: len(without_farewell)], "nothing left out"
@@ -341,7 +341,7 @@ async def _outlet_scene(
     socket.change(room=1_000_000)
     await outlet.flush()
     found = check()
-    assert said_by_server(socket.received)[1] == b"", "nothing cut in the middle"
+    assert sent_by_server(socket.received)[1] == b"", "nothing cut in the middle"
     closes = [each for each in found if each.opcode == CLOSE]
     assert closes == found[len(found) - len(closes) :], "nothing behind a close frame"
     assert len(closes) == (bool(resumes_from) or end in ("ended", "closed"))
@@ -355,5 +355,5 @@ def _event(event_id: int, size: int) -> bytes:
     return text_frame(json.dumps({"id": event_id, "payload": "x" * size}))
 
 
-def _event_ids(found: list[Said]) -> list[int]:
+def _event_ids(found: list[Sent]) -> list[int]:
     return [json.loads(each.payload)["id"] for each in found if each.payload.startswith(b'{"id"')]

@@ -1,4 +1,4 @@
-"""Our own frames are read back by another implementation."""
+"""Another implementation can read the frames built by the bridge."""
 
 import pytest
 from wsproto import ConnectionType, WSConnection
@@ -8,7 +8,7 @@ from bridge.live.framing import close_frame, text_frame
 
 
 def client() -> WSConnection:
-    """An open client connection."""
+    """Return an open client connection."""
     client, server = WSConnection(ConnectionType.CLIENT), WSConnection(ConnectionType.SERVER)
     server.receive_data(client.send(Request(host="x", target="/")))
     list(server.events())
@@ -18,7 +18,7 @@ def client() -> WSConnection:
 
 
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65535, 65536, 70000])
-def test_a_text_frame_of_any_size_is_one_message(length: int) -> None:
+def test_text_frame_of_any_size_is_one_message(length: int) -> None:
     reader = client()
     reader.receive_data(text_frame("x" * length))
     text = [event for event in reader.events() if isinstance(event, TextMessage)]
@@ -26,7 +26,7 @@ def test_a_text_frame_of_any_size_is_one_message(length: int) -> None:
     assert text[-1].message_finished
 
 
-def test_frames_joined_into_one_write_are_separate_messages() -> None:
+def test_joined_frames_are_separate_messages() -> None:
     reader = client()
     reader.receive_data(text_frame("один") + text_frame("два 🎉"))
     assert [event.data for event in reader.events() if isinstance(event, TextMessage)] == [
@@ -35,7 +35,7 @@ def test_frames_joined_into_one_write_are_separate_messages() -> None:
     ]
 
 
-def test_a_close_frame_carries_code_and_reason() -> None:
+def test_close_frame_has_code_and_reason() -> None:
     reader = client()
     reader.receive_data(close_frame(1013, "r" * 200))
     [event] = reader.events()
