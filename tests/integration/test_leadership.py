@@ -57,7 +57,7 @@ def named(bot: Bot) -> tuple[int, int]:
     return pid, key
 
 
-def test_one_leads_until_its_session_ends(session: Callable[..., Bot], bot: Bot) -> None:
+def test_leader_stays_until_its_session_ends(session: Callable[..., Bot], bot: Bot) -> None:
     first, second = session(), session()
     assert leads(first)
     assert not leads(second)
@@ -69,7 +69,7 @@ def test_one_leads_until_its_session_ends(session: Callable[..., Bot], bot: Bot)
     assert named(bot)[1] != key
 
 
-def test_of_many_that_try_at_once_one_leads(session: Callable[..., Bot], bot: Bot) -> None:
+def test_one_of_many_concurrent_sessions_leads(session: Callable[..., Bot], bot: Bot) -> None:
     sessions = [session() for _ in range(12)]
     for _ in range(10):
         together = threading.Barrier(len(sessions))
@@ -88,7 +88,7 @@ def test_of_many_that_try_at_once_one_leads(session: Callable[..., Bot], bot: Bo
         sessions.append(session())
 
 
-def test_who_waits_for_the_leaders_lock_gets_the_lock_and_nothing_more(
+def test_lock_of_the_leader_does_not_make_a_leader(
     session: Callable[..., Bot], stranger: Bot, bot: Bot
 ) -> None:
     first, second = session(), session()
@@ -113,7 +113,7 @@ def test_who_waits_for_the_leaders_lock_gets_the_lock_and_nothing_more(
     assert leads(second)
 
 
-def test_a_stranger_with_the_leaders_pid_and_key_is_not_the_leader(
+def test_other_role_with_the_leaders_pid_and_key_is_no_leader(
     session: Callable[..., Bot], stranger: Bot, bot: Bot
 ) -> None:
     """As if a process id came round again."""
@@ -127,15 +127,13 @@ def test_a_stranger_with_the_leaders_pid_and_key_is_not_the_leader(
     assert leads(second)
 
 
-def test_a_row_from_another_server_names_nobody(session: Callable[..., Bot], bot: Bot) -> None:
+def test_row_from_another_server_names_no_leader(session: Callable[..., Bot], bot: Bot) -> None:
     """Restored from a backup, or copied with the database's files."""
     bot.execute("insert into bridge.leader (pid, role_id, lock_key) values (4242, 10, 42)")
     assert leads(session())
 
 
-def test_while_the_row_is_locked_nobody_waits_and_nobody_leads(
-    session: Callable[..., Bot], bot: Bot
-) -> None:
+def test_locked_table_means_no_leader_and_no_wait(session: Callable[..., Bot], bot: Bot) -> None:
     with bot.transaction():
         bot.execute("lock table bridge.leader in exclusive mode")
         assert not leads(session())

@@ -170,7 +170,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_whoever_wanders_between_bridges_gets_every_event_in_order_and_once(
+async def test_client_gets_every_event_once_across_bridges(
     bridge_url: str,
 ) -> None:
     with trio.fail_after(60):
@@ -206,7 +206,7 @@ async def test_whoever_wanders_between_bridges_gets_every_event_in_order_and_onc
                 assert wanderer.ids == logged
 
 
-async def test_when_the_drainer_dies_another_takes_over_soon_and_nothing_is_missed(
+async def test_dead_leader_is_replaced_without_loss(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     assert TAKEOVER_SECONDS <= 1, "a bridge that dies is replaced within two seconds"
@@ -228,7 +228,7 @@ async def test_when_the_drainer_dies_another_takes_over_soon_and_nothing_is_miss
                 assert other.relay.leading
 
 
-async def test_every_bridge_sends_the_same_events_with_the_same_ids(
+async def test_bridges_send_the_same_events_with_the_same_ids(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     with trio.fail_after(30):
@@ -253,7 +253,7 @@ async def test_every_bridge_sends_the_same_events_with_the_same_ids(
         "scopes = '{webhooks:read}'",
     ],
 )
-async def test_a_token_that_ends_takes_its_connections_with_it(
+async def test_ended_token_closes_its_connections(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]], end: str
 ) -> None:
     token = tokens.new_token()
@@ -267,7 +267,7 @@ async def test_a_token_that_ends_takes_its_connections_with_it(
             assert closed.value.reason.code == 1008
 
 
-async def test_a_token_whose_row_is_locked_holds_nobody_up(
+async def test_locked_token_row_delays_no_client(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     token = tokens.new_token()
@@ -281,7 +281,7 @@ async def test_a_token_whose_row_is_locked_holds_nobody_up(
 
 
 @pytest.mark.parametrize("log", ["shorter", "overtaken", "shorter, though ids were skipped"])
-async def test_a_database_that_went_back_in_time_is_a_gap_and_a_new_beginning(
+async def test_restored_database_is_reported_as_a_gap(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]], log: str
 ) -> None:
     """As restored from a backup, or after a failover to a standby that had lagged behind."""

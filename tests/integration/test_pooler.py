@@ -25,9 +25,7 @@ CREATE = (
 )
 
 
-async def test_statements_of_many_tasks_run_on_the_few_sessions_there_are(
-    bridge_url: str, pooled_url: str
-) -> None:
+async def test_many_tasks_share_few_server_sessions(bridge_url: str, pooled_url: str) -> None:
     names: list[str] = []
 
     async def work() -> None:
@@ -51,7 +49,7 @@ async def test_statements_of_many_tasks_run_on_the_few_sessions_there_are(
     assert len(names) == 16 * 20
 
 
-async def test_a_session_that_others_use_keeps_what_they_set_in_it(
+async def test_shared_session_keeps_the_settings_of_others(
     bridge_url: str,
 ) -> None:
     with pgbouncer(bridge_url, pool_size=1) as narrow, psycopg.connect(narrow) as bot:
@@ -62,7 +60,7 @@ async def test_a_session_that_others_use_keeps_what_they_set_in_it(
         assert bot.execute("show work_mem").fetchone() == ("5MB",)
 
 
-async def test_locks_and_notifications_are_had_on_connections_that_go_past_it(
+async def test_locks_and_notifications_bypass_the_pooler(
     bridge_url: str, pooled_url: str, bot: psycopg.Connection[Any]
 ) -> None:
     rung = trio.Event()
@@ -78,13 +76,13 @@ async def test_locks_and_notifications_are_had_on_connections_that_go_past_it(
             await rung.wait()
 
 
-async def test_a_pooler_without_a_way_past_it_is_refused_with_what_to_set(pooled_url: str) -> None:
+async def test_pooler_without_a_listen_url_is_refused(pooled_url: str) -> None:
     with pytest.raises(DatabaseUnavailable, match="set BRIDGE_LISTEN_URL to PostgreSQL's own"):
         async with open_database(pooled_url):
             pass
 
 
-async def test_a_way_past_it_that_leads_nowhere_is_found_at_the_start(bridge_url: str) -> None:
+async def test_unreachable_listen_url_is_refused_at_the_start(bridge_url: str) -> None:
     with pytest.raises(DatabaseUnavailable):
         async with open_database(bridge_url, listen_url="postgresql://u@127.0.0.1:1/d"):
             pass
@@ -93,9 +91,7 @@ async def test_a_way_past_it_that_leads_nowhere_is_found_at_the_start(bridge_url
 # --- seen from outside
 
 
-def test_sessions_that_are_handed_around_are_told_from_those_that_are_kept(
-    bridge_url: str, pooled_url: str
-) -> None:
+def test_transaction_pooling_is_told_from_session_pooling(bridge_url: str, pooled_url: str) -> None:
     with pgbouncer(bridge_url, mode="session") as kept_url:
         for url, pooled, shared in [
             (bridge_url, False, False),
@@ -107,7 +103,7 @@ def test_sessions_that_are_handed_around_are_told_from_those_that_are_kept(
                 assert is_shared(connection, url) == shared
 
 
-def test_nothing_is_installed_through_sessions_that_are_handed_around(pooled_url: str) -> None:
+def test_install_refuses_transaction_pooling(pooled_url: str) -> None:
     with (
         pytest.raises(SessionError, match="BRIDGE_LISTEN_URL"),
         open_session(pooled_url),

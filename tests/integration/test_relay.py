@@ -18,7 +18,7 @@ from bridge.relay.watermark import Watermark
 from tests.integration.relaying import Bot, names, relaying, sign_up
 
 
-async def test_a_commit_is_published_with_its_payload(bridge_url: str, bot: Bot) -> None:
+async def test_commit_is_published_with_its_payload(bridge_url: str, bot: Bot) -> None:
     async with relaying(bridge_url) as relayed:
         sign_up(bot, "Иван 🎉")
         await relayed.until_count(1)
@@ -30,7 +30,7 @@ async def test_a_commit_is_published_with_its_payload(bridge_url: str, bot: Bot)
         ]
 
 
-async def test_what_was_captured_while_no_bridge_ran_is_not_lost(bridge_url: str, bot: Bot) -> None:
+async def test_events_captured_without_a_bridge_are_not_lost(bridge_url: str, bot: Bot) -> None:
     for number in range(25):
         sign_up(bot, str(number))
     async with relaying(bridge_url, batch=10) as relayed:
@@ -39,9 +39,7 @@ async def test_what_was_captured_while_no_bridge_ran_is_not_lost(bridge_url: str
         assert [event.id for event in relayed.events] == list(range(1, 26))
 
 
-async def test_commits_in_another_order_than_their_writes_lose_nothing(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_late_commits_are_not_lost(bridge_url: str, bot: Bot) -> None:
     async with relaying(bridge_url) as relayed:
         with psycopg.connect(bridge_url) as early, psycopg.connect(bridge_url) as rolled_back:
             sign_up(early, "wrote first, commits last")
@@ -64,7 +62,7 @@ async def test_commits_in_another_order_than_their_writes_lose_nothing(
         assert [event.id for event in relayed.events] == sorted(e.id for e in relayed.events)
 
 
-async def test_a_newer_transaction_that_wrote_first_and_commits_last_is_not_forgotten(
+async def test_newest_transaction_that_commits_last_is_not_lost(
     bridge_url: str,
 ) -> None:
     async with open_database(bridge_url) as database, database.connect() as connection:
@@ -82,9 +80,7 @@ async def test_a_newer_transaction_that_wrote_first_and_commits_last_is_not_forg
         assert json.loads(row["payload"])["username"] == "newer"
 
 
-async def test_what_is_published_is_on_disk_whatever_the_server_does_for_others(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_published_events_are_committed_synchronously(bridge_url: str, bot: Bot) -> None:
     [(database,)] = bot.execute("select current_database()")
     bot.execute(f"alter database {database} set synchronous_commit = off".encode())
     bot.execute(
@@ -104,7 +100,7 @@ async def test_what_is_published_is_on_disk_whatever_the_server_does_for_others(
     assert bot.execute("select value from public.noted").fetchall() == [("on",)]
 
 
-async def test_rolled_back_transactions_announce_nothing(bridge_url: str, bot: Bot) -> None:
+async def test_rolled_back_transactions_publish_nothing(bridge_url: str, bot: Bot) -> None:
     async with relaying(bridge_url) as relayed:
         with bot.transaction(force_rollback=True):
             sign_up(bot, "never")
@@ -118,7 +114,7 @@ async def test_rolled_back_transactions_announce_nothing(bridge_url: str, bot: B
         assert names(relayed) == ["kept", "end"]
 
 
-async def test_deliveries_are_enqueued_once_for_every_active_webhook_that_takes_the_event(
+async def test_event_is_enqueued_once_per_matching_active_webhook(
     bridge_url: str, bot: Bot
 ) -> None:
     for name, event_type, active in [
@@ -147,7 +143,7 @@ async def test_deliveries_are_enqueued_once_for_every_active_webhook_that_takes_
         ]
 
 
-async def test_a_capture_that_failed_is_told_in_the_log(
+async def test_failed_capture_is_logged(
     bridge_url: str, bot: Bot, caplog: pytest.LogCaptureFixture
 ) -> None:
     import structlog
@@ -161,7 +157,7 @@ async def test_a_capture_that_failed_is_told_in_the_log(
         assert json.loads(relayed.events[0].payload)["id"] == 1
 
 
-async def test_a_missing_partition_is_made_and_nothing_is_lost(bridge_url: str, bot: Bot) -> None:
+async def test_missing_partition_is_created_without_loss(bridge_url: str, bot: Bot) -> None:
     partitions = bot.execute(
         "select inhrelid::regclass::text from pg_inherits"
         " where inhparent = 'bridge.events'::regclass"
@@ -173,9 +169,7 @@ async def test_a_missing_partition_is_made_and_nothing_is_lost(bridge_url: str, 
         await relayed.until_count(1)
 
 
-async def test_one_of_two_drains_and_both_publish_everything_in_the_same_order(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_two_bridges_publish_the_same_events_in_order(bridge_url: str, bot: Bot) -> None:
     async with relaying(bridge_url) as first, relaying(bridge_url) as second:
         for number in range(20):
             sign_up(bot, str(number))
@@ -186,9 +180,7 @@ async def test_one_of_two_drains_and_both_publish_everything_in_the_same_order(
         assert first.relay.leading != second.relay.leading
 
 
-async def test_when_the_drainer_goes_another_takes_over_and_misses_nothing(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_next_leader_loses_nothing(bridge_url: str, bot: Bot) -> None:
     async with (
         relaying(bridge_url, poll_seconds=0.2) as first,
         relaying(bridge_url, poll_seconds=0.2) as second,
@@ -244,9 +236,7 @@ def write_all_over(url: str, writers: int, commits: int) -> Callable[[], list[st
     return wait
 
 
-async def test_many_writers_and_rollbacks_are_published_exactly_once(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_concurrent_writers_are_published_exactly_once(bridge_url: str, bot: Bot) -> None:
     async with relaying(bridge_url, batch=7) as relayed:
         wait = write_all_over(bridge_url, writers=6, commits=60)
         committed = await trio.to_thread.run_sync(wait)
@@ -258,9 +248,7 @@ async def test_many_writers_and_rollbacks_are_published_exactly_once(
         assert ids == sorted(set(ids))
 
 
-async def test_the_bridges_backends_terminated_under_load_lose_nothing(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_terminated_connections_under_load_lose_nothing(bridge_url: str, bot: Bot) -> None:
     async with relaying(bridge_url, poll_seconds=0.2) as relayed:
         wait = write_all_over(bridge_url, writers=4, commits=60)
         for round_ in range(1, 6):

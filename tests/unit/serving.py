@@ -28,6 +28,8 @@ from bridge.telemetry import metrics
 from bridge.web.http.front import Front
 from tests.waiting import until
 
+#: A history that keeps nothing in memory, so that every past event comes from the log.
+FORGETFUL = 0
 LIMITS = StreamLimits(ConnectionLimits(handshake_seconds=5.0))
 
 
@@ -175,6 +177,16 @@ async def ask(client: WebSocketConnection, **request: object) -> dict[str, Any]:
     """Send a message and return the next one received."""
     await client.send_message(json.dumps(request))
     return await message(client)
+
+
+async def ids_until_resumed(client: WebSocketConnection) -> tuple[list[int], dict[str, Any]]:
+    """Receive events until ``resumed``; return their ids and that message."""
+    ids: list[int] = []
+    while True:
+        got = await message(client)
+        if got["type"] == "resumed":
+            return ids, got
+        ids.append(got["id"])
 
 
 async def closing(client: WebSocketConnection) -> tuple[int, str | None]:

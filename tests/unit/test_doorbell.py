@@ -53,7 +53,7 @@ def quiet() -> Doorbell:
 # --- from one state to the next
 
 
-def test_a_new_drainer_has_the_application_ring_and_polls_until_that_is_sure() -> None:
+def test_new_leader_polls_until_every_transaction_rings() -> None:
     bell = doorbell()
     assert (bell.state, bell.is_quiet, bell.hears_rings) == (State.REARMING, False, True)
     bell.record(0.0, drained(xmin=100, next_xid=101))
@@ -62,7 +62,7 @@ def test_a_new_drainer_has_the_application_ring_and_polls_until_that_is_sure() -
     assert state(bell) is State.RINGING
 
 
-def test_rare_events_leave_it_ringing() -> None:
+def test_rare_events_keep_it_ringing() -> None:
     bell = ringing()
     for number in range(200):
         bell.record(1 + number / 100, drained(1))
@@ -70,7 +70,7 @@ def test_rare_events_leave_it_ringing() -> None:
     assert bell.pause_seconds == 1.0
 
 
-def test_many_events_at_once_make_it_quiet() -> None:
+def test_burst_of_events_makes_it_quiet() -> None:
     bell = ringing()
     bell.record(1.0, drained(BUSY_EVENTS))
     assert state(bell) is State.RINGING
@@ -79,28 +79,28 @@ def test_many_events_at_once_make_it_quiet() -> None:
     assert (bell.is_quiet, bell.hears_rings, bell.pause_seconds) == (True, False, 0.005)
 
 
-def test_many_events_one_by_one_make_it_quiet() -> None:
+def test_many_single_events_make_it_quiet() -> None:
     bell = ringing()
     for number in range(BUSY_EVENTS + 1):
         bell.record(1 + number * BUSY_SECONDS / (2 * BUSY_EVENTS), drained(1))
     assert state(bell) is State.QUIET
 
 
-def test_whoever_rings_in_vain_is_soon_not_heard() -> None:
+def test_stray_rings_make_it_quiet() -> None:
     bell = ringing()
     for number in range(BUSY_EVENTS + 1):
         bell.record(1 + number * 0.001, drained(0))
     assert state(bell) is State.QUIET
 
 
-def test_it_stays_quiet_while_events_are_many_and_polls_as_often_as_before() -> None:
+def test_it_stays_quiet_and_polls_steadily_under_load() -> None:
     bell = quiet()
     for number in range(1, 1000):
         bell.record(1 + number * 0.005, drained(number % 2))
         assert (bell.state, bell.pause_seconds) == (State.QUIET, 0.005)
 
 
-def test_it_rings_again_when_events_have_become_few() -> None:
+def test_it_rings_again_when_events_become_rare() -> None:
     bell = quiet()
     bell.record(1 + CALM_SECONDS / 2, drained(CALM_EVENTS - 1))
     assert state(bell) is State.QUIET
@@ -109,7 +109,7 @@ def test_it_rings_again_when_events_have_become_few() -> None:
 
 
 @pytest.mark.parametrize("rate", [10, 60, 100, 120, 150, 190])
-def test_at_no_steady_rate_of_single_events_does_it_switch_to_and_fro(rate: int) -> None:
+def test_steady_rate_never_makes_it_flap(rate: int) -> None:
     for bell in (ringing(), quiet()):
         switches = 0
         due, now = 1.0, 1.0
@@ -126,7 +126,7 @@ def test_at_no_steady_rate_of_single_events_does_it_switch_to_and_fro(rate: int)
         assert switches <= 1
 
 
-def test_a_burst_while_it_rearms_makes_it_quiet_again() -> None:
+def test_burst_while_rearming_makes_it_quiet_again() -> None:
     bell = quiet()
     bell.record(2.0, drained(0))
     bell.record(2.1, drained(0, xmin=1))
@@ -135,7 +135,7 @@ def test_a_burst_while_it_rearms_makes_it_quiet_again() -> None:
     assert state(bell) is State.QUIET
 
 
-def test_rearming_waits_for_what_was_in_flight_and_not_for_what_came_after() -> None:
+def test_rearming_waits_only_for_earlier_transactions() -> None:
     bell = quiet()
     bell.record(2.0, drained(0, xmin=50, next_xid=60))
     bell.record(2.1, drained(0, xmin=50, next_xid=70))
@@ -146,7 +146,7 @@ def test_rearming_waits_for_what_was_in_flight_and_not_for_what_came_after() -> 
     assert state(bell) is State.RINGING
 
 
-def test_rearming_does_not_end_with_a_look_that_was_cut_short_or_left_gaps_out() -> None:
+def test_rearming_does_not_end_with_an_incomplete_drain() -> None:
     bell = doorbell()
     bell.record(0.0, drained(1, exhaustive=False))
     assert state(bell) is State.REARMING
@@ -154,7 +154,7 @@ def test_rearming_does_not_end_with_a_look_that_was_cut_short_or_left_gaps_out()
     assert state(bell) is State.RINGING
 
 
-def test_a_transaction_that_does_not_end_is_polled_for_ever_more_rarely_up_to_a_bound() -> None:
+def test_polling_backs_off_while_a_transaction_stays_open() -> None:
     bell = doorbell()
     pauses = []
     for number in range(100):
@@ -170,7 +170,7 @@ def test_a_transaction_that_does_not_end_is_polled_for_ever_more_rarely_up_to_a_
 # --- the other modes
 
 
-def test_in_mode_notify_it_never_becomes_quiet() -> None:
+def test_mode_notify_never_becomes_quiet() -> None:
     bell = doorbell("notify")
     for number in range(100):
         bell.record(number * 0.001, drained(1000))
@@ -178,7 +178,7 @@ def test_in_mode_notify_it_never_becomes_quiet() -> None:
     assert state(bell) is State.RINGING
 
 
-def test_in_mode_poll_it_never_rings_and_polls_faster_while_there_is_something() -> None:
+def test_mode_poll_never_rings_and_polls_faster_under_load() -> None:
     bell = doorbell("poll")
     for number in range(100):
         assert (bell.is_quiet, bell.hears_rings) == (True, False)
@@ -290,7 +290,7 @@ _TO_QUIET = [
         ("commit", 0),
     ]
 )
-def test_a_drainer_that_sleeps_until_it_is_rung_leaves_nothing_behind(
+def test_leader_that_waits_for_a_ring_leaves_nothing_behind(
     steps: list[tuple[str, float]],
 ) -> None:
     world = _World()

@@ -1,4 +1,4 @@
-"""Whatever one client sends, the others miss nothing, and what goes out is always whole frames."""
+"""Arbitrary input affects no other client, and the outlet sends only whole frames."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.unit.serving import (
     Sent,
     Serving,
     frame,
+    message,
     sent_by_server,
     serving,
 )
 
-#: The same examples in every run.
 SETTINGS = settings(
     derandomize=True,
     deadline=None,
@@ -41,7 +41,7 @@ SETTINGS = settings(
 
 # --- what an attacker sends
 
-SMALL = StreamLimits(ConnectionLimits(message_bytes=2000, handshake_seconds=1.5))
+SMALL = StreamLimits(ConnectionLimits(message_bytes=2000, handshake_seconds=5.0))
 HANDSHAKE = (
     b"GET /ws?token=right HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -75,7 +75,7 @@ closes = st.builds(
 
 @st.composite
 def in_fragments(draw: st.DrawFn) -> bytes:
-    """A message in fragments, with control frames between them."""
+    """Draw a message in fragments with control frames between them."""
     parts = draw(st.lists(payloads, min_size=2, max_size=5))
     sent = frame(draw(st.sampled_from([TEXT, BINARY])), parts[0], fin=False)
     for number, part in enumerate(parts[1:], 2):
@@ -86,7 +86,7 @@ def in_fragments(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def with_a_wrong_length(draw: st.DrawFn) -> bytes:
-    """A frame that says that it is longer or shorter than it is, at any width of the length."""
+    """Draw a frame with a wrong length, in any encoding of the length."""
     size = draw(st.integers(0, 2**64 - 1) | st.sampled_from([0, 125, 126, 65535, 65536, 2**63]))
     if draw(st.booleans()):
         length = bytes([0x80 | 127]) + size.to_bytes(8, "big")
@@ -97,7 +97,7 @@ def with_a_wrong_length(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def mutated(draw: st.DrawFn, valid: st.SearchStrategy[bytes]) -> bytes:
-    """Bytes with some bits turned, and perhaps without their end."""
+    """Draw bytes with some bits flipped, perhaps truncated."""
     sent = bytearray(draw(valid))
     for place in draw(st.lists(st.integers(0, max(0, len(sent) * 8 - 1)), max_size=4)):
         if sent:
@@ -114,29 +114,23 @@ def joined(parts: list[bytes]) -> bytes:
 
 several = st.lists(frames | closes | in_fragments(), min_size=1, max_size=8).map(joined)
 attacks = st.tuples(
-    # Its first bytes stay: they are what the front sends a connection to the stream for.
+    # The first bytes stay valid, because they route the connection to the stream.
     st.just(HANDSHAKE)
     | st.just(HANDSHAKE)
     | mutated(st.just(HANDSHAKE[8:])).map(lambda rest: HANDSHAKE[:8] + rest),
     several | mutated(several) | with_a_wrong_length() | st.binary(max_size=500),
     several | st.binary(max_size=50),
 ).map(lambda parts: b"".join(parts))
-#: Where the attacker pauses, from the beginning; at the end it hangs up at once or reads on.
+#: Offsets at which the attacker pauses.
 pauses = st.lists(st.integers(1, 400), max_size=8).map(lambda sizes: list(accumulate(sizes)))
 
 
 async def ids(client: WebSocketConnection, count: int) -> list[int]:
-    return [json.loads(await client.get_message())["id"] for _ in range(count)]
-
-
-async def honest(server: Serving) -> WebSocketConnection:
-    client = await server.connect()
-    assert json.loads(await client.get_message())["type"] == "connection"
-    return client
+    return [(await message(client))["id"] for _ in range(count)]
 
 
 async def attack(server: Serving, sent: bytes, pauses: list[int], hangs_up: bool) -> bytes:
-    """Send it all in pieces, while events are published; return what was answered."""
+    """Send the input in pieces while events are published; return the answer."""
     received = b""
     attacker = await server.raw()
     try:
@@ -149,7 +143,7 @@ async def attack(server: Serving, sent: bytes, pauses: list[int], hangs_up: bool
             while data := await attacker.receive_some():
                 received += data
     except trio.BrokenResourceError:
-        pass  # The server had enough.
+        pass  # the server has closed the connection
     await attacker.aclose()
     return received
 
@@ -159,15 +153,15 @@ async def attack(server: Serving, sent: bytes, pauses: list[int], hangs_up: bool
 @example(sent=HANDSHAKE + frame(TEXT, b"x" * 2001) + frame(PING, b""), pauses=[], hangs_up=False)
 @example(sent=HANDSHAKE + frame(TEXT, b"x" * 2001) * 2, pauses=[], hangs_up=False)
 @example(sent=HANDSHAKE + frame(CLOSE, b"") + frame(PING, b""), pauses=[], hangs_up=False)
-def test_whatever_one_client_sends_the_others_get_every_event_once_and_in_order(
+def test_arbitrary_input_never_affects_other_clients(
     sent: bytes, pauses: list[int], hangs_up: bool
 ) -> None:
     async def scene() -> None:
         async with serving(limits=SMALL) as server:
-            clients = [await honest(server) for _ in range(2)]
+            clients = [await server.welcomed() for _ in range(2)]
             places = [each for each in pauses if each < len(sent)]
             received = await attack(server, sent, places, hangs_up)
-            clients.append(await honest(server))
+            clients.append(await server.welcomed())
             server.publish()
             last = server.next_id - 1
             for client in clients[:2]:
@@ -175,8 +169,10 @@ def test_whatever_one_client_sends_the_others_get_every_event_once_and_in_order(
             assert await ids(clients[2], 1) == [last]
             if received.startswith(b"HTTP/1.1 101 "):
                 said, rest = sent_by_server(received.partition(b"\r\n\r\n")[2])
-                assert rest == b"", "it reads to the end, so it gets whole frames"
-                assert CLOSE not in [each.opcode for each in said[:-1]], "the last that is said"
+                assert rest == b"", "the client reads to the end, so it gets whole frames"
+                assert CLOSE not in [each.opcode for each in said[:-1]], (
+                    "nothing follows a close frame"
+                )
 
     with structlog.testing.capture_logs() as logs:
         trio.run(scene)
@@ -186,13 +182,13 @@ def test_whatever_one_client_sends_the_others_get_every_event_once_and_in_order(
     assert {(entry["event"], entry.get("reason")) for entry in logs} <= expected
 
 
-# --- the outlet on a socket that takes what it likes
+# --- the outlet on a socket that accepts arbitrary amounts
 
 FAREWELL = close_frame(1013, "too slow")
 
 
 class Socket:
-    """What the kernel does with what is written: it takes as much as it has room for."""
+    """A kernel socket that accepts as many bytes as it has room for."""
 
     def __init__(self) -> None:
         self.room = 0
@@ -234,7 +230,7 @@ class Socket:
 
 steps = st.lists(
     st.one_of(
-        # So many events in one write, with payloads of such a size.
+        # A number of events in one write and the size of their payloads.
         st.tuples(st.just("events"), st.integers(1, 3), st.integers(0, 60)),
         st.tuples(st.just("answer"), st.integers(0, 40), st.just(0)),
         st.tuples(st.just("control"), st.integers(0, 40), st.just(0)),
@@ -249,7 +245,7 @@ ends = st.sampled_from(["drained", "ended", "closed", "broken", "left"])
 
 @settings(SETTINGS, max_examples=1000)
 @given(steps=steps, end=ends, buffer_bytes=st.integers(50, 600))
-def test_a_client_reads_whole_frames_and_was_sent_every_event_up_to_what_is_told(
+def test_outlet_sends_whole_frames_and_reports_its_position(
     steps: list[tuple[str, int, int]], end: str, buffer_bytes: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patches:
@@ -266,7 +262,7 @@ async def _outlet_scene(
     resumes_from: list[int] = []
 
     def overflowed() -> None:
-        given.pop()  # what did not fit
+        given.pop()  # it did not fit
         outlet.cut_off(farewell)
 
     def farewell(sent_through: int | None) -> bytes:
@@ -277,12 +273,12 @@ async def _outlet_scene(
     def check() -> list[Sent]:
         found, _ = sent_by_server(socket.received)
         events = _event_ids(found)
-        assert events == sorted(set(events)), "in order, each once"
+        assert events == sorted(set(events)), "in order and once"
         assert outlet.sent_through in (0, *events)
         whole = sent_by_server(b"".join(given))[0]
         without_farewell = [each for each in found if each.opcode != CLOSE]
         if not resumes_from:
-            assert without_farewell == whole[: len(without_farewell)], "nothing left out"
+            assert without_farewell == whole[: len(without_farewell)], "no frame is left out"
         return found
 
     def write(frames: bytes, through: int | None = None) -> None:
@@ -322,7 +318,7 @@ async def _outlet_scene(
             check()
         if end == "broken":
             socket.change(broken=True)
-            write(text_frame("into nothing"))
+            write(text_frame("lost"))
             await outlet.drained()
             check()
         elif end == "closed":
@@ -337,13 +333,13 @@ async def _outlet_scene(
         nursery.cancel_scope.cancel()
     if end == "broken":
         return
-    # What a connection does at its end, when nothing of its own runs any more.
+    # A connection does this at its end, when none of its tasks runs any more.
     socket.change(room=1_000_000)
     await outlet.flush()
     found = check()
-    assert sent_by_server(socket.received)[1] == b"", "nothing cut in the middle"
+    assert sent_by_server(socket.received)[1] == b"", "no frame is cut"
     closes = [each for each in found if each.opcode == CLOSE]
-    assert closes == found[len(found) - len(closes) :], "nothing behind a close frame"
+    assert closes == found[len(found) - len(closes) :], "nothing follows a close frame"
     assert len(closes) == (bool(resumes_from) or end in ("ended", "closed"))
     if resumes_from:
         assert resumes_from == [max([0, *_event_ids(found)])]

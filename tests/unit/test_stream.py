@@ -1,4 +1,4 @@
-"""What an honest client of the stream gets."""
+"""The stream as a well-behaved client sees it."""
 
 import httpx
 import pytest
@@ -6,11 +6,11 @@ import trio
 
 from bridge.access.tokens import Grant
 from bridge.database.errors import DatabaseUnavailable
-from tests.unit.serving import RawClient, Tokens, closing, message, serving
+from tests.unit.serving import RawClient, Tokens, closing, dropping, message, serving
 
 
 @pytest.mark.parametrize("query", ["?token=right", "?api_key=right", "?x=1&token=right"])
-async def test_a_token_in_the_query_is_welcomed(query: str) -> None:
+async def test_token_in_the_query_is_accepted(query: str) -> None:
     async with serving() as server:
         server.publish(count=3)
         client = await server.connect(query)
@@ -23,7 +23,7 @@ async def test_a_token_in_the_query_is_welcomed(query: str) -> None:
 
 
 @pytest.mark.parametrize("header", [(b"Authorization", b"Bearer right"), (b"X-API-Key", b"right")])
-async def test_a_token_in_a_header_is_welcomed(header: tuple[bytes, bytes]) -> None:
+async def test_token_in_a_header_is_accepted(header: tuple[bytes, bytes]) -> None:
     async with serving() as server:
         client = await server.connect("", headers=[header])
         assert (await message(client))["status"] == "connected"
@@ -38,14 +38,12 @@ async def test_a_token_in_a_header_is_welcomed(header: tuple[bytes, bytes]) -> N
         ("?api_key=%00%ff", "Invalid or expired API token"),
     ],
 )
-async def test_without_a_valid_token_it_is_accepted_and_closed_with_1008(
-    query: str, reason: str
-) -> None:
+async def test_invalid_token_is_closed_with_1008(query: str, reason: str) -> None:
     async with serving() as server:
         assert await closing(await server.connect(query)) == (1008, reason)
 
 
-async def test_a_database_that_is_away_asks_the_client_to_try_later() -> None:
+async def test_unavailable_database_closes_with_1013() -> None:
     class Away(Tokens):
         async def authenticate(self, token: str, address: str) -> Grant | None:
             raise DatabaseUnavailable("gone")
@@ -56,7 +54,7 @@ async def test_a_database_that_is_away_asks_the_client_to_try_later() -> None:
         assert await client.close_code() == 1013
 
 
-async def test_events_arrive_in_order_with_their_payload_as_it_was() -> None:
+async def test_events_arrive_in_order_with_unchanged_payload() -> None:
     async with serving() as server:
         client = await server.connect()
         await message(client)
@@ -68,7 +66,7 @@ async def test_events_arrive_in_order_with_their_payload_as_it_was() -> None:
         assert got[0]["timestamp"].endswith("Z")
 
 
-async def test_ping_gets_pong_and_nonsense_gets_an_error_and_the_connection_lives() -> None:
+async def test_invalid_message_gets_an_error_and_nothing_closes() -> None:
     async with serving() as server:
         client = await server.connect()
         await message(client)
@@ -87,7 +85,7 @@ async def test_ping_gets_pong_and_nonsense_gets_an_error_and_the_connection_live
             assert (answer["type"], answer.get("code")) == (kind, code)
 
 
-async def test_the_protocols_own_pings_are_answered_between_events() -> None:
+async def test_websocket_pings_are_answered_between_events() -> None:
     async with serving() as server:
         client = await server.connect()
         await message(client)
@@ -96,7 +94,7 @@ async def test_the_protocols_own_pings_are_answered_between_events() -> None:
         assert [(await message(client))["id"] for _ in range(10)] == list(range(1, 11))
 
 
-async def test_rest_is_served_beside_the_stream_on_the_same_port() -> None:
+async def test_rest_and_stream_share_the_port() -> None:
     async with serving() as server, httpx.AsyncClient(trust_env=False) as http:
         base = f"http://127.0.0.1:{server.port}"
         first = await http.get(f"{base}/hello")
@@ -108,7 +106,7 @@ async def test_rest_is_served_beside_the_stream_on_the_same_port() -> None:
         assert (await http.get(f"{base}/hello")).json() == {"hello": "world"}
 
 
-async def test_a_request_that_comes_in_pieces_is_understood() -> None:
+async def test_request_may_arrive_in_pieces() -> None:
     async with serving() as server:
         stream = await server.raw()
         for piece in (b"G", b"ET /", b"hel", b"lo HTTP/1.1\r\nHost: x\r\n\r\n"):
@@ -117,37 +115,26 @@ async def test_a_request_that_comes_in_pieces_is_understood() -> None:
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
 
 
-async def test_stopping_sends_clients_away_with_1001() -> None:
+async def test_stop_closes_clients_with_1001() -> None:
+    with dropping(stopping=3):
+        async with serving() as server:
+            clients = [await server.welcomed() for _ in range(3)]
+            server.nursery.start_soon(server.live.stop)
+            for client in clients:
+                assert (await closing(client))[0] == 1001
+
+
+async def test_log_that_went_back_closes_clients_with_1001() -> None:
+    with dropping(log_went_back=1):
+        async with serving() as server:
+            client = await server.welcomed()
+            server.live.start_over(0)
+            assert await closing(client) == (1001, "the database went back in time")
+
+
+async def test_handshake_after_the_stop_is_closed_with_1001() -> None:
     async with serving() as server:
-        clients = [await server.connect() for _ in range(3)]
-        for client in clients:
-            await message(client)
-        server.nursery.start_soon(server.live.stop)
-        for client in clients:
-            assert (await closing(client))[0] == 1001
-
-
-async def test_who_resumes_has_caught_up_as_soon_as_it_is_its_turn_however_many_events_come() -> (
-    None
-):
-    """Events that come while it waits for its turn do not send it back to the end of the queue."""
-    async with serving() as server:
-        server.publish(count=20)
-        turns = server.live._turns
-        async with trio.open_nursery() as nursery:
-            for _ in range(turns.value):
-                await turns.acquire()
-            client = await server.connect("?token=right&since=0")
-            assert (await message(client))["type"] == "connection"
-
-            async def publish_before_every_turn() -> None:
-                while True:
-                    server.publish()
-                    turns.release()
-                    await turns.acquire()
-
-            nursery.start_soon(publish_before_every_turn)
-            with trio.fail_after(5):
-                while (await message(client))["type"] != "resumed":
-                    pass
-            nursery.cancel_scope.cancel()
+        late = RawClient(await server.raw())
+        await server.live.stop()
+        await late.open()
+        assert await late.everything() == ([], 1001, "the bridge is shutting down")

@@ -1,4 +1,4 @@
-"""A client gets what it asked for, and is told when it asked for nothing that there is."""
+"""A client gets the events it selects, and an error for an invalid selection."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.unit.serving import Serving, ask, message, serving
 
 
 async def types_until(client: WebSocketConnection, last: str) -> list[str]:
-    """Return the types of what comes, up to one."""
+    """Receive events until one of a type; return all types."""
     types: list[str] = []
     while not types or types[-1] != last:
         types.append((await message(client))["type"])
@@ -21,21 +21,21 @@ def publish(server: Serving, *event_types: str) -> None:
         server.publish(event_type=event_type)
 
 
-async def test_without_a_wish_everything_comes() -> None:
+async def test_default_is_every_event() -> None:
     async with serving() as server:
         client = await server.welcomed()
         publish(server, "user.created", "ticket.created", "end")
         assert await types_until(client, "end") == ["user.created", "ticket.created", "end"]
 
 
-async def test_the_url_narrows_the_stream() -> None:
+async def test_url_selects_events() -> None:
     async with serving() as server:
         client = await server.welcomed("?token=right&events=ticket.*,%20end")
         publish(server, "user.created", "ticket.created", "ticketing", "ticket.a.b", "end")
         assert await types_until(client, "end") == ["ticket.created", "ticket.a.b", "end"]
 
 
-async def test_the_first_subscription_narrows_and_others_add() -> None:
+async def test_first_subscription_narrows_and_later_ones_add() -> None:
     async with serving() as server:
         client = await server.welcomed()
         assert await ask(client, type="subscribe", events=["end"]) == {
@@ -51,7 +51,7 @@ async def test_the_first_subscription_narrows_and_others_add() -> None:
         assert await types_until(client, "end") == ["ticket.created", "end"]
 
 
-async def test_what_is_unsubscribed_stays_away() -> None:
+async def test_unsubscribed_events_are_not_sent() -> None:
     async with serving() as server:
         client = await server.welcomed("?token=right&events=a,b,end")
         assert await ask(client, type="unsubscribe", events=["a"]) == {
@@ -62,10 +62,10 @@ async def test_what_is_unsubscribed_stays_away() -> None:
         assert await types_until(client, "end") == ["b", "end"]
         assert (await ask(client, type="unsubscribe", events=["b", "end"]))["events"] == []
         publish(server, "a", "b", "end")
-        assert await ask(client, type="ping") == {"type": "pong"}, "nothing comes before it"
+        assert await ask(client, type="ping") == {"type": "pong"}, "nothing was sent before it"
 
 
-async def test_everything_can_be_unsubscribed_and_subscribed_again() -> None:
+async def test_all_events_can_be_unsubscribed_and_subscribed_again() -> None:
     async with serving() as server:
         client = await server.welcomed()
         assert (await ask(client, type="unsubscribe", events=["*"]))["events"] == []
@@ -103,9 +103,7 @@ async def test_everything_can_be_unsubscribed_and_subscribed_again() -> None:
     ],
     ids=str,
 )
-async def test_a_wrong_request_is_told_and_changes_nothing(
-    request_: dict[str, Any], code: str
-) -> None:
+async def test_invalid_request_changes_nothing(request_: dict[str, Any], code: str) -> None:
     async with serving() as server:
         client = await server.welcomed("?token=right&events=mine")
         answer = await ask(client, **request_)
@@ -115,7 +113,7 @@ async def test_a_wrong_request_is_told_and_changes_nothing(
         assert (await message(client))["type"] == "mine"
 
 
-async def test_a_wrong_wish_in_the_url_is_told_and_everything_comes() -> None:
+async def test_invalid_url_parameters_are_reported_and_ignored() -> None:
     async with serving() as server:
         client = await server.welcomed("?token=right&events=a,,b&since=yesterday")
         assert (await message(client))["code"] == "bad_events"

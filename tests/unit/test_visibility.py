@@ -1,4 +1,4 @@
-"""What the holder of a token sees of the stream, and of a ticket."""
+"""What a token or a ticket shows of the stream, and who is logged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def types_until_last(client: WebSocketConnection) -> list[str]:
     return seen
 
 
-async def test_a_token_for_some_types_gets_only_these_live_and_when_it_resumes() -> None:
+async def test_limited_token_sees_only_its_types() -> None:
     seen = ["ticket.created", "ticket.message.added", "ticket.last"]
     async with serving() as server:
         client = await server.connect("?token=tickets")
@@ -49,10 +49,10 @@ async def test_a_token_for_some_types_gets_only_these_live_and_when_it_resumes()
         assert await types_until_last(again) == seen
         assert (await message(again))["type"] == "resumed"
         await client.send_message('{"type":"resume","since":0}')
-        assert (await message(client))["type"] == "resumed"  # it has had all of it
+        assert (await message(client))["type"] == "resumed"  # nothing was missed
 
 
-async def test_who_sees_everything_is_told_nothing_of_it() -> None:
+async def test_welcome_of_an_unlimited_token_names_no_types() -> None:
     async with serving() as server:
         client = await server.connect()
         assert "visible" not in await message(client)
@@ -66,7 +66,7 @@ async def test_who_sees_everything_is_told_nothing_of_it() -> None:
         ("ticket.message.*,ticket.last", ["ticket.message.added", "ticket.last"]),
     ],
 )
-async def test_it_chooses_within_what_it_may_see(wanted: str, seen: list[str]) -> None:
+async def test_subscription_is_limited_to_visible_types(wanted: str, seen: list[str]) -> None:
     async with serving() as server:
         client = await server.welcomed(f"?token=tickets&events={wanted}")
         publish_all(server)
@@ -74,7 +74,7 @@ async def test_it_chooses_within_what_it_may_see(wanted: str, seen: list[str]) -
 
 
 @pytest.mark.parametrize("wanted", ["user.created", "tickets.*", "ticket"])
-async def test_what_it_may_not_see_it_cannot_subscribe_to(wanted: str) -> None:
+async def test_invisible_types_cannot_be_subscribed_to(wanted: str) -> None:
     async with serving() as server:
         client = await server.welcomed("?token=tickets")
         answer = await ask(client, type="subscribe", events=["ticket.created", wanted])
@@ -89,14 +89,14 @@ async def test_what_it_may_not_see_it_cannot_subscribe_to(wanted: str) -> None:
         }
         publish_all(server)
         assert "user.created" not in await types_until_last(client)
-        # What it has named it can take back.
+        # Exactly the patterns that were named can be removed.
         assert await ask(client, type="unsubscribe", events=["*"]) == {
             "type": "unsubscribed",
             "events": [],
         }
 
 
-async def test_who_subscribes_to_more_catches_up_with_what_it_may_see() -> None:
+async def test_wider_subscription_replays_visible_events() -> None:
     async with serving() as server:
         client = await server.welcomed("?token=tickets&events=ticket.created")
         publish_all(server)
@@ -107,7 +107,7 @@ async def test_who_subscribes_to_more_catches_up_with_what_it_may_see() -> None:
         assert await types_until_last(client) == seen
 
 
-async def test_who_may_see_other_events_now_has_to_come_again(
+async def test_changed_token_closes_its_streams(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream, "TOKENS_SECONDS", 0.01)
@@ -122,7 +122,7 @@ async def test_who_may_see_other_events_now_has_to_come_again(
 # --- tickets
 
 
-async def test_a_ticket_opens_one_stream() -> None:
+async def test_ticket_opens_one_stream() -> None:
     async with serving() as server:
         server.tokens.tickets["pgt_one"] = "tickets"
         client = await server.connect("?ticket=pgt_one&events=ticket.*")
@@ -133,13 +133,13 @@ async def test_a_ticket_opens_one_stream() -> None:
 
 
 @pytest.mark.parametrize("query", ["?ticket=", "?ticket=wrong", "?ticket=right"])
-async def test_what_is_no_ticket_opens_nothing(query: str) -> None:
+async def test_invalid_ticket_is_refused(query: str) -> None:
     async with serving() as server:
         client = await server.connect(query)
         assert await closing(client) == (1008, "Invalid or expired ticket")
 
 
-async def test_a_stream_ends_when_the_token_of_its_ticket_is_revoked(
+async def test_revoked_token_closes_the_stream_of_its_ticket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream, "TOKENS_SECONDS", 0.01)
@@ -151,7 +151,7 @@ async def test_a_stream_ends_when_the_token_of_its_ticket_is_revoked(
 
 
 @pytest.mark.parametrize("is_locked", [False, True], ids=["away", "locked"])
-async def test_a_table_that_cannot_be_read_keeps_nobody_whose_token_is_in_the_other(
+async def test_unreadable_token_table_does_not_delay_the_other(
     monkeypatch: pytest.MonkeyPatch, is_locked: bool
 ) -> None:
     asked = trio.Event()
@@ -179,10 +179,10 @@ async def test_a_table_that_cannot_be_read_keeps_nobody_whose_token_is_in_the_ot
         assert await ask(bots, type="ping") == {"type": "pong"}
 
 
-# --- who it is
+# --- identity of the client
 
 
-async def test_who_guesses_too_often_is_told_to_come_later() -> None:
+async def test_too_many_failed_attempts_close_with_1013() -> None:
     class Strict(Tokens):
         async def authenticate(self, token: str, address: str) -> Grant | None:
             raise TooManyFailuresError(30)
@@ -192,7 +192,7 @@ async def test_who_guesses_too_often_is_told_to_come_later() -> None:
         assert await closing(client) == (1013, "Too many failed attempts, try again later")
 
 
-async def test_only_a_named_proxy_says_where_a_client_is() -> None:
+async def test_only_trusted_proxies_report_client_addresses() -> None:
     from ipaddress import ip_network
 
     forwarded = [(b"X-Forwarded-For", b"6.6.6.6"), (b"X-Forwarded-For", b"198.51.100.1")]
@@ -208,7 +208,7 @@ async def test_only_a_named_proxy_says_where_a_client_is() -> None:
     assert await addresses(ip_network("127.0.0.0/8")) == ["198.51.100.1"] * 2
 
 
-async def test_the_access_log_tells_who_comes_and_goes_and_no_token() -> None:
+async def test_access_log_names_clients_without_tokens() -> None:
     async with serving(access_log=True) as server:
         with structlog.testing.capture_logs() as logs:
             client = await server.welcomed("?token=right")

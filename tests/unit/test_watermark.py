@@ -7,20 +7,20 @@ from bridge.relay.watermark import MOST_GAPS, Gap, Watermark
 from tests.unit.postgres_model import Postgres
 
 
-def test_ids_in_order_leave_no_gap() -> None:
+def test_consecutive_ids_leave_no_gap() -> None:
     watermark = Watermark(0)
     watermark.record([1, 2, 3], xmin=10, next_xid=10, complete=True, gaps_scanned=True)
     assert (watermark.mark, watermark.gaps) == (3, [])
 
 
-def test_what_was_given_out_before_the_start_is_looked_for() -> None:
+def test_ids_from_before_the_start_are_a_gap() -> None:
     watermark = Watermark(7)
     assert (watermark.mark, watermark.gaps) == (7, [Gap(1, 7, None)])
     watermark.record([2], xmin=50, next_xid=60, complete=True, gaps_scanned=True)
     assert watermark.gaps == [Gap(1, 1, 60), Gap(3, 7, 60)]
 
 
-def test_a_missing_id_is_forgotten_once_all_that_were_in_flight_have_ended() -> None:
+def test_gap_closes_when_earlier_transactions_have_ended() -> None:
     watermark = Watermark(0)
     watermark.record([1, 3], xmin=10, next_xid=12, complete=True, gaps_scanned=True)
     assert watermark.gaps == [Gap(2, 2, 12)]
@@ -30,14 +30,14 @@ def test_a_missing_id_is_forgotten_once_all_that_were_in_flight_have_ended() -> 
     assert watermark.gaps == []
 
 
-def test_a_late_commit_splits_its_gap() -> None:
+def test_late_commit_splits_its_gap() -> None:
     watermark = Watermark(0)
     watermark.record([10], xmin=10, next_xid=12, complete=True, gaps_scanned=True)
     watermark.record([4, 5], xmin=10, next_xid=13, complete=True, gaps_scanned=True)
     assert watermark.gaps == [Gap(1, 3, 12), Gap(6, 9, 12)]
 
 
-def test_what_a_truncated_drain_did_not_look_at_stays_wanted() -> None:
+def test_range_beyond_a_truncated_drain_stays_a_gap() -> None:
     watermark = Watermark(100)
     watermark.record([10, 20], xmin=99, next_xid=99, complete=False, gaps_scanned=True)
     # Up to 20 it has looked; 21 to 100 may be full of rows.
@@ -45,14 +45,14 @@ def test_what_a_truncated_drain_did_not_look_at_stays_wanted() -> None:
     assert watermark.mark == 100
 
 
-def test_gaps_that_were_not_looked_through_are_not_forgotten() -> None:
+def test_gaps_that_were_not_scanned_stay() -> None:
     watermark = Watermark(0)
     watermark.record([5], xmin=10, next_xid=12, complete=True, gaps_scanned=True)
     watermark.record([6], xmin=99, next_xid=99, complete=True, gaps_scanned=False)
     assert watermark.gaps == [Gap(1, 4, 12)]
 
 
-def test_very_many_gaps_become_one() -> None:
+def test_too_many_gaps_become_one() -> None:
     watermark = Watermark(0)
     every_other = list(range(2, 2 * MOST_GAPS + 6, 2))
     watermark.record(every_other, xmin=1, next_xid=9, complete=True, gaps_scanned=True)
@@ -101,7 +101,7 @@ _STEPS = st.lists(
         *[("drain", 4), ("drain", 4), ("commit", 0)],
     ]
 )
-def test_every_committed_id_is_drained_once_whatever_the_order_of_commits(
+def test_committed_ids_are_drained_once_in_any_commit_order(
     steps: list[tuple[str, int]],
 ) -> None:
     database, watermark = Postgres(), Watermark(0)
