@@ -1,4 +1,4 @@
-"""What a capture rule says, and the checks that need no database."""
+"""Parse capture rules from TOML, and validate what can be checked without a database."""
 
 import re
 import tomllib
@@ -23,14 +23,14 @@ Operation = Literal["insert", "update", "delete", "truncate"]
 
 _IDENTIFIER = r'(?:[A-Za-z_][A-Za-z0-9_$]*|"(?:[^"\x00]|"")+")'
 _TABLE = re.compile(rf"({_IDENTIFIER})\.({_IDENTIFIER})")
-#: PostgreSQL cuts longer names off, and would look for another table.
+#: PostgreSQL truncates longer names, and would look for a different table.
 _IDENTIFIER_BYTES = 63
-#: The key that says, in an event's payload, why there is no other.
+#: The payload key with the error, if the payload could not be computed.
 CAPTURE_ERROR = "_capture_error"
 
 
 class RuleError(Exception):
-    """A capture rule is wrong. The message names the rule, the key and the mistake."""
+    """A capture rule is invalid. The message names the rule, its key and the error."""
 
 
 def _one_or_more(value: object) -> object:
@@ -39,13 +39,15 @@ def _one_or_more(value: object) -> object:
 
 def _text(value: object) -> object:
     if isinstance(value, str) and "\x00" in value:
-        raise ValueError("must not have a NUL character, which PostgreSQL cannot store")
+        raise ValueError("must not contain a NUL character, which PostgreSQL cannot store")
     return value
 
 
 def _column_or_sql(value: object) -> object:
     if not isinstance(value, str):
-        raise ValueError('must be a column or SQL in quotes, such as "id" or "new.a + new.b"')
+        raise ValueError(
+            'must be a quoted string, a column or SQL, such as "id" or "new.a + new.b"'
+        )
     if not value.strip():
         raise ValueError("must not be empty")
     return _text(value)
@@ -57,14 +59,14 @@ Text = Annotated[str, BeforeValidator(_text)]
 
 
 class _Rule(BaseModel):
-    """What every rule has: a table, the operations on it and a condition."""
+    """The keys that all rules share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    #: Schema and name, as SQL writes them: ``public.users`` or ``shop."Order"``.
+    #: Schema and name in SQL syntax: ``public.users`` or ``shop."Order"``.
     table: Text
     on: Annotated[tuple[Operation, ...], BeforeValidator(_one_or_more)]
-    #: SQL over NEW and OLD; what is not true is not captured.
+    #: SQL over NEW and OLD; rows for which it is false or null are skipped.
     when: ColumnOrSql | None = None
 
     @field_validator("table")
@@ -72,27 +74,29 @@ class _Rule(BaseModel):
     def _has_schema(cls, table: str) -> str:
         parts = _TABLE.fullmatch(table)
         if not parts:
-            raise ValueError('must be schema and table, such as public.users or shop."Order"')
+            raise ValueError('must be a schema and a table, such as public.users or shop."Order"')
         for part in parts.groups():
             name = part.strip('"').replace('""', '"')
             if len(name.encode()) > _IDENTIFIER_BYTES:
-                raise ValueError(f"{part} is longer than PostgreSQL's names of 63 bytes")
+                raise ValueError(f"{part} is longer than 63 bytes, PostgreSQL's limit for names")
         if parts[1].strip('"') == "bridge" or parts[1].lower() == "bridge":
-            raise ValueError("schema bridge is pgbridge's own: capturing it would never end")
+            raise ValueError(
+                "schema bridge is pgbridge's own; capturing it would cause an endless loop"
+            )
         return table
 
     @field_validator("on")
     @classmethod
     def _each_once(cls, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         if not operations or len(set(operations)) < len(operations):
-            raise ValueError("must name one operation or more, each once")
+            raise ValueError("must be one or more operations without duplicates")
         if "truncate" in operations and len(operations) > 1:
-            raise ValueError("truncate has no rows and needs a rule of its own")
+            raise ValueError("truncate affects no single rows; give it a rule of its own")
         return operations
 
     @property
     def name(self) -> str:
-        """How the rule is called in messages and in ``bridge.capture_rules``."""
+        """The rule's name in messages and in ``bridge.capture_rules``."""
         raise NotImplementedError
 
     @property
@@ -102,36 +106,36 @@ class _Rule(BaseModel):
 
 
 class CaptureRule(_Rule):
-    """Rows of a table become events of one type."""
+    """Turns rows of a table into events of one type."""
 
     event: str
-    #: Name in the payload -> column or SQL expression; or a list of columns; or ``*``, all columns.
+    #: Payload keys with their columns or SQL; or a list of columns; or ``*`` for all columns.
     payload: dict[Text, ColumnOrSql] | tuple[Text, ...] | Literal["*"] = Field(
         default_factory=dict, union_mode="left_to_right"
     )
-    #: Columns that ``*`` leaves out.
+    #: Columns that ``*`` excludes.
     leave_out: tuple[Text, ...] = Field(default=(), validation_alias="except")
-    #: An update counts only if one of these columns has another value after it.
+    #: Skip updates that change none of these columns.
     columns: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)] = ()
-    #: Wait until the commit: the payload then sees everything the transaction wrote.
+    #: Compute the payload at commit, when it sees everything the transaction wrote.
     deferred: bool = False
 
     @field_validator("event")
     @classmethod
     def _is_exact(cls, event: str) -> str:
         if not PATTERN.fullmatch(event) or "*" in event:
-            raise ValueError("must be letters, digits, _ and -, in parts joined by dots")
+            raise ValueError("must be letters, digits, _ and -, in parts separated by dots")
         return event
 
     @field_validator("payload", mode="before")
     @classmethod
     def _payload_form(cls, payload: object) -> object:
-        """Say what a payload may be, and not what each of three forms lacks."""
+        """Validate the payload here: pydantic would report an error for each of the three forms."""
         if isinstance(payload, Mapping):
             for name in payload:
                 _text(name)
                 if name == CAPTURE_ERROR:
-                    raise ValueError(f"{CAPTURE_ERROR} is the key of payloads that failed")
+                    raise ValueError(f"{CAPTURE_ERROR} is reserved for payloads that fail")
             for name, value in payload.items():
                 try:
                     _column_or_sql(value)
@@ -140,13 +144,13 @@ class CaptureRule(_Rule):
             return payload
         if isinstance(payload, list | tuple):
             if not payload or not all(isinstance(each, str) for each in payload):
-                raise ValueError("must name one column or more, each in quotes")
+                raise ValueError("must list one or more columns, each in quotes")
             if len(set(payload)) < len(payload):
-                raise ValueError("must name each column once")
+                raise ValueError("must list each column once")
             return payload
         if payload != "*":
             raise ValueError(
-                'must be a list of columns, "*", or a table of names and columns or SQL'
+                'must be a list of columns, "*", or a table of keys with columns or SQL'
             )
         return payload
 
@@ -154,7 +158,7 @@ class CaptureRule(_Rule):
     @classmethod
     def _columns_once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
         if not columns or len(set(columns)) < len(columns):
-            raise ValueError("must name one column or more, each once")
+            raise ValueError("must list one or more columns without duplicates")
         return columns
 
     @model_validator(mode="after")
@@ -162,16 +166,16 @@ class CaptureRule(_Rule):
         if self.on == ("truncate",):
             if not isinstance(self.payload, dict):
                 raise ValueError(
-                    "payload: truncate has no rows, so no columns; write SQL, or nothing"
+                    "payload: truncate has no row, so no columns; use SQL, or omit payload"
                 )
             if self.deferred:
-                raise ValueError("deferred: truncate cannot be deferred")
+                raise ValueError("deferred: truncate triggers cannot be deferred")
         elif "payload" not in self.model_fields_set:
-            raise ValueError("payload: Field required")
+            raise ValueError("payload: required, but missing")
         if self.columns and "update" not in self.on:
-            raise ValueError("columns: only an update changes columns, and on has no update")
+            raise ValueError("columns: only updates change columns; add update to on")
         if self.leave_out and self.payload != "*":
-            raise ValueError('except: only payload = "*" leaves columns out')
+            raise ValueError('except: only valid with payload = "*"')
         return self
 
     @property
@@ -180,7 +184,7 @@ class CaptureRule(_Rule):
 
 
 class NoteRule(_Rule):
-    """A row leaves a note for the deferred rules of the same transaction."""
+    """Makes rows leave notes for deferred rules of the same transaction."""
 
     topic: Text
     key: ColumnOrSql
@@ -190,7 +194,7 @@ class NoteRule(_Rule):
     @classmethod
     def _of_rows(cls, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         if "truncate" in operations:
-            raise ValueError("truncate has no rows, so nothing to note")
+            raise ValueError("truncate has no row to note")
         return operations
 
     @property
@@ -202,25 +206,23 @@ Rule = CaptureRule | NoteRule
 _Kind = TypeVar("_Kind", CaptureRule, NoteRule)
 
 
-#: The rules of a file that has none, and of no file at all.
+#: Used if the configuration file has no rules, or does not exist.
 DEFAULT_PRESET = "telegram-shop"
 NO_PRESET = "none"
 PRESETS = (DEFAULT_PRESET, NO_PRESET)
 
 
 def load_rules(text: str, preset: str | None) -> list[Rule]:
-    """Return the rules of a configuration file and of the preset beside it.
+    """Return the rules of a configuration file, on top of a preset's.
 
-    A rule of the file takes the place of the preset's rule with the same name.
+    A rule of the file replaces the preset's rule with the same name.
 
     Args:
-        text: the TOML file; rules are its ``[[capture]]`` and ``[[note]]`` tables, all else is
-            left alone.
-        preset: the preset that was asked for by name; None: the default one, unless the file has
-            rules.
+        text: the TOML file; everything but ``[[capture]]`` and ``[[note]]`` is ignored.
+        preset: the preset's name; None means the default preset, or none if the file has rules.
 
     Raises:
-        RuleError: naming the first rule and key that is wrong.
+        RuleError: for the first invalid rule.
     """
     own = parse_rules(text)
     if preset is None:
@@ -231,48 +233,48 @@ def load_rules(text: str, preset: str | None) -> list[Rule]:
 
 
 def load_preset(name: str) -> list[Rule]:
-    """Return the rules of a preset that comes with pgbridge.
+    """Return the rules of a built-in preset.
 
     Raises:
-        RuleError: there is no such preset, or it is not right.
+        RuleError: the preset is unknown.
     """
     try:
         text = assets.template(f"presets/{name}.toml")
     except FileNotFoundError:
         raise RuleError(
-            f"there is no preset called {name!r}; there are {' and '.join(PRESETS)}"
+            f"unknown preset {name!r}; the presets are {' and '.join(PRESETS)}"
         ) from None
     return parse_rules(text)
 
 
 def parse_rules(text: str) -> list[Rule]:
-    """Return the rules of a TOML text with ``[[capture]]`` and ``[[note]]`` tables.
+    """Return the rules in the ``[[capture]]`` and ``[[note]]`` tables of a TOML text.
 
     Raises:
-        RuleError: naming the first rule and key that is wrong.
+        RuleError: for the first invalid rule.
     """
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RuleError(f"not TOML: {error}") from None
+        raise RuleError(f"invalid TOML: {error}") from None
     notes = [_parse(NoteRule, "note", raw) for raw in _tables(document, "note")]
     captures = [_parse(CaptureRule, "capture", raw) for raw in _tables(document, "capture")]
     return _in_order([*notes, *captures])
 
 
 def _in_order(rules: list[Rule]) -> list[Rule]:
-    """Return the rules as their triggers are to fire: notes before those who read them."""
+    """Order the rules as their triggers have to fire: notes before the rules that read them."""
     slug, uses = next(iter(Counter(rule.slug for rule in rules).most_common(1)), ("", 0))
     if uses > 1:
         twins = " and ".join(repr(rule.name) for rule in rules if rule.slug == slug)
-        raise RuleError(f"rules {twins} have the same name")
+        raise RuleError(f"rules {twins} have the same name; rename one of them")
     return sorted(rules, key=lambda rule: isinstance(rule, CaptureRule))
 
 
 def _tables(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
     tables = document.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise RuleError(f"{name}: must be written as [[{name}]], a table for each rule")
+        raise RuleError(f"{name}: write [[{name}]] above each rule")
     return tables
 
 
@@ -281,13 +283,15 @@ def _parse(kind: type[_Kind], table: str, raw: dict[str, Any]) -> _Kind:
         return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        rule = raw.get("event") or raw.get("topic") or "without a name"
+        rule = raw.get("event") or raw.get("topic") or "(unnamed)"
         key = ".".join(str(part) for part in first["loc"])
-        mistake = first["msg"].removeprefix("Value error, ")
+        problem = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             keys = ", ".join(
                 str(field.validation_alias or name) for name, field in kind.model_fields.items()
             )
-            mistake = f"unknown key; there are {keys}"
+            problem = f"unknown key; the keys are {keys}"
+        if first["type"] == "missing":
+            problem = "required, but missing"
         place = f"[[{table}]] {rule}: {key}" if key else f"[[{table}]] {rule}"
-        raise RuleError(f"{place}: {mistake}") from None
+        raise RuleError(f"{place}: {problem}") from None

@@ -1,4 +1,4 @@
-"""Rules become SQL in which every name and text stands quoted."""
+"""Rules are rendered to SQL with every name and text quoted."""
 
 import re
 
@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.capture.render import (
-    Column,
-    ColumnError,
-    Table,
-    render,
-    render_paused,
-)
+from bridge.capture.render import Column, ColumnError, Table, render, render_paused
 from bridge.capture.rules import CaptureRule, NoteRule, load_preset
 from bridge.database.quoting import identifier, literal
 
@@ -35,7 +29,7 @@ def rule(**keys: object) -> CaptureRule:
     return CaptureRule.model_validate(defaults | keys)
 
 
-def test_a_rule_becomes_a_function_and_a_trigger() -> None:
+def test_rule_renders_function_and_trigger() -> None:
     rendered = render(rule(), TABLE, 7)
     assert rendered.name == "thing.made"
     assert rendered.table == "public.things"
@@ -48,7 +42,7 @@ def test_a_rule_becomes_a_function_and_a_trigger() -> None:
     )
 
 
-def test_a_deferred_rule_becomes_a_constraint_trigger() -> None:
+def test_deferred_rule_renders_a_constraint_trigger() -> None:
     rendered = render(rule(deferred=True, on=["insert", "update"]), TABLE, 1)
     assert rendered.trigger_sql == (
         "create constraint trigger bridge_001_thing_made\n"
@@ -58,7 +52,7 @@ def test_a_deferred_rule_becomes_a_constraint_trigger() -> None:
     )
 
 
-def test_a_value_that_is_a_column_is_that_column_and_any_other_is_sql() -> None:
+def test_value_is_a_column_or_sql() -> None:
     payload = {"a": "name", "b": "select", "c": 'we"ird', "d": "new.id", "e": "old.name || 'x'"}
     sql = render(rule(payload=payload), TABLE, 1).function_sql
     for line in (
@@ -71,17 +65,19 @@ def test_a_value_that_is_a_column_is_that_column_and_any_other_is_sql() -> None:
         assert line in sql
 
 
-def test_what_is_deleted_is_the_old_row() -> None:
+def test_deleted_row_is_old_and_also_new_among_other_operations() -> None:
     assert "'id', old.\"id\"" in render(rule(on="delete"), TABLE, 1).function_sql
+    assert "new := old;" in render(rule(on=["insert", "delete"]), TABLE, 1).function_sql
+    assert "new := old;" not in render(rule(on=["insert", "update"]), TABLE, 1).function_sql
 
 
-def test_the_condition_stands_in_the_function_and_not_in_the_trigger() -> None:
+def test_condition_is_in_the_function_not_the_trigger() -> None:
     rendered = render(rule(when="new.name is not null"), TABLE, 1)
     assert "exit guarded when (new.name is not null) is not true;" in rendered.function_sql
     assert "new.name" not in rendered.trigger_sql
 
 
-def test_a_comment_in_an_expression_ends_with_it() -> None:
+def test_comment_in_an_expression_ends_with_it() -> None:
     sql = render(rule(when="true -- always", payload={"a": "1 -- one"}), TABLE, 1).function_sql
     assert "true -- always\n)" in sql
     assert "1 -- one\n)" in sql
@@ -89,7 +85,7 @@ def test_a_comment_in_an_expression_ends_with_it() -> None:
 
 @pytest.mark.parametrize("place", ["payload", "when"])
 @pytest.mark.parametrize("text", ["'$capture$'", "'$capture$$_capture$'", "$_capture$"])
-def test_a_dollar_quote_in_an_expression_does_not_end_the_function(place: str, text: str) -> None:
+def test_dollar_quote_does_not_end_the_function(place: str, text: str) -> None:
     value: object = {"a": text} if place == "payload" else text
     sql = render(rule(**{place: value}), TABLE, 1).function_sql
     _, opening, rest = sql.partition("\nas ")
@@ -100,7 +96,7 @@ def test_a_dollar_quote_in_an_expression_does_not_end_the_function(place: str, t
 
 
 @pytest.mark.parametrize(("fields", "calls"), [(0, 0), (1, 1), (50, 1), (51, 2), (120, 3)])
-def test_no_call_has_more_arguments_than_postgresql_takes(fields: int, calls: int) -> None:
+def test_call_has_at_most_100_arguments(fields: int, calls: int) -> None:
     payload = {f"field_{number}": "id" for number in range(fields)}
     sql = render(rule(payload=payload), TABLE, 1).function_sql
     value = sql.split("v_payload := ")[1].split("exception when")[0]
@@ -110,25 +106,25 @@ def test_no_call_has_more_arguments_than_postgresql_takes(fields: int, calls: in
     assert ("'{}'::pg_catalog.jsonb" in value) == (fields == 0)
 
 
-def test_a_note_writes_no_event() -> None:
+def test_note_writes_no_event() -> None:
     note = NoteRule(topic="it's", table="public.things", on=("insert",), key="id", value={})
     sql = render(note, TABLE, 1).function_sql
     assert "perform bridge.note('it''s', v_key, v_payload);" in sql
     assert "bridge.outbox" not in sql
 
 
-def test_names_fit_into_postgresqls_sixty_three_characters() -> None:
+def test_names_have_at_most_63_characters() -> None:
     rendered = render(rule(event="e" * 200), TABLE, 999)
     assert len(rendered.trigger_name) <= 63
     assert len(rendered.function_name.removeprefix("bridge.")) <= 63
 
 
-def test_the_triggers_of_many_rules_fire_in_the_rules_order() -> None:
+def test_triggers_fire_in_the_order_of_the_rules() -> None:
     names = [render(rule(), TABLE, position).trigger_name for position in range(1, 200)]
     assert names == sorted(names)
 
 
-def test_the_same_rule_renders_the_same_every_time() -> None:
+def test_rendering_is_deterministic() -> None:
     for preset_rule in load_preset("telegram-shop"):
         assert render(preset_rule, TABLE, 1) == render(preset_rule, TABLE, 1)
 
@@ -144,9 +140,7 @@ def test_the_same_rule_renders_the_same_every_time() -> None:
         ("a\nb", "'a\nb'"),
     ],
 )
-def test_a_literal_is_quoted_whatever_standard_conforming_strings_says(
-    text: str, quoted: str
-) -> None:
+def test_literal_ignores_standard_conforming_strings(text: str, quoted: str) -> None:
     assert literal(text) == quoted
 
 
@@ -155,9 +149,6 @@ def test_no_text_ends_its_literal_or_identifier(text: str) -> None:
     inner = literal(text).removeprefix("E")[1:-1]
     assert "'" not in inner.replace("''", "")
     assert '"' not in identifier(text)[1:-1].replace('""', "")
-
-
-# --- columns
 
 
 @pytest.mark.parametrize(
@@ -174,7 +165,7 @@ def test_no_text_ends_its_literal_or_identifier(text: str) -> None:
         ),
     ],
 )
-def test_a_column_that_there_is_not_is_named_with_its_key_and_those_there_are(
+def test_unknown_column_is_named_with_key_and_alternatives(
     keys: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ColumnError) as raised:
@@ -182,26 +173,21 @@ def test_a_column_that_there_is_not_is_named_with_its_key_and_those_there_are(
     assert str(raised.value) == f"{said}; its columns are {', '.join(NAMES)}"
 
 
-def test_all_columns_but_some_are_written_out() -> None:
+def test_star_lists_all_columns_but_the_excluded() -> None:
     everything = rule(payload="*", **{"except": ["select", "name"]})
     sql = render(everything, TABLE, 1).function_sql
     value = sql.split("v_payload := ")[1].split("exception when")[0]
     assert [name for name in NAMES if identifier(name) in value] == ["id", 'we"ird', "new.id"]
 
 
-def test_an_update_of_columns_compares_them_as_they_are_stored() -> None:
+def test_watched_columns_are_compared_as_stored() -> None:
     sql = render(rule(on=["insert", "update"], columns=["name", "id"]), TABLE, 1).function_sql
     assert (
         'pg_catalog.record_image_eq(row(old."name", old."id"), row(new."name", new."id"));'
     ) in sql
 
 
-def test_the_deleted_row_of_a_rule_with_other_operations_is_new_as_well() -> None:
-    assert "new := old;" in render(rule(on=["insert", "delete"]), TABLE, 1).function_sql
-    assert "new := old;" not in render(rule(on=["insert", "update"]), TABLE, 1).function_sql
-
-
-def test_a_virtual_column_is_computed_from_those_that_are_stored() -> None:
+def test_virtual_column_is_computed_from_stored_ones() -> None:
     table = Table({"a": Column("integer"), "b": Column("integer", virtual_sql="(a * 2)")})
     rendered = render(rule(payload=["a", "b"]), table, 1)
     assert "'b', (select (a * 2) from (select (new).*) as stored)" in rendered.function_sql
@@ -219,7 +205,7 @@ def test_a_virtual_column_is_computed_from_those_that_are_stored() -> None:
         (["integer", "interval"], {"payload": ["b"]}, ALL_SETTINGS),
     ],
 )
-def test_a_function_pins_the_settings_that_its_values_depend_on(
+def test_function_sets_what_its_values_depend_on(
     types: list[str], keys: dict[str, object], settings: list[str]
 ) -> None:
     table = Table({name: Column(kind) for name, kind in zip("ab", types, strict=True)})
@@ -227,7 +213,7 @@ def test_a_function_pins_the_settings_that_its_values_depend_on(
     assert re.findall(r"^set (\w+) = ", sql, re.MULTILINE) == settings
 
 
-def test_a_truncate_is_one_event_for_the_whole_table() -> None:
+def test_truncate_renders_a_statement_trigger() -> None:
     rendered = render(rule(on="truncate", payload={"by": "current_user"}), TABLE, 1)
     assert rendered.trigger_sql == (
         "create or replace trigger bridge_001_thing_made\n"
@@ -236,7 +222,7 @@ def test_a_truncate_is_one_event_for_the_whole_table() -> None:
     )
 
 
-def test_the_rules_of_a_partitioned_table_see_every_operation() -> None:
+def test_partitioned_tables_trigger_fires_on_everything() -> None:
     table = Table(TABLE.columns, is_partitioned=True)
     rendered = render(rule(on="update"), table, 1)
     assert "after insert or update or delete on public.things" in rendered.trigger_sql
@@ -244,7 +230,7 @@ def test_the_rules_of_a_partitioned_table_see_every_operation() -> None:
     assert "take_note" not in render(rule(on="update"), TABLE, 1).function_sql
 
 
-def test_a_paused_function_captures_nothing() -> None:
+def test_paused_function_captures_nothing() -> None:
     sql = render_paused("bridge.capture_thing_made")
     assert "return null;" in sql
     assert "outbox" not in sql
