@@ -104,7 +104,7 @@ def bridge_template(server: EmbeddedPostgres, bot_template: str) -> str:
 def init(url: str, rules: Sequence[Rule] | None = None) -> Plan:
     """Install the bot's preset, or these rules, as ``pgbridge init`` does; return the plan."""
     with open_session(url) as connection, install_lock(connection):
-        planned = plan_install(connection, rules or load_preset("telegram-shop"))
+        planned = plan_install(connection, load_preset("telegram-shop") if rules is None else rules)
         apply_steps(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
         if planned.steps:
             connection.execute(

@@ -1,4 +1,4 @@
-"""An application of any kind, with rules of its own, and what capture makes of its work."""
+"""An application with tables and rules of any kind."""
 
 from __future__ import annotations
 
@@ -7,29 +7,24 @@ from typing import Any
 
 import psycopg
 
-from bridge.capture.apply import apply_steps, install_lock
 from bridge.capture.models import Plan
-from bridge.capture.plan import plan_install
 from bridge.capture.rules import parse_rules
-from bridge.database.sessions import open_session
+from tests.conftest import init
 
 
 class Application:
-    """An application at work on one connection, and what capture makes of it."""
+    """One connection of an application, and the events captured from its statements."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(url, autocommit=True)
 
     def capture(self, rules: str) -> Plan:
-        """Have exactly these rules, as ``pgbridge init`` does; return what was planned."""
-        with open_session(self.url) as connection, install_lock(connection):
-            planned = plan_install(connection, parse_rules(rules))
-            apply_steps(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
-        return planned
+        """Apply exactly these rules, as ``pgbridge init`` does; return the plan."""
+        return init(self.url, parse_rules(rules))
 
     def run(self, *statements: str) -> None:
-        """Run each statement as a transaction, or all within that of the caller."""
+        """Run each statement in its own transaction, or all in the caller's."""
         for statement in statements:
             self.connection.execute(statement.encode())
 
@@ -38,20 +33,18 @@ class Application:
         with self.connection.transaction():
             self.run(*statements)
 
-    def texts(self) -> list[tuple[str, str]]:
-        """Take what the outbox has, in order, each payload as the text that is sent."""
-        return self.connection.execute(
+    def events(self) -> list[tuple[str, Any]]:
+        """Empty the outbox, and return its events in order."""
+        rows = self.connection.execute(
             "with taken as (delete from bridge.outbox returning *)"
             " select event_type, payload::text from taken order by id"
         ).fetchall()
-
-    def events(self) -> list[tuple[str, Any]]:
-        return [(kind, json.loads(text)) for kind, text in self.texts()]
+        return [(event_type, json.loads(text)) for event_type, text in rows]
 
     def payloads(self) -> list[Any]:
         return [payload for _, payload in self.events()]
 
 
 def rule(event: str, table: str, on: str, more: str) -> str:
-    """One rule as TOML; ``on`` is a TOML value, ``more`` are lines."""
+    """Return a rule as TOML; ``on`` is a TOML value, ``more`` has further lines."""
     return f"[[capture]]\nevent = '{event}'\ntable = '{table}'\non = {on}\n{more}\n"

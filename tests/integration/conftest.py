@@ -1,4 +1,4 @@
-"""A shop that tests can do business in, and what it takes to look at the database from outside."""
+"""Applications for tests to capture: the shop bot, and one with tables of any kind."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import pytest
 from psycopg import sql
 
 from bridge.demo.postgres import EmbeddedPostgres
+from tests.integration.application import Application
 
 Payload = dict[str, Any]
 
 
 class Shop:
-    """The application at work on one connection of its own, and the events that come of it."""
+    """One connection of the shop bot, and the events captured from its statements."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(url, autocommit=True)
 
     def reset(self) -> None:
-        """Empty the application's tables and the outbox; ids begin at 1 again."""
+        """Empty the application's tables and the outbox, and restart their ids."""
         self.connection.execute(
             "truncate public.users, public.transactions, public.tickets, public.ticket_messages,"
             " bridge.outbox, bridge.transaction_notes restart identity"
@@ -37,7 +38,7 @@ class Shop:
         return self.connection.execute(statement.encode(), values or None)
 
     def transaction(self) -> AbstractContextManager[psycopg.Transaction]:
-        """One transaction of the application; within another, a savepoint."""
+        """Begin a transaction, or a savepoint within one."""
         return self.connection.transaction()
 
     def user(self, **columns: object) -> int:
@@ -64,7 +65,7 @@ class Shop:
         self.execute("update public.tickets set status = %s where id = %s", status, ticket_id)
 
     def events(self, event_type: str | None = None) -> list[tuple[str, Payload]]:
-        """Take what the outbox has, in order; of one type, if it is given."""
+        """Empty the outbox, and return its events in order, optionally of one type."""
         rows = self.execute(
             "with taken as (delete from bridge.outbox returning *)"
             " select event_type, payload from taken order by id"
@@ -90,7 +91,7 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def shop_url(server: EmbeddedPostgres, bridge_template: str) -> Iterator[str]:
-    """A database with the bot's tables and pgbridge, for all tests of one module."""
+    """Return a database with the bot's tables and pgbridge, shared by a module."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"create database shop template {bridge_template}".encode())
         yield server.url("shop")
@@ -99,7 +100,7 @@ def shop_url(server: EmbeddedPostgres, bridge_template: str) -> Iterator[str]:
 
 @pytest.fixture
 def shop(shop_url: str) -> Iterator[Shop]:
-    """A shop with one user, whose id is 1, and no events yet."""
+    """Return a shop with one user, whose id is 1, and an empty outbox."""
     opened = Shop(shop_url)
     opened.reset()
     opened.user()
@@ -109,8 +110,27 @@ def shop(shop_url: str) -> Iterator[Shop]:
 
 
 @pytest.fixture(scope="session")
+def no_rules(server: EmbeddedPostgres) -> str:
+    """Return a template database with pgbridge and no rules."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("create database template_no_rules")
+    opened = Application(server.url("template_no_rules"))
+    opened.capture("")
+    opened.connection.close()
+    return "template_no_rules"
+
+
+@pytest.fixture
+def app(clone: Callable[[str], str], no_rules: str) -> Iterator[Application]:
+    """Return an application without tables."""
+    opened = Application(clone(no_rules))
+    yield opened
+    opened.connection.close()
+
+
+@pytest.fixture(scope="session")
 def dump_schema(server: EmbeddedPostgres) -> Callable[..., str]:
-    """What ``pg_dump --schema-only`` writes of a database, without what differs at every run."""
+    """Return a function that runs ``pg_dump --schema-only`` and drops lines that vary by run."""
 
     def dump(url: str, *options: str) -> str:
         command = [str(server.bin / "pg_dump"), "--schema-only", *options, url]
