@@ -241,9 +241,9 @@ class Authenticator:
         """Log a blocked address, at most once in ``REPEAT_SECONDS``."""
         if not self._logged.take(key, trio.current_time()):
             log.warning(
-                "failed_logins_refused",
+                "address_blocked",
                 address=key,
-                fix="if this is your own proxy, add it to BRIDGE_TRUSTED_PROXIES",
+                hint="if this is your own proxy, add it to BRIDGE_TRUSTED_PROXIES",
             )
 
     def _remember(self, credential: _Credential, seconds: float) -> None:
@@ -299,7 +299,7 @@ class Authenticator:
             return await database.read_foreign("bot_tokens_table", name, value)
         except (DatabaseError, UnfitTableError) as error:
             if not self._logged.take("bot tokens", trio.current_time()):
-                log.error("bot_tokens_unreadable", reason=str(error))
+                log.error("bot_token_lookup_failed", reason=str(error))
             raise DatabaseUnavailable("the bot's tokens cannot be read") from None
 
 

@@ -222,16 +222,16 @@ async def serve(
                     announce(_address(settings, listeners))
                     _raise_descriptor_limit(settings.ws_clients)
                     for name in unknown_variables():
-                        log.warning("setting_unknown", name=name)
+                        log.warning("unknown_setting_ignored", name=name)
                     if settings.token is None:
-                        log.info("no_static_token", valid="those of `pgbridge token create`")
+                        log.info("static_token_omitted", hint="run pgbridge token create")
                     elif len(settings.token.get_secret_value()) < SHORTEST_TOKEN:
                         log.warning(
-                            "short_static_token",
-                            fix="set BRIDGE_TOKEN to the output of: openssl rand -hex 32",
+                            "weak_static_token_accepted",
+                            hint="set BRIDGE_TOKEN to the output of: openssl rand -hex 32",
                         )
                     number = await anext(signals)
-                    log.info("stopping", signal=signal.Signals(number).name)
+                    log.info("shutdown_started", signal=signal.Signals(number).name)
                     # First no more clients and no more work, then the clients; deliveries in
                     # flight are ended or given back meanwhile.
                     end_by_force = threading.Timer(STOP_SECONDS, os._exit, [1])
@@ -246,7 +246,7 @@ async def serve(
                 await activity.stop()
                 nursery.cancel_scope.cancel()
     end_by_force.cancel()
-    log.info("stopped")
+    log.info("shutdown_completed")
 
 
 def _sample(database: Database, live: LiveStream, courier: Courier) -> None:
@@ -268,10 +268,10 @@ def _raise_descriptor_limit(clients: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if most != resource.RLIM_INFINITY and most < clients + OTHER_DESCRIPTORS:
         log.warning(
-            "few_descriptors",
+            "low_file_limit_detected",
             limit=most,
             clients=clients,
-            fix="raise the hard limit of open files, or lower BRIDGE_WS_CLIENTS",
+            hint="raise the hard limit of open files, or lower BRIDGE_WS_CLIENTS",
         )
 
 

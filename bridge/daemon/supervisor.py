@@ -167,12 +167,12 @@ class _Supervisor:
                 obeying.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
-        log.info("stopped")
+        log.info("shutdown_completed")
         return self._in_order
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
-            log.info("stopping", signal=signal.Signals(number).name)
+            log.info("shutdown_started", signal=signal.Signals(number).name)
             self._all.cancel()
 
     async def _keep(self, number: int) -> None:
@@ -196,10 +196,10 @@ class _Supervisor:
             seconds = random.uniform(0.5, 1.0) * pause  # noqa: S311
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             log.warning(
-                "worker_ended",
+                "worker_exited",
                 number=number,
                 pid=ended.pid,
-                status=ended.status,
+                exit_status=ended.status,
                 reason=ended.reason,
                 retry_seconds=round(seconds, 2),
             )
@@ -229,7 +229,7 @@ class _Supervisor:
                 report = await _report(process.stdout)
                 serving = "serves" in report
                 if serving:
-                    log.info("worker_serves", number=number, pid=process.pid)
+                    log.info("worker_started", number=number, pid=process.pid)
                     self._serves(number, report["serves"])
                 return _Ended(process.pid, await process.wait(), report.get("fails"))
             finally:

@@ -84,7 +84,7 @@ async def _end_with_supervisor() -> None:
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as orders:
         async for _ in orders:
             pass
-    log.warning("supervisor_gone")
+    log.warning("supervisor_died")
     signal.raise_signal(signal.SIGTERM)
 
 

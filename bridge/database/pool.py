@@ -241,7 +241,7 @@ def _log_stray_error(_loop: object, context: Mapping[str, Any]) -> None:
     task, so its failure would otherwise end the process.
     """
     error = context.get("exception")
-    log.warning("connection_discarded", reason=str(error or context.get("message")))
+    log.warning("database_connection_discarded", reason=str(error or context.get("message")))
 
 
 async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:

@@ -38,5 +38,6 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
             failures = 0 if lasted > LONGEST_PAUSE_SECONDS else min(failures + 1, MOST_FAILURES)
             pause = random.uniform(0.5, 1.0) * min(0.1 * 2**failures, LONGEST_PAUSE_SECONDS)  # noqa: S311
             report = log.warning if isinstance(error, DatabaseUnavailable) else log.error
-            report("database_away", task=name, reason=str(error), retry_seconds=round(pause, 2))
+            seconds = round(pause, 2)
+            report("database_task_failed", task=name, reason=str(error), retry_seconds=seconds)
             await trio.sleep(pause)

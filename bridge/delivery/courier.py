@@ -360,7 +360,7 @@ class Courier:
                 error=verdict.error,
             )
         elif logs.items_told():
-            log.debug("delivery_delivered", **delivery.about(), status=answer.status)
+            log.debug("delivery_succeeded", **delivery.about(), status=answer.status)
 
     async def _send(self, delivery: _Delivery) -> Answer:
         event = delivery.event
@@ -435,7 +435,7 @@ class Courier:
             if not _is_refused_for_its_values(error):
                 raise
             # Its lease runs out, and it is sent again with the same webhook-id.
-            log.error("settle_refused", **attempt.delivery.about(), reason=str(error))
+            log.error("result_rejected", **attempt.delivery.about(), reason=str(error))
 
     async def _settle(self, batch: Sequence[_Attempt]) -> None:
         rows = [
@@ -478,7 +478,7 @@ class Courier:
             )
             log.info("leases_released", count=len(held))
         except (DatabaseUnavailable, DatabaseError) as error:
-            log.warning("leases_left_to_run_out", count=len(held), reason=str(error))
+            log.warning("lease_release_failed", count=len(held), reason=str(error))
 
 
 def _is_refused_for_its_values(error: DatabaseError) -> bool:
@@ -506,7 +506,7 @@ def _count(batch: Sequence[_Attempt]) -> None:
     metrics.commit_to_acknowledged.observe_all(acknowledged)
     for (outcome, failure), count in ends.items():
         if outcome is Outcome.SUCCESS:
-            metrics.delivery_delivered.inc(count)
+            metrics.delivery_succeeded.inc(count)
         elif outcome is Outcome.RETRY:
             metrics.delivery_retried.labels(failure).inc(count)
         else:

@@ -47,7 +47,7 @@ MOST_FRAGMENTS = 1000
 FRAGMENT_BYTES = 8
 
 #: Reasons that drop all clients at once. Another line reports them; each client's is at debug.
-_ALL_AT_ONCE: Final = ("log_went_back", "stopping")
+_ALL_AT_ONCE: Final = ("event_log_rewound", "stopping")
 _NUMBERS: Final = itertools.count(1)
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -201,7 +201,7 @@ class Connection:
             self._dropped("too_big")
 
     def _refuse_handshake(self) -> None:
-        log.info("handshake_refused", **self.about())
+        log.info("handshake_rejected", **self.about())
 
     def about(self) -> dict[str, object]:
         """Return the log fields that identify the client."""
@@ -265,7 +265,7 @@ class Connection:
 
     def _too_slow(self) -> None:
         self._closing_seconds = FAREWELL_SECONDS
-        self._dropped("slow", sent_through=self.outlet.cut_off(self._farewell))
+        self._dropped("slow", last_event_id=self.outlet.cut_off(self._farewell))
         self.drop()
 
     def _closed(self) -> None:

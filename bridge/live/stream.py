@@ -161,7 +161,7 @@ class LiveStream:
         for client in self._clients:
             if client.session is not None:
                 client.connection.outlet.write_nowait(gap)
-                client.connection.count_dropped("log_went_back")
+                client.connection.count_dropped("event_log_rewound")
             client.connection.close(GOING_AWAY, "the database went back in time")
 
     async def stop(self) -> None:
@@ -247,7 +247,7 @@ class LiveStream:
         self._clients.discard(client)
         if client.grant is not None:
             if self._access_log:
-                log.info("client_left", **client.connection.about())
+                log.info("client_disconnected", **client.connection.about())
             of_token = self._by_token[client.grant.key]
             of_token.discard(client)
             if not of_token:
@@ -268,7 +268,7 @@ class LiveStream:
                 outlet = client.connection.outlet
                 seen_at = max(client.connection.intake.received_at, outlet.flushed_at)
                 if now - seen_at > SILENT_INTERVALS * limits.ping_seconds:
-                    client.connection.count_dropped("silent", sent_through=outlet.sent_through)
+                    client.connection.count_dropped("silent", last_event_id=outlet.sent_through)
                     client.connection.drop()
                 elif now >= client.ping_at:
                     client.ping_at = now + limits.ping_seconds

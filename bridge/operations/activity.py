@@ -92,7 +92,7 @@ class Activity:
             )
         except (DatabaseUnavailable, DatabaseError) as error:
             if not self._fails:
-                log.warning("activity_unwritten", reason=str(error))
+                log.warning("activity_write_failed", reason=str(error))
             self._fails = True
         else:
             self._fails = False

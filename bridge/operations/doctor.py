@@ -434,7 +434,7 @@ def outbox(context: Context) -> Iterator[Verdict]:
             yield _wrong(
                 what,
                 f"{drainer} holds the lock and does not get on",
-                "look into its log for database_away, or restart it",
+                "look into its log for database_task_failed, or restart it",
             )
     elif drainer.pid is None:
         yield _note(

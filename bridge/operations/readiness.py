@@ -117,7 +117,7 @@ class Readiness:
             if waited > ANSWER_SECONDS:
                 return f"the database has not answered for {waited:.0f} s"
         if not self._answered:
-            return "the database is away or refuses; see database_away in the log"
+            return "the database is away or refuses; see database_task_failed in the log"
         return None
 
     async def _watch(self) -> None:
@@ -129,9 +129,9 @@ class Readiness:
             metrics.ready.show_states({name: why is None for name, why in troubles.items()})
             reasons = {name: why for name, why in troubles.items() if why is not None}
             if was_ready and reasons:
-                log.warning("not_ready", reasons=reasons)
+                log.warning("readiness_lost", reasons=reasons)
             elif reasons == {} and not was_ready:
-                log.info("ready_again")
+                log.info("readiness_regained")
             was_ready = not reasons
 
 
@@ -204,7 +204,7 @@ class ListenProof:
         if not self._needed or not (self._failed or late):
             return None
         if not self._listens():
-            return "there is no connection that listens; see database_away in the log"
+            return "there is no connection that listens; see database_task_failed in the log"
         if self._held_up():
             return "the connection that listens is held up by the relay's own statement; see relay"
         return (

@@ -154,7 +154,11 @@ class Relay:
         """Detect a log that lost events which this bridge has published."""
         [row] = await connection.fetch("log_goes_on", self._last_event_id, self._last_occurred_at)
         if not row["goes_on"]:
-            log.error("log_went_back", published=self._last_event_id, newest=row["newest_id"])
+            log.error(
+                "event_log_rewound",
+                published_event_id=self._last_event_id,
+                newest_event_id=row["newest_id"],
+            )
             self._last_event_id, self._last_occurred_at = row["newest_id"], None
             self._went_back(self._last_event_id)
 
@@ -244,7 +248,9 @@ class Relay:
         failed = Counter(row["event_type"] for row in rows if row["has_failed"])
         for event_type, count in failed.items():
             metrics.count_capture_errors(event_type, count)
-            log.warning("capture_error", event_type=event_type, events=count, see="pgbridge doctor")
+            log.warning(
+                "capture_failed", event_type=event_type, events=count, hint="run pgbridge doctor"
+            )
 
     def _publish_all(self, events: Sequence[Event]) -> None:
         self._last_event_id, self._last_occurred_at = events[-1].id, events[-1].occurred_at

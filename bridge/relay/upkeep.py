@@ -70,7 +70,7 @@ class Upkeep:
         """Delete the previous secrets of webhooks whose rotation has ended."""
         rows = await self._database.fetch("forget_expired_secrets")
         if rows:
-            log.info("expired_secrets_forgotten", webhook_ids=[row["id"] for row in rows])
+            log.info("expired_secrets_deleted", webhook_ids=[row["id"] for row in rows])
 
     async def seal_secrets(self) -> None:
         """Seal secrets with the vault's first key if they are in the clear or sealed with another.
@@ -97,7 +97,7 @@ class Upkeep:
                     )
         self._unopened = unopened
         if sealed:
-            log.info("secrets_sealed", count=sealed)
+            log.info("secrets_encrypted", count=sealed)
 
     async def _drop_expired(self, parent: str, days: int) -> None:
         while True:

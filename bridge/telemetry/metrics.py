@@ -36,7 +36,7 @@ DROPPED: Final = (
     "changed",
     "crashed",
     "idle",
-    "log_went_back",
+    "event_log_rewound",
     "protocol",
     "revoked",
     "silent",
@@ -198,8 +198,8 @@ delivery_attempts = Counter(
     ["failure"],
     registry=_registry,
 )
-delivery_delivered = Counter(
-    "pgbridge_delivery_delivered",
+delivery_succeeded = Counter(
+    "pgbridge_delivery_succeeded",
     "Deliveries that a receiver took, once that is written down.",
     registry=_registry,
 )
@@ -322,7 +322,7 @@ def totals() -> Totals:
         clients_dropped=_total(clients_dropped),
         events_drained=_total(events_drained),
         events_streamed=_total(events_streamed),
-        delivered=_total(delivery_delivered),
+        delivered=_total(delivery_succeeded),
         retried=_total(delivery_retried),
         failed=_total(delivery_failed),
         commit_to_client=tuple(commit_to_client.counts),

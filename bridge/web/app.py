@@ -184,5 +184,5 @@ async def _database_refuses(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DatabaseError)  # noqa: S101 - what it is registered for
     if not passes(error):
         raise error
-    log.warning("database_busy", path=request.scope["path"], reason=error.message)
+    log.warning("request_conflicted", path=request.scope["path"], reason=error.message)
     return await _database_unavailable(request, error)

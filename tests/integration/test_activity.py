@@ -311,7 +311,7 @@ async def test_a_bridge_writes_what_it_did_since_and_that_it_stops(
                 metrics.events_drained.inc(5)
                 metrics.clients_dropped.labels("slow").inc()
                 metrics.clients_dropped.labels("idle").inc()
-                metrics.delivery_delivered.inc(4)
+                metrics.delivery_succeeded.inc(4)
                 metrics.delivery_retried.labels("timeout").inc(3)
                 metrics.delivery_failed.labels("dns").inc(2)
                 metrics.commit_to_client.observe_all([0.0025, 0.0026])
@@ -334,14 +334,14 @@ async def test_what_could_not_be_written_is_in_the_next_row(bridge_url: str, bot
             await until(lambda: written(bot))
             bot.execute("revoke insert on bridge.activity from bridge_service")
             metrics.events_drained.inc(7)
-            await until(lambda: any(line["event"] == "activity_unwritten" for line in logged))
+            await until(lambda: any(line["event"] == "activity_write_failed" for line in logged))
             count = len(written(bot))
             metrics.events_drained.inc(1)
             bot.execute("grant insert on bridge.activity to bridge_service")
             await until(lambda: sum(row[3] for row in written(bot)) == 8)
     assert next(row[3] for row in written(bot)[count:]) == 8
     # Once, however long it lasts.
-    assert [line["event"] for line in logged].count("activity_unwritten") == 1
+    assert [line["event"] for line in logged].count("activity_write_failed") == 1
 
 
 # --- what is counted on the way of an event

@@ -205,7 +205,7 @@ async def test_what_the_owner_of_the_bots_tokens_makes_of_them_does_not_act_as_t
             pytest.raises(DatabaseUnavailable, match="the bot's tokens cannot be read"),
         ):
             await store.authenticate("theirs")
-        assert [entry["event"] for entry in logs] == ["bot_tokens_unreadable"]
+        assert [entry["event"] for entry in logs] == ["bot_token_lookup_failed"]
     assert bot.execute("select from bridge.api_tokens").fetchall() == []
 
 

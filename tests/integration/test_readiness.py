@@ -238,15 +238,15 @@ async def test_what_changes_is_logged_once_and_shown(bridge_url: str, bot: Bot) 
         async with open_database(bridge_url) as database, watching(database) as ready:
             logged.clear()
             sign_up(bot, "ivan")
-            await until(lambda: any(line["event"] == "not_ready" for line in logged))
+            await until(lambda: any(line["event"] == "readiness_lost" for line in logged))
             await until(lambda: b'ready{check="outbox"} 0.0' in _shown())
             await trio.sleep(4 * readiness.WATCH_SECONDS)
             bot.execute("delete from bridge.outbox")
             await until(lambda: b'ready{check="outbox"} 1.0' in _shown())
-            await until(lambda: any(line["event"] == "ready_again" for line in logged))
+            await until(lambda: any(line["event"] == "readiness_regained" for line in logged))
             assert ready.troubles() == {"outbox": None, "database": None}
-    told = [line for line in logged if line["event"] in ("not_ready", "ready_again")]
-    assert [line["event"] for line in told] == ["not_ready", "ready_again"]
+    told = [line for line in logged if line["event"] in ("readiness_lost", "readiness_regained")]
+    assert [line["event"] for line in told] == ["readiness_lost", "readiness_regained"]
     assert list(told[0]["reasons"]) == ["outbox"]
 
 

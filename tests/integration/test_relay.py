@@ -153,7 +153,7 @@ async def test_failed_capture_is_logged(
         with structlog.testing.capture_logs() as logs:
             sign_up(bot, "a")
             await relayed.until_count(1)
-        assert {"capture_error"} <= {entry["event"] for entry in logs}
+        assert {"capture_failed"} <= {entry["event"] for entry in logs}
         assert json.loads(relayed.events[0].payload)["id"] == 1
 
 

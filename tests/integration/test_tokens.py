@@ -231,7 +231,7 @@ async def test_who_guesses_tokens_is_held_and_nobody_else(bridge_url: str, bot: 
             wrong = [await status(f"wrong{number}") for number in range(5)]
         assert wrong == [401, 401, 401, 429, 429]
         [entry] = logs
-        assert (entry["event"], entry["address"]) == ("failed_logins_refused", "127.0.0.1")
+        assert (entry["event"], entry["address"]) == ("address_blocked", "127.0.0.1")
         # Who was let in before still is, though from the same address: behind a proxy that is not
         # named here, all are.
         assert await status("right") == 200
@@ -415,7 +415,7 @@ async def test_a_release_of_the_bot_that_moves_its_table_shuts_out_nobody_else(
     assert [each.status_code for each in answers] == [503] * 3
     assert answers[0].json() == {"detail": "Database unavailable"}
     assert ours.status_code == 200
-    [entry] = [each for each in logs if each["event"] == "bot_tokens_unreadable"]
+    [entry] = [each for each in logs if each["event"] == "bot_token_lookup_failed"]
     assert "is_active" in entry["reason"]
 
 

@@ -69,7 +69,7 @@ async def test_secrets_in_the_clear_are_sealed_and_nothing_else_of_the_webhook_c
     before = bot.execute(rest.encode()).fetchall()
     with capture_logs() as logged:
         await seal_secrets(bridge_url, Vault([NEW]))
-    assert [(line["event"], line["count"]) for line in logged] == [("secrets_sealed", 2)]
+    assert [(line["event"], line["count"]) for line in logged] == [("secrets_encrypted", 2)]
     assert opened(bot, webhook, NEW) == ["s3cret-1", "s3cret-2"]
     assert stored(bot, unsigned) == (None, None)
     assert "s3cret" not in str(bot.execute("select w::text from bridge.webhooks w").fetchall())
@@ -143,7 +143,7 @@ async def test_two_bridges_that_seal_at_once_spoil_nothing(bridge_url: str, bot:
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(seal_secrets, bridge_url, Vault([NEW]))
-    assert sum(line["count"] for line in logged if line["event"] == "secrets_sealed") == 100
+    assert sum(line["count"] for line in logged if line["event"] == "secrets_encrypted") == 100
     for number, webhook in enumerate(webhooks):
         assert opened(bot, webhook, NEW) == [f"s3cret-{number}", f"old-{number}"]
         assert not set(stored(bot, webhook)) & {f"s3cret-{number}", f"old-{number}"}

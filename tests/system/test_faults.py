@@ -216,7 +216,7 @@ async def test_sigterm_ends_a_bridge_whose_database_is_away(
         await trio.to_thread.run_sync(own_server.stop)
         log = trio.Path(bridge.log)
         with trio.fail_after(20):
-            while "database_away" not in await log.read_text():  # noqa: ASYNC110
+            while "database_task_failed" not in await log.read_text():  # noqa: ASYNC110
                 await trio.sleep(0.05)
         assert await bridge.terminate(within=10) == 0
         assert "Traceback" not in await log.read_text()

@@ -97,7 +97,7 @@ async def test_through_faults_every_line_is_an_event_of_the_page_and_a_delivery_
                         " where usename = %s and datname = current_database()",
                         (SERVICE_LOGIN,),
                     )
-                    await until_logged(bridge, "database_away")
+                    await until_logged(bridge, "database_task_failed")
                     await until_logged(bridge, "leadership_acquired", 2)
                     assert await bridge.terminate() == 0
                     lines = lines_of(bridge)
@@ -115,7 +115,7 @@ async def test_through_faults_every_line_is_an_event_of_the_page_and_a_delivery_
     way = [line for line in lines if line.get("delivery_id") == delivery_id]
     told = [("delivery_retried", 1), ("delivery_retried", 2)]
     if level == "debug":
-        told.append(("delivery_delivered", 3))
+        told.append(("delivery_succeeded", 3))
     assert [(line["event"], line["attempt"]) for line in way] == told
     assert {(line["webhook_id"], line["event_id"]) for line in way} == {(1, event_id)}
     [failed] = [line for line in lines if line["event"] == "delivery_failed"]
@@ -133,14 +133,14 @@ async def test_through_faults_every_line_is_an_event_of_the_page_and_a_delivery_
     [dropped] = [line for line in lines if line["event"] == "client_dropped"]
     assert (dropped["reason"], dropped["address"]) == ("protocol", "127.0.0.1")
     its_own = [line["event"] for line in lines if line.get("client") == dropped["client"]]
-    assert sorted(its_own) == ["client_connected", "client_dropped", "client_left"]
+    assert sorted(its_own) == ["client_connected", "client_disconnected", "client_dropped"]
 
     # What one request has caused, and nothing of the one before it.
-    [held] = [line for line in lines if line["event"] == "failed_logins_refused"]
+    [held] = [line for line in lines if line["event"] == "address_blocked"]
     of_request = [line for line in lines if line.get("request_id") == held["request_id"]]
-    assert [line["event"] for line in of_request] == ["failed_logins_refused", "request"]
+    assert [line["event"] for line in of_request] == ["address_blocked", "request_completed"]
     assert of_request[1]["status"] == 429
-    assert len({line["request_id"] for line in lines if line["event"] == "request"}) == 2
+    assert len({line["request_id"] for line in lines if line["event"] == "request_completed"}) == 2
 
 
 def test_the_commands_of_the_page_run(
@@ -199,9 +199,9 @@ async def test_a_level_and_a_format_hold_for_workers_too(bridge_url: str) -> Non
     settings = {"log_level": "warning", "log_format": "console", "bridge_nonsense": "x"}
     async with running(bridge_url, "--workers", "2", **settings) as bridge:
         with trio.fail_after(20):
-            while bridge.log.read_text().count("setting_unknown") < 2:  # noqa: ASYNC110
+            while bridge.log.read_text().count("unknown_setting_ignored") < 2:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         assert await bridge.terminate() == 0
         lines = bridge.log.read_text().splitlines()
-    assert all("[warning  ] setting_unknown" in line for line in lines)
+    assert all("[warning  ] unknown_setting_ignored" in line for line in lines)
     assert {line[line.index("worker=") :] for line in lines} == {"worker=1", "worker=2"}

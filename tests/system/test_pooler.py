@@ -30,7 +30,7 @@ async def test_a_commit_arrives_at_a_dashboard_and_at_a_receiver(
             assert (event["type"], event["payload"]["username"]) == ("user.created", "ivan")
             await receiver.until(lambda: len(receiver.at("/hook")) == 1)
             assert await bridge.terminate() == 0
-            assert "database_away" not in await trio.Path(bridge.log).read_text()
+            assert "database_task_failed" not in await trio.Path(bridge.log).read_text()
 
 
 def test_commands_go_past_it_or_say_that_they_cannot(bridge_url: str, pooled_url: str) -> None:

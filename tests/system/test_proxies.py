@@ -254,7 +254,7 @@ async def test_a_forged_address_is_not_believed_and_the_proxys_word_is(
                 pass
         # The proxy's word, and of who comes past it only where he is.
         assert await bridge.terminate() == 0
-        assert [line["address"] for line in bridge.logged("request")] == [CLIENT, CLIENT]
+        assert [line["address"] for line in bridge.logged("request_completed")] == [CLIENT, CLIENT]
         assert {line["address"] for line in bridge.logged("client_connected")} == {CLIENT}
 
 

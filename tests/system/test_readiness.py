@@ -82,9 +82,10 @@ async def test_a_frozen_drainer_makes_the_bridge_beside_it_unready(
                 finally:
                     drainer.process.send_signal(signal.SIGCONT)
                 await until_ready(other)
-                [line] = [line for line in other.logged("not_ready") if "outbox" in line["reasons"]]
+                lines = other.logged("readiness_lost")
+                [line] = [line for line in lines if "outbox" in line["reasons"]]
                 assert line["reasons"]["outbox"].startswith("row 1 of bridge.outbox")
-                while not other.logged("ready_again"):  # noqa: ASYNC110 - it looks once a second
+                while not other.logged("readiness_regained"):  # noqa: ASYNC110 - polled
                     await trio.sleep(0.05)
 
 

@@ -116,7 +116,7 @@ async def test_from_nothing_to_an_event_without_a_superuser(url: str) -> None:
             ):
                 run_as(RUNNER, url, *command)
             assert await bridge.terminate() == 0
-            assert bridge.logged("database_away") == []
+            assert bridge.logged("database_task_failed") == []
 
         # What is the owner's.
         for command, why in (

@@ -29,7 +29,7 @@ Bot = psycopg.Connection[tuple[object, ...]]
 
 def pids(bridge: Bridge) -> dict[int, int]:
     """Return the process of each worker that has served, by its number; the newest of each."""
-    return {line["number"]: line["pid"] for line in bridge.logged("worker_serves")}
+    return {line["number"]: line["pid"] for line in bridge.logged("worker_started")}
 
 
 def worker_of(bridge: Bridge, client: WebSocketConnection) -> int:
@@ -167,7 +167,7 @@ async def test_when_the_drainer_is_killed_another_drains_and_one_comes_in_its_pl
                 assert [name for _, name in await events_until(clients[other], "u99")] == names
                 assert await drainer(bridge, other) == other
                 await until(lambda: pids(bridge)[killed] != killed_pid)
-            [line] = bridge.logged("worker_ended")
+            [line] = bridge.logged("worker_exited")
             assert (line["number"], line["pid"]) == (killed, killed_pid)
             assert line["status"] == "signal 9"
             async with a_client_on_each(bridge) as clients:
@@ -190,14 +190,15 @@ async def test_a_worker_whose_database_is_away_is_tried_again_until_it_is_back(
             before = pids(bridge)
             let_in(False)
             os.kill(before[1], signal.SIGKILL)
-            await until(lambda: len(bridge.logged("worker_ended")) >= 3)
+            await until(lambda: len(bridge.logged("worker_exited")) >= 3)
             let_in(True)
             await until(lambda: pids(bridge)[1] != before[1])
             assert pids(bridge)[2] == before[2]
             assert await bridge.terminate() == 0
-            killed, *refused = bridge.logged("worker_ended")
-            assert killed["status"] == "signal 9"
-            assert {(line["number"], line["status"]) for line in refused} == {(1, "exit code 1")}
+            killed, *refused = bridge.logged("worker_exited")
+            assert killed["exit_status"] == "signal 9"
+            exits = {(line["number"], line["exit_status"]) for line in refused}
+            assert exits == {(1, "exit code 1")}
             assert all("cannot connect to the database" in line["reason"] for line in refused)
 
 
@@ -216,8 +217,9 @@ async def test_a_signal_ends_all_workers_in_order(bridge_url: str, number: signa
             assert [await close_code(client) for client in clients.values()] == [1001, 1001]
             await all_ended(workers)
             assert "Traceback" not in bridge.log.read_text()
-            assert [line.get("worker") for line in bridge.logged("stopped")][-1] is None
-            assert {line.get("worker") for line in bridge.logged("stopped")} == {1, 2, None}
+            stopped = [line.get("worker") for line in bridge.logged("shutdown_completed")]
+            assert stopped[-1] is None
+            assert set(stopped) == {1, 2, None}
 
 
 async def test_a_worker_that_does_not_end_is_killed(bridge_url: str) -> None:
@@ -238,7 +240,7 @@ async def test_a_supervisor_that_is_killed_leaves_no_worker_behind(bridge_url: s
             await bridge.kill()
             assert [await close_code(client) for client in clients.values()] == [1001, 1001]
             await all_ended(workers)
-            assert {line["worker"] for line in bridge.logged("supervisor_gone")} == {1, 2}
+            assert {line["worker"] for line in bridge.logged("supervisor_died")} == {1, 2}
 
 
 # --- the start. What is started keeps standard error open, so a command that returns left nothing.
@@ -306,7 +308,7 @@ async def test_logs_and_metrics_tell_workers_apart(bridge_url: str, bot: Bot) ->
             for client in clients.values():
                 await events_until(client, "c")
             assert [line["worker"] for line in bridge.logged("leadership_acquired")] == [draining]
-            assert not any("worker" in line for line in bridge.logged("worker_serves"))
+            assert not any("worker" in line for line in bridge.logged("worker_started"))
             for asked in clients:
                 samples = await metrics_of(bridge, asked)
                 assert {sample.labels["worker"] for sample in samples} == {"1", "2"}

@@ -312,10 +312,10 @@ async def test_tls_is_closed_at_once_and_told_of_once_a_minute(
         async with fronting() as server:
             for _ in range(3):
                 await knock()
-            assert [entry["event"] for entry in logs] == ["client_spoke_tls"]
+            assert [entry["event"] for entry in logs] == ["tls_handshake_rejected"]
             mock_clock.jump(TELL_SECONDS)
             await knock()
-    assert [entry["event"] for entry in logs] == ["client_spoke_tls"] * 2
+    assert [entry["event"] for entry in logs] == ["tls_handshake_rejected"] * 2
 
 
 # --- one protocol
@@ -525,7 +525,7 @@ def silence() -> Iterator[None]:
             yield
     finally:
         logging.getLogger().removeHandler(records)
-    assert [entry for entry in logs if entry["event"] != "client_spoke_tls"] == []
+    assert [entry for entry in logs if entry["event"] != "tls_handshake_rejected"] == []
     assert records.all == []
 
 

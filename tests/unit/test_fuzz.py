@@ -176,7 +176,7 @@ def test_arbitrary_input_never_affects_other_clients(
 
     with structlog.testing.capture_logs() as logs:
         trio.run(scene)
-    expected = {("handshake_refused", None)} | {
+    expected = {("handshake_rejected", None)} | {
         ("client_dropped", reason) for reason in ("protocol", "slow", "too_big")
     }
     assert {(entry["event"], entry.get("reason")) for entry in logs} <= expected

@@ -149,7 +149,7 @@ async def test_invalid_handshake_is_refused_and_the_connection_ends(
         assert int(answer.split()[1]) == status
         if status == 426:
             assert b"sec-websocket-version: 13" in answer.lower()
-        assert all(entry["event"] == "handshake_refused" for entry in logs)
+        assert all(entry["event"] == "handshake_rejected" for entry in logs)
 
 
 @pytest.mark.parametrize(

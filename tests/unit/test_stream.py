@@ -125,7 +125,7 @@ async def test_stop_closes_clients_with_1001() -> None:
 
 
 async def test_log_that_went_back_closes_clients_with_1001() -> None:
-    with dropping(log_went_back=1):
+    with dropping(event_log_rewound=1):
         async with serving() as server:
             client = await server.welcomed()
             server.live.start_over(0)

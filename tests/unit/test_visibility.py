@@ -220,7 +220,7 @@ async def test_access_log_names_clients_without_tokens() -> None:
     events = [entry for entry in logs if entry["event"].startswith("client_")]
     assert [(entry["event"], entry["token"]) for entry in events] == [
         ("client_connected", "bridge token 1 (right)"),
-        ("client_left", "bridge token 1 (right)"),
+        ("client_disconnected", "bridge token 1 (right)"),
     ]
     assert events[0]["address"] == "127.0.0.1"
     assert events[0]["client"] == events[1]["client"]

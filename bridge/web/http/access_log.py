@@ -42,11 +42,11 @@ class AccessLog:
         finally:
             grant = state.get("grant")
             log.info(
-                "request",
+                "request_completed",
                 method=scope["method"],
                 path=_path(scope),
                 status=status or None,  # None: it ended before there was an answer
-                milliseconds=round(1000 * (trio.current_time() - started), 1),
+                duration_ms=round(1000 * (trio.current_time() - started), 1),
                 address=address_of_scope(scope),
                 token=None if grant is None else str(grant),
             )

@@ -160,7 +160,8 @@ class Front:
             searched_bytes = max(0, len(received) - 2)
             received += data
             if received.startswith(_TLS):
-                self._tell(log.info, "client_spoke_tls", fix="TLS is for a proxy in front to end")
+                hint = "terminate TLS at a proxy in front of the bridge"
+                self._tell(log.info, "tls_handshake_rejected", hint=hint)
                 raise _GoneError
             if not _MAY_BE_REQUEST.match(received) and received != _TLS[:1]:
                 raise Refused(400)
