@@ -1,4 +1,4 @@
-"""A relay on a test's database, with everything that it hands on."""
+"""A relay on a test's database that records what it publishes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Bot = psycopg.Connection[tuple[object, ...]]
 
 @dataclass
 class Relayed:
-    """What a relay has published so far, and how often it announced deliveries."""
+    """The events a relay has published and the number of times it announced deliveries."""
 
     database: Database
     relay: Relay
-    #: Of the relay alone: cancelled, it ends, and the test goes on.
+    #: Cancelling this ends only the relay.
     scope: trio.CancelScope
     events: list[Event] = field(default_factory=list)
     announcements: int = 0
@@ -46,17 +46,17 @@ class Relayed:
         self.changed = trio.Event()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds; it is looked at after every event."""
+        """Wait until a condition holds; it is checked after every event."""
         while not holds():
             await self.changed.wait()
 
     @property
     def state(self) -> State | None:
-        """The state of the doorbell; None while this relay does not drain."""
+        """The state of the doorbell; None unless this relay leads."""
         return self.relay.doorbell.state if self.relay.doorbell else None
 
     async def until_state(self, state: State) -> None:
-        """Wait until the doorbell is in a state; it stays in it until the caller awaits."""
+        """Wait until the doorbell is in a state, which lasts until the caller awaits."""
         await until(lambda: self.state is state)
 
     async def until_count(self, count: int) -> None:
@@ -72,7 +72,7 @@ async def relaying(
     poll_seconds: float = 1.0,
     quiet_poll_seconds: float = 0.005,
 ) -> AsyncIterator[Relayed]:
-    """Run a relay for the time of the context."""
+    """Run a relay inside the context."""
     with trio.fail_after(60):
         async with open_database(url) as database, trio.open_nursery() as nursery:
             relay = Relay(

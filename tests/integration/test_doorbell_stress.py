@@ -1,6 +1,6 @@
-"""Nothing waits for a ring that does not come, whatever writers do and whenever drainers change.
+"""No event waits for a missing ring, whatever writers do and whenever the leader changes.
 
-The net is out of reach here: relays look by themselves once a minute, and tests wait half of that.
+The safety net does not help here: relays poll once a minute, and tests wait half of that.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from bridge.relay.drain import Drainer
 from tests.integration.relaying import Bot, Relayed, names, relaying, sign_up
 from tests.waiting import until
 
-NET_SECONDS = 60.0
+SAFETY_NET_SECONDS = 60.0
 PATIENCE_SECONDS = 30.0
 #: Rows of one commit that make the doorbell quiet at once.
 BURST = 2 * BUSY_EVENTS
 
 
 class Writers:
-    """Threads that write in every way, at a pace that can be changed, and what they committed."""
+    """Threads that write in various ways at a changeable pace, and the rows they committed."""
 
     def __init__(self, url: str, count: int) -> None:
         self._url = url
@@ -44,11 +44,11 @@ class Writers:
             thread.start()
 
     def go(self, pace: Literal["busy", "calm"]) -> None:
-        """Write so much that nobody should be rung for it, or so little that one should."""
+        """Write fast enough to make the doorbell quiet, or slowly enough to let it ring."""
         self._set(pace)
 
     def pause(self) -> int:
-        """Have every transaction end and no other begin; return how many rows were committed."""
+        """End all transactions and begin no others; return the number of committed rows."""
         self._set("none")
         with self._lock:
             self._lock.wait_for(lambda: self._idle == self._count)
@@ -105,7 +105,7 @@ class Writers:
             return self.add(name)
         with connection.transaction(force_rollback=way == "rollback"):
             if way == "late":
-                # It has its transaction id long before it writes anything that is captured.
+                # The transaction id is given out long before the first captured write.
                 connection.execute("select pg_current_xact_id()")
                 self._dawdle(chance)
             for row in rows:
@@ -120,7 +120,7 @@ class Writers:
         return None
 
     def _dawdle(self, chance: random.Random) -> None:
-        """Stay in the transaction for a while, across switches of the doorbell."""
+        """Keep the transaction open across switches of the doorbell."""
         with self._lock:
             self._lock.wait_for(lambda: self._pace == "stop", timeout=chance.uniform(0.0, 0.4))
 
@@ -134,14 +134,14 @@ def writers(bridge_url: str) -> Iterator[Writers]:
 
 
 async def everything_is_published(writers: Writers, relayed: Relayed) -> None:
-    """Have the writers pause, and wait for all that they committed."""
+    """Pause the writers and wait for all committed rows."""
     count = await trio.to_thread.run_sync(writers.pause)
     with trio.fail_after(PATIENCE_SECONDS):
         await relayed.until_count(count)
 
 
 def check(writers: Writers, relayed: Relayed, bot: Bot) -> None:
-    """Each commit was published once and logged once, in one order, and nothing is left."""
+    """Check that each commit was published and logged once, in one order, with none left."""
     assert sorted(names(relayed)) == sorted(writers.committed)
     ids = [event.id for event in relayed.events]
     assert ids == sorted(set(ids))
@@ -150,8 +150,8 @@ def check(writers: Writers, relayed: Relayed, bot: Bot) -> None:
     assert bot.execute("select count(*) from bridge.outbox").fetchone() == (0,)
 
 
-def terminate_drainer(bot: Bot) -> None:
-    """End the session of the drainer, and return when it has ended."""
+def terminate_leader(bot: Bot) -> None:
+    """Terminate the session of the leader and wait for its end."""
     row = bot.execute(
         "select count(pg_terminate_backend(bridge.leader_pid(), 10000))"
         " where bridge.leader_pid() is not null"
@@ -159,20 +159,20 @@ def terminate_drainer(bot: Bot) -> None:
     assert row == (1,)
 
 
-async def until_nobody_drains(bot: Bot) -> None:
+async def until_no_leader(bot: Bot) -> None:
     await until(lambda: bot.execute("select bridge.leader_pid()").fetchone() == (None,))
 
 
-async def until_nobody_would_ring(bot: Bot, relayed: Relayed) -> None:
-    """Wait until the doorbell is quiet, in the drainer's eyes and in the triggers'."""
+async def until_triggers_are_quiet(bot: Bot, relayed: Relayed) -> None:
+    """Wait until the doorbell is quiet for the leader and for the triggers."""
     flag = "select last_value from bridge.doorbell"
     await until(lambda: relayed.state is State.QUIET and bot.execute(flag).fetchone() == (1,))
 
 
 class Held:
-    """Two transactions that began while the doorbell was quiet, and are the last to end.
+    """Two transactions that began while the doorbell was quiet and end last.
 
-    One has written and will not ring. The other is yet to write.
+    One has written and will not ring. The other has not written yet.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -183,7 +183,7 @@ class Held:
         self._late.execute("select pg_current_xact_id()")
 
     async def end_alone(self, writers: Writers, relayed: Relayed) -> None:
-        """Commit each while nothing else goes on, and wait for it."""
+        """Commit each while the writers are paused, and wait for its event."""
         await everything_is_published(writers, relayed)
         self._slow.commit()
         writers.add(f"{self._name} slow")
@@ -194,7 +194,7 @@ class Held:
         await everything_is_published(writers, relayed)
 
     def end(self, writers: Writers) -> None:
-        """Commit what was written."""
+        """Commit the written row."""
         self._slow.commit()
         self._late.rollback()
         writers.add(f"{self._name} slow")
@@ -207,12 +207,13 @@ class Held:
 async def into(
     state: State, writers: Writers, relayed: Relayed, bot: Bot, url: str, name: str
 ) -> Held | None:
-    """Have the doorbell become quiet, and go on from there to a state.
+    """Make the doorbell quiet, then bring it into a state.
 
-    Returns what keeps it from ringing; nothing, where it is to ring.
+    Returns:
+        The open transactions that keep it from ringing; None for ``RINGING``.
     """
     writers.go("busy")
-    await until_nobody_would_ring(bot, relayed)
+    await until_triggers_are_quiet(bot, relayed)
     held = Held(url, name)
     if state is State.RINGING:
         held.end(writers)
@@ -224,14 +225,14 @@ async def into(
 
 
 @pytest.mark.parametrize("state", State)
-async def test_a_drainer_whose_session_ends_in_any_state_leaves_nothing_behind(
+async def test_leader_terminated_in_any_state_loses_nothing(
     bridge_url: str, bot: Bot, writers: Writers, state: State
 ) -> None:
-    async with relaying(bridge_url, poll_seconds=NET_SECONDS) as relayed:
+    async with relaying(bridge_url, poll_seconds=SAFETY_NET_SECONDS) as relayed:
         for round_ in range(3):
             held = await into(state, writers, relayed, bot, bridge_url, f"round {round_}")
             assert relayed.state is state
-            terminate_drainer(bot)
+            terminate_leader(bot)
             await until(lambda: relayed.state is None)
             await until(lambda: relayed.state is not None)
             if held is not None:
@@ -242,15 +243,15 @@ async def test_a_drainer_whose_session_ends_in_any_state_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("state", State)
-async def test_a_drainer_that_takes_over_from_any_state_leaves_nothing_behind(
+async def test_takeover_from_any_state_loses_nothing(
     bridge_url: str, bot: Bot, writers: Writers, state: State
 ) -> None:
     for round_ in range(2):
-        async with relaying(bridge_url, poll_seconds=NET_SECONDS) as first:
+        async with relaying(bridge_url, poll_seconds=SAFETY_NET_SECONDS) as first:
             held = await into(state, writers, first, bot, bridge_url, f"round {round_}")
             assert first.state is state
-        await until_nobody_drains(bot)
-        async with relaying(bridge_url, poll_seconds=NET_SECONDS) as second:
+        await until_no_leader(bot)
+        async with relaying(bridge_url, poll_seconds=SAFETY_NET_SECONDS) as second:
             if held is not None:
                 await held.end_alone(writers, second)
                 held.close()
@@ -261,10 +262,10 @@ async def test_a_drainer_that_takes_over_from_any_state_leaves_nothing_behind(
             check(writers, second, bot)
 
 
-async def test_through_many_switches_of_the_doorbell_nothing_waits_for_a_ring(
+async def test_switches_of_the_doorbell_lose_nothing(
     bridge_url: str, bot: Bot, writers: Writers
 ) -> None:
-    async with relaying(bridge_url, poll_seconds=NET_SECONDS) as relayed:
+    async with relaying(bridge_url, poll_seconds=SAFETY_NET_SECONDS) as relayed:
         for round_ in range(5):
             held = await into(State.REARMING, writers, relayed, bot, bridge_url, f"round {round_}")
             assert held is not None
@@ -279,12 +280,12 @@ async def test_through_many_switches_of_the_doorbell_nothing_waits_for_a_ring(
         assert int(str(switches[0])) >= 10
 
 
-async def test_in_mode_notify_everybody_rings_and_nothing_is_left_behind(
+async def test_mode_notify_always_rings_and_loses_nothing(
     bridge_url: str, bot: Bot, writers: Writers
 ) -> None:
-    # Quiet until a bridge drains.
+    # The doorbell is quiet until a bridge leads.
     held = Held(bridge_url, "before")
-    async with relaying(bridge_url, mode="notify", poll_seconds=NET_SECONDS) as relayed:
+    async with relaying(bridge_url, mode="notify", poll_seconds=SAFETY_NET_SECONDS) as relayed:
         writers.go("busy")
         await relayed.until_state(State.REARMING)
         await relayed.until_count(20 * BURST)
@@ -295,7 +296,7 @@ async def test_in_mode_notify_everybody_rings_and_nothing_is_left_behind(
             writers.go("busy")
             await relayed.until_state(State.RINGING)
             await relayed.until_count(len(relayed.events) + 10 * BURST)
-            terminate_drainer(bot)
+            terminate_leader(bot)
             await everything_is_published(writers, relayed)
         check(writers, relayed, bot)
         assert bot.execute(
@@ -303,7 +304,7 @@ async def test_in_mode_notify_everybody_rings_and_nothing_is_left_behind(
         ).fetchone() == ("notify", False, 0, 0)
 
 
-async def test_in_mode_poll_nobody_ever_rings_and_nothing_is_left_behind(
+async def test_mode_poll_never_rings_and_loses_nothing(
     bridge_url: str, bot: Bot, writers: Writers
 ) -> None:
     with psycopg.connect(bridge_url, autocommit=True) as listener:
@@ -313,7 +314,7 @@ async def test_in_mode_poll_nobody_ever_rings_and_nothing_is_left_behind(
             for _ in range(2):
                 writers.go("busy")
                 await relayed.until_count(len(relayed.events) + 10 * BURST)
-                terminate_drainer(bot)
+                terminate_leader(bot)
                 await everything_is_published(writers, relayed)
                 writers.go("calm")
                 await relayed.until_count(len(relayed.events) + 2)
@@ -321,8 +322,8 @@ async def test_in_mode_poll_nobody_ever_rings_and_nothing_is_left_behind(
             held.close()
             check(writers, relayed, bot)
         bot.execute("notify bridge_outbox, 'after'")
-        heard = [notify.payload for notify in listener.notifies(timeout=10, stop_after=1)]
-    assert heard == ["after"]
+        received = [each.payload for each in listener.notifies(timeout=10, stop_after=1)]
+    assert received == ["after"]
 
 
 # --- without other writers
@@ -335,30 +336,28 @@ def burst(bot: Bot) -> None:
 
 
 async def until_quiet_by_bursts(bot: Bot, relayed: Relayed) -> None:
-    """Write until nobody would ring; the caller goes on before the drainer does."""
+    """Write until the triggers are quiet; the caller continues before the leader does."""
     await relayed.until_state(State.RINGING)
     with trio.fail_after(PATIENCE_SECONDS):
         burst(bot)
-        await until_nobody_would_ring(bot, relayed)
+        await until_triggers_are_quiet(bot, relayed)
 
 
-async def test_a_transaction_prepared_while_it_was_quiet_is_published_when_it_is_committed(
-    bridge_url: str, bot: Bot
-) -> None:
-    async with relaying(bridge_url, poll_seconds=NET_SECONDS) as relayed:
+async def test_transaction_prepared_while_quiet_is_published(bridge_url: str, bot: Bot) -> None:
+    async with relaying(bridge_url, poll_seconds=SAFETY_NET_SECONDS) as relayed:
         await until_quiet_by_bursts(bot, relayed)
         bot.execute("begin")
         sign_up(bot, "prepared")
-        # It would be refused if it had rung.
+        # PostgreSQL refuses this after a NOTIFY.
         bot.execute("prepare transaction 'two-phase'")
         await relayed.until_state(State.REARMING)
         for number in range(5):
             sign_up(bot, f"meanwhile {number}")
             with trio.fail_after(PATIENCE_SECONDS):
                 await relayed.until_count(BURST + number + 1)
-        # However long it takes, the drainer goes on looking.
+        # The leader keeps polling, however long this takes.
         for _ in range(10):
-            await until(partial(_looked_after, relayed, relayed.relay._last_round))
+            await until(partial(_polled_since, relayed, relayed.relay._last_round))
         assert relayed.state is State.REARMING
         bot.execute("commit prepared 'two-phase'")
         with trio.fail_after(PATIENCE_SECONDS):
@@ -367,25 +366,25 @@ async def test_a_transaction_prepared_while_it_was_quiet_is_published_when_it_is
             await relayed.until_state(State.RINGING)
 
 
-def _looked_after(relayed: Relayed, last_look: float) -> bool:
-    return relayed.relay._last_round > last_look
+def _polled_since(relayed: Relayed, last_round: float) -> bool:
+    return relayed.relay._last_round > last_round
 
 
-async def test_while_it_is_quiet_an_event_waits_for_the_next_look_and_no_longer(
+async def test_event_while_quiet_waits_only_for_the_next_poll(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[int] = []
     drain = Drainer.drain
 
     async def counted(self: Drainer, *, everywhere: bool = False) -> tuple[Sequence[Row], Drained]:
-        rows, look = await drain(self, everywhere=everywhere)
+        rows, drained = await drain(self, everywhere=everywhere)
         found.append(len(rows))
-        return rows, look
+        return rows, drained
 
     monkeypatch.setattr(Drainer, "drain", counted)
     with psycopg.connect(bridge_url, autocommit=True) as listener:
         async with relaying(
-            bridge_url, poll_seconds=NET_SECONDS, quiet_poll_seconds=0.5
+            bridge_url, poll_seconds=SAFETY_NET_SECONDS, quiet_poll_seconds=0.5
         ) as relayed:
             for number in range(3):
                 await until_quiet_by_bursts(bot, relayed)
@@ -398,10 +397,12 @@ async def test_while_it_is_quiet_an_event_waits_for_the_next_look_and_no_longer(
                 assert relayed.relay.doorbell.pause_seconds == 0.5
                 with trio.fail_after(PATIENCE_SECONDS):
                     await relayed.until_count(count + 1)
-                # One that had begun before the commit, and the next.
+                # A drain that began before the commit, and the next one.
                 assert sum(found[before:]) == 1
                 assert len(found) - before <= 2
                 bot.execute("notify bridge_outbox, 'after'")
-                heard = [notify.payload for notify in listener.notifies(timeout=10, stop_after=1)]
-                assert heard == ["after"]
+                received = [
+                    notify.payload for notify in listener.notifies(timeout=10, stop_after=1)
+                ]
+                assert received == ["after"]
                 listener.execute("unlisten bridge_outbox")

@@ -1,4 +1,4 @@
-"""One session drains, whoever holds whatever lock; when it ends, another does."""
+"""One session leads, whatever locks others hold; when it ends, another takes over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Bot = psycopg.Connection[tuple[Any, ...]]
 
 @pytest.fixture
 def session(bridge_url: str) -> Iterator[Callable[..., Bot]]:
-    """Opens sessions of a bridge, or of another role."""
+    """Open sessions of a bridge or of another role."""
     with ExitStack() as stack:
 
         def connect(role: str | None = None) -> Bot:
@@ -30,7 +30,7 @@ def session(bridge_url: str) -> Iterator[Callable[..., Bot]]:
 
 @pytest.fixture
 def stranger(bot: Bot, session: Callable[..., Bot]) -> Bot:
-    """A session of a role that may connect, and nothing else."""
+    """Open a session of a role that may only connect."""
     bot.execute(
         "do $$ begin create role passer_by login; exception when duplicate_object then null; end $$"
     )
@@ -38,7 +38,7 @@ def stranger(bot: Bot, session: Callable[..., Bot]) -> Bot:
 
 
 def leads(connection: Bot) -> bool:
-    """Have a session try to lead, and return whether it does."""
+    """Try to lead; return whether the session leads."""
     [(leading,)] = connection.execute("select bridge.lead()").fetchall()
     [(seen,)] = connection.execute("select bridge.leader_pid()").fetchall()
     assert (seen == connection.info.backend_pid) is leading
@@ -46,13 +46,13 @@ def leads(connection: Bot) -> bool:
 
 
 def end(connection: Bot, bot: Bot) -> None:
-    """End a session, and return when it has ended."""
+    """Terminate a session and wait for its end."""
     pid = connection.info.backend_pid
     assert bot.execute("select pg_terminate_backend(%s, 10000)", [pid]).fetchone() == (True,)
 
 
 def named(bot: Bot) -> tuple[int, int]:
-    """Return the pid and the key that the row names."""
+    """Return the pid and the key in ``bridge.leader``."""
     [(pid, key)] = bot.execute("select pid, lock_key from bridge.leader").fetchall()
     return pid, key
 
@@ -94,7 +94,7 @@ def test_lock_of_the_leader_does_not_make_a_leader(
     first, second = session(), session()
     assert leads(first)
     _, key = named(bot)
-    # Everybody sees the key.
+    # Every role can see the key.
     shown = stranger.execute(
         "select classid::bigint << 32 | objid::bigint from pg_locks where locktype = 'advisory'"
         " and granted and database = (select oid from pg_database where datname=current_database())"
@@ -116,7 +116,7 @@ def test_lock_of_the_leader_does_not_make_a_leader(
 def test_other_role_with_the_leaders_pid_and_key_is_no_leader(
     session: Callable[..., Bot], stranger: Bot, bot: Bot
 ) -> None:
-    """As if a process id came round again."""
+    """A process id may be reused."""
     first, second = session(), session()
     assert leads(first)
     _, key = named(bot)
@@ -128,7 +128,7 @@ def test_other_role_with_the_leaders_pid_and_key_is_no_leader(
 
 
 def test_row_from_another_server_names_no_leader(session: Callable[..., Bot], bot: Bot) -> None:
-    """Restored from a backup, or copied with the database's files."""
+    """The row may be restored from a backup or copied with the files of the database."""
     bot.execute("insert into bridge.leader (pid, role_id, lock_key) values (4242, 10, 42)")
     assert leads(session())
 

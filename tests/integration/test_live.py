@@ -1,4 +1,4 @@
-"""The stream of several bridges on one database, with writers at work and clients that wander."""
+"""The stream of several bridges on one database, with concurrent writers and roaming clients."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOKEN = "the-test-token"
 
 @dataclass
 class Bridge:
-    """A bridge inside the test, without REST and deliveries."""
+    """A bridge inside the test process, without REST and deliveries."""
 
     port: int
     relay: Relay
@@ -47,12 +47,12 @@ class Bridge:
     async def connected(
         self, query: str = "", token: str = TOKEN
     ) -> AsyncIterator[WebSocketConnection]:
-        """Connect, and take the welcome; at the end the connection is cut."""
-        # On a stream of our own: trio-websocket leaves its socket open when it is cancelled.
+        """Connect and receive the welcome; the connection is cut at the end."""
+        # With our own stream, because trio-websocket leaves its socket open when cancelled.
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         async with stream, trio.open_nursery() as nursery:
             target = f"/ws?token={token}{query}"
-            # It does not notice when the connection ends before the handshake is done.
+            # trio-websocket does not notice a connection that ends during the handshake.
             with trio.fail_after(5):
                 client = await wrap_client_stream(nursery, stream, "127.0.0.1", target)
             assert json.loads(await client.get_message())["type"] == "connection"
@@ -60,13 +60,13 @@ class Bridge:
             nursery.cancel_scope.cancel()
 
     def kill(self) -> None:
-        """End it without a word to anybody, as far as a part of a process can."""
+        """End the bridge without a shutdown, as far as that is possible within a process."""
         self.scope.cancel()
 
 
 @asynccontextmanager
 async def bridging(url: str, *, poll_seconds: float = 1.0) -> AsyncIterator[Bridge]:
-    """Run a bridge for the time of the context."""
+    """Run a bridge inside the context."""
     async with open_database(url) as database, trio.open_nursery() as nursery:
         [row] = await database.fetch("schema_version")
         clock = ServerClock()
@@ -102,7 +102,7 @@ async def bridging(url: str, *, poll_seconds: float = 1.0) -> AsyncIterator[Brid
 
 
 class Writers:
-    """Threads that sign users up, some of them slowly, some in vain."""
+    """Threads that sign users up, with pauses and rollbacks."""
 
     def __init__(self, url: str, *, threads: int, transactions: int) -> None:
         self._threads = [
@@ -130,7 +130,7 @@ class Writers:
 
 
 class Wanderer:
-    """A client that goes from bridge to bridge, and remembers what it has got."""
+    """A client that moves between bridges and keeps what it received."""
 
     def __init__(self, number: int) -> None:
         self._chance = random.Random(number)
@@ -138,7 +138,7 @@ class Wanderer:
         self.ids: list[int] = []
 
     async def wander(self, bridges: Callable[[], list[Bridge]], last_id: Callable[[], int]) -> None:
-        """Come and go until the position is ``last_id``, once that is known."""
+        """Reconnect until the position is ``last_id``, once that is known."""
         while self.position != last_id():
             bridge = self._chance.choice(bridges())
             try:
@@ -165,7 +165,7 @@ class Wanderer:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of ten events."""
+    """Limit pages of the log to ten events."""
     monkeypatch.setattr(history_module, "PAGE_EVENTS", 10)
 
 
@@ -184,11 +184,11 @@ async def test_client_gets_every_event_once_across_bridges(
                     nursery.start_soon(
                         wanderer.wander, lambda: bridges, lambda: logged[-1] if logged else -1
                     )
-                # The drainer dies in the middle of it all, and another one takes over.
+                # The leader dies under load, and another bridge takes over.
                 await until(lambda: first.hub.last_event_id > 150)
-                [drainer] = [each for each in bridges if each.relay.leading]
-                bridges.remove(drainer)
-                drainer.kill()
+                [leader] = [each for each in bridges if each.relay.leading]
+                bridges.remove(leader)
+                leader.kill()
                 await until(lambda: writers.done)
                 with psycopg.connect(bridge_url) as connection:
                     [(committed,)] = connection.execute("select count(*) from public.users")
@@ -209,7 +209,7 @@ async def test_client_gets_every_event_once_across_bridges(
 async def test_dead_leader_is_replaced_without_loss(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
 ) -> None:
-    assert TAKEOVER_SECONDS <= 1, "a bridge that dies is replaced within two seconds"
+    assert TAKEOVER_SECONDS <= 1, "a dead leader is replaced within two seconds"
     with trio.fail_after(30):
         async with (
             bridging(bridge_url, poll_seconds=60) as first,
@@ -217,12 +217,12 @@ async def test_dead_leader_is_replaced_without_loss(
         ):
             bridges = [first, second]
             await until(lambda: any(each.relay.leading for each in bridges))
-            [drainer] = [each for each in bridges if each.relay.leading]
+            [leader] = [each for each in bridges if each.relay.leading]
             [other] = [each for each in bridges if not each.relay.leading]
             async with other.connected() as client:
                 bot.execute("insert into public.users (auth_type) values ('telegram')")
                 assert json.loads(await client.get_message())["id"] == 1
-                drainer.kill()
+                leader.kill()
                 bot.execute("insert into public.users (auth_type) values ('telegram')")
                 assert json.loads(await client.get_message())["id"] == 2
                 assert other.relay.leading
@@ -280,11 +280,11 @@ async def test_locked_token_row_delays_no_client(
                     operator.rollback()
 
 
-@pytest.mark.parametrize("log", ["shorter", "overtaken", "shorter, though ids were skipped"])
+@pytest.mark.parametrize("log", ["shorter", "overtaken", "shorter, with skipped ids"])
 async def test_restored_database_is_reported_as_a_gap(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]], log: str
 ) -> None:
-    """As restored from a backup, or after a failover to a standby that had lagged behind."""
+    """The database was restored from a backup, or failed over to a lagging standby."""
     with trio.fail_after(30):
         async with (
             bridging(bridge_url) as first,
@@ -299,7 +299,7 @@ async def test_restored_database_is_reported_as_a_gap(
                     *range(1, 6)
                 ]
             newest = 5 if log == "overtaken" else 2
-            # A standby's sequence is ahead of what it has.
+            # A standby's sequence is ahead of its rows.
             given_out = newest + 32 if "skipped" in log else newest
             bot.execute("delete from bridge.events where id > 2")
             bot.execute("select setval('bridge.event_id', %s)", (given_out,))
@@ -321,6 +321,6 @@ async def test_restored_database_is_reported_as_a_gap(
             for bridge in (first, second):
                 async with bridge.connected(f"&since={newest}") as client:
                     got = json.loads(await client.get_message())
-                    if got["type"] == "resumed":  # it was here before the event
+                    if got["type"] == "resumed":  # it connected before the event
                         got = json.loads(await client.get_message())
                     assert got["id"] == given_out + 1

@@ -1,4 +1,4 @@
-"""The daemon's pool behind a PgBouncer that hands the server's sessions around."""
+"""The bridge's connection pool behind a PgBouncer with transaction pooling."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ async def test_unreachable_listen_url_is_refused_at_the_start(bridge_url: str) -
             pass
 
 
-# --- seen from outside
+# --- as the commands see it
 
 
-def test_transaction_pooling_is_told_from_session_pooling(bridge_url: str, pooled_url: str) -> None:
+def test_pooling_modes_are_distinguished(bridge_url: str, pooled_url: str) -> None:
     with pgbouncer(bridge_url, mode="session") as kept_url:
         for url, pooled, shared in [
             (bridge_url, False, False),

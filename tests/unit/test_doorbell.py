@@ -115,7 +115,7 @@ def test_steady_rate_never_makes_it_flap(rate: int) -> None:
         due, now = 1.0, 1.0
         while now < 6.0:
             before = bell.is_quiet
-            # Rung for each event at once, or whatever came in a polling pause.
+            # A ring for each event, or a poll after the pause.
             now = due if bell.hears_rings else now + bell.pause_seconds
             events = 0
             while due <= now:
@@ -192,62 +192,62 @@ def test_mode_poll_never_rings_and_polls_faster_under_load() -> None:
 
 
 @dataclass
-class _Drainer:
-    """A drainer that waits for ever when the doorbell rings: it has no net."""
+class _Leader:
+    """A leader that waits for a ring forever: it has no safety net."""
 
     bell: Doorbell = field(default_factory=doorbell)
     now: float = 0.0
     rung: bool = False
-    #: What a drain has seen and not yet told the doorbell; None between two drains.
+    #: The result of a drain that the doorbell has not recorded yet; None between two drains.
     seen: Drained | None = None
-    #: Whether the flag is still to be set to what the doorbell says.
+    #: Whether the flag still has to be set.
     flag_is_due: bool = True
 
 
 class _World:
-    """Writers whose triggers read a flag, and a drainer that may be replaced at any moment."""
+    """Writers whose triggers read a flag, and a leader that may be replaced at any moment."""
 
     def __init__(self) -> None:
         self.database = Postgres()
         self.flag_is_quiet = True
-        self.drainer = _Drainer()
+        self.leader = _Leader()
 
     def read_flag(self, which: int) -> None:
-        """A trigger reads the flag: at any time after it wrote its row."""
+        """Let a trigger read the flag, at any time after it wrote its row."""
         if transaction := self.database.pick(which):
             transaction.rings |= not self.flag_is_quiet
 
     def end(self, which: int, *, commit: bool) -> None:
         ended = self.database.end(which, commit=commit)
         if commit and ended is not None and ended.rings:
-            self.drainer.rung = True
+            self.leader.rung = True
 
     def work(self, seconds: float) -> None:
-        """The drainer takes its next step; setting the flag, looking and thinking are three."""
-        drainer = self.drainer
-        drainer.now += seconds
-        if drainer.flag_is_due:
-            self.flag_is_quiet = drainer.bell.is_quiet
-            drainer.flag_is_due = False
-        elif drainer.seen is None:
-            drainer.rung = False
+        """Take the leader's next step: set the flag, drain, or record the result."""
+        leader = self.leader
+        leader.now += seconds
+        if leader.flag_is_due:
+            self.flag_is_quiet = leader.bell.is_quiet
+            leader.flag_is_due = False
+        elif leader.seen is None:
+            leader.rung = False
             taken = len(self.database.visible)
             self.database.visible.clear()
-            drainer.seen = Drained(taken, True, self.database.snapshot_xmin, self.database.next_xid)
+            leader.seen = Drained(taken, True, self.database.snapshot_xmin, self.database.next_xid)
         else:
-            drainer.bell.record(drainer.now, drainer.seen)
-            drainer.seen = None
-            drainer.flag_is_due = drainer.bell.is_quiet != self.flag_is_quiet
+            leader.bell.record(leader.now, leader.seen)
+            leader.seen = None
+            leader.flag_is_due = leader.bell.is_quiet != self.flag_is_quiet
 
     @property
     def sleeps(self) -> bool:
-        """Whether the drainer waits for a ring, and for nothing else."""
-        drainer = self.drainer
+        """Whether the leader waits only for a ring."""
+        leader = self.leader
         return (
-            drainer.bell.state is State.RINGING
-            and drainer.seen is None
-            and not drainer.flag_is_due
-            and not drainer.rung
+            leader.bell.state is State.RINGING
+            and leader.seen is None
+            and not leader.flag_is_due
+            and not leader.rung
         )
 
 
@@ -270,7 +270,7 @@ _STEPS = st.lists(
 )
 
 
-#: A drainer that has become quiet …
+#: A leader that has become quiet …
 _TO_QUIET = [
     *[("work", 0.001)] * 3,
     *[("begin",), ("insert", 0, BUSY_EVENTS + 1), ("read_flag", 0), ("commit", 0)],
@@ -280,8 +280,8 @@ _TO_QUIET = [
 
 @settings(max_examples=500)
 @given(_STEPS)
-# … and a writer that sees so and is slow. No transaction that began later has ended, so a
-# snapshot's xmax does not cover it.
+# … and a slow writer that has seen it. No later transaction has ended, so a snapshot's xmax does
+# not cover the writer.
 @example(
     [
         *_TO_QUIET,
@@ -316,5 +316,5 @@ def test_leader_that_waits_for_a_ring_leaves_nothing_behind(
             case "work":
                 world.work(numbers[0])
             case "replace":
-                world.drainer = _Drainer(now=world.drainer.now)
-        assert not (world.sleeps and world.database.visible), "nobody will ring for this"
+                world.leader = _Leader(now=world.leader.now)
+        assert not (world.sleeps and world.database.visible), "no ring announces this event"

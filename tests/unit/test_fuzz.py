@@ -188,7 +188,7 @@ FAREWELL = close_frame(1013, "too slow")
 
 
 class Socket:
-    """A kernel socket that accepts as many bytes as it has room for."""
+    """A kernel socket with limited room."""
 
     def __init__(self) -> None:
         self.room = 0

@@ -1,4 +1,4 @@
-"""A client is told which events are no longer in the log."""
+"""A gap in the log is reported to the client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slow client is cut off and told where to resume."""
+"""A slow client is cut off and learns where to resume."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SMALL = StreamLimits(ConnectionLimits(buffer_bytes=BUFFER))
 LARGE_PAYLOAD = json.dumps("x" * 20_000)
 
 
-async def test_slow_client_is_told_where_to_resume() -> None:
+async def test_slow_client_learns_where_to_resume() -> None:
     async with serving(limits=SMALL, send_buffer_bytes=BUFFER) as server:
         slow = await slow_client(server)
         with structlog.testing.capture_logs() as logs:

@@ -1,4 +1,4 @@
-"""The watermark finds every committed id, however late it commits."""
+"""The watermark finds every committed id, however late its transaction commits."""
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -40,7 +40,7 @@ def test_late_commit_splits_its_gap() -> None:
 def test_range_beyond_a_truncated_drain_stays_a_gap() -> None:
     watermark = Watermark(100)
     watermark.record([10, 20], xmin=99, next_xid=99, complete=False, gaps_scanned=True)
-    # Up to 20 it has looked; 21 to 100 may be full of rows.
+    # It scanned up to 20; rows may follow from 21 to 100.
     assert watermark.gaps == [Gap(1, 9, 99), Gap(11, 19, 99), Gap(21, 100, None)]
     assert watermark.mark == 100
 
@@ -61,7 +61,7 @@ def test_too_many_gaps_become_one() -> None:
 
 
 def drain(database: Postgres, watermark: Watermark, limit: int) -> list[int]:
-    """What drain.sql does, with the watermark's bookkeeping."""
+    """Drain like drain.sql, with the watermark's bookkeeping."""
     wanted = sorted(
         each
         for each in database.visible
@@ -94,7 +94,7 @@ _STEPS = st.lists(
 
 @settings(max_examples=500)
 @given(_STEPS)
-# The newer transaction writes first and commits last; a snapshot's xmax would not cover it.
+# The newer transaction writes first and commits last, so a snapshot's xmax does not cover it.
 @example(
     [
         *[("begin",), ("begin",), ("insert", 1), ("insert", 0), ("commit", 0)],
