@@ -1,53 +1,31 @@
-"""Capture never breaks the application, gives it no rights, and cannot be led astray by it."""
+"""Capture never breaks the application, gives it no privileges, and cannot be subverted by it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 from psycopg import errors
 
-from bridge.capture.apply import apply_steps, install_lock
-from bridge.capture.plan import plan_install, plan_removal
-from bridge.capture.rules import Rule, parse_rules
+from bridge.capture.apply import apply_steps
+from bridge.capture.plan import plan_removal
+from bridge.capture.rules import parse_rules
 from bridge.database.sessions import open_session
+from tests.conftest import init
 from tests.integration.conftest import Shop
 
 #: Every column that the preset reads.
 CAPTURED = {
-    "users": [
-        "id",
-        "telegram_id",
-        "username",
-        "first_name",
-        "last_name",
-        "referral_code",
-        "referred_by_id",
-    ],
-    "transactions": [
-        "id",
-        "user_id",
-        "type",
-        "amount_kopeks",
-        "payment_method",
-        "external_id",
-        "is_completed",
-        "description",
-    ],
-    "tickets": ["id", "user_id", "title", "status", "priority", "closed_at"],
-    "ticket_messages": [
-        "id",
-        "ticket_id",
-        "user_id",
-        "message_text",
-        "is_from_admin",
-        "has_media",
-    ],
+    "users": "id telegram_id username first_name last_name referral_code referred_by_id",
+    "transactions": "id user_id type amount_kopeks payment_method external_id is_completed"
+    " description",
+    "tickets": "id user_id title status priority closed_at",
+    "ticket_messages": "id ticket_id user_id message_text is_from_admin has_media",
 }
-COLUMNS = [(table, column) for table, columns in CAPTURED.items() for column in columns]
-#: What one insert into a table announces; a ticket's update announces its status change.
+COLUMNS = [(table, column) for table, columns in CAPTURED.items() for column in columns.split()]
+#: The events of one insert into a table, and for tickets of one status change.
 ANNOUNCED = {
     "users": {"user.created"},
     "transactions": {"transaction.created", "payment.completed"},
@@ -56,8 +34,8 @@ ANNOUNCED = {
 }
 
 
-def business(shop: Shop) -> list[tuple[str, object]]:
-    """Do one of everything that is announced, and return the events."""
+def trade(shop: Shop) -> list[tuple[str, object]]:
+    """Make an event of each type, and return the events."""
     shop.user(username="second")
     shop.payment(amount_kopeks=-5)
     with shop.transaction():
@@ -69,18 +47,9 @@ def business(shop: Shop) -> list[tuple[str, object]]:
     return [*shop.events()]
 
 
-def install_rules(url: str, rules: Sequence[Rule]) -> None:
-    with open_session(url) as connection, install_lock(connection):
-        planned = plan_install(connection, rules)
-        apply_steps(connection, planned.steps, lock_timeout_seconds=1.0, report=lambda _: None)
-
-
-# --- the application's role
-
-
 @pytest.fixture
 def clerk(shop: Shop) -> Iterator[Shop]:
-    """A shop at work with a role that has rights on its own four tables, and on nothing else."""
+    """Return a shop whose role has privileges on its own four tables only."""
     shop.execute("do $$ begin create role clerk; exception when duplicate_object then null; end $$")
     shop.execute("grant usage on schema public to clerk")
     shop.execute("grant select, insert, update, delete on all tables in schema public to clerk")
@@ -90,7 +59,7 @@ def clerk(shop: Shop) -> Iterator[Shop]:
     shop.execute("reset session authorization")
 
 
-def test_a_role_without_any_right_on_our_schema_does_its_business_as_ever(clerk: Shop) -> None:
+def test_application_needs_no_privilege_on_schema_bridge(clerk: Shop) -> None:
     clerk.user(username="second")
     clerk.payment()
     with clerk.transaction():
@@ -108,7 +77,7 @@ def test_a_role_without_any_right_on_our_schema_does_its_business_as_ever(clerk:
     ]
 
 
-def test_the_applications_role_can_neither_read_nor_write_nor_call_anything_of_ours(
+def test_application_role_cannot_use_schema_bridge(
     clerk: Shop,
 ) -> None:
     tables = clerk.execute(
@@ -134,14 +103,14 @@ def test_the_applications_role_can_neither_read_nor_write_nor_call_anything_of_o
             clerk.execute(statement)
 
 
-def test_nothing_that_the_applications_role_can_create_diverts_events(shop: Shop) -> None:
-    expected = business(shop)
+def test_objects_of_the_application_role_cannot_divert_events(shop: Shop) -> None:
+    expected = trade(shop)
     shop.reset()
     shop.user()
     shop.events()
     for statement in (
         "create schema evil",
-        # Tables with the names of ours and of the application's, where they would be found first.
+        # Tables with pgbridge's and the application's names, earlier in the search_path.
         "create temp table outbox (like bridge.outbox including all)",
         "create temp table transaction_notes (like bridge.transaction_notes including all)",
         "create temp table tickets (like public.tickets)",
@@ -149,7 +118,7 @@ def test_nothing_that_the_applications_role_can_create_diverts_events(shop: Shop
         "create table evil.tickets (like public.tickets)",
         "insert into evil.tickets select 1, 1, 'evil', 'evil', 'evil', false",
         "insert into pg_temp.tickets select 1, 1, 'evil', 'evil', 'evil', false",
-        # Functions and operators that match better than those of pg_catalog.
+        # Functions and operators that match better than pg_catalog's.
         "create function evil.abs(bigint) returns bigint language sql as 'select 666::bigint'",
         "create function evil.left(text, integer) returns text language sql as $$select 'evil'$$",
         "create function evil.pg_notify(text, text) returns void language sql as 'select 1 / 0'",
@@ -174,7 +143,7 @@ def test_nothing_that_the_applications_role_can_create_diverts_events(shop: Shop
     ):
         shop.execute(statement)
     try:
-        # The shop names its tables with their schema: what is led astray here is only the triggers.
+        # The shop qualifies its tables, so only the triggers could be diverted.
         shop.user(username="second")
         shop.payment(amount_kopeks=-5)
         with shop.transaction():
@@ -195,28 +164,25 @@ def test_nothing_that_the_applications_role_can_create_diverts_events(shop: Shop
         shop.execute("drop schema evil cascade")
 
 
-def test_every_function_of_ours_pins_its_search_path_or_has_no_sql_of_a_rule(shop: Shop) -> None:
+def test_functions_with_rule_sql_fix_their_search_path(shop: Shop) -> None:
     functions = shop.execute(
         "select proname, prosecdef, proconfig, prorettype = 'trigger'::regtype, proacl::text"
         " from pg_proc where pronamespace = 'bridge'::regnamespace"
     ).fetchall()
     assert len(functions) > 10
-    # Their rules name columns only; all else in them is the template's, which names its schemas.
+    # These rules contain no SQL, and the template qualifies every name.
     of_columns = {"capture_user_created", "capture_note_ticket_opened"}
     for name, is_definer, config, is_trigger, acl in functions:
         pinned = "search_path=pg_catalog, pg_temp" in (config or [])
         assert pinned is (name not in of_columns), name
-        # The others are on tables of our own, and run as whoever may write those.
+        # Other trigger functions are on pgbridge's own tables and run as the writer.
         if is_trigger and name.startswith("capture_"):
             assert is_definer, name
             assert acl is not None, name
             assert not acl.startswith("{="), f"PUBLIC may execute {name}"
 
 
-# --- the application's next release
-
-
-#: What an insert needs, in the application's own words.
+#: The least that an insert needs.
 NEEDED: dict[str, dict[str, object]] = {
     "users": {"auth_type": "telegram"},
     "transactions": {"user_id": 1, "type": "deposit", "amount_kopeks": 5, "is_completed": True},
@@ -244,7 +210,7 @@ def insert(shop: Shop, table: str, values: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("change", ["drop", "rename"])
 @pytest.mark.parametrize(("table", "column"), COLUMNS, ids=[".".join(pair) for pair in COLUMNS])
-def test_a_captured_column_can_go_and_the_application_goes_on(
+def test_application_can_drop_or_rename_a_captured_column(
     shop: Shop, table: str, column: str, change: str
 ) -> None:
     if table == "ticket_messages":
@@ -254,7 +220,7 @@ def test_a_captured_column_can_go_and_the_application_goes_on(
     status = "status"
     with shop.transaction():
         if change == "drop":
-            # Of ours, nothing stands in its way; a key goes with what the application hung on it.
+            # Cascades to the application's own foreign keys only.
             cascade = "cascade" if column == "id" else ""
             shop.execute(f"alter table public.{table} drop column {column} {cascade}")
             values.pop(column, None)
@@ -282,7 +248,7 @@ def test_a_captured_column_can_go_and_the_application_goes_on(
 
 
 @pytest.mark.parametrize(("table", "column"), COLUMNS, ids=[".".join(pair) for pair in COLUMNS])
-def test_a_captured_column_can_become_another_type_and_the_application_goes_on(
+def test_application_can_change_a_captured_columns_type(
     shop: Shop, table: str, column: str
 ) -> None:
     if table == "ticket_messages":
@@ -292,7 +258,7 @@ def test_a_captured_column_can_become_another_type_and_the_application_goes_on(
     if column in values or column == "id":
         values[column] = ["an", "array"]
     with shop.transaction():
-        # The application's own foreign keys would stand in the way.
+        # The application's own foreign keys would prevent it.
         shop.execute(
             "do $$ declare v_drop text; begin for v_drop in"
             " select format('alter table %s drop constraint %I', conrelid::regclass, conname)"
@@ -316,7 +282,7 @@ def test_a_captured_column_can_become_another_type_and_the_application_goes_on(
             assert set(payload) == {"_capture_error", "id"}
 
 
-def test_a_failed_capture_tells_only_the_key_and_the_error(shop: Shop) -> None:
+def test_failed_capture_sends_only_key_and_error(shop: Shop) -> None:
     with shop.transaction():
         shop.execute("alter table public.users drop column referral_code")
         shop.user(password_hash="never to be captured", username="nobody")
@@ -328,7 +294,7 @@ def test_a_failed_capture_tells_only_the_key_and_the_error(shop: Shop) -> None:
     )
 
 
-def test_a_session_that_is_open_while_a_column_changes_its_type_goes_on(shop: Shop) -> None:
+def test_open_session_survives_a_changed_column_type(shop: Shop) -> None:
     shop.payment()
     shop.events()
     with shop.transaction():
@@ -336,14 +302,14 @@ def test_a_session_that_is_open_while_a_column_changes_its_type_goes_on(shop: Sh
         shop.payment(amount_kopeks=2**40)
         events = shop.events()
         raise psycopg.Rollback
-    # PL/pgSQL keeps the plans of a session, and their types: the event comes without its payload.
+    # PL/pgSQL caches the session's plans with their types, so the payload fails.
     assert [kind for kind, _ in events] == ["transaction.created", "payment.completed"]
     for _, payload in events:
         assert payload["id"] == 2
         assert "does not match that when preparing the plan" in payload["_capture_error"]
 
 
-def test_a_new_session_captures_a_column_as_its_new_type(bridge_url: str) -> None:
+def test_new_session_captures_a_column_as_its_new_type(bridge_url: str) -> None:
     with psycopg.connect(bridge_url) as connection:
         connection.execute("alter table public.transactions alter column amount_kopeks type bigint")
     shop = Shop(bridge_url)
@@ -354,7 +320,7 @@ def test_a_new_session_captures_a_column_as_its_new_type(bridge_url: str) -> Non
     assert amounts == [(2**40, 10995116277.76)] * 2
 
 
-def test_a_table_that_is_renamed_takes_its_triggers_along_and_can_be_uninstalled(
+def test_renamed_table_keeps_its_triggers_until_removal(
     bridge_url: str,
 ) -> None:
     shop = Shop(bridge_url)
@@ -368,8 +334,6 @@ def test_a_table_that_is_renamed_takes_its_triggers_along_and_can_be_uninstalled
     shop.close()
 
 
-# --- what is not ours to swallow
-
 SLOW = """
 [[capture]]
 event = "slow"
@@ -381,14 +345,14 @@ payload = { slept = "pg_sleep(60)::text" }
 
 @pytest.fixture
 def slow_shop(bot_url: str) -> Iterator[Shop]:
-    """A shop whose trigger takes a minute."""
-    install_rules(bot_url, parse_rules(SLOW))
+    """Return a shop whose trigger takes a minute."""
+    init(bot_url, parse_rules(SLOW))
     opened = Shop(bot_url)
     yield opened
     opened.close()
 
 
-def test_a_statement_timeout_is_the_applications_and_is_not_swallowed(slow_shop: Shop) -> None:
+def test_statement_timeout_is_not_swallowed(slow_shop: Shop) -> None:
     slow_shop.execute("set statement_timeout = '50ms'")
     with pytest.raises(errors.QueryCanceled):
         slow_shop.user()
@@ -396,7 +360,7 @@ def test_a_statement_timeout_is_the_applications_and_is_not_swallowed(slow_shop:
     assert slow_shop.events() == []
 
 
-def test_a_statement_that_is_cancelled_is_cancelled(slow_shop: Shop) -> None:
+def test_cancellation_is_not_swallowed(slow_shop: Shop) -> None:
     failed: list[BaseException] = []
 
     def insert() -> None:
@@ -421,8 +385,6 @@ def test_a_statement_that_is_cancelled_is_cancelled(slow_shop: Shop) -> None:
         assert [type(error) for error in failed] == [errors.QueryCanceled]
         assert admin.execute("select count(*) from public.users").fetchone() == (0,)
 
-
-# --- rules of other people's making
 
 HOSTILE_RULES = r'''
 [[note]]
@@ -452,7 +414,7 @@ def test_hostile_names_and_expressions_are_quoted(empty_url: str) -> None:
             'create table public."My ""Table"""'
             ' ("select" text primary key, "we""ird" int, "Ключ" text)'
         )
-        install_rules(empty_url, parse_rules(HOSTILE_RULES))
+        init(empty_url, parse_rules(HOSTILE_RULES))
         connection.execute("insert into public.\"My \"\"Table\"\"\" values ('k''', 7, 'з')")
         rows = connection.execute("select event_type, payload from bridge.outbox").fetchall()
     assert rows == [
@@ -469,7 +431,7 @@ def test_hostile_names_and_expressions_are_quoted(empty_url: str) -> None:
     ]
 
 
-def test_a_payload_may_have_more_fields_than_a_function_has_arguments(empty_url: str) -> None:
+def test_payload_may_have_230_fields(empty_url: str) -> None:
     names = [f"field_{number}" for number in range(230)]
     payload = "\n".join(f"{name} = '{number}'" for number, name in enumerate(names))
     rules = parse_rules(
@@ -478,7 +440,7 @@ def test_a_payload_may_have_more_fields_than_a_function_has_arguments(empty_url:
     )
     with psycopg.connect(empty_url, autocommit=True) as connection:
         connection.execute("create table public.t (id int primary key)")
-        install_rules(empty_url, rules)
+        init(empty_url, rules)
         connection.execute("insert into public.t values (1)")
         connection.execute("delete from public.t")
         row = connection.execute("select payload from bridge.outbox").fetchone()
@@ -486,13 +448,13 @@ def test_a_payload_may_have_more_fields_than_a_function_has_arguments(empty_url:
     assert row[0] == {name: number for number, name in enumerate(names)}
 
 
-def test_a_note_with_a_key_that_no_index_takes_does_not_stop_the_application(
+def test_note_key_too_long_for_the_index_is_skipped(
     empty_url: str,
 ) -> None:
     rules = parse_rules("[[note]]\ntopic = 'seen'\ntable = 'public.t'\non = 'insert'\nkey = 'name'")
     with psycopg.connect(empty_url, autocommit=True) as connection:
         connection.execute("create table public.t (name text)")
-        install_rules(empty_url, rules)
+        init(empty_url, rules)
         connection.execute(
             "insert into public.t"
             " select string_agg(md5(i::text), '') from generate_series(1, 500) i"
