@@ -22,8 +22,9 @@ from bridge.access.vault import Vault, new_secret
 from bridge.assets import query
 from bridge.database.errors import DatabaseUnavailable, DeadlockError
 from bridge.database.pool import Database, Row
+from bridge.delivery import attempt as attempt_module
 from bridge.delivery import courier as courier_module
-from bridge.delivery.courier import Courier
+from bridge.delivery.settling import Settler
 from bridge.delivery.signing import canonical_body
 from bridge.delivery.transport import ANSWER_BYTES
 from tests.integration.delivering import (
@@ -351,14 +352,14 @@ async def test_a_lease_that_ran_out_is_taken_over_and_its_holder_changes_nothing
 async def test_a_delivery_whose_lease_ends_before_it_is_settled_ends_no_courier(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch, change: str, sent: int
 ) -> None:
-    settle, ended, can_settle = Courier._settle, trio.Event(), trio.Event()
+    settle, ended, can_settle = Settler._settle, trio.Event(), trio.Event()
 
-    async def settle_late(courier: Courier, batch: Sequence[Any]) -> None:
+    async def settle_late(settler: Settler, batch: Sequence[Any]) -> None:
         ended.set()
         await can_settle.wait()
-        await settle(courier, batch)
+        await settle(settler, batch)
 
-    monkeypatch.setattr(Courier, "_settle", settle_late)
+    monkeypatch.setattr(Settler, "_settle", settle_late)
     async with receiving() as receiver, delivering(bridge_url):
         [number] = enqueue(bot, add_webhook(bot, receiver.url()))
         await ended.wait()
@@ -451,16 +452,16 @@ async def test_a_missing_partition_is_made_and_the_result_is_kept(
 async def test_a_refusal_that_passes_loses_no_result(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle, refusals = Courier._settle, 4
+    settle, refusals = Settler._settle, 4
 
-    async def refused_at_first(courier: Courier, batch: Sequence[Any]) -> None:
+    async def refused_at_first(settler: Settler, batch: Sequence[Any]) -> None:
         nonlocal refusals
         if refusals:
             refusals -= 1
             raise DiskFullError("no space left on device")
-        await settle(courier, batch)
+        await settle(settler, batch)
 
-    monkeypatch.setattr(Courier, "_settle", refused_at_first)
+    monkeypatch.setattr(Settler, "_settle", refused_at_first)
     async with receiving() as receiver, delivering(bridge_url):
         enqueue(bot, add_webhook(bot, receiver.url()), count=3)
         await until_true(bot, "count(*) = 3 from bridge.delivery_log")
@@ -470,11 +471,11 @@ async def test_a_refusal_that_passes_loses_no_result(
 async def test_a_result_that_no_partition_can_take_does_not_stand_in_the_way_of_others(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle = Courier._settle
+    settle = Settler._settle
 
-    async def first_long_ago(courier: Courier, batch: Sequence[Any]) -> None:
+    async def first_long_ago(settler: Settler, batch: Sequence[Any]) -> None:
         await settle(
-            courier,
+            settler,
             [
                 replace(each, finished_at=datetime(1999, 1, 1, tzinfo=UTC))
                 if each.delivery.id == poison
@@ -483,7 +484,7 @@ async def test_a_result_that_no_partition_can_take_does_not_stand_in_the_way_of_
             ],
         )
 
-    monkeypatch.setattr(Courier, "_settle", first_long_ago)
+    monkeypatch.setattr(Settler, "_settle", first_long_ago)
     async with receiving() as receiver, delivering(bridge_url):
         webhook = add_webhook(bot, receiver.url())
         poison, fine = enqueue(bot, webhook, count=2)
@@ -508,7 +509,7 @@ async def test_a_payload_that_cannot_be_sent_is_one_deliverys_trouble(
             raise RecursionError("too deep")
         return canonical_body(payload)
 
-    monkeypatch.setattr(courier_module, "canonical_body", fragile)
+    monkeypatch.setattr(attempt_module, "canonical_body", fragile)
     async with receiving() as receiver, delivering(bridge_url):
         webhook = add_webhook(bot, receiver.url())
         [poison] = enqueue(bot, webhook, '"poison"')
@@ -518,7 +519,7 @@ async def test_a_payload_that_cannot_be_sent_is_one_deliverys_trouble(
     row = delivery(bot, poison)
     assert (row["status"], row["error_message"]) == (
         "pending",
-        "cannot be sent: RecursionError('too deep')",
+        "cannot send: RecursionError('too deep')",
     )
 
 

@@ -11,7 +11,7 @@ import trio
 import trio.lowlevel
 
 from bridge.database.pool import Row, open_database
-from bridge.delivery import courier as courier_module
+from bridge.delivery import claiming
 from tests.integration.delivering import (
     SETTLED,
     Bot,
@@ -150,7 +150,7 @@ async def test_each_webhook_gets_one_before_any_gets_two(bridge_url: str, bot: B
 async def test_more_webhooks_than_slots_are_all_served_without_another_sweep(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier_module, "SWEEP_SECONDS", 1e9)
+    monkeypatch.setattr(claiming, "SWEEP_SECONDS", 1e9)
     async with receiving() as receiver:
         for _ in range(20):
             enqueue(bot, add_webhook(bot, receiver.url()), count=2)

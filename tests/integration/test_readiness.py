@@ -198,8 +198,8 @@ async def test_receivers_that_hang_or_refuse_are_no_trouble_of_a_full_courier(
             assert courier.in_flight == 4
             # It gets around to looking, again and again, though there is room for nothing more.
             for _ in range(20):
-                looked_at = courier._looked_at
-                await until(lambda: courier._looked_at > looked_at)  # noqa: B023
+                polled_at = courier._polled_at
+                await until(lambda: courier._polled_at > polled_at)  # noqa: B023
                 assert courier.claim_trouble() is None
                 assert courier.settle_trouble() is None
             assert bot.execute(
@@ -213,7 +213,7 @@ async def test_a_courier_that_cannot_look_for_deliveries_says_so(bridge_url: str
         with psycopg.connect(bridge_url) as locker:
             locker.execute("lock table bridge.delivery_queue")
             await until(courier.claim_trouble)
-            assert "looking for deliveries" in str(courier.claim_trouble())
+            assert "polled for deliveries" in str(courier.claim_trouble())
         await until(lambda: courier.claim_trouble() is None)
 
 
@@ -223,10 +223,10 @@ async def test_an_attempt_that_cannot_be_written_down_is_told(bridge_url: str, b
             locker.execute("lock table bridge.delivery_attempts")
             enqueue(bot, add_webhook(bot, receiver.url()))
             await until(courier.settle_trouble)
-            assert "is not written down yet" in str(courier.settle_trouble())
+            assert "has not been saved for" in str(courier.settle_trouble())
             # It looks for deliveries all the while.
-            looked_at = courier._looked_at
-            await until(lambda: courier._looked_at > looked_at)
+            polled_at = courier._polled_at
+            await until(lambda: courier._polled_at > polled_at)
         await until(lambda: courier.settle_trouble() is None)
 
 

@@ -13,7 +13,7 @@ from bridge.database.clock import ServerClock
 from bridge.database.pool import open_database
 from bridge.database.restart import keep_running
 from bridge.database.sessions import fetch
-from bridge.delivery import courier as courier_module
+from bridge.delivery import claiming
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
 from bridge.relay.drain import Relay
@@ -107,7 +107,7 @@ async def woken(url: str, courier: Courier) -> AsyncIterator[None]:
 async def test_operations_wake_an_idle_courier(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier_module, "SWEEP_SECONDS", 1e6)
+    monkeypatch.setattr(claiming, "SWEEP_SECONDS", 1e6)
     async with receiving() as receiver:
         receiver.behaviours["/gone"] = answer("500 Oops")
         paused = add_webhook(bot, receiver.url("/paused"), paused_at="now")

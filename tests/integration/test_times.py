@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from bridge.database.pool import Database, Row, open_database
-from bridge.delivery import courier as courier_module
+from bridge.delivery import attempt as attempt_module
 from bridge.delivery.courier import CLAIM_BATCH
 from tests.integration.delivering import (
     Bot,
@@ -68,7 +68,7 @@ async def test_times_are_the_database_s_though_the_bridge_s_clock_is_off(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        courier_module,
+        attempt_module,
         "time",
         SimpleNamespace(time=lambda: time.time() + 3600, monotonic=time.monotonic),
     )

@@ -15,7 +15,7 @@ from bridge.access.authenticator import Authenticator
 from bridge.access.tokens import Grant
 from bridge.access.vault import Vault
 from bridge.database.pool import Database
-from bridge.delivery.courier import _Delivery, _Event
+from bridge.delivery.attempt import Delivery, Event
 from bridge.live.handshake import read_opening
 from bridge.settings import Settings, load_settings
 from bridge.tail.follower import Address, Follower
@@ -67,11 +67,11 @@ def created() -> CreatedWebhook:
     )
 
 
-def delivery() -> _Delivery:
-    return _Delivery(
+def delivery() -> Delivery:
+    return Delivery(
         id=1,
         lease_token=UUID(int=1),
-        event=_Event(1, "a.b", "{}"),
+        event=Event(1, "a.b", "{}"),
         committed_at=None,
         attempt_number=1,
         attempt_of_schedule=1,

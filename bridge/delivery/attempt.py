@@ -1,0 +1,166 @@
+"""Makes one attempt of a delivery: sign the request, send it, judge the response."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+import trio
+
+from bridge.access.vault import SecretError, Vault
+from bridge.database.clock import ServerClock
+from bridge.delivery.retry import Answer, Failure, Outcome, Verdict, judge
+from bridge.delivery.signing import canonical_body, headers, message_id
+from bridge.delivery.transport import Transport
+from bridge.telemetry import logs, metrics
+
+log = structlog.get_logger()
+
+
+class Event:
+    """An event to deliver, to one webhook or to many."""
+
+    __slots__ = ("_body", "event_type", "id", "payload")
+
+    def __init__(self, event_id: int, event_type: str, payload: str | None) -> None:
+        self.id = event_id
+        self.event_type = event_type
+        #: None if the event is no longer in the log.
+        self.payload = payload
+        self._body: bytes | None = None
+
+    def body(self) -> bytes:
+        """Return the request body; all webhooks get the same bytes."""
+        if self._body is None:
+            assert self.payload is not None  # noqa: S101 - the sender checks
+            self._body = canonical_body(self.payload)
+        return self._body
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A claimed delivery."""
+
+    id: int
+    lease_token: UUID
+    event: Event
+    #: When the event was committed; None for a redelivery, which somebody requested later.
+    committed_at: datetime | None
+    attempt_number: int
+    #: The attempt's number since the last redelivery, which restarts the schedule.
+    attempt_of_schedule: int
+    webhook_id: int
+    is_failing: bool
+    #: Sent while the circuit breaker is open, to see whether the receiver works again.
+    is_probe: bool
+    #: May contain a secret in its path.
+    url: str = field(repr=False)
+    secret: str | None = field(repr=False)
+    previous_secret: str | None = field(repr=False)
+    timeout_seconds: int
+    schedule: Sequence[float]
+
+    def about(self) -> dict[str, object]:
+        """Return the fields that identify it in log events."""
+        return {
+            "delivery_id": self.id,
+            "webhook_id": self.webhook_id,
+            "event_id": self.event.id,
+            "attempt": self.attempt_number,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A finished attempt."""
+
+    delivery: Delivery
+    started_at: datetime
+    finished_at: datetime
+    answer: Answer
+    verdict: Verdict
+    #: When it ended, by trio's clock.
+    ended: float
+
+
+class Sender:
+    """Makes attempts.
+
+    Args:
+        vault: decrypts the webhooks' secrets.
+        clock: times attempts by the database's clock.
+    """
+
+    def __init__(self, transport: Transport, vault: Vault, clock: ServerClock) -> None:
+        self._transport = transport
+        self._vault = vault
+        self._clock = clock
+
+    async def attempt(self, delivery: Delivery) -> Attempt:
+        """Send a delivery once. Never raises for a receiver, a payload or a webhook."""
+        started_at, started = self._clock.now(), time.monotonic()
+        try:
+            answer = await self._send(delivery)
+        except Exception as error:
+            # A payload that cannot be serialised, or a bug: other deliveries must not suffer.
+            log.exception("attempt_crashed", **delivery.about())
+            answer = Answer(failure=Failure.INTERNAL, error=f"cannot send: {error!r}"[:500])
+        # The estimate of the database's time may have moved back since the start.
+        finished_at = started_at + timedelta(seconds=time.monotonic() - started)
+        verdict = judge(
+            answer,
+            attempt_number=delivery.attempt_of_schedule,
+            schedule=delivery.schedule,
+            now=finished_at.timestamp(),
+            random=random.random,
+        )
+        _report(delivery, answer, verdict)
+        return Attempt(delivery, started_at, finished_at, answer, verdict, trio.current_time())
+
+    async def _send(self, delivery: Delivery) -> Answer:
+        event = delivery.event
+        if event.payload is None:
+            return Answer(failure=Failure.NO_EVENT, error="the event is no longer in the log")
+        body = event.body()
+        try:
+            secret = self._open(delivery.secret)
+            previous_secret = self._open(delivery.previous_secret)
+        except SecretError as error:
+            return Answer(failure=Failure.SECRET, error=f"cannot sign the request: {error}")
+        return await self._transport.post(
+            delivery.url,
+            headers=headers(
+                body=body,
+                event_type=event.event_type,
+                webhook_id=delivery.webhook_id,
+                message=message_id(event.id, delivery.webhook_id),
+                timestamp=int(time.time()),
+                secret=secret,
+                previous_secret=previous_secret,
+            ),
+            body=body,
+            deadline_seconds=delivery.timeout_seconds,
+            about=delivery.about(),
+        )
+
+    def _open(self, stored: str | None) -> str | None:
+        return None if stored is None else self._vault.open(stored)
+
+
+def _report(delivery: Delivery, answer: Answer, verdict: Verdict) -> None:
+    metrics.delivery_attempts.labels(verdict.failure or "none").inc()
+    if verdict.outcome is not Outcome.SUCCESS:
+        is_retried = verdict.outcome is Outcome.RETRY
+        log.info(
+            "delivery_retried" if is_retried else "delivery_failed",
+            **delivery.about(),
+            failure=verdict.failure,
+            error=verdict.error,
+        )
+    elif logs.items_told():
+        log.debug("delivery_succeeded", **delivery.about(), status=answer.status)

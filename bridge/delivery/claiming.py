@@ -1,0 +1,180 @@
+"""Claims due deliveries: everything in a sweep, otherwise what became due since the last claim.
+
+While vacuum is held back, a scan from the start of the queue passes every delivery settled since
+then. So most claims start at a mark, and sweeps become rarer the longer they take.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import trio
+
+from bridge.database.clock import ServerClock
+from bridge.database.pool import Database, Row
+from bridge.delivery.attempt import Delivery, Event
+
+#: Shortest time between two sweeps.
+SWEEP_SECONDS = 1.0
+#: After a sweep, wait this many times its duration. The shorter of the last two durations counts: a
+#: sweep that waited for a lock was not slow by itself.
+SWEEP_REST = 10
+LONGEST_SWEEP_REST_SECONDS = 30.0
+#: How long after its due time a delivery may become visible: the longest drain.
+LATE = timedelta(seconds=5)
+
+
+class Held:
+    """The claimed deliveries that are not settled yet. Each occupies a slot."""
+
+    def __init__(self) -> None:
+        # A delivery is here twice if its lease was taken away, by hand or by restoring a backup,
+        # and it was claimed again.
+        self._deliveries: dict[tuple[int, UUID], Delivery] = {}
+        self.by_webhook: Counter[int] = Counter()
+        #: Number of deliveries to webhooks that mostly fail.
+        self.failing = 0
+
+    def __len__(self) -> int:
+        return len(self._deliveries)
+
+    @property
+    def deliveries(self) -> Iterable[Delivery]:
+        """The deliveries."""
+        return self._deliveries.values()
+
+    def add(self, delivery: Delivery) -> None:
+        """Occupy a slot."""
+        self._deliveries[delivery.id, delivery.lease_token] = delivery
+        self.by_webhook[delivery.webhook_id] += 1
+        self.failing += delivery.is_failing
+
+    def remove(self, delivery: Delivery) -> None:
+        """Free its slot."""
+        del self._deliveries[delivery.id, delivery.lease_token]
+        self.failing -= delivery.is_failing
+        self.by_webhook[delivery.webhook_id] -= 1
+        if not self.by_webhook[delivery.webhook_id]:
+            del self.by_webhook[delivery.webhook_id]
+
+
+class SweepMarks:
+    """Remembers up to which due time the queue has been searched, and when to sweep again."""
+
+    def __init__(self) -> None:
+        #: By webhook, and for all others; None: nothing has been searched.
+        self.by_webhook: dict[int, datetime] = {}
+        self.others: datetime | None = None
+        self._swept_at = -float("inf")
+        self._pause_seconds, self._took = SWEEP_SECONDS, 0.0
+
+    def expire(self) -> None:
+        """Make the next claim a sweep."""
+        self._swept_at = -float("inf")
+
+    def must_sweep(self) -> bool:
+        """Return whether the next claim must search the whole queue."""
+        return trio.current_time() - self._swept_at >= self._pause_seconds
+
+    def swept(self, started: float) -> None:
+        """Record the end of a sweep that started at this time."""
+        self._swept_at = trio.current_time()
+        took = self._swept_at - started
+        rest = min(SWEEP_REST * min(took, self._took), LONGEST_SWEEP_REST_SECONDS)
+        self._pause_seconds, self._took = max(SWEEP_SECONDS, rest), took
+
+    def move(self, now: datetime, held: Held) -> None:
+        """Set the marks after a sweep that found less than it had room for.
+
+        A sweep that ran out of room has not seen everything: the old marks stay.
+        """
+        self.others = now - LATE
+        self.by_webhook = {
+            webhook_id: since
+            for webhook_id, since in self.by_webhook.items()
+            if webhook_id in held.by_webhook
+        }
+
+    def claimed(self, row: Row) -> None:
+        """Set the mark of a webhook whose delivery was claimed."""
+        if not row["is_redelivery"]:
+            self.by_webhook[row["webhook_id"]] = row["next_attempt_at"] - LATE
+
+
+class Claimer:
+    """Leases due deliveries.
+
+    Args:
+        clock: learns the database's time from each claim.
+        most_failing: maximum number of deliveries in flight to webhooks that mostly fail.
+        schedule: the retry schedule of webhooks without one.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: ServerClock,
+        *,
+        most_failing: int,
+        schedule: Sequence[float],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._most_failing = most_failing
+        self._schedule = schedule
+        self.marks = SweepMarks()
+
+    async def claim(self, limit: int, held: Held) -> list[Delivery]:
+        """Lease at most ``limit`` deliveries, beside those that are held already."""
+        marks = self.marks
+        started = trio.current_time()
+        is_sweep = marks.must_sweep()
+        others = None if is_sweep else marks.others
+        due_since = {} if is_sweep else marks.by_webhook
+        known = list(held.by_webhook.keys() | marks.by_webhook.keys())
+        asked = self._clock.asks()
+        rows = await self._database.fetch(
+            "claim",
+            known,
+            [held.by_webhook[webhook_id] for webhook_id in known],
+            [due_since.get(webhook_id, others) for webhook_id in known],
+            others,
+            limit,
+            self._most_failing - held.failing,
+            [delivery.id for delivery in held.deliveries],
+        )
+        now = rows[0]["now"]
+        self._clock.answered(now, asked)
+        if rows[0]["id"] is None:
+            rows = []
+        if is_sweep:
+            marks.swept(started)
+            if len(rows) < limit:
+                marks.move(now, held)
+        events: dict[int, Event] = {}
+        for row in rows:
+            marks.claimed(row)
+            if row["event_id"] not in events:
+                events[row["event_id"]] = Event(row["event_id"], row["event_type"], row["payload"])
+        return [self._delivery(row, events[row["event_id"]]) for row in rows]
+
+    def _delivery(self, row: Row, event: Event) -> Delivery:
+        return Delivery(
+            id=row["id"],
+            lease_token=row["lease_token"],
+            event=event,
+            committed_at=None if row["is_redelivery"] else row["committed_at"],
+            attempt_number=row["attempt_number"] + 1,
+            attempt_of_schedule=row["attempt_number"] - row["attempts_before"] + 1,
+            webhook_id=row["webhook_id"],
+            is_failing=row["is_failing"],
+            is_probe=row["is_probe"],
+            url=row["url"],
+            secret=row["secret"],
+            previous_secret=row["previous_secret"],
+            timeout_seconds=row["timeout_seconds"],
+            schedule=row["retry_schedule"] or self._schedule,
+        )

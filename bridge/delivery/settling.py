@@ -1,0 +1,141 @@
+"""Settles attempts: records their results in batches, and frees the leases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from bridge.database.errors import DatabaseError, DeadlockError, MissingPartitionError
+from bridge.database.pool import Database, values_by_column
+from bridge.delivery.attempt import Attempt
+from bridge.delivery.retry import Outcome
+from bridge.telemetry import metrics
+
+log = structlog.get_logger()
+
+#: Maximum number of attempts per statement.
+SETTLE_BATCH = 500
+
+
+class Settler:
+    """Records the results of attempts.
+
+    Args:
+        settled: gets each batch that needs no more work.
+        disable_seconds: how long a webhook may fail without a success before it is disabled.
+        create_partitions: creates missing partitions of the logs; returns how many.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        settled: Callable[[Sequence[Attempt]], None],
+        disable_seconds: float,
+        create_partitions: Callable[[], Awaitable[int]],
+    ) -> None:
+        self._database = database
+        self._settled = settled
+        self._disable_seconds = disable_seconds
+        self._create_partitions = create_partitions
+        #: Finished attempts, oldest first.
+        self.waiting: list[Attempt] = []
+
+    async def settle_all(self) -> None:
+        """Settle all waiting attempts, a batch at a time."""
+        while self.waiting:
+            batch = self.waiting[:SETTLE_BATCH]
+            try:
+                await self._settle(batch)
+            except DeadlockError:
+                continue
+            except DatabaseError as error:
+                if isinstance(error, MissingPartitionError) and await self._create_partitions():
+                    continue
+                if not _is_permanent(error):
+                    raise
+                # Some attempt is at fault; find it and keep the others.
+                for attempt in batch:
+                    await self._settle_alone(attempt)
+                    # One by one: the database may go away before the last.
+                    self._forget([attempt])
+                continue
+            self._forget(batch)
+
+    def _forget(self, batch: Sequence[Attempt]) -> None:
+        """Drop the oldest attempts and report them as settled."""
+        del self.waiting[: len(batch)]
+        _count(batch)
+        self._settled(batch)
+
+    async def _settle_alone(self, attempt: Attempt) -> None:
+        try:
+            await self._settle([attempt])
+        except DatabaseError as error:
+            if not _is_permanent(error):
+                raise
+            # When its lease expires, it is sent again with the same webhook-id.
+            log.error("result_rejected", **attempt.delivery.about(), reason=str(error))
+
+    async def _settle(self, batch: Sequence[Attempt]) -> None:
+        rows = [
+            (
+                attempt.delivery.id,
+                attempt.delivery.lease_token,
+                attempt.delivery.webhook_id,
+                attempt.delivery.attempt_number,
+                attempt.started_at,
+                attempt.finished_at,
+                attempt.verdict.outcome.value,
+                attempt.verdict.retry_seconds,
+                attempt.answer.status,
+                attempt.answer.body,
+                attempt.verdict.failure,
+                attempt.verdict.error,
+                attempt.verdict.disable,
+                attempt.verdict.pause_seconds,
+                attempt.delivery.is_probe,
+            )
+            for attempt in batch
+        ]
+        settled = await self._database.fetch(
+            "settle", *values_by_column(rows), self._disable_seconds
+        )
+        if len(settled) < len(batch):
+            kept = {row["id"] for row in settled}
+            for attempt in batch:
+                if attempt.delivery.id not in kept:
+                    log.warning("lease_lost", **attempt.delivery.about())
+
+
+def _is_permanent(error: DatabaseError) -> bool:
+    """Return whether the statement's values are at fault, so that retrying it cannot help.
+
+    A full disk, a lock timeout or a missing privilege can pass; the results wait until then.
+    """
+    # Invalid values, violated constraints, and exceptions raised by somebody's trigger.
+    return (error.sqlstate or "").startswith(("22", "23", "P0"))
+
+
+def _count(batch: Sequence[Attempt]) -> None:
+    """Update the metrics for settled attempts."""
+    ends: Counter[tuple[Outcome, str | None]] = Counter()
+    acknowledged, took = [], []
+    for attempt in batch:
+        outcome = attempt.verdict.outcome
+        ends[outcome, attempt.verdict.failure] += 1
+        took.append((attempt.finished_at - attempt.started_at).total_seconds())
+        committed_at = attempt.delivery.committed_at
+        if outcome is Outcome.SUCCESS and committed_at is not None:
+            acknowledged.append((attempt.finished_at - committed_at).total_seconds())
+    metrics.delivery_attempt_seconds.observe_all(took)
+    metrics.commit_to_acknowledged.observe_all(acknowledged)
+    for (outcome, failure), count in ends.items():
+        if outcome is Outcome.SUCCESS:
+            metrics.delivery_succeeded.inc(count)
+        elif outcome is Outcome.RETRY:
+            metrics.delivery_retried.labels(failure).inc(count)
+        else:
+            metrics.delivery_failed.labels(failure).inc(count)
