@@ -71,7 +71,7 @@ def test_the_feed_shows_events_as_they_come_and_nothing_twice(
     page = open_page()
     emit(bot, "ticket.created", {"title": "before the page was opened"})
     sign_in(page, path="/console/events")
-    rows = page.get_by_label("Events, the newest first").get_by_role("listitem")
+    rows = page.get_by_label("Events, newest first").get_by_role("listitem")
     expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
     expect(rows).to_have_count(1)
     emit(bot, "user.created", {"username": HOSTILE, "name": "\u202eevil", "long": "x" * 5_000})
@@ -91,7 +91,7 @@ def test_the_feed_shows_events_as_they_come_and_nothing_twice(
         emit(bot, "ticket.created", {"title": f"number {number}"})
     expect(page.get_by_text("Events that wait: 3")).to_be_visible()
     expect(rows).to_have_count(2)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     expect(rows).to_have_count(5)
     expect(rows.first).to_contain_text("number 2")
 
@@ -116,7 +116,7 @@ def test_the_feed_goes_on_where_it_was_when_its_connection_was_cut(
     page: Page, bot: psycopg.Connection[Any], watch: Watch
 ) -> None:
     sign_in(page, path="/console/events")
-    rows = page.get_by_label("Events, the newest first").get_by_role("listitem")
+    rows = page.get_by_label("Events, newest first").get_by_role("listitem")
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     emit(bot, "ticket.created", {"title": "first"})
     expect(rows).to_have_count(1)
@@ -148,7 +148,7 @@ def test_the_feed_goes_on_when_somebody_has_signed_in_anew_beside_it(
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.get_by_label("Types")).to_have_value("")
     emit(bot, "ticket.created", {})
-    expect(page.get_by_label("Events, the newest first").get_by_role("listitem")).to_have_count(1)
+    expect(page.get_by_label("Events, newest first").get_by_role("listitem")).to_have_count(1)
 
 
 def test_a_feed_that_nobody_sees_keeps_only_what_it_will_show(
@@ -178,7 +178,7 @@ def test_a_feed_that_nobody_sees_keeps_only_what_it_will_show(
     kept = page.evaluate("events.filter((each) => each.deref()).length")
     assert 300 <= kept < 1000
     page.evaluate("drawings.pop()()")
-    rows = page.get_by_label("Events, the newest first").get_by_role("listitem")
+    rows = page.get_by_label("Events, newest first").get_by_role("listitem")
     expect(rows).to_have_count(300)
     expect(rows.first).to_contain_text("2000")
     expect(rows.last).to_contain_text("1701")
@@ -220,7 +220,7 @@ def test_whoever_lacks_a_scope_finds_no_way_to_it(
         [HOSTILE, hash_token("narrow")],
     )
     sign_in(page, token="narrow")
-    rooms = page.get_by_role("navigation", name="Rooms").get_by_role("link")
+    rooms = page.get_by_role("navigation", name="Sections").get_by_role("link")
     expect(rooms).to_have_text(["Overview", "Webhooks", "Deliveries"])
     expect(page.get_by_text(HOSTILE)).to_be_visible()
     page.goto("/console/events")
@@ -233,6 +233,6 @@ def test_whoever_lacks_a_scope_finds_no_way_to_it(
 def test_the_keyboard_is_enough(page: Page) -> None:
     sign_in(page)
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"

@@ -57,7 +57,7 @@ async def test_redeliveries_and_what_has_no_before_and_after_are_readable(
         await sign_in(browser)
         page = await browser.get(PATH)
     text = plain(page.text)
-    assert "Delivery sent again 7" in text
+    assert "Delivery resent 7" in text
     assert "webhook_id to 3 was_pending to false" in text
     assert "All webhooks deleted" in text
     assert "thing.done" in text
@@ -98,7 +98,7 @@ async def test_pages_of_changes_follow_each_other_without_a_gap(
                 break
             path = f"/console/{older[1]}"
         assert seen == [f"rule-{number}" for number in (4, 3, 2, 1, 0)]
-        assert "Nothing older is kept" in (await browser.get(f"{PATH}?before_id=1")).text
+        assert "No older changes are kept" in (await browser.get(f"{PATH}?before_id=1")).text
         for wrong in ("0", "x", "1_0", "9" * 30):
             assert (await browser.get(f"{PATH}?before_id={wrong}")).status_code == 404
 

@@ -101,7 +101,7 @@ async def test_a_token_is_shown_in_the_answer_that_makes_it_and_in_no_other(
         ({"expiry": "days", "days": "36500"}, 36_500),
         ({"expiry": "never", "days": "nonsense"}, None),
     ],
-    ids=["one day", "a hundred years", "for ever"],
+    ids=["one day", "a hundred years", "forever"],
 )
 async def test_a_token_is_valid_for_as_long_as_was_said(
     bridge_url: str, bot: Bot, expiry: dict[str, str], days: int | None
@@ -129,19 +129,19 @@ async def test_a_token_may_be_valid_to_the_end_of_a_day(bridge_url: str, bot: Bo
 @pytest.mark.parametrize(
     ("changed", "name", "sentence"),
     [
-        ({"name": ""}, "name", "Between 1 and 255"),
-        ({"name": "x" * 256}, "name", "Between 1 and 255"),
+        ({"name": ""}, "name", "1 to 255"),
+        ({"name": "x" * 256}, "name", "1 to 255"),
         ({"patterns": "ticket.*, <b>"}, "patterns", "Types or groups"),
-        ({"days": ""}, "days", "between 1 and 36500"),
-        ({"days": "0"}, "days", "between 1 and 36500"),
-        ({"days": "36501"}, "days", "between 1 and 36500"),
-        ({"days": "²"}, "days", "between 1 and 36500"),
-        ({"days": "1e3"}, "days", "between 1 and 36500"),
-        ({"expiry": "", "days": ""}, "days", "between 1 and 36500"),
-        ({"expiry": "date", "date": ""}, "date", "not over yet"),
-        ({"expiry": "date", "date": "2020-01-01"}, "date", "not over yet"),
-        ({"expiry": "date", "date": "9999-12-31"}, "date", "not over yet"),
-        ({"expiry": "date", "date": "tomorrow"}, "date", "not over yet"),
+        ({"days": ""}, "days", "from 1 to 36500"),
+        ({"days": "0"}, "days", "from 1 to 36500"),
+        ({"days": "36501"}, "days", "from 1 to 36500"),
+        ({"days": "²"}, "days", "from 1 to 36500"),
+        ({"days": "1e3"}, "days", "from 1 to 36500"),
+        ({"expiry": "", "days": ""}, "days", "from 1 to 36500"),
+        ({"expiry": "date", "date": ""}, "date", "in the future"),
+        ({"expiry": "date", "date": "2020-01-01"}, "date", "in the future"),
+        ({"expiry": "date", "date": "9999-12-31"}, "date", "in the future"),
+        ({"expiry": "date", "date": "tomorrow"}, "date", "in the future"),
     ],
 )
 async def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
@@ -164,7 +164,7 @@ async def test_a_token_without_a_scope_is_not_made(
     async with signed_in(bridge_url) as browser:
         page = await browser.post("/console/tokens/new", data={**FILLED, "scopes": scopes})
     assert page.status_code == 422
-    assert "Choose one at least." in shown(page)
+    assert "Select at least one." in shown(page)
     assert stored(bot) == []
 
 
@@ -187,10 +187,10 @@ async def test_a_token_is_revoked_for_good_after_a_question(bridge_url: str, bot
             "../../tokens?done=revoked",
         )
         listed = await browser.get("/console/tokens?done=revoked")
-        assert "The token is revoked" in shown(listed)
+        assert "The token was revoked" in shown(listed)
         assert ">revoked</span>" in listed.text
         assert "/revoke" not in listed.text
-        assert "Revoke for good" not in shown(await browser.get(path))
+        assert "Revoke permanently" not in shown(await browser.get(path))
         assert (await browser.post(path)).status_code == 404
         assert (await browser.get("/console/tokens/4711/revoke")).status_code == 404
         assert (await browser.get("/console/tokens/x/revoke")).status_code == 404
@@ -222,8 +222,8 @@ async def test_the_list_has_pages_and_says_where_other_tokens_are(
 ) -> None:
     async with signed_in(bridge_url) as browser:
         page = await browser.get("/console/tokens")
-        assert "No tokens here" in shown(page)
-        assert "BRIDGE_TOKEN is valid, if it is set" in shown(page)
+        assert "No tokens yet" in shown(page)
+        assert "BRIDGE_TOKEN, if set" in shown(page)
         for number in range(ON_A_PAGE + 1):
             add_token(bot, f"token {number}", "admin", expires="now()" if number else "null")
         page = await browser.get("/console/tokens")

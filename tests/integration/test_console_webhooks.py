@@ -173,7 +173,7 @@ async def test_without_a_webhook_the_list_says_what_one_is_and_how_to_make_it(
     add_token(bot, "looks", "webhooks:read")
     async with signed_in(bridge_url) as browser:
         page = await browser.get("/console/webhooks")
-        assert "No webhook yet" in shown(page)
+        assert "No webhooks yet" in shown(page)
         assert 'href="webhooks/new"' in page.text
     async with signed_in(bridge_url, "looks") as browser:
         page = await browser.get("/console/webhooks")
@@ -315,25 +315,25 @@ async def test_every_field_is_taken(bridge_url: str, bot: Bot) -> None:
 @pytest.mark.parametrize(
     ("name", "typed", "sentence"),
     [
-        ("name", "", "Between 1 and 255 characters"),
-        ("name", "x" * 256, "Between 1 and 255 characters"),
-        ("name", "a\0b", "Between 1 and 255 characters"),
-        ("url", "ftp://a.example", "An address like"),
-        ("url", "https://user:word@a.example", "An address like"),
-        ("event_type", "a b", "Parts of letters"),
-        ("event_type", "", "Parts of letters"),
+        ("name", "", "Enter 1 to 255 characters"),
+        ("name", "x" * 256, "Enter 1 to 255 characters"),
+        ("name", "a\0b", "Enter 1 to 255 characters"),
+        ("url", "ftp://a.example", "Enter a URL such as"),
+        ("url", "https://user:word@a.example", "Enter a URL such as"),
+        ("event_type", "a b", "Enter parts of letters"),
+        ("event_type", "", "Enter parts of letters"),
         ("description", "a\0b", "cannot be stored"),
-        ("timeout_seconds", "0", "between 1 and 120"),
-        ("timeout_seconds", "", "between 1 and 120"),
-        ("max_concurrency", "1001", "between 1 and 1000"),
-        ("rate_per_second", "fast", "A number between"),
-        ("rate_per_second", "nan", "A number between"),
-        ("retry_schedule", "5, soon", "numbers of seconds"),
-        ("retry_schedule", "0 " * 101, "numbers of seconds"),
-        ("filter", "$.a ==", "PostgreSQL takes. must be a jsonpath"),
+        ("timeout_seconds", "0", "from 1 to 120"),
+        ("timeout_seconds", "", "from 1 to 120"),
+        ("max_concurrency", "1001", "from 1 to 1000"),
+        ("rate_per_second", "fast", "Enter a number from"),
+        ("rate_per_second", "nan", "Enter a number from"),
+        ("retry_schedule", "5, soon", "delays in seconds"),
+        ("retry_schedule", "0 " * 101, "delays in seconds"),
+        ("filter", "$.a ==", "accept this condition. must be a jsonpath"),
         ("filter", "$.a == $b", "must not have variables"),
-        ("filter", "$.**.a == 1", "no condition that PostgreSQL takes"),
-        ("filter", '$.a == "' + "x" * 4000 + '"', "no condition that PostgreSQL takes"),
+        ("filter", "$.**.a == 1", "PostgreSQL does not accept this condition"),
+        ("filter", '$.a == "' + "x" * 4000 + '"', "PostgreSQL does not accept this condition"),
     ],
 )
 async def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
@@ -354,7 +354,7 @@ async def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
             assert page.status_code == 422
             assert sentence in problem(page, name)
             assert field(page, name) == typed.strip()
-            assert "Type it once more" in shown(page)
+            assert "Enter it again" in shown(page)
             assert "s3cret-typed" not in page.text
             assert "<script>x" not in page.text
     assert count(bot) == 1
@@ -372,7 +372,7 @@ async def test_a_secret_that_cannot_be_one_is_refused(
             form = {**FILLED, "secret_choice": "given", "secret": secret, "seen": seen}
             page = await browser.post(f"/console/webhooks/{path}", data=form)
             assert page.status_code == 422, path
-            assert "A secret is needed" in shown(page)
+            assert "Enter a secret" in shown(page)
     assert secrets_of(bot, webhook) == ["before", None]
     assert count(bot) == 1
 
@@ -473,10 +473,10 @@ async def test_a_webhook_is_paused_resumed_switched_and_deleted(bridge_url: str,
     async with signed_in(bridge_url) as browser:
         path = f"/console/webhooks/{webhook}"
         for action, done, state, words in (
-            ("pause", "paused", "paused", "Deliveries wait, new ones included"),
+            ("pause", "paused", "paused", "All deliveries, new ones included, wait"),
             ("resume", "resumed", "delivering", "It delivers again"),
-            ("switch-off", "switched-off", "off", "Somebody has switched it off"),
-            ("switch-on", "switched-on", "delivering", "Switched on."),
+            ("switch-off", "switched-off", "off", "The webhook is disabled"),
+            ("switch-on", "switched-on", "delivering", "Enabled."),
         ):
             answer = await browser.post(f"{path}/{action}")
             assert answer.status_code == 303
@@ -517,7 +517,7 @@ async def test_a_secret_is_rotated_and_the_old_one_signs_for_a_day(
         assert made.status_code == 200
         [secret] = re.findall(r'<code id="secret">([^<]+)</code>', made.text)
         assert secrets_of(bot, webhook) == [unescape(secret), "the-first"]
-        assert "signed with the old secret as well" in shown(made)
+        assert "also signed with the old secret" in shown(made)
         page = await browser.get(path)
         assert secret not in page.text
         assert "If you rotate again now, it ends at once" in shown(page)
@@ -553,12 +553,12 @@ async def test_what_the_receiver_answers_to_a_test_is_shown_as_text(
         path = f"/console/webhooks/{webhook}/test"
         page = await browser.post(path)
         assert page.status_code == 200
-        assert "The receiver took the test" in shown(page)
+        assert "The receiver accepted the test" in shown(page)
         assert "12 ms" in shown(page)
         # The page of a POST is not asked for again by itself.
         assert "data-refresh-seconds" not in page.text
         page = await browser.post(path)
-        assert "The test was not taken" in shown(page)
+        assert "The receiver rejected the test" in shown(page)
         assert HOSTILE * 10 in unescape(page.text)
         page = await browser.post(path)
         assert "cannot be reached: &lt;b&gt;refused" in page.text
@@ -569,17 +569,17 @@ async def test_what_the_receiver_answers_to_a_test_is_shown_as_text(
 @pytest.mark.parametrize(
     ("columns", "state", "words"),
     [
-        ({}, "delivering", "Nothing was sent yet"),
-        ({"last_triggered_at": "now"}, "delivering", "All is well"),
-        ({"failing_since": "now"}, "delivering", "tried again by the retry schedule"),
-        ({"probe_at": "now", "failing_since": "now"}, "failing", "Nothing but failures since"),
-        ({"probe_at": "now"}, "failing", "has asked for a break"),
+        ({}, "delivering", "No deliveries yet"),
+        ({"last_triggered_at": "now"}, "delivering", "Healthy"),
+        ({"failing_since": "now"}, "delivering", "will be retried on schedule"),
+        ({"probe_at": "now", "failing_since": "now"}, "failing", "Only failures since"),
+        ({"probe_at": "now"}, "failing", "asked us to slow down"),
         ({"paused_at": "now"}, "paused", "Paused since"),
-        ({"is_active": False}, "off", "Somebody has switched it off"),
+        ({"is_active": False}, "off", "The webhook is disabled"),
         (
             {"is_active": False, "disabled_reason": "410 <b>Gone</b>"},
             "disabled",
-            "switched it off: 410 <b>Gone</b> . Mend the receiver",
+            "Disabled by the bridge: 410 <b>Gone</b> . Fix the receiver",
         ),
     ],
 )
@@ -681,7 +681,7 @@ async def test_of_very_many_deliveries_the_page_says_since_when_its_figures_are(
     async with signed_in(bridge_url) as browser:
         page = await browser.get(f"/console/webhooks/{webhook}")
     assert "Last hour" not in shown(page)
-    assert "these figures are of the newest. Deliveries looked at: 2 000" in shown(page)
+    assert "these figures cover the newest. Deliveries counted: 2 000" in shown(page)
 
 
 async def test_the_latest_deliveries_are_there_and_the_ways_to_all_and_to_the_failed_ones(

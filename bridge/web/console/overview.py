@@ -117,20 +117,20 @@ def _charts(figures: Overview, seconds: int, translate: Translate) -> list[Chart
 
     return [
         _chart(
-            translate("Events a second"),
+            translate("Events per second"),
             points,
             [charts.Line(translate("drained"), "a", a_second(lambda point: point.events))],
             per_second,
         ),
         _chart(
-            translate("Attempts at deliveries a second"),
+            translate("Delivery attempts per second"),
             points,
             [
                 charts.Line(translate("delivered"), "b", a_second(lambda point: point.delivered)),
                 charts.Line(
-                    translate("to be tried again"), "a", a_second(lambda point: point.retried)
+                    translate("will be retried"), "a", a_second(lambda point: point.retried)
                 ),
-                charts.Line(translate("given up"), "c", a_second(lambda point: point.failed)),
+                charts.Line(translate("finally failed"), "c", a_second(lambda point: point.failed)),
             ],
             per_second,
         ),
@@ -145,7 +145,7 @@ def _charts(figures: Overview, seconds: int, translate: Translate) -> list[Chart
             least=0.002,
         ),
         _chart(
-            translate("From commit to a receiver's answer"),
+            translate("From commit to the receiver's response"),
             points,
             [
                 charts.Line(
