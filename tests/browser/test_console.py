@@ -89,7 +89,7 @@ def test_the_feed_shows_events_as_they_come_and_nothing_twice(
     page.get_by_role("button", name="Pause").click()
     for number in range(3):
         emit(bot, "ticket.created", {"title": f"number {number}"})
-    expect(page.get_by_text("Events that wait: 3")).to_be_visible()
+    expect(page.get_by_text("Waiting events: 3")).to_be_visible()
     expect(rows).to_have_count(2)
     page.get_by_role("button", name="Continue").click()
     expect(rows).to_have_count(5)

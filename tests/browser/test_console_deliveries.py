@@ -109,8 +109,8 @@ def test_a_failed_delivery_is_found_looked_at_and_sent_again(
     expect(page.get_by_role("heading", level=1)).to_contain_text(f"Delivery {failed}")
     expect(page.get_by_role("region", name="Payload")).to_contain_text(r"\u202eWWW")
     expect(page.get_by_role("region", name="Response to attempt 1")).to_contain_text(HOSTILE)
-    page.get_by_text("Body as it is sent").click()
-    expect(page.get_by_role("region", name="Body as it is sent")).to_contain_text('{"\\">')
+    page.get_by_text("Body, exactly as sent").click()
+    expect(page.get_by_role("region", name="Body, exactly as sent")).to_contain_text('{"\\">')
     looks_right(page)
     photograph(page, "delivery")
 
@@ -118,7 +118,7 @@ def test_a_failed_delivery_is_found_looked_at_and_sent_again(
     expect(page.get_by_role("status")).to_have_text("The delivery is being resent.")
     expect(page.get_by_text("the webhook is paused")).to_be_visible()
     page.get_by_role("button", name="Try now").click()
-    expect(page.get_by_role("status")).to_contain_text("tried at once")
+    expect(page.get_by_role("status")).to_contain_text("being tried now")
     looks_right(page)
 
     page.get_by_role("link", name="Changes").click()
@@ -139,7 +139,7 @@ def test_many_are_counted_before_they_are_sent_again(
     sign_in(page, path="/console/deliveries")
 
     # Ticked by the keyboard, two of three.
-    choose = page.get_by_role("button", name="Send chosen ones again")
+    choose = page.get_by_role("button", name="Resend selected")
     expect(choose).to_be_disabled()
     page.get_by_label(f"Select delivery {failed[0]}").focus()
     page.keyboard.press("Space")
@@ -153,7 +153,7 @@ def test_many_are_counted_before_they_are_sent_again(
     expect(page.get_by_role("status")).to_have_text("The selected deliveries are being resent.")
 
     # By their time; the fields have the reader's own clock.
-    page.get_by_role("link", name="Send failed ones again").click()
+    page.get_by_role("link", name="Resend failed").click()
     page.get_by_label("Webhook").select_option(label=f"crm · {webhook}")
     page.get_by_label("Deliveries per second").fill("much")
     page.get_by_role("button", name="Count").click()
@@ -169,7 +169,7 @@ def test_many_are_counted_before_they_are_sent_again(
     photograph(page, "redeliver")
     page.get_by_role("button", name="Resend them").click()
     expect(page.get_by_role("row")).to_have_count(4)
-    expect(page.get_by_role("status")).to_contain_text("one after the other")
+    expect(page.get_by_role("status")).to_contain_text("one after another")
 
 
 def test_times_are_those_of_the_readers_own_clock_and_without_scripts_utc(
@@ -200,6 +200,6 @@ def test_times_are_those_of_the_readers_own_clock_and_without_scripts_utc(
     expect(page.get_by_label("From, UTC")).to_be_visible()
     expect(page.get_by_text("2026-01-15 10:00:00 UTC")).to_be_visible()
     page.get_by_label(f"Select delivery {delivery}").check()
-    page.get_by_role("button", name="Send chosen ones again").click()
+    page.get_by_role("button", name="Resend selected").click()
     page.get_by_role("button", name="Resend them").click()
     expect(page.get_by_role("status")).to_have_text("The selected deliveries are being resent.")

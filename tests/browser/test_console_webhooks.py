@@ -144,7 +144,7 @@ def test_a_webhook_is_made_tried_paused_changed_rotated_and_deleted(
     assert page.locator("#secret").inner_text() != secret
     page.get_by_role("link", name="Go to the webhook").click()
     page.get_by_role("link", name="Delete…").click()
-    expect(page.get_by_text("What is pending is dropped")).to_be_visible()
+    expect(page.get_by_text("Pending deliveries are dropped")).to_be_visible()
     looks_well(page)
     photograph(page, "webhook-delete")
     page.get_by_role("button", name="Delete permanently").click()
@@ -163,7 +163,7 @@ def test_a_token_is_made_copied_and_revoked(
     page.get_by_label("Name").fill(AWFUL[:250])
     page.get_by_role("button", name="Create token").click()
     watch.expected("status of 422")
-    expect(page.get_by_role("group", name="Permissions")).to_contain_text("Choose one at least")
+    expect(page.get_by_role("group", name="Permissions")).to_contain_text("Select at least one")
     looks_well(page)
     page.get_by_label("webhooks:read").press("Space")
     page.get_by_label("Only events of these types").fill("ticket.*")

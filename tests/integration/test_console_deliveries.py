@@ -340,16 +340,16 @@ async def test_a_delivery_whose_webhook_or_event_is_gone_offers_nothing_that_can
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         for delivery, why in (
-            (of_gone, "its webhook is deleted."),
+            (of_gone, "its webhook was deleted."),
             (of_event, "its event is no longer in the log."),
         ):
             page = await browser.get(f"{LIST}/{delivery}")
-            assert f"It cannot be sent again: {why}" in page.text
+            assert f"It cannot be resent: {why}" in page.text
             assert f"{delivery}/redeliver" not in page.text
             sent = await browser.post(f"{LIST}/{delivery}/redeliver", data={"csrf": csrf_of(page)})
             assert sent.headers["Location"] == f"../../deliveries/{delivery}?done=gone"
             assert (
-                "It cannot be sent again"
+                "It cannot be resent"
                 in (await browser.get(f"{LIST}/{delivery}?done=gone")).text
             )
         counted = await browser.post(
@@ -438,7 +438,7 @@ async def test_failed_ones_are_counted_before_they_are_sent_again(
         target = httpx.URL(f"http://bridge{MANY}").join(sent.headers["Location"])
         after = await browser.get(target)
         assert shown(after) == failed[::-1]
-        assert "sent again, one after the other" in after.text
+        assert "resent one after another" in after.text
         none = await browser.post(MANY, data=fields)
         assert "No delivery failed in this period" in none.text
     assert audited(bot) == [("webhook.redelivered", webhook, "console", "BRIDGE_TOKEN")]

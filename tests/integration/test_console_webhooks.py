@@ -474,7 +474,7 @@ async def test_a_webhook_is_paused_resumed_switched_and_deleted(bridge_url: str,
         path = f"/console/webhooks/{webhook}"
         for action, done, state, words in (
             ("pause", "paused", "paused", "All deliveries, new ones included, wait"),
-            ("resume", "resumed", "delivering", "It delivers again"),
+            ("resume", "resumed", "delivering", "Resumed"),
             ("switch-off", "switched-off", "off", "The webhook is disabled"),
             ("switch-on", "switched-on", "delivering", "Enabled."),
         ):
@@ -492,7 +492,7 @@ async def test_a_webhook_is_paused_resumed_switched_and_deleted(bridge_url: str,
         deleted = await browser.post(f"{path}/delete")
         assert deleted.headers["Location"] == "../../webhooks?done=deleted"
         assert (await browser.get(path)).status_code == 404
-        assert "is deleted" in shown(await browser.get("/console/webhooks?done=deleted"))
+        assert "was deleted" in shown(await browser.get("/console/webhooks?done=deleted"))
     rows = bot.execute("select distinct via from bridge.audit_log").fetchall()
     assert rows == [("console",)]
     assert count(bot) == 0
@@ -520,7 +520,7 @@ async def test_a_secret_is_rotated_and_the_old_one_signs_for_a_day(
         assert "also signed with the old secret" in shown(made)
         page = await browser.get(path)
         assert secret not in page.text
-        assert "If you rotate again now, it ends at once" in shown(page)
+        assert "Rotating again ends it at once" in shown(page)
         given = await browser.post(
             f"{path}/rotate-secret", data={"secret_choice": "given", "secret": "my own"}
         )
@@ -669,7 +669,7 @@ async def test_the_figures_are_those_of_webhook_health_and_of_the_newest_where_t
     async with signed_in(bridge_url) as browser:
         page = await browser.get(f"/console/webhooks/{webhook}")
     assert "Last hour" in shown(page)
-    assert "Deliveries looked at" not in shown(page)
+    assert "Deliveries counted" not in shown(page)
 
 
 async def test_of_very_many_deliveries_the_page_says_since_when_its_figures_are(
