@@ -348,10 +348,7 @@ async def test_a_delivery_whose_webhook_or_event_is_gone_offers_nothing_that_can
             assert f"{delivery}/redeliver" not in page.text
             sent = await browser.post(f"{LIST}/{delivery}/redeliver", data={"csrf": csrf_of(page)})
             assert sent.headers["Location"] == f"../../deliveries/{delivery}?done=gone"
-            assert (
-                "It cannot be resent"
-                in (await browser.get(f"{LIST}/{delivery}?done=gone")).text
-            )
+            assert "It cannot be resent" in (await browser.get(f"{LIST}/{delivery}?done=gone")).text
         counted = await browser.post(
             CHOSEN, data={"csrf": csrf_of(page), "delivery": [of_gone, of_event]}
         )
