@@ -1,4 +1,4 @@
-# The bridge alone: no compiler, no sources, no embedded PostgreSQL, nobody's root.
+# The bridge alone, without a compiler, sources, embedded PostgreSQL or root.
 
 FROM python:3.13-slim AS wheel
 WORKDIR /src
@@ -14,12 +14,12 @@ ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     BRIDGE_HOST=0.0.0.0 \
     BRIDGE_PORT=8080
-# The versions that the tests ran with.
+# The versions that the tests use.
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     --mount=type=bind,source=tests/constraints.txt,target=/constraints.txt \
     pip install --no-cache-dir --constraint /constraints.txt /wheels/*.whl
 RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent pgbridge
-# pgbridge.toml is read from here, if one is mounted.
+# A mounted pgbridge.toml is read from here.
 WORKDIR /etc/pgbridge
 USER 10001:10001
 EXPOSE 8080

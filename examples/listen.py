@@ -1,4 +1,4 @@
-"""Prints every event of a pgbridge once, in order, whatever becomes of the connection.
+"""Print every event once and in order, across reconnects.
 
 BRIDGE_TOKEN=… python examples/listen.py ws://127.0.0.1:8080/ws
 """
@@ -14,9 +14,9 @@ PING_SECONDS = 20
 
 
 async def listen(url: str, token: str) -> None:
-    since: int | None = None  # the last id that is known
+    since: int | None = None  # the last known id
     while True:
-        # A connection that was lost is made anew, and the bridge sends what came meanwhile.
+        # After a disconnect, reconnect; the bridge then sends what was missed.
         target = url if since is None else f"{url}?since={since}"
         headers = [(b"Authorization", f"Bearer {token}".encode())]
         try:
@@ -31,7 +31,7 @@ async def listen(url: str, token: str) -> None:
                     text = None
                     with trio.move_on_after(PING_SECONDS):
                         text = await websocket.get_message()
-                    if text is None:  # nothing new, or the bridge has vanished: ask
+                    if text is None:  # no events, or the bridge is gone: ping it
                         await websocket.send_message('{"type": "ping"}')
                         with trio.fail_after(PING_SECONDS):
                             text = await websocket.get_message()
@@ -46,12 +46,12 @@ async def listen(url: str, token: str) -> None:
                         print("listening", file=sys.stderr, flush=True)
                     elif message["type"] == "resumed":
                         since = max(since or 0, message["to"])
-                    elif message["type"] == "gap":  # gone from the log; say so, and go on
+                    elif message["type"] == "gap":  # events have expired
                         print("missed events after", message["since"], file=sys.stderr, flush=True)
                         since = message["available_from"] - 1
         except ConnectionClosed as closed:
             if closed.reason is not None and closed.reason.code == 1008:
-                sys.exit(f"refused: {closed.reason.reason}")  # connecting again would be no help
+                sys.exit(f"refused: {closed.reason.reason}")  # a retry would fail again
         except (HandshakeError, trio.TooSlowError):
             pass
         await trio.sleep(1)

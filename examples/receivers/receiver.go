@@ -1,13 +1,13 @@
-// Receives webhooks of pgbridge: verifies each, drops repeats, hands it on, and answers.
+// Receive webhooks: verify each, drop duplicates, process it, respond.
 //
 //	WEBHOOK_SECRET=… go run examples/receivers/receiver.go
 //
-// Nothing but Go's standard library is needed. Settings, all from the environment:
+// It needs only Go's standard library. Settings, from the environment:
 //
 //	WEBHOOK_SECRET           the webhook's secret, whsec_… or any other text
-//	WEBHOOK_SECRET_PREVIOUS  one more that is accepted, while the secret is changed
+//	WEBHOOK_SECRET_PREVIOUS  also accepted, during a rotation
 //	WEBHOOK_SCHEME           standard (webhook-signature), or simple (X-Webhook-Signature)
-//	HOST, PORT               where to listen: 127.0.0.1, 9000
+//	HOST, PORT               listening address: 127.0.0.1, 9000
 package main
 
 import (
@@ -31,22 +31,22 @@ import (
 )
 
 const (
-	// A request that was signed longer ago, or so far in the future, is refused as recorded by
-	// somebody. Each attempt is signed anew when it is sent, so retries are never too old.
+	// Maximum clock difference of a request, to reject replays. Each attempt is signed when it is
+	// sent, so late retries pass.
 	tolerance    = 300 * time.Second
 	mostBody     = 1 << 20 // bytes
 	mostIDs      = 100_000 // a few MB
 	idleDuration = 60 * time.Second
 )
 
-// handle does what the event is received for: yours to write. An error is answered 500, and the
-// delivery comes again. Keep it short, such as an insert into a table of yours.
+// handle processes an event: replace it with your own code. If it returns an error, the response is
+// 500 and the delivery is repeated. Keep it short, such as an insert into a table.
 func handle(id, eventType string, payload json.RawMessage) error {
 	_, err := fmt.Println(id, eventType, string(payload))
 	return err
 }
 
-// refused is the answer to a request that is not taken.
+// refused is the response to a rejected request.
 type refused struct {
 	status int
 	reason string
@@ -54,17 +54,17 @@ type refused struct {
 
 func (r refused) Error() string { return r.reason }
 
-var unknownSignature = refused{401, "no signature is by a secret that is known here"}
+var unknownSignature = refused{401, "the signature does not match a known secret"}
 
-// --- is it genuine?
+// --- Signatures
 
-// verify verifies by the scheme of Standard Webhooks. The body is the bytes as they came: parsed and
-// written again, they might be others.
+// verify verifies a request by Standard Webhooks. The body is the raw bytes; a re-serialised one may
+// differ.
 func verify(header http.Header, body []byte, secrets []string) error {
 	timestamp := header.Get("webhook-timestamp")
 	seconds, err := strconv.ParseUint(timestamp, 10, 40)
 	if err != nil {
-		return refused{400, "webhook-timestamp is missing, or is no number of seconds"}
+		return refused{400, "webhook-timestamp is missing or invalid"}
 	}
 	signed := append([]byte(header.Get("webhook-id")+"."+timestamp+"."), body...)
 	var expected []string
@@ -75,25 +75,25 @@ func verify(header http.Header, body []byte, secrets []string) error {
 		}
 		expected = append(expected, "v1,"+base64.StdEncoding.EncodeToString(sum(key, signed)))
 	}
-	// Several signatures, while the secret is being changed; other versions than v1 match nothing.
+	// There are several signatures during a rotation. Versions other than v1 never match.
 	if !anyEqual(expected, strings.Split(header.Get("webhook-signature"), " ")) {
 		return unknownSignature
 	}
-	// Not before the signature: who cannot sign learns nothing about this machine's clock.
+	// Check the time after the signature, so that strangers learn nothing about this clock.
 	if time.Since(time.Unix(int64(seconds), 0)).Abs() > tolerance {
-		return refused{401, "signed too long ago, or in the future"}
+		return refused{401, "the timestamp is too far from the current time"}
 	}
 	return nil
 }
 
-// verifySimple verifies by the simple scheme, which signs nothing but the body. Who has recorded a
-// request can send it again, at any time and with another webhook-id.
+// verifySimple verifies a request by the simple scheme. It covers only the body, so a captured request
+// can be replayed indefinitely, with any webhook-id.
 func verifySimple(header http.Header, body []byte, secrets []string) error {
 	var expected []string
 	for _, secret := range secrets {
 		expected = append(expected, "sha256="+hex.EncodeToString(sum([]byte(secret), body)))
 	}
-	// By the new secret, and for a day after it was changed by the one before as well.
+	// For a day after a rotation, there is a second signature with the previous secret.
 	given := []string{header.Get("X-Webhook-Signature"), header.Get("X-Webhook-Signature-Previous")}
 	if !anyEqual(expected, given) {
 		return unknownSignature
@@ -107,7 +107,7 @@ func sum(key, message []byte) []byte {
 	return mac.Sum(nil)
 }
 
-// signingKey returns what a whsec_ secret encodes, or the text itself.
+// signingKey returns the key: a decoded whsec_ secret, or the text itself.
 func signingKey(secret string) ([]byte, error) {
 	encoded, isEncoded := strings.CutPrefix(secret, "whsec_")
 	if !isEncoded {
@@ -116,7 +116,7 @@ func signingKey(secret string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(strings.TrimRight(encoded, "="))
 }
 
-// anyEqual tells whether any is any of the other, in a time that does not tell how nearly.
+// anyEqual reports whether the lists share an element, comparing in constant time.
 func anyEqual(expected, given []string) bool {
 	for _, one := range expected {
 		for _, other := range given {
@@ -128,20 +128,20 @@ func anyEqual(expected, given []string) bool {
 	return false
 }
 
-// --- repeats
+// --- Duplicates
 
-// repeats has the ids of what was handled. In memory, so a repeat from before a restart is handled
-// again; where that matters, have a table with a unique webhook-id, and write to it in the transaction
-// that does the work.
+// repeats holds the ids of handled deliveries in memory, so a duplicate after a restart is handled
+// again. If that matters, use a table with a unique webhook-id, and write to it in the transaction that
+// does the work.
 type repeats struct {
 	mutex sync.Mutex
 	ids   map[string]bool
 	order []string
 }
 
-// once calls work unless it was called for the id before, and did not fail.
+// once calls work unless it already succeeded for this id.
 func (r *repeats) once(id string, work func() error) error {
-	// Held while it works: else the same delivery, sent twice at once, would be handled twice.
+	// Locked during the work, so that concurrent duplicates are handled once.
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	if r.ids[id] {
@@ -169,7 +169,7 @@ type receiver struct {
 
 func (r *receiver) take(writer http.ResponseWriter, request *http.Request) error {
 	if request.Method != http.MethodPost {
-		return refused{405, "POST it"}
+		return refused{405, "use POST"}
 	}
 	id := request.Header.Get("webhook-id")
 	if id == "" {
@@ -177,15 +177,15 @@ func (r *receiver) take(writer http.ResponseWriter, request *http.Request) error
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(writer, request.Body, mostBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return refused{413, fmt.Sprintf("a body may have %d bytes", mostBody)}
+		return refused{413, fmt.Sprintf("the body exceeds %d bytes", mostBody)}
 	} else if err != nil {
-		return refused{400, "the body broke off"}
+		return refused{400, "the body is incomplete"}
 	}
 	if err := r.check(request.Header, body, r.secrets); err != nil {
 		return err
 	}
 	if !json.Valid(body) {
-		return refused{400, "the body is no JSON"}
+		return refused{400, "the body is not JSON"}
 	}
 	return r.repeats.once(id, func() error {
 		return handle(id, request.Header.Get("X-Webhook-Event"), body)
@@ -202,7 +202,7 @@ func (r *receiver) ServeHTTP(writer http.ResponseWriter, request *http.Request) 
 		http.Error(writer, no.reason, no.status)
 	default:
 		log.Print(err)
-		http.Error(writer, "it failed", http.StatusInternalServerError)
+		http.Error(writer, "processing failed", http.StatusInternalServerError)
 	}
 }
 
@@ -213,7 +213,7 @@ func main() {
 	}
 	check := checks[scheme]
 	if secret == "" || check == nil {
-		log.Fatal("set WEBHOOK_SECRET to the secret; WEBHOOK_SCHEME is standard or simple")
+		log.Fatal("set WEBHOOK_SECRET to the webhook's secret; WEBHOOK_SCHEME must be standard or simple")
 	}
 	secrets := []string{secret}
 	if previous := os.Getenv("WEBHOOK_SECRET_PREVIOUS"); previous != "" {
@@ -221,7 +221,7 @@ func main() {
 	}
 	for _, each := range secrets {
 		if _, err := signingKey(each); err != nil {
-			log.Fatal("what follows whsec_ in a secret has to be base64")
+			log.Fatal("the part of a secret after whsec_ must be base64")
 		}
 	}
 	host, port := cmp.Or(os.Getenv("HOST"), "127.0.0.1"), cmp.Or(os.Getenv("PORT"), "9000")

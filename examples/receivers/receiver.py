@@ -1,14 +1,14 @@
-"""Receives webhooks of pgbridge: verifies each, keeps it, answers, and works on it afterwards.
+"""Receive webhooks: verify each, store it, respond, then process it.
 
 WEBHOOK_SECRET=… python3 examples/receivers/receiver.py
 
-Nothing but Python's standard library is needed. Settings, all from the environment:
+It needs only Python's standard library. Settings, from the environment:
 
 WEBHOOK_SECRET           the webhook's secret, whsec_… or any other text
-WEBHOOK_SECRET_PREVIOUS  one more that is accepted, while the secret is changed
+WEBHOOK_SECRET_PREVIOUS  also accepted, during a rotation
 WEBHOOK_SCHEME           standard (webhook-signature), or simple (X-Webhook-Signature)
-HOST, PORT               where to listen: 127.0.0.1, 9000
-INBOX                    the file that keeps what came: inbox.db
+HOST, PORT               listening address: 127.0.0.1, 9000
+INBOX                    file that stores deliveries: inbox.db
 """
 
 from __future__ import annotations
@@ -30,85 +30,86 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
 
-#: A request that was signed longer ago, or so far in the future, is refused: somebody recorded it.
-#: Each attempt is signed anew when it is sent, so retries are never too old.
+#: Maximum clock difference of a request, to reject replays. Each attempt is signed when it is sent,
+#: so late retries pass.
 TOLERANCE_SECONDS = 300
 MOST_BODY_BYTES = 1024 * 1024
-#: How long a connection may keep a thread while nothing comes.
+#: How long an idle connection may occupy a thread.
 IDLE_SECONDS = 60
-#: When the work on a delivery has failed.
+#: Pause after processing failed.
 TRY_AGAIN_SECONDS = 5
 
 
 class Headers(Protocol):
-    """Headers of a request, whatever read them; names are found in capitals as well as without."""
+    """A request's headers, with case-insensitive names."""
 
     def get(self, name: str, default: str, /) -> str:
-        """Return the value of a header, or the default where there is none."""
+        """Return the value of a header, or the default."""
 
 
-class Refused(Exception):  # noqa: N818 - a request is refused; nothing is wrong here
-    """A request that is not taken: the status and the text of the answer."""
+class Refused(Exception):  # noqa: N818 - a rejected request, not a fault of this program
+    """A rejected request, with the status and text of the response."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
 
 
-# --- is it genuine?
+# --- Signatures
 
 
 def verify(headers: Headers, body: bytes, secrets: list[str], now: float) -> str:
-    """Verify a request by the scheme of Standard Webhooks; return its ``webhook-id``.
+    """Verify a request by Standard Webhooks and return its ``webhook-id``.
 
     Args:
-        body: the bytes as they came. Parsed and written again, they might be others.
-        secrets: those that are valid; a request has to be signed by one of them.
+        headers: of the request.
+        body: the raw bytes; a re-serialised body may differ.
+        secrets: valid secrets; the request must be signed with one of them.
         now: seconds since the epoch.
 
     Raises:
-        Refused: it is not genuine, or too old to tell.
+        Refused: the signature is invalid, or the request too old.
     """
     message_id = webhook_id(headers)
     timestamp = headers.get("webhook-timestamp", "")
     if not re.fullmatch(r"\d{1,12}", timestamp, re.ASCII):
-        raise Refused(400, "webhook-timestamp is missing, or is no number of seconds")
+        raise Refused(400, "webhook-timestamp is missing or invalid")
     signed = f"{message_id}.{timestamp}.".encode("latin-1") + body
     expected = [
         "v1," + base64.b64encode(hmac.digest(signing_key(secret), signed, "sha256")).decode()
         for secret in secrets
     ]
-    # Several signatures, while the secret is being changed; other versions than v1 match nothing.
+    # There are several signatures during a rotation. Versions other than v1 never match.
     if not any_equal(expected, headers.get("webhook-signature", "").split(" ")):
-        raise Refused(401, "no signature is by a secret that is known here")
-    # Not before the signature: who cannot sign learns nothing about this machine's clock.
+        raise Refused(401, "the signature does not match a known secret")
+    # Check the time after the signature, so that strangers learn nothing about this clock.
     if abs(now - int(timestamp)) > TOLERANCE_SECONDS:
-        raise Refused(401, "signed too long ago, or in the future")
+        raise Refused(401, "the timestamp is too far from the current time")
     return message_id
 
 
 def verify_simple(headers: Headers, body: bytes, secrets: list[str]) -> str:
-    """Verify a request by the simple scheme; return its ``webhook-id``.
+    """Verify a request by the simple scheme and return its ``webhook-id``.
 
-    It signs nothing but the body. Who has recorded a request can send it again, at any time and
-    with another ``webhook-id``: use it only over TLS, and where a repeat does no harm.
+    The signature covers only the body, so a captured request can be replayed indefinitely, with
+    any ``webhook-id``. Use it only over TLS, and where repeats do no harm.
 
     Raises:
-        Refused: it is not genuine.
+        Refused: the signature is invalid.
     """
     expected = [
         "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
         for secret in secrets
     ]
-    # By the new secret, and for a day after it was changed by the one before as well.
+    # For a day after a rotation, there is a second signature with the previous secret.
     names = ("X-Webhook-Signature", "X-Webhook-Signature-Previous")
     if not any_equal(expected, [headers.get(name, "") for name in names]):
-        raise Refused(401, "no signature is by a secret that is known here")
+        raise Refused(401, "the signature does not match a known secret")
     return webhook_id(headers)
 
 
 def webhook_id(headers: Headers) -> str:
-    """Return what names the delivery, the same for every attempt at it."""
+    """Return the id of the delivery, which is the same for every attempt."""
     found = headers.get("webhook-id", "")
     if not found:
         raise Refused(400, "webhook-id is missing")
@@ -116,7 +117,7 @@ def webhook_id(headers: Headers) -> str:
 
 
 def signing_key(secret: str) -> bytes:
-    """Return the standard scheme's key: what a ``whsec_`` secret encodes, or the text itself."""
+    """Return the Standard Webhooks key: a decoded ``whsec_`` secret, or the text itself."""
     if not secret.startswith("whsec_"):
         return secret.encode()
     encoded = secret.removeprefix("whsec_")
@@ -124,8 +125,8 @@ def signing_key(secret: str) -> bytes:
 
 
 def any_equal(expected: list[str], given: list[str]) -> bool:
-    """Tell whether any is any of the other, in a time that does not tell how nearly."""
-    # As bytes: of texts, compare_digest takes only ASCII, and anything may stand in a header.
+    """Return whether the lists share an element, comparing in constant time."""
+    # Compare bytes: compare_digest accepts only ASCII text, and a header may contain anything.
     return any(
         hmac.compare_digest(one.encode(), other.encode("utf-8", "surrogateescape"))
         for one in expected
@@ -133,14 +134,14 @@ def any_equal(expected: list[str], given: list[str]) -> bool:
     )
 
 
-# --- what came, kept
+# --- Storage
 
 
 class Inbox:
-    """What came, each delivery once, in a file that outlives the process.
+    """Store each delivery once, in a SQLite file.
 
-    Yours may be a table in the database that the work is done in: then the work and the mark that
-    it is done are one transaction.
+    In your application, use a table in the database where the work happens, so that the work and
+    the mark that it is done commit together.
     """
 
     def __init__(self, path: str) -> None:
@@ -155,9 +156,9 @@ class Inbox:
             )
 
     def put(self, message_id: str, event_type: str, payload: str) -> bool:
-        """Keep a delivery, on disk when this returns; false if it was there already.
+        """Store a delivery on disk; return false if it was already stored.
 
-        Ids are kept for as long as somebody may send a delivery again: for ever, here.
+        This example never deletes ids. Keep them for as long as deliveries can be repeated.
         """
         with self._open() as database:
             added = database.execute(
@@ -169,18 +170,18 @@ class Inbox:
         return added == 1
 
     def work(self) -> None:
-        """Do for ever what is not done, in the order in which it came.
+        """Process stored deliveries forever, in order of arrival.
 
-        What fails is tried again, and what came after it waits.
+        A delivery that fails is retried, and the later ones wait.
         """
         while True:
             try:
-                self._work_on_what_waits()
+                self._process_pending()
             except Exception:
                 traceback.print_exc()
                 time.sleep(TRY_AGAIN_SECONDS)
 
-    def _work_on_what_waits(self) -> None:
+    def _process_pending(self) -> None:
         while True:
             self._arrived.clear()
             with self._open() as database:
@@ -199,7 +200,7 @@ class Inbox:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for one transaction: connections of SQLite belong to one thread."""
+        """Open the file for one transaction, because SQLite connections belong to one thread."""
         database = sqlite3.connect(self._path, timeout=10)
         try:
             with database:
@@ -209,7 +210,7 @@ class Inbox:
 
 
 def handle(message_id: str, event_type: str, payload: object) -> None:
-    """Do what the event is received for: yours to write."""
+    """Process an event: replace this with your own code."""
     print(message_id, event_type, json.dumps(payload), flush=True)
 
 
@@ -218,17 +219,17 @@ def handle(message_id: str, event_type: str, payload: object) -> None:
 
 @dataclass
 class Receiver:
-    """What decides on a request, whatever serves HTTP."""
+    """Accept or reject requests, independent of the HTTP server."""
 
     secrets: list[str]
     simple: bool
     inbox: Inbox
 
     def take(self, headers: Headers, body: bytes) -> None:
-        """Verify and keep a request; it is to be answered 204 then, a repeat as well.
+        """Verify and store a request. Respond 204 afterwards, also to duplicates.
 
         Raises:
-            Refused: it is to be answered otherwise.
+            Refused: respond with its status instead.
         """
         if self.simple:
             message_id = verify_simple(headers, body, self.secrets)
@@ -237,12 +238,12 @@ class Receiver:
         try:
             payload = json.loads(body)
         except ValueError as error:
-            raise Refused(400, "the body is no JSON") from error
+            raise Refused(400, "the body is not JSON") from error
         self.inbox.put(message_id, headers.get("X-Webhook-Event", ""), json.dumps(payload))
 
 
 def from_environment() -> Receiver:
-    """Return the receiver that the environment asks for; where that is none, end the process."""
+    """Create a receiver from environment variables; exit if they are invalid."""
     names = ("WEBHOOK_SECRET", "WEBHOOK_SECRET_PREVIOUS")
     secrets = [os.environ[name] for name in names if os.environ.get(name)]
     if not os.environ.get("WEBHOOK_SECRET"):
@@ -251,22 +252,22 @@ def from_environment() -> Receiver:
         for secret in secrets:
             signing_key(secret)
     except ValueError:
-        sys.exit("what follows whsec_ in a secret has to be base64")
+        sys.exit("the part of a secret after whsec_ must be base64")
     scheme = os.environ.get("WEBHOOK_SCHEME", "standard")
     if scheme not in ("standard", "simple"):
-        sys.exit("WEBHOOK_SCHEME is standard or simple")
+        sys.exit("WEBHOOK_SCHEME must be standard or simple")
     inbox = Inbox(os.environ.get("INBOX", "inbox.db"))
-    # What an earlier process has not done is done first.
+    # Deliveries left by an earlier process come first.
     threading.Thread(target=inbox.work, daemon=True).start()
     return Receiver(secrets, scheme == "simple", inbox)
 
 
 def main() -> None:
-    """Serve until the process is ended; nothing that was answered 204 is lost by that."""
+    """Serve until the process ends. Deliveries that got a 204 are on disk."""
     receiver = from_environment()
 
     class Hook(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # keeps the connection for the next delivery
+        protocol_version = "HTTP/1.1"  # keep connections open
         timeout = IDLE_SECONDS
 
         def do_POST(self) -> None:
@@ -280,11 +281,11 @@ def main() -> None:
         def _body(self) -> bytes:
             length = self.headers.get("Content-Length", "")
             if not re.fullmatch(r"\d{1,12}", length, re.ASCII):
-                self.close_connection = True  # nobody knows where the next request would begin
+                self.close_connection = True  # the end of the request is unknown
                 raise Refused(411, "Content-Length is missing")
             if int(length) > MOST_BODY_BYTES:
                 self.close_connection = True
-                raise Refused(413, f"a body may have {MOST_BODY_BYTES} bytes")
+                raise Refused(413, f"the body exceeds {MOST_BODY_BYTES} bytes")
             return self.rfile.read(int(length))
 
         def _answer(self, status: int, text: str = "") -> None:
@@ -298,7 +299,7 @@ def main() -> None:
             self.wfile.write(text.encode())
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
-            """Log no requests: the inbox has them."""
+            """Do not log requests: the inbox has them."""
 
     host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "9000"))
     with ThreadingHTTPServer((host, port), Hook) as server:

@@ -191,7 +191,7 @@ async def test_pgbridge_js_notices_a_bridge_that_has_vanished(
     ):
         await listener.err.having("listening")
         bridge.process.send_signal(signal.SIGSTOP)
-        assert await listener.err.having("waiting") == "waiting nothing was heard"
+        assert await listener.err.having("waiting") == "waiting no message received"
         bot.execute(SIGN_UP, ("meanwhile",))
         bridge.process.send_signal(signal.SIGCONT)
         assert names(await listener.out.count(1)) == ["meanwhile"]
@@ -253,7 +253,7 @@ def test_a_ticket_that_does_not_come_is_asked_for_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [line.strip() for line in done.stdout.splitlines()] == [
         "connecting",
-        "waiting nothing was heard",
+        "waiting no message received",
         "connecting",
         "opens with second",
     ]
