@@ -13,8 +13,8 @@ from typing import Any
 
 import trio
 from fastapi import FastAPI, HTTPException, Request
-from hypercorn.config import Config
-from hypercorn.trio import serve
+
+from bridge.web.http.front import Front
 
 #: One in this many deliveries is turned away the first time, so that a retry is seen working.
 TURNED_AWAY_ONE_IN = 30
@@ -108,11 +108,8 @@ class Receiver:
 
     async def serve(self, *, task_status: trio.TaskStatus[str]) -> None:
         """Serve until cancelled; the task's start value is the base URL."""
-        config = Config()
-        config.bind = ["127.0.0.1:0"]
-        config.accesslog = None
-        config.errorlog = None
-        config.graceful_timeout = 0.0  # by then nothing is expected any more
-        async with trio.open_nursery() as nursery:
-            base_urls = await nursery.start(serve, self.app(), config)
-            task_status.started(base_urls[0])
+        front = Front(self.app(), handshake_seconds=5.0)
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        task_status.started(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+        async with trio.open_nursery() as connections:
+            await front.accept(listeners, connections)

@@ -1,6 +1,6 @@
 """Receive webhooks in a FastAPI application, with the code of receiver.py next to it.
 
-cd examples/receivers && WEBHOOK_SECRET=… hypercorn --bind 127.0.0.1:9000 receiver_fastapi:app
+cd examples/receivers && WEBHOOK_SECRET=… uvicorn --port 9000 receiver_fastapi:app
 """
 
 from __future__ import annotations

@@ -184,20 +184,15 @@ async def test_a_dashboard_connects_as_the_page_says(
     (tmp_path / "dashboard.py").write_text(script, "utf-8")
     async with running(bridge_url) as bridge:
         token = (await run(has(shell, bridge), create)).strip()
-        command = [
-            sys.executable,
-            "-m",
-            "hypercorn",
-            "--bind",
-            f"127.0.0.1:{(port := lasting_port())}",
-        ]
+        command = [sys.executable, "-m", "tests.asgi", "dashboard:app"]
+        port = lasting_port()
         settings = {
             "BRIDGE_URL": bridge.rest_url,
             "DASHBOARD_TOKEN": token,
             "PYTHONPATH": str(tmp_path),
         }
         async with (
-            ticket_server([*command, "dashboard:app"], port, **settings) as tickets,
+            ticket_server(command, port, **settings) as tickets,
             httpx.AsyncClient(trust_env=False) as http,
         ):
             answer = await http.post(tickets)

@@ -71,8 +71,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
             command = [sys.executable, str(EXAMPLES / "receiver.py")]
         case "fastapi":
             environment["PYTHONPATH"] = str(EXAMPLES)
-            command = [sys.executable, "-m", "hypercorn", "--bind", "127.0.0.1:0"]
-            command += ["--error-logfile", "-", "receiver_fastapi:app"]
+            command = [sys.executable, "-m", "tests.asgi", "receiver_fastapi:app"]
         case "node":
             if not _has("node", "--version"):
                 pytest.skip("no Node here; the same requests are shown to the receiver in Python")
@@ -89,10 +88,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
 
 async def address(receiver: Child) -> str:
     """Return where a receiver listens, once it does."""
-    lines = (
-        receiver.out if "receiver_fastapi:app" not in str(receiver.process.args) else receiver.err
-    )
-    line = await lines.having(" on http://")
+    line = await receiver.out.having(" on http://")
     return "http://" + line.split("http://")[1].split(" ")[0].rstrip("/") + "/hook"
 
 

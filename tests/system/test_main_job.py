@@ -16,11 +16,10 @@ import psycopg
 import pytest
 import trio
 from fastapi import FastAPI, HTTPException, Request
-from hypercorn.config import Config
-from hypercorn.trio import serve
 from standardwebhooks import Webhook
 from trio_websocket import ConnectionClosed
 
+from tests.asgi import serving_app
 from tests.receiver import Request as Received
 from tests.receiver import answer, receiving
 from tests.system.processes import TOKEN, Bridge, listening, pgbridge, running
@@ -69,14 +68,9 @@ async def contract_receiver() -> AsyncIterator[ContractReceiver]:
         expected = hmac.new(secret.encode(), payload_json.encode(), hashlib.sha256).hexdigest()
         return hmac.compare_digest(expected, signature.replace("sha256=", ""))
 
-    config = Config()
-    config.bind = ["127.0.0.1:0"]
-    config.errorlog = None
-    async with trio.open_nursery() as nursery:
-        [address] = await nursery.start(serve, app, config)
+    async with serving_app(app) as address:
         receiver.url = f"{address}/webhook"
         yield receiver
-        nursery.cancel_scope.cancel()
 
 
 async def create_webhook(bridge: Bridge, url: str, event_type: str = "*") -> int:

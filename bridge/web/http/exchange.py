@@ -1,43 +1,35 @@
-"""One REST request on one connection: from its head to the last byte of its answer.
+"""One HTTP request and its response: h11 on one side, an ASGI application on the other.
 
-hypercorn serves it, and does more than is wanted here: it would speak HTTP/2 to who asks for it and
-WebSocket on any path, reads bodies without end, and waits for slow clients for ever. So it gets a
-connection that begins with a clean head and ends in time.
+The front has received a whole head. h11 parses it here, and reads the body as the application asks
+for it. Everything a client could make last forever has a deadline.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
+from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
+from urllib.parse import unquote
 
 import h11
 import structlog
 import trio
-from fastapi import FastAPI, HTTPException
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState, LifespanState
+from fastapi import HTTPException
+from starlette.types import ASGIApp, Message, Scope
 
-#: What a client that was answered may still send, and for how long, before it is cut off.
+#: What a client may still send after the last response, and for how long, before it is cut off.
 LINGER_BYTES: Final = 1024 * 1024
 LINGER_SECONDS: Final = 2.0
 
-#: Headers with which hypercorn would go over to another protocol.
-_UPGRADING: Final = {b"upgrade", b"http2-settings"}
-
-Message = Any  # as in ASGI: of a type for each of its kinds, by several names
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+_READ_BYTES = 65_536
 
 
-class Refused(Exception):  # noqa: N818 - it is no error of ours
-    """What a client sent is not served; it gets this status, and no more."""
+class Refused(Exception):  # noqa: N818 - the client's error, not ours
+    """The request is not served; the client gets this status."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -45,202 +37,11 @@ class Refused(Exception):  # noqa: N818 - it is no error of ours
 
 
 async def refuse(stream: trio.SocketStream, status: int) -> None:
-    """Answer a status, in the API's shape of an error, and hang up.
+    """Send an error in the API's shape, and hang up.
 
     Raises:
         trio.BrokenResourceError: the connection is gone.
     """
-    with trio.move_on_after(LINGER_SECONDS):
-        await stream.send_all(_refusal(status))
-    await _hang_up(stream)
-
-
-class Rest:
-    """Serves requests of the REST API, one a connection.
-
-    Args:
-        api: the API.
-        body_seconds: how long a client may take for the body of its request.
-        total_seconds: how long all may take, until the answer has been read.
-    """
-
-    def __init__(self, api: FastAPI, *, body_seconds: float, total_seconds: float) -> None:
-        self._api = api
-        self._body_seconds = body_seconds
-        self._total_seconds = total_seconds
-        self._config = Config()
-        self._config.errorlog = logging.getLogger("bridge.web")
-        self._config.include_server_header = False
-        # A connection is for REST or for the stream from its first byte. A proxy that keeps
-        # connections would sooner or later send a handshake over one that was used for REST.
-        self._config.keep_alive_max_requests = 0
-        self._context = WorkerContext(None)
-
-    async def serve(self, stream: trio.SocketStream, received: bytes, head_bytes: int) -> None:
-        """Serve the request that begins so, and hang up. Whoever accepted the stream closes it.
-
-        Args:
-            received: what was read from the stream already, from its first byte on.
-            head_bytes: how much of that is the head of the request.
-
-        Raises:
-            OSError, trio.BrokenResourceError, trio.ClosedResourceError: the connection is gone;
-                perhaps in a group.
-        """
-        try:
-            head = _plain_head(received[:head_bytes])
-        except Refused as refused:
-            await refuse(stream, refused.status)
-            return
-        # One connection, one request, one task, and what it starts: all their lines have this.
-        structlog.contextvars.bind_contextvars(request_id=secrets.token_hex(4))
-        received = head + received[head_bytes:]
-        exchange = _Exchange(self._api, stream, received, body_seconds=self._body_seconds)
-        with trio.move_on_after(self._total_seconds):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_close_when_cancelled, stream)
-                await TCPServer(
-                    exchange,
-                    self._config,
-                    self._context,
-                    ConnectionState(LifespanState()),
-                    exchange,  # type: ignore[arg-type]
-                )
-                await _hang_up(stream)
-                nursery.cancel_scope.cancel()
-
-
-class _Exchange:
-    """Stands between the connection, hypercorn and the API, and has all of it end.
-
-    To hypercorn it is the connection, and the application as well.
-    """
-
-    def __init__(
-        self, api: FastAPI, stream: trio.SocketStream, received: bytes, *, body_seconds: float
-    ) -> None:
-        self.socket = stream.socket
-        self._api = api
-        self._stream = stream
-        self._received = received
-        self._body_deadline = trio.current_time() + body_seconds
-        #: The head of the answer was sent.
-        self._has_begun = False
-        #: The API has answered: nothing more is read.
-        self._is_answered = False
-        self._reading = trio.CancelScope()
-        self._closed = trio.Event()
-
-    # The connection, to hypercorn.
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Return what the client sent; nothing more once it is answered."""
-        if self._received:
-            await trio.lowlevel.checkpoint()
-            received, self._received = self._received, b""
-            return received
-        if not self._is_answered:
-            with trio.CancelScope() as self._reading:
-                return await self._stream.receive_some(max_bytes)
-        await self._closed.wait()
-        raise trio.ClosedResourceError
-
-    async def send_all(self, data: bytes) -> None:
-        """Send to the client. What hypercorn refuses by itself has no body, and gets one."""
-        if not self._has_begun:
-            status = int(data[9:12])  # HTTP/1.1 200 …
-            self._has_begun = status >= 200  # not with 100 Continue
-            if status >= 400 and b"\r\ncontent-type:" not in data.lower():
-                data = _refusal(status)
-        await self._stream.send_all(data)
-
-    # hypercorn hangs up as soon as it reads what it cannot, perhaps while the API still answers,
-    # and would trip over that. And an answer is to be read. So it does not hang up itself.
-
-    async def send_eof(self) -> None:
-        """Do nothing: whoever serves the exchange ends our side."""
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        """Let hypercorn's reading end; whoever accepted the connection closes it."""
-        self._closed.set()
-        await trio.lowlevel.checkpoint()
-
-    # The application, to hypercorn.
-
-    async def __call__(
-        self, scope: Any, receive: Receive, send: Send, sync_spawn: object, call_soon: object
-    ) -> None:
-        """Have the API answer one request."""
-        is_body_read = False
-
-        async def receive_in_time() -> Message:
-            nonlocal is_body_read
-            if is_body_read:
-                return await receive()  # that the client has hung up, whenever it does
-            with trio.move_on_at(self._body_deadline):
-                message = await receive()
-                is_body_read = not message.get("more_body", False)
-                return message
-            raise HTTPException(408, HTTPStatus(408).phrase)
-
-        async def send_and_end(message: Message) -> None:
-            if message["type"] != "http.response.body" or message.get("more_body", False):
-                await send(message)
-                return
-            self._is_answered = True
-            self._reading.cancel()
-            async with trio.open_nursery() as nursery:
-                # hypercorn puts what it reads into a queue of ten, and behind the answer that the
-                # client has gone. If nobody takes the body from there, it would wait for ever.
-                nursery.start_soon(_take_all, receive)
-                await send(message)
-                nursery.cancel_scope.cancel()
-
-        await self._api(scope, receive_in_time, send_and_end)
-
-
-async def _take_all(receive: Receive) -> None:
-    while True:
-        await receive()
-
-
-async def _close_when_cancelled(stream: trio.SocketStream) -> None:
-    """Close the connection as soon as it is over: hypercorn shields what it sends, however slowly
-    it is read, and nothing else ends that.
-    """
-    try:
-        await trio.sleep_forever()
-    finally:
-        stream.socket.close()
-
-
-def _plain_head(head: bytes) -> bytes:
-    """Return the head of a request without what asks for another protocol.
-
-    Raises:
-        Refused: it is no request of HTTP/1.1 or 1.0.
-    """
-    parser = h11.Connection(h11.SERVER)
-    parser.receive_data(head)
-    try:
-        request = parser.next_event()
-    except h11.RemoteProtocolError as error:
-        raise Refused(error.error_status_hint) from None
-    if not isinstance(request, h11.Request):
-        raise Refused(400)
-    if request.http_version not in (b"1.1", b"1.0"):
-        raise Refused(505)
-    lines = [b"%b %b HTTP/%b" % (request.method, request.target, request.http_version)]
-    lines += [
-        b"%b: %b" % (name, value)
-        for name, value in request.headers.raw_items()
-        if name.lower() not in _UPGRADING
-    ]
-    return b"\r\n".join([*lines, b"", b""])
-
-
-def _refusal(status: int) -> bytes:
     phrase = HTTPStatus(status).phrase
     body = json.dumps({"detail": phrase})
     head = (
@@ -249,14 +50,186 @@ def _refusal(status: int) -> bytes:
         f"Content-Length: {len(body)}",
         "Connection: close",
     )
-    return "\r\n".join([*head, "", body]).encode()
+    with trio.move_on_after(LINGER_SECONDS):
+        await stream.send_all("\r\n".join([*head, "", body]).encode())
+    await _hang_up(stream)
+
+
+class Rest:
+    """Serves requests of the REST API and the console.
+
+    Args:
+        api: the application.
+        body_seconds: how long a client may take to send the body of a request.
+        total_seconds: how long a request may take until its response has been sent.
+    """
+
+    def __init__(self, api: ASGIApp, *, body_seconds: float, total_seconds: float) -> None:
+        self._api = api
+        self._body_seconds = body_seconds
+        self._total_seconds = total_seconds
+
+    async def serve(
+        self, stream: trio.SocketStream, received: bytes, *, may_keep: Callable[[], bool]
+    ) -> bytes | None:
+        """Serve one request.
+
+        Args:
+            received: what the client has sent so far, which begins with a whole head.
+            may_keep: tells, when the response begins, whether another request may follow.
+
+        Returns:
+            What the client has sent behind the request, or None if the connection is done.
+
+        Raises:
+            Refused: this is not a request of HTTP/1.1 or 1.0.
+            OSError, trio.BrokenResourceError: the connection is gone.
+        """
+        http = h11.Connection(h11.SERVER)
+        request = _read_request(http, received)
+        deadline = trio.current_time() + self._body_seconds
+        exchange = _Exchange(stream, http, request.method, deadline, may_keep)
+        with (
+            structlog.contextvars.bound_contextvars(request_id=secrets.token_hex(4)),
+            trio.move_on_after(self._total_seconds),
+        ):
+            await self._api(_scope(request, stream), exchange.receive, exchange.send)
+            if http.our_state is http.their_state is h11.DONE and not exchange.is_gone:
+                return http.trailing_data[0]
+            await _hang_up(stream)
+        return None
+
+
+class _Exchange:
+    """The ASGI ends of one request: ``receive`` and ``send``."""
+
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        http: h11.Connection,
+        method: bytes,
+        body_deadline: float,
+        may_keep: Callable[[], bool],
+    ) -> None:
+        self._stream = stream
+        self._http = http
+        self._method = method
+        self._body_deadline = body_deadline
+        self._may_keep = may_keep
+        self._start: Message | None = None
+        #: The client is gone; what the application still sends is discarded.
+        self.is_gone = False
+
+    async def receive(self) -> Message:
+        """Return the next piece of the body; behind the last one, wait forever.
+
+        Raises:
+            HTTPException: 408, the body took too long; 400, it is malformed or incomplete.
+        """
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                with trio.move_on_at(self._body_deadline) as wait:
+                    await self._receive_more()
+                if wait.cancelled_caught:
+                    raise HTTPException(408, HTTPStatus.REQUEST_TIMEOUT.phrase)
+        except h11.RemoteProtocolError as error:
+            status = HTTPStatus(error.error_status_hint)
+            raise HTTPException(status, status.phrase) from None
+        if isinstance(event, h11.Data):
+            return {"type": "http.request", "body": bytes(event.data), "more_body": True}
+        if not isinstance(event, h11.EndOfMessage):
+            await trio.sleep_forever()
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def _receive_more(self) -> None:
+        if self._http.they_are_waiting_for_100_continue:
+            go_ahead = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+            await self._send_all(self._http.send(go_ahead) or b"")
+        try:
+            data = await self._stream.receive_some(_READ_BYTES)
+        except trio.BrokenResourceError:
+            data = b""
+        self._http.receive_data(bytes(data))
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the response."""
+        if message["type"] == "http.response.start":
+            self._start = message  # it goes out together with the first piece of the body
+            return
+        events: list[h11.Event] = []
+        if self._start is not None:
+            events.append(self._head(self._start))
+            self._start = None
+        if self._method != b"HEAD" and message.get("body"):
+            events.append(h11.Data(data=message["body"]))
+        if not message.get("more_body", False):
+            events.append(h11.EndOfMessage())
+        await self._send_all(b"".join(self._http.send(event) or b"" for event in events))
+
+    def _head(self, start: Message) -> h11.Response:
+        headers = [*start["headers"], (b"date", formatdate(usegmt=True).encode())]
+        if not (self._has_whole_request() and self._may_keep()):
+            headers.append((b"connection", b"close"))
+        status = HTTPStatus(start["status"])
+        return h11.Response(
+            status_code=status, headers=headers, reason=status.phrase.encode(), http_version=b"1.1"
+        )
+
+    def _has_whole_request(self) -> bool:
+        """Tell whether nothing is left of the body: an application need not read an empty one."""
+        if self._http.their_state is h11.SEND_BODY:
+            with suppress(h11.RemoteProtocolError):
+                self._http.next_event()
+        # Not after a request to upgrade: what follows may be in the other protocol.
+        return self._http.their_state is h11.DONE
+
+    async def _send_all(self, data: bytes) -> None:
+        if not self.is_gone:
+            try:
+                await self._stream.send_all(data)
+            except trio.BrokenResourceError:
+                self.is_gone = True
+
+
+def _read_request(http: h11.Connection, received: bytes) -> h11.Request:
+    http.receive_data(received)
+    try:
+        request = http.next_event()
+    except h11.RemoteProtocolError as error:
+        raise Refused(error.error_status_hint) from None
+    if not isinstance(request, h11.Request):
+        raise Refused(400)
+    if request.http_version not in (b"1.1", b"1.0"):
+        raise Refused(505)
+    # A proxy might take the other one for the length of the body (RFC 9112, section 6.3).
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}:
+        raise Refused(400)
+    return request
+
+
+def _scope(request: h11.Request, stream: trio.SocketStream) -> Scope:
+    path, _, query = request.target.partition(b"?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": request.http_version.decode(),
+        "method": request.method.decode(),
+        "scheme": "http",
+        "path": unquote(path.decode("ascii")),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": list(request.headers),
+        "client": stream.socket.getpeername()[:2],
+        "server": stream.socket.getsockname()[:2],
+    }
 
 
 async def _hang_up(stream: trio.SocketStream) -> None:
-    """End our side and read on for a moment.
+    """End our side, and read on for a moment.
 
     Closing with unread input would reset the connection, and a client that is still sending a body
-    that nobody wants might never see the answer that says so.
+    might never see the response that refuses it.
     """
     unread_bytes = LINGER_BYTES
     with (
@@ -264,5 +237,5 @@ async def _hang_up(stream: trio.SocketStream) -> None:
         suppress(trio.BrokenResourceError, trio.ClosedResourceError),
     ):
         await stream.send_eof()
-        while unread_bytes > 0 and (data := await stream.receive_some(65536)):
+        while unread_bytes > 0 and (data := await stream.receive_some(_READ_BYTES)):
             unread_bytes -= len(data)

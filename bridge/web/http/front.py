@@ -1,7 +1,7 @@
-"""The one port: a WebSocket handshake goes to the live stream, everything else to the REST API.
+"""The one port: a WebSocket handshake goes to the live stream, every other request to REST.
 
-Nobody has shown a token yet. So a client costs one small task until its request is there, and is
-closed when that takes too long; only a whole head of a request is handed on.
+Nobody has shown a token yet. A client costs one small task until the head of its request has
+arrived, and is disconnected if that takes too long.
 """
 
 from __future__ import annotations
@@ -13,81 +13,93 @@ from typing import Final
 
 import structlog
 import trio
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from bridge.web.http.exchange import Refused, Rest, refuse
 
 log = structlog.get_logger()
 
-#: Longest head of a request; h11, which hypercorn and wsproto read it with, takes no longer one.
+#: Largest head of a request; h11, which parses it, has the same limit.
 MOST_HEAD_BYTES: Final = 16 * 1024
-#: Connections whose request is not there yet. Each has a task and at most MOST_HEAD_BYTES, so this
-#: queue holds 16 MiB at worst. When it is full, whoever has waited longest is closed for the next:
-#: an honest client says its request at once, and a flood of idle ones keeps nobody out.
+#: Connections that wait for a request, the idle ones included. Each has a task and at most
+#: MOST_HEAD_BYTES, so this queue holds at most 16 MiB. When it is full, the one that has waited
+#: longest is closed: honest clients send their request at once, so a flood of idle connections
+#: does not keep them out.
 MOST_WAITING: Final = 1_000
-#: How often at most a line of the log tells of what a flood of clients would fill it with.
+#: Requests on one connection.
+MOST_REQUESTS: Final = 1_000
+#: How long a connection may be idle between requests. nginx closes it after 60 s and Caddy after
+#: 120 s: the proxy should go first, since it knows that it is not about to send a request.
+IDLE_SECONDS: Final = 150.0
+#: Clients can cause some log events at will. Each of these is logged at most once in this time.
 TELL_SECONDS: Final = 60.0
 
 _READ_BYTES = 4096
-#: A request for the stream: behind the path come the query or the protocol's version.
+#: A request for the stream: the path ends with the query or the version of HTTP.
 _FOR_STREAM = re.compile(rb"GET /ws[ ?]")
-#: What may become a request: its method, or the beginning of one.
+#: A method, or the beginning of one.
 _MAY_BE_REQUEST = re.compile(rb"[A-Z][A-Z_-]{0,31}(?: |\Z)")
-#: Where the head of a request ends; h11 takes bare line feeds, too.
+#: The end of a head; h11 accepts bare line feeds, too.
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
-#: How TLS begins: a record of a handshake, of any version there is.
+#: The first bytes of TLS: a handshake record, of any version.
 _TLS = b"\x16\x03"
-#: When the next client cannot be accepted, it is tried again so much later.
+#: Pause after a client could not be accepted.
 _ACCEPT_AGAIN_SECONDS = 0.01
 
 
 class _GoneError(Exception):
-    """There is nobody, or nothing, to answer."""
+    """The client is gone, or gets no response."""
 
 
 class Front:
-    """Accepts connections and hands each to whom it is for.
+    """Accepts connections and passes each request to the stream or to the API.
 
     Args:
-        api: the REST API.
-        live: serves one WebSocket connection, given the bytes received and the size of the head.
-        handshake_seconds: how long a client may take for the head of its request.
-        most_waiting: how many connections may be about to say their request at once.
-        body_seconds: how long a client of REST may take for the body of its request.
-        rest_seconds: how long a request of REST may take in all, until its answer has been read.
+        api: the REST API and the console, an ASGI application.
+        live: serves one WebSocket connection, given the bytes received and the size of the head;
+            None: there is no stream, and /ws is a path of the API.
+        handshake_seconds: how long a client may take to send the head of its first request.
+        most_waiting: how many connections may wait for a request at once.
+        body_seconds: how long a client may take to send the body of a request.
+        rest_seconds: how long a request may take until its response has been sent.
+        most_requests: how many requests a connection may have.
     """
 
     def __init__(
         self,
-        api: FastAPI,
-        live: Callable[[trio.SocketStream, bytes, int], Awaitable[None]],
+        api: ASGIApp,
+        live: Callable[[trio.SocketStream, bytes, int], Awaitable[None]] | None = None,
         *,
         handshake_seconds: float,
         most_waiting: int = MOST_WAITING,
         body_seconds: float = 30.0,
-        rest_seconds: float = 180.0,  # a test of a webhook may take 120
+        rest_seconds: float = 180.0,  # a test delivery may take 120
+        most_requests: int = MOST_REQUESTS,
     ) -> None:
         self._rest = Rest(api, body_seconds=body_seconds, total_seconds=rest_seconds)
         self._live = live
         self._handshake_seconds = handshake_seconds
         self._most_waiting = most_waiting
-        # Who waits to be heard, longest first.
+        self._most_requests = most_requests
+        # Connections that wait for a request, longest first.
         self._waiting: OrderedDict[trio.CancelScope, None] = OrderedDict()
+        self._is_stopping = False
         self._told_at: dict[str, float] = {}
 
     @property
     def waiting(self) -> int:
-        """How many connections have not said their request yet."""
+        """How many connections wait for a request."""
         return len(self._waiting)
 
     async def accept(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
-        """Accept for ever; connections run in their own nursery, and outlive this."""
+        """Accept forever. Connections run in a nursery of their own, and may outlive this task."""
         async with trio.open_nursery() as nursery:
             for listener in listeners:
                 nursery.start_soon(self._accept_from, listener, connections)
 
     def stop(self) -> None:
-        """Close the connections that have not said their request yet."""
+        """Close the connections that wait for a request, and the others after their response."""
+        self._is_stopping = True
         while self._waiting:
             self._close_longest_waiting()
 
@@ -97,8 +109,8 @@ class Front:
                 try:
                     stream = await listener.accept()
                 except OSError as error:
-                    # Too many open files, as a rule. trio's own loop would log a traceback ten
-                    # times a second; and the next client waits already, so somebody has to go.
+                    # Usually too many open files. The next client is already waiting, so close
+                    # another. (trio's own loop would log ten tracebacks a second.)
                     self._tell(log.warning, "accept_failed", error=error.strerror)
                     if self._waiting:
                         self._close_longest_waiting()
@@ -110,74 +122,92 @@ class Front:
         try:
             await self._serve(stream)
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, _GoneError):
-            pass  # The client is gone, or was not worth an answer.
+            pass
         except* Exception:
             log.exception("connection_crashed")
         finally:
             await trio.aclose_forcefully(stream)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
+        received: bytes | None = b""
+        served, seconds = 0, self._handshake_seconds
+
+        def may_keep() -> bool:
+            return served < self._most_requests and not self._is_stopping
+
         try:
-            received, head_bytes = await self._receive_in_time(stream)
+            while received is not None:
+                received, head_bytes = await self._receive_in_time(stream, received, seconds)
+                if self._live is not None and _FOR_STREAM.match(received):
+                    await self._live(stream, received, head_bytes)
+                    return
+                served, seconds = served + 1, IDLE_SECONDS
+                received = await self._rest.serve(stream, received, may_keep=may_keep)
         except Refused as refused:
             await refuse(stream, refused.status)
-            return
-        if _FOR_STREAM.match(received):
-            await self._live(stream, received, head_bytes)
-        else:
-            await self._rest.serve(stream, received, head_bytes)
 
-    async def _receive_in_time(self, stream: trio.SocketStream) -> tuple[bytes, int]:
-        """Return what came until the head of the request was there, and the size of the head.
+    async def _receive_in_time(
+        self, stream: trio.SocketStream, received: bytes, seconds: float
+    ) -> tuple[bytes, int]:
+        """Receive until the head of a request is complete; return all bytes, and the head's size.
 
         Raises:
-            Refused: there is none, and the client is to be told.
-            _GoneError: there is none, and it is not.
+            Refused: there is none, and the client gets a response.
+            _GoneError: there is none, and the client gets no response.
             trio.BrokenResourceError: the connection is gone.
         """
-        received = bytearray()
+        buffer = bytearray(received)
         if len(self._waiting) >= self._most_waiting:
             self._close_longest_waiting()
-        with trio.move_on_after(self._handshake_seconds) as wait:
+        with trio.move_on_after(seconds) as wait:
             self._waiting[wait] = None
             try:
-                head_bytes = await self._receive_head(stream, received)
+                head_bytes = await self._receive_head(stream, buffer)
             finally:
                 self._waiting.pop(wait, None)
-            return bytes(received), head_bytes
-        if received and trio.current_time() >= wait.deadline:
+            return bytes(buffer), head_bytes
+        if buffer and trio.current_time() >= wait.deadline:
             raise Refused(408)
         raise _GoneError
 
     async def _receive_head(self, stream: trio.SocketStream, received: bytearray) -> int:
-        """Receive until the head is there, and return its size."""
+        searched_bytes = 0
         while True:
+            if received and (size := self._head_bytes(received, searched_bytes)) is not None:
+                return size
+            searched_bytes = max(0, len(received) - 2)
             data = await stream.receive_some(_READ_BYTES)
             if not data:
                 if received:
                     raise Refused(400)  # it has ended its side, and may still read
                 raise _GoneError
-            searched_bytes = max(0, len(received) - 2)
             received += data
-            if received.startswith(_TLS):
-                hint = "terminate TLS at a proxy in front of the bridge"
-                self._tell(log.info, "tls_handshake_rejected", hint=hint)
-                raise _GoneError
-            if not _MAY_BE_REQUEST.match(received) and received != _TLS[:1]:
-                raise Refused(400)
-            end = _END_OF_HEAD.search(received, searched_bytes)
-            size = len(received) if end is None else end.end()
-            if size > MOST_HEAD_BYTES:
-                raise Refused(431)
-            if end is not None:
-                return size
+
+    def _head_bytes(self, received: bytearray, searched_bytes: int) -> int | None:
+        """Return the size of the head, or None if it is incomplete.
+
+        Raises:
+            Refused: it cannot become one, or is too large.
+            _GoneError: this is TLS.
+        """
+        if received.startswith(_TLS):
+            hint = "terminate TLS at a proxy in front of the bridge"
+            self._tell(log.info, "tls_handshake_rejected", hint=hint)
+            raise _GoneError
+        if not _MAY_BE_REQUEST.match(received) and received != _TLS[:1]:
+            raise Refused(400)
+        end = _END_OF_HEAD.search(received, searched_bytes)
+        size = len(received) if end is None else end.end()
+        if size > MOST_HEAD_BYTES:
+            raise Refused(431)
+        return None if end is None else size
 
     def _close_longest_waiting(self) -> None:
         wait, _ = self._waiting.popitem(last=False)
         wait.cancel()
 
     def _tell(self, write: Callable[..., object], event: str, **facts: object) -> None:
-        """Log what any number of clients may cause, but now and then only."""
+        """Log an event that clients can cause at will, but only once in a while."""
         now = trio.current_time()
         if now - self._told_at.get(event, -TELL_SECONDS) >= TELL_SECONDS:
             self._told_at[event] = now

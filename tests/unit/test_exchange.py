@@ -1,0 +1,247 @@
+"""Requests of REST on the one port: bodies, deadlines, other protocols, kept connections."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+import trio
+import trio.testing
+
+from bridge.web.http.exchange import LINGER_BYTES, LINGER_SECONDS
+from tests.unit.fronting import (
+    ECHO,
+    H2C,
+    HELLO,
+    IN_CHUNKS,
+    JSON,
+    LARGE_BYTES,
+    LAST_HELLO,
+    POST,
+    WEBSOCKET,
+    all_answers,
+    everything,
+    fronting,
+    next_answer,
+    only_answer,
+)
+
+#: Pieces of a body that arrives over a slow line.
+PIECES = 30
+EXPECTING = POST + b"Content-Length: 16\r\nExpect: 100-continue\r\n\r\n"
+LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+# --- one protocol
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
+        b"GET /hello HTTP/2.0\r\nHost: x\r\n\r\n",
+        b"GET /hello HTTP/0.9\r\nHost: x\r\n\r\n",
+    ],
+    ids=["preface", "2.0", "0.9"],
+)
+async def test_other_versions_of_http_are_refused(sent: bytes) -> None:
+    async with fronting() as server:
+        got = await server.last_answer(sent)
+        assert (got.status, got.json) == (505, {"detail": "HTTP Version Not Supported"})
+
+
+FOLDED = b"upgrade:\r\n h2c\r\nConnection: Upgrade\r\n"
+
+
+@pytest.mark.parametrize("wish", [H2C, WEBSOCKET, FOLDED], ids=["h2c", "websocket", "folded"])
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [(b"GET /hello", 200), (b"GET /ws/anything", 404), (b"POST /ws/tickets", 404)],
+    ids=["hello", "ws/anything", "ws/tickets"],
+)
+async def test_rest_ignores_upgrades(wish: bytes, target: bytes, status: int) -> None:
+    async with fronting() as server:
+        # What follows may be frames of the other protocol: it must not become a request.
+        sent = target + b" HTTP/1.1\r\nHost: x\r\n" + wish + b"\r\n\x88\x80zzzz"
+        got = await server.last_answer(sent)
+        assert got.status == status
+        assert got.json == ({"hello": "world"} if status == 200 else {"detail": "Not Found"})
+        assert server.for_stream == []
+
+
+async def test_a_body_has_only_one_length() -> None:
+    ambiguous = IN_CHUNKS.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n", 1)
+    differing = ECHO.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n", 1)
+    async with fronting() as server:
+        for sent in (ambiguous, differing):
+            got = await server.last_answer(sent + HELLO)
+            assert (got.status, got.json) == (400, {"detail": "Bad Request"})
+
+
+# --- kept connections
+
+
+async def test_requests_follow_each_other_on_one_connection() -> None:
+    async with fronting() as server:
+        client = await server.connect()
+        for sent in (HELLO, ECHO, IN_CHUNKS, HELLO):
+            await client.send_all(sent)
+            got = await next_answer(client)
+            assert (got.status, got.is_last) == (200, False)
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async with fronting() as server:
+        client = await server.connect(HELLO + ECHO + HELLO + ECHO + LAST_HELLO)
+        got = all_answers(await everything(client))
+        hello, echo = {"hello": "world"}, {"some": "body"}
+        assert [each.json for each in got] == [hello, echo, hello, echo, hello]
+        assert [each.is_last for each in got] == [False] * 4 + [True]
+
+
+async def test_garbage_behind_a_request_is_no_request() -> None:
+    async with fronting() as server:
+        first, second = all_answers(await everything(await server.connect(ECHO + b"\x00garbage")))
+        assert (first.status, second.status) == (200, 400)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(LAST_HELLO, id="asked to close"),
+        pytest.param(HELLO.replace(b"1.1", b"1.0"), id="HTTP/1.0"),
+        pytest.param(
+            POST.replace(b"echo", b"refusing") + b"Content-Length: 9\r\n\r\n", id="unread"
+        ),
+    ],
+)
+async def test_a_last_response_says_that_the_connection_closes(sent: bytes) -> None:
+    async with fronting() as server:
+        # What follows is not served.
+        [got] = all_answers(await everything(await server.connect(sent + HELLO)))
+        assert got.is_last
+
+
+async def test_a_connection_has_so_many_requests_and_no_more() -> None:
+    async with fronting(most_requests=3) as server:
+        got = all_answers(await everything(await server.connect(HELLO * 5)))
+        assert [each.is_last for each in got] == [False, False, True]
+
+
+async def test_a_request_under_way_at_a_stop_is_the_last() -> None:
+    async with fronting() as server:
+        client = await server.connect(ECHO[:-1])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        server.front.stop()
+        await client.send_all(ECHO[-1:])
+        assert only_answer(await everything(client)).status == 200
+
+
+async def test_head_is_answered_without_a_body() -> None:
+    async with fronting() as server:
+        client = await server.connect(HELLO.replace(b"GET", b"HEAD") + LAST_HELLO)
+        head, _, rest = (await everything(client)).partition(b"\r\n\r\n")
+        assert b"content-length: 17" in head
+        assert only_answer(rest).json == {"hello": "world"}
+
+
+# --- bodies and deadlines
+
+
+async def test_a_body_is_asked_for_when_it_is_wanted() -> None:
+    async with fronting() as server:
+        client = await server.connect(EXPECTING)
+        assert await client.receive_some() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.send_all(JSON)
+        assert (await next_answer(client)).json == {"some": "body"}
+        refused = await server.last_answer(EXPECTING.replace(b"echo", b"refusing"))
+        assert refused.status == 401
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(POST + b"Content-Length: 16\r\n\r\n" + JSON[:5], id="with a length"),
+        pytest.param(IN_CHUNKS[:-8], id="in chunks"),
+        pytest.param(EXPECTING, id="to be asked for"),
+    ],
+)
+async def test_a_late_body_is_answered_408(sent: bytes, mock_clock: trio.testing.MockClock) -> None:
+    async with fronting(body_seconds=30.0) as server:
+        client = await server.connect(sent)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(30.0)
+        got = only_answer(await everything(client))
+        assert (got.status, got.json) == (408, {"detail": "Request Timeout"})
+
+
+async def test_a_malformed_body_is_answered_400() -> None:
+    async with fronting() as server:
+        got = await server.last_answer(IN_CHUNKS.replace(b"10\r\n", b"zz\r\n"))
+        assert (got.status, got.json) == (400, {"detail": "Bad Request"})
+
+
+async def test_a_client_that_does_not_read_is_cut_when_its_time_is_up(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with fronting(send_buffer_bytes=65536, rest_seconds=180.0) as server:
+        client = await server.connect(LARGE)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(179.0)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert server.connections.child_tasks
+        mock_clock.jump(1.0)
+        await server.until_idle()
+        received = 0
+        with suppress(trio.BrokenResourceError):
+            while data := await client.receive_some():
+                received += len(data)
+        assert received < LARGE_BYTES
+
+
+async def test_a_client_that_does_not_read_does_not_delay_the_stop() -> None:
+    async with fronting(send_buffer_bytes=65536) as server:
+        await server.connect(LARGE)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        server.connections.cancel_scope.cancel()
+        await server.until_idle()
+
+
+async def test_a_client_refused_before_its_body_gets_the_response() -> None:
+    async with fronting() as server:
+        client = await server.connect(
+            b"POST /refusing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"1\r\nx\r\n" * 1000
+        )
+        for _ in range(PIECES):
+            await client.send_all(b"1\r\nx\r\n")
+        await client.send_eof()
+        got = only_answer(await everything(client))
+        assert (got.status, got.json) == (401, {"detail": "Missing API key"})
+        # Not only when its time is up.
+        await server.until_idle()
+
+
+async def test_a_client_that_keeps_sending_after_its_response_is_cut() -> None:
+    async with fronting(send_buffer_bytes=65536) as server:
+        client = await server.connect(
+            b"POST /refusing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+        )
+        sent = 0
+        with suppress(trio.BrokenResourceError):
+            while sent < 50 * LINGER_BYTES:
+                await client.send_all(bytes(65536))
+                sent += 65536
+        assert sent < 50 * LINGER_BYTES
+        await server.until_idle()
+
+
+async def test_a_client_that_stays_after_the_last_response_is_cut(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with fronting() as server:
+        await server.connect(LAST_HELLO)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert server.connections.child_tasks
+        mock_clock.jump(LINGER_SECONDS)
+        await server.until_idle()
