@@ -52,7 +52,7 @@ def apply_steps(
     lock_timeout_seconds: float,
     report: Callable[[str], None],
 ) -> None:
-    """Run each step in a transaction of its own.
+    """Run each step in its own transaction.
 
     If a step cannot lock a table within the timeout, it rolls back and tries again later, so that
     the application's statements never queue behind it for longer.

@@ -91,7 +91,7 @@ class _Rule(BaseModel):
         if not operations or len(set(operations)) < len(operations):
             raise ValueError("must be one or more operations without duplicates")
         if "truncate" in operations and len(operations) > 1:
-            raise ValueError("truncate affects no single rows; give it a rule of its own")
+            raise ValueError("truncate must be the only operation of its rule")
         return operations
 
     @property

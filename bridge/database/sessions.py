@@ -1,4 +1,4 @@
-"""Open psycopg connections for commands, and detect whether each has a session of its own.
+"""Open psycopg connections for commands, and detect whether a pooler shares their sessions.
 
 A pooler in transaction mode shares the server's sessions between clients: a setting, lock or LISTEN
 made in one may belong to another client a moment later.

@@ -30,7 +30,7 @@ RUN_BY = {
     "README.ru.md": "tests/docs/test_readme_ru.py::"
     "test_the_russian_page_says_what_the_english_one_says",
     "docs/access.md": "tests/docs/test_guides.py::test_the_commands_of_the_page_on_access_run",
-    "docs/capture.md": "tests/docs/test_capture_guide.py::test_five_minutes_go_as_the_guide_says",
+    "docs/capture.md": "tests/docs/test_capture_guide.py::test_tutorial_works_as_printed",
     "docs/dashboard.md": "tests/docs/test_guides.py::test_a_dashboard_connects_as_the_page_says",
     "docs/first-steps.md": "tests/docs/test_first_steps.py::"
     "test_the_first_steps_lead_to_a_verified_webhook",

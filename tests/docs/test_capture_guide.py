@@ -1,7 +1,7 @@
-"""The guide docs/capture.md does what it says: its commands are run, its output is compared.
+"""Run the commands of docs/capture.md, and compare their output with the guide.
 
-What differs between two runs is known by its form (``guides.VARYING``) and counts as equal. Where
-the guide writes ``…``, anything may stand. All else must be as the guide has it, by the character.
+Values that differ between runs are recognized by form (``guides.VARYING``), and ``…`` matches
+anything. Everything else must be equal character by character.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ GUIDE = guides.guide("capture.md")
 
 
 def section(number: int) -> list[guides.Block]:
-    """Return the fenced blocks of a section: their kinds and texts."""
+    """Return the fenced blocks of a section, as kinds and texts."""
     return guides.blocks(guides.section(GUIDE, number))
 
 
 class Reader:
-    """Somebody who follows section 1, a block at a time, on a database of his own."""
+    """Follows section 1 block by block on its own database."""
 
     def __init__(self, url: str, config: Path, stack: AsyncExitStack) -> None:
         self._url = url
@@ -46,7 +46,6 @@ class Reader:
         self._output = ""
         self._token = ""
         self._script = ""
-        # Only what the guide says: a reader's bridge is allowed nothing else.
         self._allowed_networks = ""
         self._bridge: Bridge | None = None
         self._client: WebSocketConnection | None = None
@@ -74,10 +73,10 @@ class Reader:
             case "http":
                 guides.shows(text, await self._received(lines=text.count("\n")))
             case _:
-                raise AssertionError(f"nobody knows what to do with a block of {kind}")
+                raise AssertionError(f"unknown kind of block: {kind}")
 
     def _here(self, text: str) -> str:
-        """Put what this run has in the place of what stands for it in the guide."""
+        """Replace the guide's placeholders with this run's values."""
         bridge = f"127.0.0.1:{self._bridge.port}" if self._bridge else "127.0.0.1:8080"
         return (
             text.replace("YOUR_TOKEN", self._token)
@@ -86,7 +85,7 @@ class Reader:
         )
 
     async def _run(self, command: str) -> str:
-        """Do what the command does; return what it prints."""
+        """Run a command and return its output."""
         match shlex.split(command.replace("\\\n", "")):
             case ["export", assignment]:
                 name, value = assignment.split("=", 1)
@@ -122,11 +121,11 @@ class Reader:
             case ["curl", *arguments]:
                 return await _curl(arguments)
             case words:
-                raise AssertionError(f"nobody knows how to run {words}")
+                raise AssertionError(f"unknown command: {words}")
         return ""
 
     async def _received(self, lines: int) -> str:
-        """Return what the receiver printed, as soon as there are so many lines."""
+        """Wait until the receiver has printed this many lines; return its output."""
         assert self._receiver is not None
         assert self._receiver.stdout is not None
         printed = b""
@@ -138,14 +137,14 @@ class Reader:
 
 @asynccontextmanager
 async def _receiving(script: str, port: int) -> AsyncIterator[trio.Process]:
-    """Run the guide's receiver until the end of the context; yields when it listens."""
+    """Run the guide's receiver within the context; yield when it listens."""
     process = await trio.lowlevel.open_process(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdout is not None
     async with process.stdout:
         try:
-            await _until_somebody_listens(port)
+            await _until_listening(port)
             yield process
         finally:
             process.kill()
@@ -153,7 +152,7 @@ async def _receiving(script: str, port: int) -> AsyncIterator[trio.Process]:
                 await process.wait()
 
 
-async def _until_somebody_listens(port: int) -> None:
+async def _until_listening(port: int) -> None:
     while True:
         try:
             connection = await trio.open_tcp_stream("127.0.0.1", port)
@@ -177,7 +176,7 @@ async def _curl(arguments: list[str]) -> str:
     return answer.text + "\n"  # where the next prompt would stand
 
 
-async def test_five_minutes_go_as_the_guide_says(empty_url: str, tmp_path: Path) -> None:
+async def test_tutorial_works_as_printed(empty_url: str, tmp_path: Path) -> None:
     blocks = section(1)
     assert {kind for kind, _ in blocks} >= {"sql", "toml", "sh", "text", "json", "http"}
     with trio.fail_after(60):
@@ -189,13 +188,13 @@ async def test_five_minutes_go_as_the_guide_says(empty_url: str, tmp_path: Path)
 
 @pytest.fixture
 def shop_url(empty_url: str) -> str:
-    """A database with the guide's tables."""
+    """Return a database with the guide's tables."""
     with psycopg.connect(empty_url, autocommit=True) as connection:
         connection.execute(section(1)[0][1].encode())
     return empty_url
 
 
-def test_the_commands_for_a_busy_database_say_what_the_guide_shows(
+def test_commands_for_a_busy_database_print_what_the_guide_shows(
     shop_url: str, server: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     shell = guides.Shell("docs/capture.md", tmp_path, server, shop_url)
@@ -204,13 +203,13 @@ def test_the_commands_for_a_busy_database_say_what_the_guide_shows(
     shell.settings = {"config": tmp_path / "pgbridge.toml"}
     shell.run("pgbridge init")
     with psycopg.connect(shop_url, autocommit=True) as connection:
-        # As a bridge leaves it that was killed while commits rang.
+        # The state after a bridge was killed while commits notified it.
         connection.execute("select setval('bridge.doorbell', 0)")
     printed = [block for block in section(4) if block[0] in ("sh", "text")]
     commands = [place for place, (kind, _) in enumerate(printed) if kind == "sh"]
     assert len(commands) == 3
     for place in commands:
-        # Behind the last comes what becomes of roles, which the guide's reader does not have.
+        # uninstall also prints a line about roles, which the guide's database does not have.
         guides.shows(printed[place + 1][1] + "…", shell.run(printed[place][1]))
 
 
@@ -219,41 +218,39 @@ def rules_in(number: int) -> list[str]:
 
 
 def event(rule: str) -> str:
-    """Return how a test of a rule is called."""
+    """Return a rule's event as the test's id."""
     return rule.rpartition('event = "')[2].split('"', 1)[0]
 
 
-MISTAKES = [
-    (rule, said)
-    for (kind, rule), (answer, said) in zip(section(3), section(3)[1:], strict=False)
+INVALID = [
+    (rule, error)
+    for (kind, rule), (answer, error) in zip(section(3), section(3)[1:], strict=False)
     if kind == "toml" and answer == "text"
 ]
 
 
-def test_every_rule_of_the_guide_is_one_that_is_run_or_one_that_is_wrong() -> None:
+def test_every_rule_of_the_guide_is_tested() -> None:
     assert len(rules_in(1)) == 1
     assert len(rules_in(2)) >= 8
-    assert len(rules_in(3)) == len(MISTAKES) >= 3
+    assert len(rules_in(3)) == len(INVALID) >= 3
     assert rules_in(4) == []
 
 
 @pytest.mark.parametrize("text", rules_in(2), ids=event)
-def test_the_reference_shows_rules_that_parse_and_fit_the_shops_tables(
-    text: str, shop_url: str
-) -> None:
+def test_rules_of_the_reference_fit_the_guides_tables(text: str, shop_url: str) -> None:
     rules = load_rules(text, None)
     assert rules
-    if "preset" not in text:  # the preset's tables are another shop's
+    if "preset" not in text:  # the preset's tables do not exist here
         with open_session(shop_url) as connection:
             assert plan_install(connection, rules).new == [rule.name for rule in rules]
 
 
-@pytest.mark.parametrize(("text", "said"), MISTAKES, ids=range(len(MISTAKES)))
-def test_a_wrong_rule_is_answered_as_the_guide_says(
-    text: str, said: str, shop_url: str, tmp_path: Path
+@pytest.mark.parametrize(("text", "error"), INVALID, ids=range(len(INVALID)))
+def test_invalid_rule_prints_the_guides_error(
+    text: str, error: str, shop_url: str, tmp_path: Path
 ) -> None:
     config = tmp_path / "pgbridge.toml"
     config.write_text(text, "utf-8")
     refused = pgbridge("init", url=shop_url, config=config)
-    assert refused.returncode == (2 if "unknown key" in said else 1)
-    assert refused.stderr == said
+    assert refused.returncode == (2 if "unknown key" in error else 1)
+    assert refused.stderr == error

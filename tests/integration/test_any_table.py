@@ -62,7 +62,7 @@ def test_star_sends_the_columns_known_at_init_but_the_excluded(people: Applicati
     people.capture(rules)
     people.run("insert into public.people values (1)")
     assert people.payloads() == [{"id": 1, "name": None, "note": None}]
-    # Dropped and made again, and another beside it: neither comes in by itself.
+    # New columns are captured only after the next init.
     people.run(
         "alter table public.people drop column secret",
         "alter table public.people add column secret text default 'hush'",
@@ -344,7 +344,7 @@ def test_deferred_events_must_fire_before_alter_table(
         "update public.orders set status = 'b'",
         "alter table public.orders alter column status set not null",
     )
-    # PostgreSQL's own condition, as for a foreign key that is deferred.
+    # PostgreSQL requires this of every deferred trigger, including foreign keys.
     with pytest.raises(psycopg.errors.ObjectInUse, match="pending trigger events"):
         app.together(*migration)
     app.together(migration[0], "set constraints all immediate", migration[1])

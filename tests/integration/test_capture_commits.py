@@ -26,9 +26,6 @@ def received(listener: Listener, count: int) -> list[str]:
     return [notify.payload for notify in listener.notifies(timeout=10, stop_after=count)]
 
 
-# --- savepoints
-
-
 def test_ticket_opened_within_savepoints_is_announced_once(shop: Shop) -> None:
     with shop.transaction():
         with shop.transaction():
@@ -106,9 +103,6 @@ def test_immediate_constraints_make_events_at_once(
         shop.execute("set constraints all immediate")
         shop.message(shop.ticket())
     assert [kind for kind, _ in shop.events()] == ["ticket.created"]
-
-
-# --- the doorbell
 
 
 def test_commit_rings_once_for_any_number_of_rows(shop: Shop, listener: Listener) -> None:

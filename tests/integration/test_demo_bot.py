@@ -1,4 +1,4 @@
-"""The bot's own list of what its commits announce, against what the triggers wrote."""
+"""The demo bot's own list of its events equals what the triggers wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = 600
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_triggers_write_exactly_what_the_bot_announces(bridge_url: str, seed: int) -> None:
+def test_triggers_write_exactly_what_the_bot_lists(bridge_url: str, seed: int) -> None:
     with Bot(bridge_url, seed=seed) as bot:
         commits = [commit for _ in range(STEPS) if (commit := bot.step()) is not None]
     announced = [event for commit in commits for event in commit.announces]
@@ -29,7 +29,7 @@ def test_the_triggers_write_exactly_what_the_bot_announces(bridge_url: str, seed
     )
 
 
-def test_the_bot_does_everything_that_a_shop_does(bridge_url: str) -> None:
+def test_bot_makes_every_kind_of_event(bridge_url: str) -> None:
     with Bot(bridge_url, seed=4) as bot:
         steps = [bot.step() for _ in range(STEPS)]
     commits = [step for step in steps if step is not None]
@@ -42,7 +42,7 @@ def test_the_bot_does_everything_that_a_shop_does(bridge_url: str) -> None:
     assert any(user["telegram_id"] is not None for user in users)
 
 
-def test_the_same_seed_makes_the_same_trade(bridge_url: str, bot_url: str) -> None:
+def test_same_seed_makes_the_same_commits(bridge_url: str, bot_url: str) -> None:
     runs = []
     for url in (bridge_url, bot_url):  # with and without triggers
         with Bot(url, seed=5) as bot:
@@ -58,7 +58,7 @@ def _events(commits: list[Commit]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _multiset(events: list[Any]) -> Counter[str]:
-    """Events as text that is equal where they mean the same."""
+    """Count events as text, normalized so that equal events are equal."""
     return Counter(
         f"{event_type} {json.dumps(_plain(payload), sort_keys=True, ensure_ascii=False)}"
         for event_type, payload in events
@@ -67,7 +67,7 @@ def _multiset(events: list[Any]) -> Counter[str]:
 
 def _plain(payload: dict[str, Any]) -> dict[str, Any]:
     plain = dict(payload)
-    if plain.get("closed_at") is not None:  # PostgreSQL writes no trailing zeros
+    if plain.get("closed_at") is not None:  # PostgreSQL omits trailing zeros
         plain["closed_at"] = datetime.fromisoformat(plain["closed_at"]).isoformat()
     if "amount_rubles" in plain:
         plain["amount_rubles"] = float(plain["amount_rubles"])

@@ -1,7 +1,7 @@
-"""An application changes its schema between its writes, in any way: its writes go on, and are told.
+"""Whatever schema changes an application makes, its writes succeed and are captured.
 
-Every statement runs twice, on a table with rules and on its twin without. What the twin's statement
-does, the other's does as well; and the twin says what there is to tell.
+Every statement runs on a table with rules and on a twin without. Both must have the same outcome,
+and the twin determines which events are expected.
 """
 
 from __future__ import annotations
@@ -81,12 +81,9 @@ RULES = "".join(
 )
 
 
-# --- what hypothesis draws
-
-
 @dataclass(frozen=True)
 class Write:
-    """One statement, of whose columns and values the picks decide."""
+    """One statement; the picks select its columns and values."""
 
     kind: Literal["insert", "update", "delete"]
     rows: int
@@ -95,7 +92,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Change:
-    """DDL."""
+    """An ALTER TABLE."""
 
     kind: Literal["add", "drop", "rename", "retype", "default", "no default"]
     column: str
@@ -105,7 +102,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Transaction:
-    """Writes of one transaction; within it, groups that are savepoints, each kept or not."""
+    """A transaction of savepoints, each with writes and either released or rolled back."""
 
     groups: tuple[tuple[bool, tuple[Write, ...]], ...]
     commits: bool
@@ -113,7 +110,7 @@ class Transaction:
 
 @dataclass(frozen=True)
 class Reconnect:
-    """A new session: PL/pgSQL has no plans of it."""
+    """Open a new session, without cached PL/pgSQL plans."""
 
 
 _PICKS = st.lists(st.integers(0, 11), min_size=3, max_size=8).map(tuple)
@@ -122,7 +119,7 @@ _WRITES = st.builds(Write, _KINDS, st.integers(1, 3), _PICKS)
 _READ = ["kind", "amount", "note"]
 _TYPE_NAMES = st.sampled_from(sorted(TYPES))
 _CHANGES = st.one_of(
-    # What rules read goes and comes again, as something else.
+    # Columns that rules read disappear and come back as something else.
     st.builds(
         Change,
         st.sampled_from(["retype", "drop", "rename", "add", "default"]),
@@ -146,7 +143,7 @@ _TRANSACTIONS = st.builds(
 )
 Step = Change | Write | Transaction | Reconnect
 _WORK = st.one_of(_WRITES, _TRANSACTIONS)
-#: Rows to begin with; then, time and again, a change, perhaps new sessions, and work.
+#: Initial rows, then repeatedly a change, perhaps new sessions, and work.
 _FIRST = Write("insert", 3, (0, 1, 2, 3))
 STEPS: st.SearchStrategy[list[Step]] = st.lists(
     st.tuples(_CHANGES, _WORK, st.one_of(_CHANGES, st.just(Reconnect()), _WORK), _WORK),
@@ -155,12 +152,9 @@ STEPS: st.SearchStrategy[list[Step]] = st.lists(
 ).map(lambda rounds: [_FIRST, *itertools.chain.from_iterable(rounds)])
 
 
-# --- what is to be told
-
-
 @dataclass
 class Expected:
-    """Of each rule, the least and the most events, and the most of them without an error."""
+    """For each rule, the minimum and maximum of events, and the maximum without an error."""
 
     least: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
@@ -181,7 +175,7 @@ class Expected:
 
 
 class Twins:
-    """The application's session on the captured table, and its session on the twin."""
+    """Sessions on the captured table and on its twin."""
 
     def __init__(self, url: str, *, partitioned: bool) -> None:
         self._url = url
@@ -217,22 +211,20 @@ class Twins:
         )
 
     def run(self, statement: str, returning: str = "") -> list[tuple[Any, ...]] | None:
-        """Run a statement on both; return what the twin's returned, or None if it was refused."""
+        """Run a statement on both; return the twin's rows, or None if the statement failed."""
         try:
             with self.twin.transaction():
                 cursor = self.twin.execute(f"{statement.format(table='twin')} {returning}".encode())
                 answer = cursor.fetchall() if returning else [()] * max(cursor.rowcount, 0)
-        except psycopg.Error as refusal:
-            with pytest.raises(type(refusal)), self.captured.transaction():
+        except psycopg.Error as error:
+            with pytest.raises(type(error)), self.captured.transaction():
                 self.captured.execute(statement.format(table="captured").encode())
             return None
         with self.captured.transaction():
-            told = self.captured.execute(statement.format(table="captured").encode())
-        if told.rowcount >= 0:
-            assert told.rowcount == len(answer)
+            cursor = self.captured.execute(statement.format(table="captured").encode())
+        if cursor.rowcount >= 0:
+            assert cursor.rowcount == len(answer)
         return answer
-
-    # --- changes
 
     def change(self, change: Change) -> None:
         column, kind = change.column, change.type_name
@@ -247,10 +239,8 @@ class Twins:
         }[change.kind]
         self.run("alter table public.{table} " + statement.replace("{", "{{").replace("}", "}}"))
 
-    # --- writes
-
     def write(self, write: Write) -> Expected:
-        """Run a write on both; return what it has to tell, if it is committed."""
+        """Run a write on both; return the events it makes if it commits."""
         columns = self.columns()
         if not columns:
             return Expected()
@@ -314,7 +304,7 @@ class Twins:
             self._big(expected, columns, answer)
             expected.add("all", rows)
             if len(watched) == 2:
-                # A session that knew the column as another type cannot compare it.
+                # A session that cached another column type fails to compare it.
                 unchanged = [columns[name] for name in watched] == ["text", "text"]
                 expected.add(
                     "watch", differing if unchanged else rows, least=differing, sound=differing
@@ -322,7 +312,7 @@ class Twins:
             else:
                 expected.add("watch", rows, sound=0)
             if self.partitioned:
-                # Of a row that was written in the same transaction, a move is two events.
+                # Moving a row that was written in the same transaction makes two events.
                 for name in ("list", "gone"):
                     expected.add(name, rows, least=0)
                 for name in ("all", "late"):
@@ -352,7 +342,7 @@ class Twins:
         return "" if whole else f"where id % 2 = {next(picks) % 2}"
 
     def _is_big(self, columns: dict[str, str]) -> str:
-        """The condition of rule "map", as the twin has it."""
+        """Return the condition of rule "map" for the twin."""
         numbers = ("integer", "numeric", "public.cents")
         return "amount > 10" if columns.get("amount") in numbers else "null::boolean"
 
@@ -363,10 +353,10 @@ class Twins:
         if columns.get("amount") == "integer" and not self.drifted:
             expected.add("map", true)
         elif columns.get("amount") in ("integer", "numeric", "public.cents"):
-            # Or an error, where the session knew it as another type.
+            # Or an error, if the session cached another type.
             expected.add("map", len(answer), least=true, sound=true)
         else:
-            # There is nothing to compare with 10 …
+            # Nothing can be compared with 10.
             expected.add("map", len(answer), sound=0)
 
     #: Whether the table has changed since the rules were made.
@@ -380,12 +370,9 @@ def _escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-# --- the test
-
-
 @pytest.fixture(scope="module")
 def drift_url(server: EmbeddedPostgres) -> Iterator[str]:
-    """A database with pgbridge and two types, for all examples."""
+    """Return a database with pgbridge and two types, for all examples."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute("create database drift template template0")
         url = server.url("drift")
@@ -400,7 +387,7 @@ def drift_url(server: EmbeddedPostgres) -> Iterator[str]:
 
 
 def play(twins: Twins, step: Step) -> Expected:
-    """Run one step; return what it has to tell."""
+    """Run one step; return the events it makes."""
     match step:
         case Reconnect():
             twins.close()
@@ -434,7 +421,7 @@ def play(twins: Twins, step: Step) -> Expected:
 @pytest.mark.parametrize("partitioned", [False, True], ids=["plain", "partitioned"])
 @settings(deadline=None, max_examples=30, derandomize=True, database=None)
 @given(steps=STEPS)
-def test_whatever_becomes_of_the_schema_writes_go_on_and_each_is_told_once(
+def test_writes_are_captured_after_any_schema_change(
     drift_url: str, partitioned: bool, steps: list[Step]
 ) -> None:
     twins = Twins(drift_url, partitioned=partitioned)
@@ -443,9 +430,9 @@ def test_whatever_becomes_of_the_schema_writes_go_on_and_each_is_told_once(
         application.capture(RULES)
         for step in steps:
             expected = play(twins, step)
-            told = application.events()
-            events = Counter(kind for kind, _ in told)
-            sound = Counter(kind for kind, payload in told if "_capture_error" not in payload)
+            captured = application.events()
+            events = Counter(kind for kind, _ in captured)
+            sound = Counter(kind for kind, payload in captured if "_capture_error" not in payload)
             for name in ("list", "all", "map", "watch", "late", "gone"):
                 assert expected.least[name] <= events[name] <= expected.most[name], (name, step)
                 assert sound[name] <= expected.sound[name], (name, step)

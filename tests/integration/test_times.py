@@ -1,9 +1,9 @@
-"""A delivery's times are in order, whatever it went through, and all by the database's clock."""
+"""A delivery's times are in order and come from the database's clock."""
 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +14,7 @@ import trio
 from bridge.database.pool import Database, Row, open_database
 from bridge.delivery import attempt as attempt_module
 from bridge.delivery.courier import CLAIM_BATCH
-from tests.integration.delivering import (
-    Bot,
-    delivering,
-    delivery,
-    enqueue,
-)
+from tests.integration.delivering import Bot, delivering, delivery, enqueue
 from tests.receiver import Request, answer, hang_until, receiving
 from tests.waiting import until_true
 from tests.webhook_rows import add_webhook
@@ -28,13 +23,13 @@ STEPS = ("committed_at", "claimed_at", "sent_at", "acknowledged_at")
 
 
 async def drained(url: str, bot: Bot) -> None:
-    """Make an event and move it to the queue, as a relay does."""
+    """Emit an event and drain it, as a relay does."""
     bot.execute("select bridge.emit('test.event')")
     async with open_database(url) as database, database.connect() as connection:
         await connection.fetch("drain", 0, [], [], 100)
 
 
-async def test_a_delivery_s_times_are_in_order(bridge_url: str, bot: Bot) -> None:
+async def test_times_of_a_delivery_are_in_order(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver:
         add_webhook(bot, receiver.url())
         await drained(bridge_url, bot)
@@ -45,7 +40,7 @@ async def test_a_delivery_s_times_are_in_order(bridge_url: str, bot: Bot) -> Non
     assert [row[name] for name in STEPS] == sorted(row[name] for name in STEPS)
 
 
-async def test_a_retried_one_has_the_times_of_its_last_attempt(bridge_url: str, bot: Bot) -> None:
+async def test_retried_delivery_has_its_last_attempts_times(bridge_url: str, bot: Bot) -> None:
     async def second_time(request: Request, stream: trio.SocketStream) -> None:
         status = "500 Oops" if len(receiver.requests) == 1 else "200 OK"
         await answer(status)(request, stream)
@@ -64,7 +59,7 @@ async def test_a_retried_one_has_the_times_of_its_last_attempt(bridge_url: str, 
     assert first_ended <= row["claimed_at"] <= last_began == row["sent_at"]
 
 
-async def test_times_are_the_database_s_though_the_bridge_s_clock_is_off(
+async def test_times_ignore_a_wrong_clock_of_the_bridge(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -81,13 +76,14 @@ async def test_times_are_the_database_s_though_the_bridge_s_clock_is_off(
         await until_true(bot, f"attempt_number = 1 from bridge.delivery_queue where id = {later}")
     row = delivery(bot, number)
     assert row["created_at"] <= row["claimed_at"] <= row["sent_at"] <= row["acknowledged_at"]
-    assert row["acknowledged_at"] < _now(bot)
-    # A date in Retry-After is one by true time, too.
+    # The estimate of the database's clock is off by a fetch at most, and the bridge's by an hour.
+    assert row["acknowledged_at"] < _now(bot) + timedelta(minutes=1)
+    # A date in Retry-After is also compared with the database's clock.
     wait = delivery(bot, later)["next_retry_at"] - _now(bot)
     assert 500 < wait.total_seconds() <= 600
 
 
-async def test_an_attempt_ends_after_it_began_though_the_clock_was_set_right_meanwhile(
+async def test_attempt_ends_after_it_starts_if_the_clock_estimate_improves(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims = 0
@@ -96,7 +92,7 @@ async def test_an_attempt_ends_after_it_began_though_the_clock_was_set_right_mea
     async def first_claim_is_late(self: Database, name: str, *values: Any) -> list[Row]:
         nonlocal claims
         if name == "claim" and not claims:
-            # As when the pool is busy: the courier takes the database's clock to be ahead by that.
+            # As with a busy pool, which makes the courier overestimate the database's clock.
             await trio.sleep(0.5)
         rows = await fetch(self, name, *values)
         claims += name == "claim"
@@ -106,7 +102,7 @@ async def test_an_attempt_ends_after_it_began_though_the_clock_was_set_right_mea
     released = trio.Event()
     async with receiving() as receiver:
         receiver.behaviours["/"] = hang_until(released)
-        # So many that the courier claims again at once.
+        # Enough for the courier to claim again at once.
         count = CLAIM_BATCH + 1
         enqueue(bot, add_webhook(bot, receiver.url(), max_concurrency=count), count=count)
         async with delivering(bridge_url, concurrency=2 * count):

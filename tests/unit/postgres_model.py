@@ -1,4 +1,4 @@
-"""Just enough of PostgreSQL to test what reasons about it: ids, and who is in flight."""
+"""A model of PostgreSQL's transaction ids and snapshots."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Transaction:
-    """A transaction that has an id, and the outbox ids it took."""
+    """A transaction with an id, and the outbox ids it took."""
 
     xid: int
     ids: list[int] = field(default_factory=list)
-    #: Whether it will ring when it commits.
+    #: Whether it will notify at commit.
     rings: bool = False
 
 
@@ -39,7 +39,7 @@ class Postgres:
             self.next_id += 1
 
     def end(self, which: int, *, commit: bool) -> Transaction | None:
-        """End a transaction, and return it."""
+        """End a transaction and return it."""
         if (ended := self.pick(which)) is None:
             return None
         self.open.remove(ended)
@@ -53,8 +53,8 @@ class Postgres:
     def snapshot_xmin(self) -> int:
         """The xmin of a snapshot taken now, as GetSnapshotData() computes it.
 
-        A snapshot knows nothing of transactions from its xmax on, and its xmax is one past the
-        newest that has ended: ids that were given out since are in flight, and not below its xmin.
+        A snapshot's xmax is one past the newest ended transaction. Younger transactions are in
+        flight but do not lower its xmin.
         """
         xmax = self.newest_ended_xid + 1
         return min([xmax, *(t.xid for t in self.open if t.xid < xmax)])

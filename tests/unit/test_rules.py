@@ -81,7 +81,7 @@ INVALID = [
     ("table = '\"bridge\".outbox'", "table: schema bridge is pgbridge's own"),
     (f"table = 'public.{'x' * 64}'", f"table: {'x' * 64} is longer than 63 bytes"),
     ("on = 'select'", "on.0: Input should be 'insert', 'update'"),
-    ("on = ['delete', 'truncate']", "on: truncate affects no single rows"),
+    ("on = ['delete', 'truncate']", "on: truncate must be the only operation"),
     ("on = []", "on: must be one or more operations"),
     ("on = ['insert', 'insert']", "on: must be one or more operations"),
     ("payload = { id = 5 }", "payload: id: must be a quoted string"),
