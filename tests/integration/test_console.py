@@ -253,7 +253,7 @@ async def test_a_form_that_is_not_of_this_session_is_refused(
         for path in ("/console/sign-out", "/console/ticket"):
             answer = await browser.post(path, data={} if csrf is None else {"csrf": csrf})
             assert answer.status_code == 403
-            assert "not of this session" in answer.text
+            assert "not belong to this session" in answer.text
         assert (await browser.get("/console")).status_code == 200
 
 

@@ -1,4 +1,4 @@
-"""Who changed what."""
+"""The audit log page."""
 
 import json
 from typing import Any, Final
@@ -15,18 +15,18 @@ from bridge.web.api.parts import InDatabase
 from bridge.web.console.guard import page_router
 from bridge.web.console.rendering import page
 
-#: Rows of a page.
+#: Rows per page.
 SHOWN: Final = 50
-#: Characters of a value that a page shows: rules bring the SQL of their triggers.
+#: Most characters shown of a value; rules include the SQL of their triggers.
 MOST_OF_A_VALUE: Final = 1_000
-#: What is shown of a change without unfolding it: columns, and characters of their values.
+#: Larger changes are collapsed: most columns, and most characters of their values.
 MOST_AT_ONCE: Final = 4
 MOST_CHARACTERS_AT_ONCE: Final = 400
 
 managing = page_router(ADMIN)
 ROUTERS = (managing,)
 
-#: What changed, from what, to what; None: there was nothing.
+#: Column, old value and new value; None if there is none.
 _Column = tuple[str, str | None, str | None]
 
 _BEFORE: Final[TypeAdapter[int]] = TypeAdapter(BeforeId)
@@ -34,7 +34,7 @@ _BEFORE: Final[TypeAdapter[int]] = TypeAdapter(BeforeId)
 
 @managing.get("/console/audit")
 async def changes_page(request: Request, database: InDatabase) -> Response:
-    """What was changed, by whichever way, newest first."""
+    """List all changes, however they were made, newest first."""
     before_id = None
     if asked := request.query_params.get("before_id", ""):
         try:
@@ -57,13 +57,13 @@ def _columns(change: Change) -> list[_Column]:
     for name, value in change.changes.items():
         if isinstance(value, dict) and value.keys() == {"from", "to"}:
             shown.append((name, _text(value["from"]), _text(value["to"])))
-        elif value is not None:  # what a redelivery or a truncation was like
+        elif value is not None:  # details of a redelivery or a truncation
             shown.append((name, None, _text(value)))
     return shown
 
 
 def _is_long(columns: list[_Column]) -> bool:
-    """Tell whether the columns are shown only to whoever unfolds them."""
+    """Return whether the columns are collapsed."""
     texts = [text for _, before, after in columns for text in (before, after) if text]
     return len(columns) > MOST_AT_ONCE or sum(map(len, texts)) > MOST_CHARACTERS_AT_ONCE
 

@@ -1,13 +1,13 @@
-"""Small charts, drawn as SVG from real figures.  (pure)"""
+"""Computes small SVG line charts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-#: Size of the drawing, in its own units.
+#: Size of the drawing in SVG units.
 WIDTH, HEIGHT = 600, 170
-#: Room beside it for the scale, and below it for the clock.
+#: Margins for the scale and the times.
 LEFT, BOTTOM, TOP = 66, 26, 10
 #: Steps of a scale, times powers of ten.
 _STEPS = (1, 2, 2.5, 5, 10)
@@ -18,15 +18,15 @@ class Line:
     """One quantity over time."""
 
     name: str
-    #: A class of the stylesheet: what it looks like.
+    #: CSS class.
     style: str
-    #: A value for each point; None: there is none.
+    #: One value per point; None for a gap.
     values: Sequence[float | None]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A value or a time beside the drawing, and where."""
+    """A value on the scale and its position."""
 
     place: float
     value: float
@@ -34,23 +34,23 @@ class Mark:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a template needs to draw a chart."""
+    """The parts of a chart that the template draws."""
 
-    #: For each line its style, the path of its values, and the path of the area below.
+    #: For each line: its style, its path, and the path of the area below it.
     paths: list[tuple[str, str, str]]
     scale: list[Mark]
     times: list[tuple[float, datetime]]
-    #: Where each point stands, for whoever points at it.
+    #: Horizontal position of each point, for the pointer.
     points: list[float]
 
 
 def draw(times: Sequence[datetime], lines: Sequence[Line], *, least: float = 1.0) -> Drawing:
-    """Draw lines over one time.
+    """Draw lines over a common time axis.
 
     Args:
         times: of the points, oldest first.
-        lines: each with as many values as there are times.
-        least: the top of the scale, at least: so that noise near nothing looks like nothing.
+        lines: each with one value per time.
+        least: minimum top of the scale, so that noise near zero looks like zero.
     """
     most = max((value for line in lines for value in line.values if value is not None), default=0)
     steps = _scale(max(most, least))
@@ -64,14 +64,14 @@ def draw(times: Sequence[datetime], lines: Sequence[Line], *, least: float = 1.0
     paths = []
     for line in lines:
         path = area = ""
-        # What has no value is a gap, and not nothing.
+        # A missing value is a gap, not zero.
         for has_value, run in groupby(
             zip(points, line.values, strict=True), lambda point: point[1] is not None
         ):
             if not has_value:
                 continue
             corners = [(x, height(value or 0.0)) for x, value in run]
-            if len(corners) == 1:  # a lone point would not be seen
+            if len(corners) == 1:  # a single point would be invisible
                 corners.append((corners[0][0] + 1, corners[0][1]))
             drawn = " L".join(f"{x:g} {y:g}" for x, y in corners)
             path += f"M{drawn}"
@@ -88,7 +88,7 @@ def draw(times: Sequence[datetime], lines: Sequence[Line], *, least: float = 1.0
 
 
 def _scale(most: float) -> list[float]:
-    """Return round values from 0 up to one that is no less than the greatest."""
+    """Return round values from 0 up to at least ``most``."""
     power = 1e-9
     while True:
         for step in _STEPS:

@@ -1,4 +1,4 @@
-"""The way in, with a token, and out."""
+"""Signing in with a token, and signing out."""
 
 import hmac
 import re
@@ -24,13 +24,12 @@ from bridge.web.console.guard import (
 from bridge.web.console.rendering import base_of, page
 from bridge.web.http.middleware import SLASHED
 
-#: The cookie of who is about to sign in: no other site can have a browser sign in, as somebody
-#: whose token it knows.
+#: Cookie of the sign-in form. It stops other sites from signing a browser in with their token.
 SIGN_IN_COOKIE: Final = "pgbridge_sign_in"
 
-# As secrets.token_urlsafe(32) makes it.
+# The format of secrets.token_urlsafe(32).
 _ASKED = re.compile(r"[A-Za-z0-9_-]{43}")
-# A page of the console, and its query; no way out of it.
+# A path within the console and its query; it cannot lead outside.
 _NEXT = re.compile(r"(?!.*\.\.)(?:[a-z-]+(?:/[a-z0-9-]+)*)?(?:\?[A-Za-z0-9_.~%=&*+:-]*)?")
 
 outside = open_router()
@@ -48,7 +47,7 @@ async def sign_in_page(
 
 @outside.post("/console/sign-in")
 async def sign_in(request: Request) -> Response:
-    """Sign in with a token, and go on to the page that was wanted."""
+    """Sign in with a token and continue to the requested page."""
     refuse_foreign(request)
     form = await read_form(request)
     wanted = form.text("next")
@@ -56,7 +55,7 @@ async def sign_in(request: Request) -> Response:
     if not asked or not hmac.compare_digest(
         form.text(CSRF_FIELD).encode(), csrf_token(asked).encode()
     ):
-        # Cookies are switched off, or the page was open for longer than the cookie lasts.
+        # Cookies are disabled, or the page was open for longer than the cookie lasts.
         return _ask(request, wanted, problem="again", status=403)
     tokens: Authenticator = request.app.state.tokens
     try:
@@ -77,7 +76,7 @@ async def sign_in(request: Request) -> Response:
 
 @inside.post("/console/sign-out")
 async def sign_out(request: Request) -> Response:
-    """Sign out: the session is over, here and for whoever has copied the cookie."""
+    """Sign out and revoke the session, also for any copy of the cookie."""
     tokens: Authenticator = request.app.state.tokens
     await tokens.end_session(request.state.session)
     response = RedirectResponse("sign-in", 303)
@@ -94,8 +93,8 @@ def _ask(
     headers: dict[str, str] | None = None,
 ) -> Response:
     if request.scope.get(SLASHED):
-        raise HTTPException(404)  # the cookies of this address would not come to the others
-    # A browser that is started again may open this page in several tabs, and each is to work.
+        raise HTTPException(404)  # cookies set here would not reach the other pages
+    # A restarted browser may open this page in several tabs; each must work.
     asked = request.cookies.get(SIGN_IN_COOKIE, "")
     if not _ASKED.fullmatch(asked):
         asked = secrets.token_urlsafe(32)
@@ -108,7 +107,7 @@ def _ask(
 
 
 def _target(request: Request, wanted: str) -> str:
-    """Return where to go: a page of the console, whatever somebody put into the address."""
+    """Return the redirect target: a page of the console, whatever the address contains."""
     base = base_of(request) or "./"
     if wanted and _NEXT.fullmatch(wanted) and not wanted.startswith("?"):
         return f"{base}{wanted}"

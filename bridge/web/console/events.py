@@ -1,4 +1,4 @@
-"""Events as they come."""
+"""The live feed of events."""
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
@@ -9,7 +9,7 @@ from bridge.web.api.parts import InDatabase
 from bridge.web.console.guard import page_router
 from bridge.web.console.rendering import page
 
-#: So many of the newest events are there when the page is opened.
+#: Number of recent events that the page shows when it opens.
 SHOWN_AT_FIRST = 30
 
 watching = page_router(EVENTS_READ)
@@ -18,7 +18,7 @@ ROUTERS = (watching,)
 
 @watching.get("/console/events")
 async def events_page(request: Request, database: InDatabase) -> Response:
-    """The page with the live feed. Its script connects to the stream."""
+    """Show the live feed; its script connects to the stream."""
     [row] = await database.fetch("schema_version")
     return page(
         request,
@@ -30,7 +30,7 @@ async def events_page(request: Request, database: InDatabase) -> Response:
 
 @watching.post("/console/ticket")
 async def feed_ticket(request: Request) -> Response:
-    """Give the feed a ticket for the stream: scripts have neither the token nor the cookie."""
+    """Issue a ticket for the stream, since scripts have neither the token nor the cookie."""
     tokens: Authenticator = request.app.state.tokens
     ticket, _ = await tokens.create_ticket(request.state.grant)
     return JSONResponse({"ticket": ticket})

@@ -1,4 +1,4 @@
-"""How moments, payloads and addresses are written on the pages.  (pure)"""
+"""Formats times, payloads and addresses for the pages."""
 
 import json
 import re
@@ -7,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-#: Characters of a payload or an answer that a page shows.
+#: Most characters shown of a payload or response.
 MOST_SHOWN = 64 * 1024
-# Characters that turn the direction of writing: what follows one in a line stands elsewhere.
+# Characters that change the writing direction and so reorder the rest of the line.
 _BIDI_ESCAPES = {
     code: f"\\u{code:04x}"
     for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -17,7 +17,7 @@ _BIDI_ESCAPES = {
 
 
 def moment(value: datetime | None) -> Markup:
-    """Return a time in UTC; the page's script makes it one of the reader's own clock."""
+    """Return a time in UTC; the page's script converts it to local time."""
     if value is None:
         return Markup("–")
     in_utc = value.astimezone(UTC)
@@ -28,30 +28,30 @@ def moment(value: datetime | None) -> Markup:
 
 
 def pretty(value: Any) -> str:
-    """Return a JSON value, or text that may be one, over several lines."""
+    """Return a JSON value, or text that may contain one, indented."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return cut(value)
-    # Not laid out to its end: of a payload of megabytes that takes seconds, and all else waits.
-    beginning, length = [], 0
+    # Stop early: indenting megabytes takes seconds, during which everything else waits.
+    start, length = [], 0
     try:
         for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
-            beginning.append(piece[: MOST_SHOWN + 1])
+            start.append(piece[: MOST_SHOWN + 1])
             length += len(piece)
             if length > MOST_SHOWN:
                 break
-    except RecursionError:  # PostgreSQL takes more lists within each other than Python
-        beginning.append("…")
-    return cut("".join(beginning).translate(_BIDI_ESCAPES))
+    except RecursionError:  # PostgreSQL allows deeper nesting than Python
+        start.append("…")
+    return cut("".join(start).translate(_BIDI_ESCAPES))
 
 
 def cut(text: str) -> str:
-    """Return the beginning of a text, with a sign that there is more."""
+    """Return the start of a text, with an ellipsis if it is cut."""
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def breakable(text: str) -> Markup:
-    """Return a URL or a type that may be broken behind its signs, where a line ends."""
+    """Return a URL or an event type with line-break opportunities after its punctuation."""
     return Markup("<wbr>").join(re.split(r"(?<=[/._?])(?=.)", text))

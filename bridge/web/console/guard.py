@@ -1,7 +1,7 @@
-"""Who may see a page: whoever is signed in, and only by forms of our own pages.
+"""Protects console pages: sessions, scopes and cross-site request forgery.
 
-A browser that is signed in brings a cookie, which scripts cannot read and other sites cannot have
-it send. What changes something also brings a text that only a page of the session has.
+A signed-in browser sends a cookie that scripts cannot read and that other sites cannot make it send
+with a form. Requests that change something also need a CSRF token from a page of the session.
 """
 
 import hashlib
@@ -27,27 +27,26 @@ from bridge.web.console.rendering import base_of, error_page
 from bridge.web.http.middleware import log_failure
 from bridge.webhooks.errors import WebhookError
 
-#: The cookie of a session. It has no path and no domain: a browser sends it back to the host it is
-#: from, and to the pages beside the one that set it, whatever a proxy's prefix is.
+#: The session cookie. It has no path and no domain, so browsers return it to the same host and to
+#: pages beside the one that set it, whatever the proxy's prefix.
 COOKIE: Final = "pgbridge_session"
-#: The field of a form, or else the header of a script's request, that other sites cannot know.
+#: The form field, or the header of a script's request, with the CSRF token.
 CSRF_FIELD: Final = "csrf"
 CSRF_HEADER: Final = "X-CSRF-Token"
-#: What a script's request brings. Browsers tell by themselves what a request is for, but not to a
-#: bridge that they reach over plain HTTP on another machine.
+#: Header that our scripts send. Browsers send Sec-Fetch-Mode only over TLS or to localhost.
 SCRIPT_HEADER: Final = "X-Requested-With"
 
 _SAFE_METHODS = ("GET", "HEAD")
 
 
 def page_router(scope: str | None) -> APIRouter:
-    """Return a router for pages of whoever is signed in.
+    """Return a router for pages that need a session.
 
-    Their handlers find in ``request.state`` the ``grant``; ``session``, the cookie; and ``form``,
-    what was sent, but for GET.
+    Handlers find ``grant``, ``session`` (the cookie) and, except for GET, ``form`` in
+    ``request.state``.
 
     Args:
-        scope: that the token must have; None: any will do.
+        scope: required scope; None if any token will do.
     """
 
     async def enter(request: Request) -> Response | None:
@@ -61,7 +60,7 @@ def page_router(scope: str | None) -> APIRouter:
 
 
 def open_router() -> APIRouter:
-    """Return a router for the pages of whoever is not signed in yet."""
+    """Return a router for pages that need no session."""
 
     async def enter(_request: Request) -> None:
         return None
@@ -70,10 +69,10 @@ def open_router() -> APIRouter:
 
 
 def _router(enter: Callable[[Request], Awaitable[Response | None]]) -> APIRouter:
-    """Return a router that asks who it is before anything else, and answers errors with a page.
+    """Return a router that authenticates first and turns errors into pages.
 
     Args:
-        enter: returns what to answer instead, if somebody may not enter.
+        enter: returns the response for a request that may not proceed, else None.
     """
 
     class Page(APIRoute):
@@ -92,12 +91,12 @@ def _router(enter: Callable[[Request], Awaitable[Response | None]]) -> APIRouter
 
 
 def set_cookie(request: Request, response: Response, name: str, value: str) -> None:
-    """Give a browser a cookie, for a session's time, that no script and no other site can use."""
+    """Set a cookie for the lifetime of a session, out of reach of scripts and other sites."""
     response.set_cookie(
         name,
         value,
-        # It comes along when somebody follows a link, from an alert or a chat, which only shows a
-        # page; with no form of another site, and with nothing that its pages load.
+        # Sent when a reader follows a link from an alert or a chat, which only shows a page; not
+        # sent with forms or subresources of other sites.
         max_age=int(SESSION_SECONDS),
         path=None,
         httponly=True,
@@ -107,45 +106,47 @@ def set_cookie(request: Request, response: Response, name: str, value: str) -> N
 
 
 def forget_cookie(response: Response, name: str) -> None:
-    """Have a browser forget a cookie."""
+    """Delete a cookie."""
     response.set_cookie(name, "", max_age=0, path=None, httponly=True, samesite="lax")
 
 
 def is_secure(request: Request) -> bool:
-    """Tell whether the browser speaks TLS, as far as a proxy is believed."""
+    """Return whether the browser uses TLS, according to a trusted proxy."""
     peer = request.client.host if request.client else ""
     by_tls = request.headers.get("X-Forwarded-Proto", "").lower() == "https"
     return by_tls and is_proxy(peer, request.app.state.proxies)
 
 
 def csrf_token(session: str) -> str:
-    """Return what the forms of a session bring: made of the cookie, which only its browser has."""
+    """Return the CSRF token of a session, derived from its cookie."""
     digest = hmac.digest(session.encode(), b"form of the console", hashlib.sha256)
     return urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def refuse_foreign(request: Request) -> None:
-    """Refuse what a browser says that another site's page has sent.
+    """Reject a request that the browser reports as sent by another site.
+
+    Browsers too old to report it still honour the cookie's SameSite.
 
     Raises:
-        HTTPException: 403, it was. A browser too old to say it has the cookie's SameSite.
+        HTTPException: 403, it was.
     """
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         raise HTTPException(403, "The request comes from another site")
 
 
 def form_of(request: Request) -> Form:
-    """Return the form that a request to a page has brought."""
+    """Return the form of a request."""
     form: Form = request.state.form
     return form
 
 
 async def _is_signed_in(request: Request) -> bool:
-    """Find out who it is, and read the form. False: nobody is signed in.
+    """Authenticate the session and read the form; return False if there is no valid session.
 
     Raises:
-        HTTPException: it is somebody, but the request is not from a page of the session.
-        TooManyFailuresError, DatabaseUnavailable: it cannot be found out now.
+        HTTPException: the session is valid, but the request is not from one of its pages.
+        TooManyFailuresError, DatabaseUnavailable: the session cannot be looked up now.
     """
     session = request.cookies.get(COOKIE, "")
     if not session:
@@ -160,9 +161,9 @@ async def _is_signed_in(request: Request) -> bool:
     if request.method not in _SAFE_METHODS:
         refuse_foreign(request)
         form = await read_form(request)
-        brought = form.text(CSRF_FIELD) or request.headers.get(CSRF_HEADER, "")
-        if not hmac.compare_digest(brought.encode(), request.state.csrf.encode()):
-            raise HTTPException(403, "The form is not of this session")
+        sent = form.text(CSRF_FIELD) or request.headers.get(CSRF_HEADER, "")
+        if not hmac.compare_digest(sent.encode(), request.state.csrf.encode()):
+            raise HTTPException(403, "The form does not belong to this session")
         request.state.form = form
     return True
 
@@ -172,7 +173,7 @@ def _to_sign_in(request: Request) -> Response:
         SCRIPT_HEADER in request.headers
         or request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
     ):
-        # A script of a page that was open when its session ended.
+        # A script on a page whose session has ended.
         return error_page(request, 401)
     wanted = ""
     if request.method in _SAFE_METHODS:
@@ -184,7 +185,7 @@ def _to_sign_in(request: Request) -> Response:
 
 
 def _error_page(request: Request, error: Exception) -> Response:
-    """Answer what went wrong with a page; what nobody has thought of is logged."""
+    """Return the page for an error; log unexpected ones."""
     match error:
         case TooManyFailuresError():
             return _error_page(request, too_often("", error.retry_seconds))

@@ -1,4 +1,4 @@
-"""What one looks at first: the figures of now, and charts of the last while."""
+"""The overview page: current figures and recent charts."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from bridge.web.console.guard import page_router
 from bridge.web.console.language import Translate
 from bridge.web.console.rendering import page, translator_of
 
-#: How many minutes back one may look, and how many seconds a point of a chart then is.
+#: Periods in minutes, each with the seconds per point of its charts.
 PERIODS: Final = {15: 20, 60: 60, 360: 300, 1440: 1200}
-#: How old figures may be. While vacuum is held back they are slow to get: then a rest that is so
-#: many times as long as that took comes before the next look, however many people look.
+#: How old figures may be, in seconds. If a query is slow, because vacuum is held back, the figures
+#: are kept for ``REST_FACTOR`` times its duration, however many people look.
 FRESH_SECONDS: Final = 2.0
-REST: Final = 10
+REST_FACTOR: Final = 10
 
 looking = page_router(None)
 ROUTERS = (looking,)
 
 
 class Overviews:
-    """The figures, shared by all who look at them."""
+    """The figures, shared by all readers."""
 
     def __init__(self, database: Queries) -> None:
         self._database = database
         self._locks = {minutes: trio.Lock() for minutes in PERIODS}
-        #: By period: the figures, and until when they are good.
+        #: By period: the figures, and when they expire.
         self._found: dict[int, tuple[Overview, float]] = {}
-        #: By period: when they could not be had.
+        #: By period: when the query last failed.
         self._failed: dict[int, float] = {}
 
     async def get(self, minutes: int) -> Overview:
-        """Return the figures of a period of ``PERIODS``.
+        """Return the figures of one of the ``PERIODS``.
 
         Raises:
-            DatabaseUnavailable: they cannot be had now.
+            DatabaseUnavailable: the query failed, for this reader or for one it waited for.
         """
         asked = trio.current_time()
         async with self._locks[minutes]:
@@ -53,19 +53,19 @@ class Overviews:
             started = trio.current_time()
             if found is None or started >= good_until:
                 if self._failed.get(minutes, asked) > asked:
-                    # Whoever has waited for somebody else's look does not wait for one more.
-                    raise DatabaseUnavailable("the figures could not be had")
+                    # The query that this reader waited for has failed; share the failure.
+                    raise DatabaseUnavailable("the figures cannot be read")
                 try:
-                    found = await self._look(minutes)
+                    found = await self._query(minutes)
                 except DatabaseUnavailable:
                     self._failed[minutes] = trio.current_time()
                     raise
                 now = trio.current_time()
-                rest = max(FRESH_SECONDS, REST * (now - started))
+                rest = max(FRESH_SECONDS, REST_FACTOR * (now - started))
                 self._found[minutes] = found, now + rest
             return found
 
-    async def _look(self, minutes: int) -> Overview:
+    async def _query(self, minutes: int) -> Overview:
         [state] = await self._database.fetch("overview")
         bridges = await self._database.fetch("running_bridges")
         activity = await self._database.fetch("activity", minutes, PERIODS[minutes])
@@ -74,7 +74,7 @@ class Overviews:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with its legend, and what is said of a point that somebody points at."""
+    """A chart with its legend and the text of each point."""
 
     title: str
     summary: str
@@ -86,7 +86,7 @@ class Chart:
 
 @looking.get("/console")
 async def overview_page(request: Request, minutes: Annotated[int, Query()] = 15) -> Response:
-    """The figures of now and of the last while."""
+    """Current and recent figures."""
     minutes = minutes if minutes in PERIODS else min(PERIODS)
     overviews: Overviews = request.app.state.overviews
     figures = await overviews.get(minutes)
@@ -103,7 +103,7 @@ async def overview_page(request: Request, minutes: Annotated[int, Query()] = 15)
 
 
 def _charts(figures: Overview, seconds: int, translate: Translate) -> list[Chart]:
-    # The last point is not over yet: what it has so far would look like a fall.
+    # The last point is incomplete and would look like a drop.
     points = figures.points[:-1]
 
     def a_second(count: Callable[[Point], int]) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""Templates and what they find: one way to make a page of them."""
+"""Renders pages from templates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from bridge import assets
 from bridge.access.scopes import ADMIN, EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE
-from bridge.operations import formatting as spelling
+from bridge.operations import formatting
 from bridge.web.console import charts, figures
 from bridge.web.console.language import Translate, chosen_language, translator
 from bridge.web.http.middleware import SLASHED
@@ -20,8 +20,8 @@ from bridge.web.http.middleware import SLASHED
 if TYPE_CHECKING:
     from bridge.access.tokens import Grant
 
-#: What a page may do: load our own files, call this bridge, send forms to it. No script and no
-#: style stands in a page, so none that somebody has smuggled in is run.
+#: Pages may load our files, call this bridge and submit forms to it. They contain no inline scripts
+#: or styles, so injected ones never run.
 POLICY: Final = "; ".join(
     [
         "default-src 'none'",
@@ -35,7 +35,7 @@ POLICY: Final = "; ".join(
     ]
 )
 
-#: The rooms of the console: where each is, what it is called, and the scope that it needs.
+#: Sections of the console: name, path, title and required scope.
 ROOMS: Final = (
     ("overview", "", "Overview", None),
     ("events", "events", "Events", EVENTS_READ),
@@ -54,11 +54,11 @@ def page(
     headers: Mapping[str, str] | None = None,
     **values: Any,
 ) -> HTMLResponse:
-    """Make a page of ``templates/console/<template>.html.j2``.
+    """Render ``templates/console/<template>.html.j2``.
 
     Args:
-        values: what the template shows. Besides, it finds ``grant`` (None: nobody is signed in),
-            ``base``, what links begin with, and filters and texts in the reader's language.
+        values: variables of the template. It also gets ``grant`` (None without a session), ``base``
+            (the prefix of links), and filters and texts in the reader's language.
     """
     language = chosen_language(request.headers.get("Accept-Language", ""))
     grant: Grant | None = getattr(request.state, "grant", None)
@@ -87,23 +87,23 @@ def error_page(
     detail: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Make the page that says what went wrong.
+    """Render the error page.
 
     Args:
-        detail: more than the status says.
+        detail: adds to what the status says.
     """
     return page(request, "error", status=status, headers=headers, code=status, detail=detail)
 
 
 def translator_of(request: Request) -> Translate:
-    """Return what translates into the language that a browser asks for."""
+    """Return the translation function for the browser's language."""
     return translator(chosen_language(request.headers.get("Accept-Language", "")))
 
 
 def base_of(request: Request) -> str:
-    """Return the way from a page's address to the console's: ``""``, ``console/``, ``../``.
+    """Return the relative path from a page to the console: ``""``, ``console/`` or ``../``.
 
-    Links are relative to the page, so that the console may stand behind any prefix of a proxy.
+    Links are relative so that the console works behind any proxy prefix.
     """
     below = request.scope["path"].strip("/").split("/")[1:]
     depth = len(below) + (1 if request.scope.get(SLASHED) else 0)
@@ -137,11 +137,11 @@ def _environment(language: str) -> Environment:
         },
     )
     environment.filters.update(
-        number=lambda value, digits=0: spelling.number(value, digits, translate),
-        rate=lambda value: spelling.rate(value, translate),
-        percent=lambda share: spelling.percent(share, translate),
-        period=lambda seconds: spelling.period(seconds, translate),
-        duration=lambda seconds: spelling.duration(seconds, translate),
+        number=lambda value, digits=0: formatting.number(value, digits, translate),
+        rate=lambda value: formatting.rate(value, translate),
+        percent=lambda share: formatting.percent(share, translate),
+        period=lambda seconds: formatting.period(seconds, translate),
+        duration=lambda seconds: formatting.duration(seconds, translate),
         moment=figures.moment,
         pretty=figures.pretty,
         cut=figures.cut,

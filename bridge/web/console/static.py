@@ -1,4 +1,4 @@
-"""The files that pages load: style, scripts, the sign of the tab. They hold nothing secret."""
+"""Static files of the pages: style, scripts and icon. They are public."""
 
 import hashlib
 from functools import cache
@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from bridge import assets
 
-#: What there is, and its type.
+#: The files and their media types.
 TYPES: Final = {
     "console.css": "text/css",
     "console.js": "text/javascript",
@@ -25,11 +25,11 @@ ROUTERS = (open_to_all,)
 
 @open_to_all.get("/console/static/{name}", include_in_schema=False)
 async def static(request: Request, name: str) -> Response:
-    """One of the files; nothing, if the browser has it as it is."""
+    """Serve one file, or 304 if the browser has the current version."""
     if name not in TYPES:
         raise HTTPException(404)
     content, etag = _file(name)
-    # It is asked for each time, and sent again only when it has changed: after an upgrade.
+    # Browsers revalidate each time and download again only after an upgrade.
     headers = {"Cache-Control": "no-cache", "ETag": etag}
     if request.headers.get("If-None-Match") == etag:
         return Response(status_code=304, headers=headers)

@@ -1,4 +1,4 @@
-"""Tokens: listed, made, revoked."""
+"""Token pages: list, create, revoke."""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
@@ -21,7 +21,7 @@ from bridge.web.console.rendering import base_of, page
 
 #: Tokens on a page of the list.
 ON_A_PAGE: Final = 50
-#: Days for which a token is valid, unless somebody says otherwise, and at most.
+#: Default and longest validity of a token, in days.
 USUAL_DAYS, MOST_DAYS = 90, 36_500
 
 managing = page_router(ADMIN)
@@ -31,7 +31,7 @@ ThisToken = Annotated[TokenId, Path()]
 
 
 class _FieldError(ValueError):
-    """What was typed into a field, which is named, cannot be taken."""
+    """The input of a field is invalid. The message is the field's name."""
 
 
 @managing.get("/console/tokens")
@@ -54,7 +54,7 @@ async def new_token_page(request: Request) -> Response:
 
 @managing.post("/console/tokens/new")
 async def create_token(request: Request, database: InDatabase) -> Response:
-    """Make a token. The answer shows it, and nothing ever does again."""
+    """Create a token. Only this response ever shows it."""
     form = form_of(request)
     try:
         wanted = NewToken(name=form.text("name"), scopes=_scopes(form), expires_at=_expiry(form))
@@ -70,7 +70,7 @@ async def create_token(request: Request, database: InDatabase) -> Response:
 async def revoke_token_page(
     request: Request, database: InDatabase, token_id: ThisToken
 ) -> Response:
-    """The question whether it is to be revoked."""
+    """Ask for confirmation before revoking a token."""
     rows = await database.fetch("list_tokens", stored_id(token_id, "Token"), 1, 0)
     token = found([row for row in rows if row["id"] is not None], "Token")
     return page(request, "token_revoke", token=token, own=_own(request))
@@ -78,13 +78,13 @@ async def revoke_token_page(
 
 @managing.post("/console/tokens/{token_id}/revoke")
 async def revoke_token(request: Request, database: InDatabase, token_id: ThisToken) -> Response:
-    """Revoke it, for good."""
+    """Revoke a token permanently."""
     await tokens.revoke_token(database, token_id)
     return RedirectResponse(f"{base_of(request)}tokens?done=revoked", 303)
 
 
 def _own(request: Request) -> int | None:
-    """Return the id of the token that somebody is signed in with, if it is one of the list."""
+    """Return the id of the reader's own token if it is in the list."""
     grant = request.state.grant
     return grant.id if grant.source == "bridge" else None
 
@@ -96,7 +96,7 @@ def _form_page(request: Request, shown: dict[str, Any], *problems: str) -> Respo
 
 
 def _typed(form: Form) -> dict[str, Any]:
-    """Return what the form shows again."""
+    """Return the input to show again in the form."""
     return {
         **{name: form.text(name) for name in ("name", "patterns", "expiry", "days", "date")},
         "scopes": form.texts("scopes"),
@@ -104,7 +104,7 @@ def _typed(form: Form) -> dict[str, Any]:
 
 
 def _scopes(form: Form) -> list[str]:
-    """Return the scopes that were ticked, and those for events of the types that were typed."""
+    """Return the ticked scopes and one scope per event-type pattern."""
     patterns = re.findall(r"[^\s,;]+", form.text("patterns"))
     if not all(PATTERN.fullmatch(pattern) for pattern in patterns):
         raise _FieldError("patterns")
@@ -113,7 +113,7 @@ def _scopes(form: Form) -> list[str]:
 
 
 def _expiry(form: Form) -> datetime | None:
-    """Return until when the token is to be valid; None: for ever."""
+    """Return when the token expires; None for never."""
     now = datetime.now(UTC)
     match form.text("expiry"):
         case "never":

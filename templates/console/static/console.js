@@ -1,5 +1,5 @@
-// What all pages of the console do by script: times of the reader's own clock, figures that stay
-// fresh, a question before what cannot be undone. Without it, the pages work, too.
+// Behaviour shared by all pages: local times, self-refreshing figures, confirmation of irreversible
+// actions. The pages also work without it.
 
 // --- times
 
@@ -24,13 +24,13 @@ export function showTimes(within) {
 
 showTimes(document);
 
-// --- figures that stay fresh: <section id="…" data-refresh-seconds="5">
+// --- self-refreshing figures: <section id="…" data-refresh-seconds="5">
 
 const REFRESH_PATIENCE_MS = 10_000;
-const STALE_MS = 60_000; // what was not loaded for so long does not look as if it was of now
+const STALE_MS = 60_000; // after this long without a refresh, figures are marked as stale
 
 async function refresh(section) {
-  // Nobody looks, or somebody is just reading, copying or typing there.
+  // The tab is hidden, or the reader is selecting, copying or typing there.
   const selection = getSelection();
   const busy = section.contains(document.activeElement) || section.matches(':hover:has(.pointed)')
     || (!selection.isCollapsed && selection.containsNode(section, true));
@@ -52,7 +52,7 @@ async function refresh(section) {
     section.replaceWith(fresh);
     return fresh;
   } catch {
-    section.classList.add('stale'); // what it shows is of before
+    section.classList.add('stale'); // the figures are out of date
     return section;
   }
 }
@@ -67,7 +67,7 @@ for (const found of document.querySelectorAll('[data-refresh-seconds]')) {
   setTimeout(again, 1000 * section.dataset.refreshSeconds);
 }
 
-// --- charts: the figures of the point that the mouse is at
+// --- charts: show the figures of the point under the pointer
 
 document.addEventListener('pointermove', ({ target, clientX }) => {
   for (const pointed of document.querySelectorAll('.chart.pointed')) {
@@ -97,7 +97,7 @@ function leave(chart) {
   chart.querySelector('.said').textContent = '';
 }
 
-// --- a question before what cannot be undone: <form data-ask="…" data-yes="…" data-no="…">
+// --- confirmation of irreversible actions: <form data-ask="…" data-yes="…" data-no="…">
 
 document.addEventListener('submit', (event) => {
   const form = event.target;
@@ -131,15 +131,15 @@ document.addEventListener('submit', (event) => {
   dialog.showModal();
 });
 
-// A form that was sent is not sent again by a second click.
+// A second click does not submit a form again.
 document.addEventListener('submit', (event) => {
   if (event.defaultPrevented || event.target.method !== 'post') return;
   setTimeout(() => event.target.querySelectorAll('button').forEach((button) => (button.disabled = true)));
 });
-// A page that the browser has kept is as it was when it was left.
+// Reload pages that the browser restores from its back/forward cache.
 window.addEventListener('pageshow', ({ persisted }) => persisted && location.reload());
 
-// --- copy what is shown once: <button data-copy="id of what to copy" data-copied="…">
+// --- copy a value that is shown once: <button data-copy="id of what to copy" data-copied="…">
 
 document.addEventListener('click', async ({ target }) => {
   const button = target.closest?.('[data-copy]');
@@ -149,6 +149,6 @@ document.addEventListener('click', async ({ target }) => {
     await navigator.clipboard.writeText(shown.textContent);
     button.textContent = button.dataset.copied;
   } catch {
-    getSelection().selectAllChildren(shown); // not by https: at least it can be copied by hand
+    getSelection().selectAllChildren(shown); // no clipboard without HTTPS: select it for manual copying
   }
 });

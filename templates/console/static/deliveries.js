@@ -1,7 +1,7 @@
-// What the pages of deliveries do by script: times in fields are those of the reader's own clock, and
-// all rows of the list are chosen at once. Without it, times in fields are UTC, as is said beside them.
+// The delivery pages: local times in fields, and a checkbox that selects all rows. Without this script
+// the fields are in UTC, as their labels say.
 
-// --- fields for times
+// --- time fields
 
 const two = (number) => String(number).padStart(2, '0');
 
@@ -22,10 +22,10 @@ document.addEventListener('formdata', ({ target, formData }) => {
     if (field.value) formData.set(field.name, new Date(field.value).toISOString().replace('.000Z', 'Z'));
   }
   if (target.method !== 'get') return;
-  for (const [name, value] of [...formData]) if (value === '') formData.delete(name); // a short address
+  for (const [name, value] of [...formData]) if (value === '') formData.delete(name); // keep the address short
 });
 
-// --- all rows at once
+// --- select all rows
 
 const all = document.querySelector('[data-all]');
 if (all) {

@@ -1,10 +1,10 @@
-// The live feed: a client of the stream, and a list of what came, the newest first.
+// The live feed: a client of the stream and a list of its events, newest first.
 
 import { PgBridge } from './pgbridge.js';
 
-const MOST_SHOWN = 300; // older ones leave the list
+const MOST_SHOWN = 300; // older events leave the list
 const COLOURS = 6;
-const MOST_HELD = 5000; // while it is paused; beyond that the oldest are passed over
+const MOST_HELD = 5000; // while paused; beyond that the oldest are skipped
 
 const feed = document.getElementById('feed');
 const state = document.getElementById('state');
@@ -20,9 +20,9 @@ let bridge;
 let paused = false;
 let waiting = [];
 let passedOver = 0;
-let fresh = []; // came since the list was drawn last
+let fresh = []; // received since the list was last drawn
 let drawing = false;
-const groups = []; // of types, in the order in which they were seen: each has a colour
+const groups = []; // of event types, in order of appearance; each has a colour
 
 // --- the stream
 
@@ -30,7 +30,7 @@ async function getTicket() {
   const answer = await fetch(words.ticket, {
     method: 'POST', headers: { 'X-CSRF-Token': words.csrf, 'X-Requested-With': 'fetch' },
   });
-  // The session is over; or it is another one, begun in another tab, and this page is of the old one.
+  // The session is over, or another tab has started a new one and this page belongs to the old one.
   if (answer.status === 401 || answer.status === 403) location.reload();
   if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
   return (await answer.json()).ticket;
@@ -59,7 +59,7 @@ function connect(since) {
 function take(event) {
   if (!paused) {
     fresh.push(event);
-    // A tab that nobody sees draws nothing, perhaps for days.
+    // A hidden tab draws nothing, perhaps for days.
     if (fresh.length > MOST_SHOWN) fresh.shift();
     if (!drawing) requestAnimationFrame(draw);
     drawing = true;
@@ -95,7 +95,7 @@ function row(event) {
     part('id', `#${event.id}`), time(event.timestamp), type(event.type), part('brief', payload.slice(0, 300)),
   );
   details.append(summary);
-  // The whole is laid out only for whoever opens it.
+  // Render the whole payload only when it is opened.
   details.addEventListener('toggle', () => {
     if (details.open && details.children.length === 1) {
       const whole = document.createElement('pre');
@@ -138,7 +138,7 @@ function tellHeld() {
   if (passedOver) held.textContent += ` ${words.passed} ${passedOver}.`;
 }
 
-// --- what a person does
+// --- controls
 
 pause.addEventListener('click', () => {
   paused = !paused;
@@ -162,7 +162,7 @@ text.addEventListener('input', () => {
   for (const item of feed.children) item.hidden = !(item.dataset.text ?? '').includes(wanted);
 });
 
-// Another choice of types is another connection, which goes on where this one was.
+// A new choice of types opens a new connection that resumes where this one was.
 types.addEventListener('change', () => types.checkValidity() && connect(bridge.since));
 filter.addEventListener('submit', (event) => event.preventDefault());
 window.addEventListener('pagehide', () => bridge.close());
