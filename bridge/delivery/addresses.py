@@ -1,30 +1,30 @@
-"""Which addresses a delivery may connect to: public ones, and what the operator has allowed.
+"""Decides which addresses deliveries may connect to: public ones, and those the operator allows.
 
-Whoever may write a webhook chooses where the bridge connects to, from where the bridge stands. So
-everything is closed that is not plainly the public internet.
+Anyone who can write a webhook chooses where the bridge connects to from inside its network. So
+everything that is not clearly the public internet is forbidden.
 """
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-#: The name under which an operator allows networks.
+#: The setting with which an operator allows networks.
 SETTING = "BRIDGE_ALLOWED_NETWORKS"
 
-# What is closed, by the words that complete "this address is …"; the first line that fits counts.
+# Forbidden networks, each with words that complete "this address is …"; the first match counts.
 #
-# It has the whole of the registries of special-purpose addresses, also what they call globally
-# reachable, since no receiver lives there:
+# The table contains both registries of special-purpose addresses completely, including those that
+# are globally reachable, since no receiver uses them:
 # https://www.iana.org/assignments/iana-ipv4-special-registry
 # https://www.iana.org/assignments/iana-ipv6-special-registry
-# and beside them multicast and what is given out to nobody. It is a table of our own because
-# Python's ipaddress leaves some of this open, and has changed its mind between patch releases.
+# It adds multicast and unassigned space. Python's ipaddress omits some of these networks, and its
+# answers have changed between patch releases.
 _CLOSED = (
     ("0.0.0.0/32", "the unspecified address, which means this machine"),
     ("0.0.0.0/8", "an address of this network"),
     ("10.0.0.0/8", "a private address"),
     ("100.64.0.0/10", "a shared address behind a carrier's NAT"),
     ("127.0.0.0/8", "a loopback address"),
-    # Cloud providers answer with a machine's credentials at 169.254.169.254.
+    # At 169.254.169.254, cloud providers serve a machine's credentials.
     ("169.254.0.0/16", "a link-local address"),
     ("172.16.0.0/12", "a private address"),
     ("192.0.0.0/24", "an address for protocol assignments"),
@@ -40,7 +40,7 @@ _CLOSED = (
     ("224.0.0.0/4", "a multicast address"),
     ("255.255.255.255/32", "the broadcast address"),
     ("240.0.0.0/4", "a reserved address"),
-    # In no registry: it looks public, and is the host that an Azure machine runs on.
+    # In no registry: a public-looking address of the host that an Azure machine runs on.
     ("168.63.129.16/32", "Azure's address for a machine's own host"),
     ("::/128", "the unspecified address, which means this machine"),
     ("::1/128", "a loopback address"),
@@ -48,23 +48,23 @@ _CLOSED = (
     ("::ffff:0:0:0/96", "an IPv4 address translated to IPv6"),
     ("64:ff9b::/96", "an IPv4 address behind NAT64"),
     ("64:ff9b:1::/48", "an IPv4 address behind a local NAT64"),
-    ("100::/64", "an address that discards everything"),
-    ("100:0:0:1::/64", "an address that stands for none"),
+    ("100::/64", "an address that discards all traffic"),
+    ("100:0:0:1::/64", "a dummy address"),
     ("2001::/32", "a Teredo address"),
     ("2001:2::/48", "an address for benchmarks"),
-    ("2001:10::/28", "a hash and no address"),
-    ("2001:20::/28", "a hash and no address"),
+    ("2001:10::/28", "a cryptographic hash, not an address"),
+    ("2001:20::/28", "a cryptographic hash, not an address"),
     ("2001::/23", "an address for protocol assignments"),
     ("2001:db8::/32", "an address for documentation"),
     ("2002::/16", "an IPv4 address behind 6to4"),
     ("2620:4f:8000::/48", "an address of AS112 name servers"),
     ("3fff::/20", "an address for documentation"),
-    ("5f00::/16", "a segment of source routing"),
+    ("5f00::/16", "a source routing segment"),
     ("fc00::/7", "a private address"),
     ("fe80::/10", "a link-local address"),
     ("fec0::/10", "a site-local address"),
     ("ff00::/8", "a multicast address"),
-    # All that is left beside 2000::/3, the only part that is given out to the internet.
+    # The rest of the space: only 2000::/3 is assigned to the internet.
     ("::/3", "a reserved address"),
     ("4000::/2", "a reserved address"),
     ("8000::/1", "a reserved address"),
@@ -78,23 +78,23 @@ _CLOSED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
 
 
 class AddressPolicy:
-    """Says of an address whether a delivery may connect to it.
+    """Decides whether a delivery may connect to an address.
 
-    An IPv4-mapped address (``::ffff:127.0.0.1``) is its IPv4 address here and nothing else, because
-    that is what the kernel connects to. Every other IPv6 address that holds an IPv4 address (NAT64,
-    6to4, Teredo) is closed, whichever it holds, until a network of IPv6 that it is in is allowed. A
-    network that uses a prefix of its own for NAT64 cannot be recognised by the address.
+    An IPv4-mapped address (``::ffff:127.0.0.1``) is treated as its IPv4 address, which is what the
+    kernel connects to. Every other IPv6 address with an embedded IPv4 address (NAT64, 6to4, Teredo)
+    is forbidden unless an IPv6 network around it is allowed. NAT64 with a network's own prefix
+    cannot be detected.
     """
 
     def __init__(self, allowed: Sequence[Network] = ()) -> None:
-        """Allow these networks, beside what is public."""
+        """Allow these networks in addition to public addresses."""
         self._allowed = tuple(allowed)
 
     def refusal(self, address: str) -> str | None:
-        """Say why this address may not be connected to, such as "127.0.0.1 is a loopback address".
+        """Return why an address is forbidden, such as "127.0.0.1 is a loopback address", or None.
 
-        Takes an address as ``getaddrinfo`` gives it, with or without a zone (``fe80::1%eth0``), and
-        returns None if it may be connected to.
+        Args:
+            address: as ``getaddrinfo`` returns it, with or without a zone (``fe80::1%eth0``).
 
         Raises:
             ValueError: it is not an address.
@@ -109,15 +109,15 @@ class AddressPolicy:
 
 
 def how_to_allow(address: str) -> str:
-    """Say what would open this address and no other, to stand after its refusal.
+    """Return how to allow this address and no other, to follow its refusal.
 
     Raises:
         ValueError: it is not an address.
     """
-    return f"{ip_network(_connected(address))} in {SETTING} would allow it"
+    return f"to allow it, add {ip_network(_connected(address))} to {SETTING}"
 
 
 def _connected(address: str) -> IPv4Address | IPv6Address:
-    """Return the address that the kernel connects to when it is given this one."""
+    """Return the address that the kernel would connect to."""
     parsed = ip_address(address.partition("%")[0])
     return getattr(parsed, "ipv4_mapped", None) or parsed

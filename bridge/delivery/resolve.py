@@ -1,4 +1,4 @@
-"""Finds the addresses of a receiver, and gives only those that may be connected to."""
+"""Resolves a receiver's host and rejects addresses that no delivery may connect to."""
 
 import socket
 from socket import SOCK_STREAM, AddressFamily
@@ -9,26 +9,26 @@ import trio
 
 from bridge.delivery.addresses import AddressPolicy, how_to_allow
 
-#: Lookups at once at most, of one host and of all: a thread each, and one that nobody waits for any
-#: more is a thread until the system gives up. What has no room waits, within its own time.
+#: Maximum number of concurrent lookups, per host and in all. Each takes a thread, also after its
+#: caller has given up. Further lookups wait within their attempts' time limits.
 LOOKUPS_OF_HOST, LOOKUPS = 2, 128
 
 _PORTS = {"http": 80, "https": 443}
 
 
 class BlockedAddressError(Exception):
-    """A host has an address that no delivery may connect to. The message says what would help."""
+    """A host has an address that no delivery may connect to. The message says how to allow it."""
 
 
 class UnresolvableError(Exception):
-    """A host has no address, or none is known now. The message says why."""
+    """The name cannot be resolved. The message says why."""
 
 
 class Lookups(trio.abc.HostnameResolver):
-    """Looks names up in threads of its own, so that slow name servers hold up only their names.
+    """Resolves names in threads of its own, so that slow name servers delay only their own names.
 
-    By default all of trio's threads have one limit, and a few names whose servers are silent use it
-    up: no other name is found then, and nothing else that needs a thread gets one.
+    By default all threads of trio share one limit, and a few unresponsive name servers would use it
+    up for everything else that needs a thread.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Lookups(trio.abc.HostnameResolver):
         host: bytes | None,
         port: bytes | str | int | None,
         family: int = 0,
-        type: int = 0,  # noqa: A002 - its name is given
+        type: int = 0,  # noqa: A002 - named by trio
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
@@ -65,7 +65,7 @@ class Lookups(trio.abc.HostnameResolver):
 
 
 class _Both:
-    """What ``run_sync`` wants of a limiter, for two of them; a thread holds both until it ends."""
+    """Two capacity limiters as one, for ``run_sync``; a thread holds both until it ends."""
 
     def __init__(self, first: trio.CapacityLimiter, second: trio.CapacityLimiter) -> None:
         self._first, self._second = first, second
@@ -86,17 +86,17 @@ class _Both:
 async def resolve(host: str, port: int, policy: AddressPolicy) -> list[tuple[AddressFamily, str]]:
     """Return the addresses of a host, in the order in which to try them.
 
-    Connect to these and never to the name: a name server may answer something else when it is
-    asked again. Whatever the system takes for a host is resolved, ``127.1`` and ``0x7f000001`` as
-    well, and every address is checked: among several, one that is closed is a trap or a mistake.
+    Connect to these and never to the name, which may resolve differently the next time. All forms
+    that the system accepts are resolved, such as ``127.1`` and ``0x7f000001``. Every address is
+    checked: a single forbidden one among several is an attack or a mistake.
 
     Raises:
-        BlockedAddressError: an address is closed.
-        UnresolvableError: there is none.
+        BlockedAddressError: an address is forbidden.
+        UnresolvableError: there is no address.
     """
     try:
         found = await trio.socket.getaddrinfo(host, port, type=SOCK_STREAM)
-    except (OSError, ValueError) as error:  # ValueError: it could not even be asked for
+    except (OSError, ValueError) as error:  # ValueError: not a possible name
         reason = getattr(error, "strerror", None) or error
         raise UnresolvableError(f"{host} does not resolve: {reason}") from error
     addresses: list[tuple[AddressFamily, str]] = [
@@ -110,12 +110,12 @@ async def resolve(host: str, port: int, policy: AddressPolicy) -> list[tuple[Add
 
 
 async def url_refusal(url: str, policy: AddressPolicy, seconds: float = 3.0) -> str | None:
-    """Say why no delivery may go to this URL, or return None if one may as far as is known.
+    """Return why no delivery may go to this URL; None if one may, as far as is known.
 
-    It is there to tell people early; what counts is the check before each connection. So a host
-    that does not resolve now, or not within the seconds, is no reason to refuse.
+    This check gives early feedback; the one before each connection is decisive. So a host that does
+    not resolve within ``seconds`` is accepted.
     """
-    # The parser that the deliveries go through: another may see another host.
+    # The same parser as for deliveries: another one might see another host.
     parsed = httpx.URL(url)
     host, port = parsed.raw_host.decode("ascii"), parsed.port or _PORTS[parsed.scheme]
     with trio.move_on_after(seconds):
@@ -129,7 +129,7 @@ async def url_refusal(url: str, policy: AddressPolicy, seconds: float = 3.0) -> 
 
 
 def _address(sockaddr: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> str:
-    """Return the address with its zone, without which a link-local one leads nowhere."""
+    """Return the address with its zone, which a link-local address needs."""
     match sockaddr:
         case [str(address), int(), int(), int(zone)] if zone:
             return f"{address}%{zone}"

@@ -1,6 +1,6 @@
-"""What an attempt's answer means for the delivery: done, once more, or given up.
+"""Decides what an attempt means for its delivery: success, retry or failure.
 
-Two tables say it all: ``BY_STATUS`` for answers, ``BY_FAILURE`` for attempts without a whole one.
+Two tables define it: ``BY_STATUS`` for responses, ``BY_FAILURE`` for missing or incomplete ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,20 +9,22 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Final
 
-#: Each wait of the schedule is stretched or shortened by up to this share.
+#: Each wait of the schedule is randomly changed by up to this share.
 JITTER = 0.2
-#: The longest wait that a receiver may ask for.
+#: Longest wait that a receiver can request.
 LONGEST_RETRY_AFTER_SECONDS = 86_400.0
 
 
 class Outcome(StrEnum):
+    """The result of an attempt."""
+
     SUCCESS = "success"
     RETRY = "retry"
     FAILED = "failed"
 
 
 class Failure(StrEnum):
-    """Why there is no whole answer: ``delivery_attempts.failure``, and a label of metrics."""
+    """Why a response is missing or incomplete: ``delivery_attempts.failure`` and a metric label."""
 
     URL = "url"
     BLOCKED = "blocked"
@@ -38,28 +40,28 @@ class Failure(StrEnum):
     LOST = "lost"
     PROTOCOL = "protocol"
     OVERSIZE = "oversize"
-    SECRET = "secret"  # noqa: S105 - a kind of failure, no secret
+    SECRET = "secret"  # noqa: S105 - a kind of failure
     NO_EVENT = "no_event"
     INTERNAL = "internal"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one kind of answer or failure means."""
+    """What one kind of response or failure means."""
 
     outcome: Outcome
-    #: Said of it beside the status.
+    #: Shown after the status.
     remark: str = ""
-    #: Whether its Retry-After is obeyed, for this delivery and for the whole webhook.
+    #: Whether Retry-After is obeyed, for this delivery and for the whole webhook.
     obeys_retry_after: bool = False
-    #: Why the webhook is to be disabled.
+    #: Why the webhook is disabled; None: it is not.
     disables: str | None = None
 
 
 _RETRY: Final = Rule(Outcome.RETRY)
 _BUSY: Final = Rule(Outcome.RETRY, obeys_retry_after=True)
 
-#: The first entry that has the status, or its class, decides.
+#: An entry for the status itself comes before one for its class.
 BY_STATUS: Final = {
     "2xx": Rule(Outcome.SUCCESS),
     "3xx": Rule(Outcome.RETRY, "redirects are not followed"),
@@ -68,11 +70,11 @@ BY_STATUS: Final = {
     "4xx": _RETRY,
     "503": _BUSY,
     "5xx": _RETRY,
-    # Not in HTTP: 1xx are no answers, and from 600 on nothing is defined.
+    # Invalid: 1xx are not final, and HTTP defines nothing from 600 on.
     "other": _RETRY,
 }
 
-#: What no receiver is to blame for is retried, too: an operator can mend a URL, a name, a setting.
+#: Failures that are not the receiver's are retried too: an operator can correct a URL or setting.
 BY_FAILURE: Final = {
     Failure.URL: _RETRY,
     Failure.BLOCKED: _RETRY,
@@ -89,7 +91,7 @@ BY_FAILURE: Final = {
     Failure.PROTOCOL: _RETRY,
     Failure.OVERSIZE: _RETRY,
     Failure.SECRET: _RETRY,
-    # Nothing will bring it back.
+    # The event will not come back.
     Failure.NO_EVENT: Rule(Outcome.FAILED),
     Failure.INTERNAL: _RETRY,
 }
@@ -97,31 +99,31 @@ BY_FAILURE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back from a receiver: a response, a failure, or a response that broke off."""
+    """A response, a failure, or both if the response is incomplete."""
 
     status: int | None = None
     body: str | None = None
     failure: Failure | None = None
-    #: The failure, for people.
+    #: Describes the failure to people.
     error: str | None = None
-    #: The Retry-After header, as it was sent.
+    #: The Retry-After header as received.
     retry_after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of the delivery, and of its webhook."""
+    """What happens to the delivery and its webhook."""
 
     outcome: Outcome
-    #: Kind of failure: a ``Failure``, or ``http_`` and the class of the status; None: success.
+    #: A ``Failure``, or ``http_`` and the class of the status; None: success.
     failure: str | None = None
-    #: The same, for people.
+    #: Describes the failure to people.
     error: str | None = None
-    #: How long the delivery waits; for RETRY only.
+    #: Wait before the next attempt; for RETRY only.
     retry_seconds: float = 0.0
-    #: How long the receiver wants to be left alone, with any delivery.
+    #: How long no delivery goes to the webhook, as its receiver requested.
     pause_seconds: float = 0.0
-    #: Why the webhook is to be disabled; None: it is not.
+    #: Why the webhook is disabled; None: it is not.
     disable: str | None = None
 
 
@@ -133,12 +135,12 @@ def judge(
     now: float,
     random: Callable[[], float],
 ) -> Verdict:
-    """Decide what an attempt's answer means.
+    """Decide what an attempt means.
 
     Args:
-        attempt_number: which attempt of the schedule this was, from 1.
-        schedule: seconds to wait before each attempt; as many attempts are made as it is long.
-        now: seconds since the epoch, for a Retry-After that names a date.
+        attempt_number: the attempt's number in the schedule, from 1.
+        schedule: seconds to wait before each attempt; its length is the maximum number of attempts.
+        now: seconds since the epoch, for a Retry-After with a date.
         random: returns a number from 0 to 1.
     """
     rule = rule_of(answer)
@@ -156,14 +158,14 @@ def judge(
 
 
 def rule_of(answer: Answer) -> Rule:
-    """Return the entry of the tables that an answer falls under."""
+    """Return the table entry for an answer."""
     if answer.failure is not None:
         return BY_FAILURE[answer.failure]
     return BY_STATUS.get(str(answer.status)) or BY_STATUS[_class(answer.status)]
 
 
 def describe(answer: Answer) -> str:
-    """Say, for people, why an answer is no success."""
+    """Return why an answer is not a success, for people."""
     remark = rule_of(answer).remark
     return answer.error or f"HTTP {answer.status}" + (f": {remark}" if remark else "")
 
@@ -173,7 +175,7 @@ def _class(status: int | None) -> str:
 
 
 def _retry_after_seconds(header: str | None, now: float) -> float:
-    """Return the wait that a Retry-After asks for, in either form; 0 if it makes no sense."""
+    """Return the wait that a Retry-After requests, in either form; 0 if it is invalid."""
     if header is None:
         return 0.0
     try:

@@ -1,6 +1,6 @@
-"""What is sent to a receiver, byte for byte: body, identity and signatures.
+"""Builds what receivers get, byte for byte: body, identifying headers and signatures.
 
-Two schemes stand beside each other: the contract's ``X-Webhook-Signature``, and Standard Webhooks
+Requests have two signatures: the contract's ``X-Webhook-Signature``, and that of Standard Webhooks
 1.0 (https://www.standardwebhooks.com), which also protects against replay.
 """
 
@@ -12,22 +12,22 @@ import re
 from bridge.access import vault as secrets
 from bridge.events import parse_payload
 
-# What is printed, without the ends of lines that would begin another header.
+# Printable ASCII: a line break would start another header.
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 def canonical_body(payload: str) -> bytes:
-    """Return a payload as it is sent.
+    """Return the request body of a payload.
 
-    The contract's receivers parse the body and serialise it again, with ``json.dumps`` and sorted
-    keys, before they verify; so the body is exactly what that gives, and the same bytes verify raw.
-    A number that Python cannot hold, nor therefore such a receiver, is sent as a string.
+    Receivers written for the contract verify ``json.dumps`` of the parsed body, with sorted keys.
+    The body is exactly that text, so verifying the raw bytes works too. Numbers that Python cannot
+    represent are sent as strings.
     """
     return json.dumps(parse_payload(payload), sort_keys=True).encode("ascii")
 
 
 def message_id(event_id: int, webhook_id: int) -> str:
-    """Return the ``webhook-id``, the same for every attempt: receivers know repeats by it."""
+    """Return the ``webhook-id``, by which receivers recognise repeated attempts."""
     return f"evt_{event_id}_wh_{webhook_id}"
 
 
@@ -41,20 +41,19 @@ def headers(
     secret: str | None,
     previous_secret: str | None = None,
 ) -> bytes:
-    """Return the headers of one attempt, as they are sent: lines that end in CRLF.
+    """Return the headers of one attempt: lines that end in CRLF.
 
     Args:
         message: the ``webhook-id``.
-        timestamp: of the attempt, in seconds since the epoch.
-        secret: of the webhook; without one the request is not signed.
-        previous_secret: the one before, while receivers may still verify by it: the request is
-            then signed with both.
+        timestamp: time of the attempt, in seconds since the epoch.
+        secret: the webhook's secret; None: do not sign.
+        previous_secret: also sign with this one, during a rotation.
 
     Raises:
-        ValueError: the event's type cannot stand in a header.
+        ValueError: the event type contains characters that a header cannot.
     """
     if not _HEADER_VALUE.fullmatch(event_type):
-        raise ValueError(f"the event type {event_type!r} cannot stand in a header")
+        raise ValueError(f"event type {event_type!r} has characters that a header cannot contain")
     lines = (
         "Content-Type: application/json\r\n"
         f"X-Webhook-Event: {event_type}\r\n"
@@ -94,4 +93,4 @@ def _standard_key(secret: str) -> bytes:
             key = b""
         if key:
             return key
-    return secret.encode()  # also what only looks like base64: a text like any other
+    return secret.encode()  # also if the rest only looks like base64

@@ -1,12 +1,12 @@
-"""The request of a delivery for people to look at: without what nobody may see or know yet."""
+"""Builds the request of a delivery for display, without values that are secret or not known yet."""
 
 from dataclasses import dataclass
 from typing import Final
 
 from bridge.delivery.signing import canonical_body, headers, message_id
-from bridge.delivery.transport import parse_url
+from bridge.delivery.url import parse_url
 
-#: Headers that are others at each attempt, or that only who has the secret can make.
+#: Headers that differ between attempts or depend on the secret.
 _MADE_AT_EACH_ATTEMPT: Final = frozenset(
     [
         "webhook-timestamp",
@@ -15,17 +15,17 @@ _MADE_AT_EACH_ATTEMPT: Final = frozenset(
         "X-Webhook-Signature-Previous",
     ]
 )
-#: Whatever a key is: no value that is made with it is shown.
+#: A placeholder key: signatures are not shown.
 _ANY_KEY: Final = "any"
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A request as it would be made now; nothing keeps those that were sent."""
+    """A request as it would be sent now; past requests are not stored."""
 
-    #: Names and values in the order of the request; a value is None if each attempt has its own.
+    #: Names and values in order; a value is None if it differs between attempts.
     headers: list[tuple[str, str | None]]
-    #: None: the event is no longer in the log.
+    #: None if the event is no longer in the log.
     body: str | None
 
 
@@ -39,15 +39,15 @@ def preview(
     is_signed: bool,
     is_signed_twice: bool,
 ) -> Preview:
-    """Make the request of a delivery, without its signatures.
+    """Return the request of a delivery, without its signatures.
 
     Args:
-        payload: of the event, as JSON; None: it is no longer in the log.
+        payload: the event's JSON; None if it is no longer in the log.
         is_signed: whether the webhook has a secret.
-        is_signed_twice: whether the secret before it still counts.
+        is_signed_twice: whether the previous secret still signs, too.
 
     Raises:
-        ValueError: no such request could be sent.
+        ValueError: the request cannot be built.
     """
     body = None if payload is None else canonical_body(payload)
     own = headers(

@@ -717,7 +717,7 @@ async def test_with_a_key_the_database_never_has_a_secret_in_the_clear(
 
 PRIVATE = (
     "intra.example: 10.0.0.7 is a private address; "
-    "10.0.0.7/32 in BRIDGE_ALLOWED_NETWORKS would allow it"
+    "to allow it, add 10.0.0.7/32 to BRIDGE_ALLOWED_NETWORKS"
 )
 
 
@@ -752,11 +752,11 @@ async def test_a_new_webhook_must_not_lead_to_a_private_address(bridge_url: str,
             (
                 "http://127.0.0.1:9000/hook",
                 "127.0.0.1 is a loopback address; "
-                "127.0.0.1/32 in BRIDGE_ALLOWED_NETWORKS would allow it",
+                "to allow it, add 127.0.0.1/32 to BRIDGE_ALLOWED_NETWORKS",
             ),
             (
                 "http://[::1]/",
-                "::1 is a loopback address; ::1/128 in BRIDGE_ALLOWED_NETWORKS would allow it",
+                "::1 is a loopback address; to allow it, add ::1/128 to BRIDGE_ALLOWED_NETWORKS",
             ),
         ):
             assert_url_refused(await client.post("/webhooks", json={**FORM, "url": url}), msg)

@@ -323,6 +323,6 @@ def test_a_test_that_the_receiver_does_not_take_says_why_and_fails(bridge_url: s
         done = command(bridge_url, "test", inside)
         assert complaint(done, 1) == (
             "pgbridge: blocked: 10.0.0.1 is a private address;"
-            " 10.0.0.1/32 in BRIDGE_ALLOWED_NETWORKS would allow it"
+            " to allow it, add 10.0.0.1/32 to BRIDGE_ALLOWED_NETWORKS"
         )
         assert command(bridge_url, "test", "99").returncode == 1

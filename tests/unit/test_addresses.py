@@ -163,7 +163,7 @@ def test_only_addresses_as_getaddrinfo_gives_them_are_judged(text: str) -> None:
     ],
 )
 def test_what_would_allow_an_address_is_it_alone_and_does(address: str, said: str) -> None:
-    assert how_to_allow(address) == f"{said} in BRIDGE_ALLOWED_NETWORKS would allow it"
+    assert how_to_allow(address) == f"to allow it, add {said} to BRIDGE_ALLOWED_NETWORKS"
     assert AddressPolicy([ip_network(said)]).refusal(address) is None
 
 

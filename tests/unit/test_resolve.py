@@ -50,7 +50,7 @@ async def test_one_closed_address_closes_the_host(host: str) -> None:
         await resolve(host, 443, PUBLIC_ONLY)
     assert str(blocked.value) == (
         f"{host}: 10.0.0.7 is a private address; "
-        "10.0.0.7/32 in BRIDGE_ALLOWED_NETWORKS would allow it"
+        "to allow it, add 10.0.0.7/32 to BRIDGE_ALLOWED_NETWORKS"
     )
 
 
@@ -132,7 +132,7 @@ async def test_a_closed_address_is_refused_however_it_is_spelt(
         refusal = await url_refusal(f"{scheme}://{host}/hook", PUBLIC_ONLY)
     assert refusal is not None
     assert f"{address} is " in refusal
-    assert refusal.endswith(" in BRIDGE_ALLOWED_NETWORKS would allow it")
+    assert refusal.endswith(" to BRIDGE_ALLOWED_NETWORKS")
 
 
 @pytest.mark.parametrize(

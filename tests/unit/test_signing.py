@@ -149,7 +149,7 @@ def test_the_body_is_what_parsing_and_serialising_again_gives(payload: str, body
 
 @pytest.mark.parametrize("event_type", ["a\r\nEvil: 1", "a\n", "a\0", "a ", "тикет", ""])
 def test_a_type_that_would_make_another_header_is_refused(event_type: str) -> None:
-    with pytest.raises(ValueError, match="cannot stand in a header"):
+    with pytest.raises(ValueError, match="a header cannot contain"):
         signing.headers(
             body=b"{}", event_type=event_type, webhook_id=1, message="m", timestamp=1, secret=None
         )

@@ -1,0 +1,145 @@
+"""One connection to a receiver: HTTP by h11 on a trio stream."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from socket import AddressFamily
+
+import h11
+import trio
+
+from bridge.delivery.url import Origin
+
+#: Maximum size of a response's status line and headers together.
+RESPONSE_HEAD_BYTES = 64 * 1024
+CONNECT_SECONDS = 5.0
+
+#: Returns the addresses of a host that may be connected to, with the family of each.
+Resolve = Callable[[str, int], Awaitable[Sequence[tuple[AddressFamily, str]]]]
+
+_ANY_REQUEST = h11.Request(
+    method="POST", target="/", headers=[("Host", ""), ("Content-Length", "0")]
+)
+_END = h11.EndOfMessage()
+
+
+class HungUpError(Exception):
+    """The receiver closed the connection before the first byte of its response."""
+
+
+class Connection:
+    """A connection to a receiver, for one request at a time."""
+
+    __slots__ = ("_is_plain", "_protocol", "_socket", "_stream", "idle_since", "origin")
+
+    def __init__(
+        self, origin: Origin, stream: trio.abc.Stream, socket: trio.socket.SocketType
+    ) -> None:
+        self.origin = origin
+        self._stream = stream
+        self._socket = socket
+        self._is_plain = isinstance(stream, trio.SocketStream)
+        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=RESPONSE_HEAD_BYTES)
+        self.idle_since = 0.0
+
+    async def send(self, request: bytes) -> None:
+        """Send a request.
+
+        Raises:
+            trio.BrokenResourceError: the connection is lost.
+        """
+        # h11 only has to know that there was a request: what it would check is known to be valid.
+        self._protocol.send(_ANY_REQUEST)
+        self._protocol.send(_END)
+        if self._is_plain:
+            # A request usually fits into the socket's buffer: no need to wait for the event loop.
+            try:
+                sent = os.write(self._socket.fileno(), request)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+            if sent == len(request):
+                return
+            request = request[sent:]
+        await self._stream.send_all(request)
+
+    async def next_event(self) -> object:
+        """Return h11's next event of the response.
+
+        Raises:
+            HungUpError: the receiver closed the connection before the first byte.
+            h11.RemoteProtocolError: the response is not valid HTTP.
+            trio.BrokenResourceError: the connection is lost.
+        """
+        protocol = self._protocol
+        while (event := protocol.next_event()) is h11.NEED_DATA:
+            received = await self._receive()
+            has_begun = protocol.their_state is not h11.SEND_RESPONSE or protocol.trailing_data[0]
+            if not received and not has_begun:
+                raise HungUpError
+            protocol.receive_data(received)
+        return event
+
+    async def _receive(self) -> bytes:
+        if not self._is_plain:
+            return bytes(await self._stream.receive_some(RESPONSE_HEAD_BYTES))
+        # Responses take a while: reading before waiting would be in vain.
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return os.read(self._socket.fileno(), RESPONSE_HEAD_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+
+    def reuse(self) -> bool:
+        """Prepare for another request; return False if that is impossible."""
+        protocol = self._protocol
+        if protocol.our_state is not h11.DONE or protocol.their_state is not h11.DONE:
+            return False
+        if protocol.trailing_data[0]:
+            # The receiver sent more than one response; the next request would get the rest.
+            return False
+        protocol.start_next_cycle()
+        return True
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the receiver, as far as is known, still waits for a request."""
+        # Unrequested input is the end of the stream, or something worse.
+        return not self._socket.is_readable()
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        self._socket.close()
+
+
+async def open_stream(addresses: Sequence[str], port: int) -> trio.SocketStream:
+    """Connect to the first address that answers; each gets a share of ``CONNECT_SECONDS``.
+
+    Raises:
+        OSError: none answers.
+    """
+    deadline = trio.current_time() + CONNECT_SECONDS
+    failure: OSError = OSError("the host has no address")
+    for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+        share = (deadline - trio.current_time()) / left
+        try:
+            with trio.fail_after(share):
+                return await trio.open_tcp_stream(address, port)
+        except trio.TooSlowError:
+            failure = TimeoutError(f"no response within {CONNECT_SECONDS:g} s")
+        except OSError as error:
+            failure = _only(error)
+    raise failure
+
+
+def _only(error: OSError) -> OSError:
+    """Return the error for the one address: trio reports a group of errors."""
+    cause: BaseException | None = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return cause if isinstance(cause, OSError) else error
