@@ -36,7 +36,8 @@ from bridge.database import rights
 from bridge.database.queries import SessionQueries, run_blocking
 from bridge.database.sessions import SessionError, one_line_with_hint, open_session
 from bridge.operations import status_screen
-from bridge.operations.doctor import Finding, examine
+from bridge.operations.doctor.examine import examine
+from bridge.operations.doctor.framework import Finding
 from bridge.operations.status import Status, StatusError, read_status
 from bridge.settings import Settings, SettingsError, config_text, load_settings
 from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
@@ -51,7 +52,7 @@ MISUSED = 2
 #: How long `status --watch` waits for a table that somebody has locked.
 WATCH_LOCK_SECONDS = 5
 
-LEVEL_STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 app = typer.Typer(
     help="Real-time events and signed webhooks from a PostgreSQL application that must not change.",
@@ -246,15 +247,15 @@ def worker(number: int) -> None:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look for what is wrong with the database and the way to it, and say what to do."""
+    """Check the database and the connection to it, and say what to fix."""
     settings = _settings()
     findings = examine(settings, _rules(settings))
-    wrong = any(finding.level == "wrong" for finding in findings)
+    failed = any(finding.level == "error" for finding in findings)
     if as_json:
-        typer.echo(json.dumps({"ok": not wrong, "findings": [asdict(each) for each in findings]}))
+        typer.echo(json.dumps({"ok": not failed, "findings": [asdict(each) for each in findings]}))
     else:
         _print_findings(findings)
-    raise typer.Exit(FAILED if wrong else 0)
+    raise typer.Exit(FAILED if failed else 0)
 
 
 @app.command()
@@ -706,11 +707,11 @@ def _print_findings(findings: Sequence[Finding]) -> None:
     """Print a line a finding; in a terminal, lines are broken to stand in one column."""
     console = Console(highlight=False, markup=False, emoji=False)
     counts: Counter[str] = Counter(finding.level for finding in findings)
-    margin = " " * 7
+    margin = " " * len("warning  ")
     for finding in findings:
-        text = f"{finding.check}: {finding.what}"
-        if finding.why:
-            text += f"\n{margin}why: {finding.why}\n{margin}fix: {finding.fix}"
+        text = f"{finding.check}: {finding.message}"
+        if finding.detail:
+            text += f"\n{margin}detail: {finding.detail}\n{margin}hint: {finding.hint}"
         if console.is_terminal:
             text = "\n".join(
                 textwrap.fill(line, console.width, subsequent_indent=margin + "  ")

@@ -87,12 +87,12 @@ class Status:
         if drainer.pid is not None:
             draining = str(drainer)
             if drainer.leading_seconds is not None:
-                draining += f", for {spell_seconds(drainer.leading_seconds)}"
+                draining += f", for {format_seconds(drainer.leading_seconds)}"
         elif drainer.bridge is not None:
             draining = f"no bridge; the last was {drainer}"
-        outbox = spell_count(self.outbox_count)
+        outbox = format_count(self.outbox_count)
         if self.outbox_oldest_seconds is not None:
-            outbox += f", the oldest captured {spell_seconds(self.outbox_oldest_seconds)} ago"
+            outbox += f", the oldest captured {format_seconds(self.outbox_oldest_seconds)} ago"
         last_event = "none"
         if self.last_event_occurred_at is not None:
             occurred_at = self.last_event_occurred_at.astimezone(UTC)
@@ -100,11 +100,11 @@ class Status:
         return [
             ("schema version", str(self.schema_version)),
             ("draining", draining),
-            ("doorbell", spell_doorbell(drainer)),
+            ("doorbell", format_doorbell(drainer)),
             ("outbox", outbox),
-            ("delivery queue", spell_count(self.pending_deliveries)),
+            ("delivery queue", format_count(self.pending_deliveries)),
             ("last event", last_event),
-            *_spell_overview(self.overview),
+            *_format_overview(self.overview),
         ]
 
 
@@ -177,18 +177,18 @@ def _overview(
     )
 
 
-def spell_doorbell(drainer: Drainer) -> str:
+def format_doorbell(drainer: Drainer) -> str:
     """Return whether commits ring, and what the drainer makes of that."""
     words = {True: "ringing", False: "quiet", None: "unknown"}[drainer.rings]
     if drainer.switched_seconds is not None:
         words += (
             f", mode {drainer.mode}, switched {drainer.switches} times, "
-            f"set {spell_seconds(drainer.switched_seconds)} ago"
+            f"set {format_seconds(drainer.switched_seconds)} ago"
         )
     return words
 
 
-def _spell_overview(told: Overview) -> list[tuple[str, str]]:
+def _format_overview(told: Overview) -> list[tuple[str, str]]:
     clients = sum(each.clients for each in told.bridges)
     rates, success = told.rates, told.success_rate
     delivered = f"{rates.deliveries_per_second:.1f} deliveries/s"
@@ -196,12 +196,12 @@ def _spell_overview(told: Overview) -> list[tuple[str, str]]:
         delivered += f"; in the last hour {success.deliveries:.2%} of those finished succeeded"
     return [
         ("bridges", f"{len(told.bridges)} running, with {clients} clients"),
-        ("events", f"{rates.events_per_second:.1f} events/s{_spell_delay(told.commit_to_client)}"),
-        ("deliveries", delivered + _spell_delay(told.commit_to_acknowledged)),
+        ("events", f"{rates.events_per_second:.1f} events/s{_format_delay(told.commit_to_client)}"),
+        ("deliveries", delivered + _format_delay(told.commit_to_acknowledged)),
     ]
 
 
-def _spell_delay(delay: Delay) -> str:
+def _format_delay(delay: Delay) -> str:
     """Return how late they came in the last hour, to be added to something."""
     if delay.p50_seconds is None or delay.p95_seconds is None:
         return ""
@@ -209,12 +209,12 @@ def _spell_delay(delay: Delay) -> str:
     return f"; half of them within {half} of the commit, 95 % within {most}"
 
 
-def spell_count(count: int) -> str:
+def format_count(count: int) -> str:
     """Return the number of what a queue holds, as far as it was counted."""
     return f"{count}" if count <= COUNTED else f"more than {COUNTED}"
 
 
-def spell_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Return a time in the unit in which people think of it."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:

@@ -11,7 +11,7 @@ import pytest
 
 from bridge import assets
 from bridge.database.sessions import open_session
-from bridge.operations.status import Status, StatusError, read_status, spell_seconds
+from bridge.operations.status import Status, StatusError, format_seconds, read_status
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
@@ -119,10 +119,10 @@ def test_a_schema_of_another_version_has_no_status(bridge_url: str, bot: Bot) ->
 
 
 @pytest.mark.parametrize(
-    ("seconds", "spelt"),
+    ("seconds", "expected"),
     [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172800, "2 days")],
 )
 def test_times_are_given_in_the_unit_in_which_people_think_of_them(
-    seconds: float, spelt: str
+    seconds: float, expected: str
 ) -> None:
-    assert spell_seconds(seconds) == spelt
+    assert format_seconds(seconds) == expected

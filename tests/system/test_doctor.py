@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import trio
 
-from bridge.operations import doctor
+from bridge.operations.doctor.examine import CHECKS
 from tests.system.processes import environment, listening, pgbridge, running
 
 NOWHERE = "postgresql://nobody:hunter2@127.0.0.1:1/nothing"
@@ -32,9 +32,9 @@ def levels(result: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {finding["check"]: finding["level"] for finding in told(result)["findings"]}
 
 
-async def test_all_is_well_while_a_bridge_runs(bridge_url: str) -> None:
+async def test_running_bridge_is_healthy(bridge_url: str) -> None:
     with trio.fail_after(60):
-        # The test server allows prepared transactions, which only this mode has nothing against.
+        # In other modes, the doctor warns that the test server allows prepared transactions.
         async with running(bridge_url, doorbell="poll") as bridge, listening(bridge) as dashboard:
             with psycopg.connect(bridge_url) as bot:
                 bot.execute("insert into users (auth_type) values ('telegram')")
@@ -54,13 +54,13 @@ async def test_all_is_well_while_a_bridge_runs(bridge_url: str) -> None:
     assert told(status)["last_event"]["id"] == event["id"]
 
 
-def test_notes_are_no_failure(bridge_url: str) -> None:
+def test_warnings_do_not_fail(bridge_url: str) -> None:
     result = pgbridge("doctor", "--json", url=bridge_url)
     assert result.returncode == 0
-    assert levels(result)["outbox"] == "note"
+    assert levels(result)["outbox"] == "warning"
 
 
-def test_what_is_wrong_fails_and_is_explained_in_lines_that_a_script_can_find(
+def test_an_error_fails_and_is_explained_line_by_line(
     bridge_url: str, bot: psycopg.Connection[Any]
 ) -> None:
     bot.execute(
@@ -71,18 +71,18 @@ def test_what_is_wrong_fails_and_is_explained_in_lines_that_a_script_can_find(
     assert (result.returncode, result.stderr) == (1, "")
     lines = result.stdout.splitlines()
     start = lines.index(
-        "wrong  outbox: events in the outbox: 1, the oldest captured 5 min ago",
+        "error    outbox: events in the outbox: 1, the oldest captured 5 min ago",
     )
     assert lines[start + 1 : start + 3] == [
-        "       why: no bridge drains",
-        "       fix: start one: pgbridge run",
+        "         detail: no bridge drains the outbox",
+        "         hint: start one: pgbridge run",
     ]
-    assert "ok     standby: this server is a primary" in lines
-    assert lines[-1].endswith(", wrong: 1")
+    assert "ok       standby: this server is a primary" in lines
+    assert lines[-1].endswith(", error: 1")
     assert "\x1b" not in result.stdout
 
 
-def test_in_a_terminal_every_line_fits_and_keeps_its_words(bot_url: str) -> None:
+def test_lines_fit_the_terminal(bot_url: str) -> None:
     master, terminal = pty.openpty()
     with os.fdopen(master, "rb") as screen, os.fdopen(terminal, "wb") as output:
         subprocess.run(
@@ -97,28 +97,28 @@ def test_in_a_terminal_every_line_fits_and_keeps_its_words(bot_url: str) -> None
     plain = re.sub("\x1b\\[[0-9;]*m", "", shown)
     assert plain != shown
     assert max(map(len, plain.splitlines())) <= 60
-    assert "wrong  schema_version: pgbridge is not installed in this" in plain
-    assert "       why: without triggers nothing is captured\r\n" in plain
+    assert "error    schema_version: pgbridge is not installed in this" in plain
+    assert "         detail: without its triggers, no events are\r\n" in plain
 
 
-def test_json_has_every_text_of_every_finding(bridge_url: str) -> None:
+def test_json_has_every_field_of_every_finding(bridge_url: str) -> None:
     [first, *others] = told(pgbridge("doctor", "--json", url=bridge_url))["findings"]
     assert first["check"] == "connection"
     for finding in (first, *others):
-        assert list(finding) == ["check", "level", "what", "why", "fix"]
-    assert [finding["check"] for finding in others] == [check.__name__ for check in doctor.CHECKS]
+        assert list(finding) == ["check", "level", "message", "detail", "hint"]
+    assert [finding["check"] for finding in others] == [check.__name__ for check in CHECKS]
 
 
-def test_a_database_that_is_not_there_is_a_finding_without_its_password() -> None:
+def test_unreachable_database_is_an_error_without_its_password() -> None:
     for options in ((), ("--json",)):
         result = pgbridge("doctor", *options, url=NOWHERE)
         assert (result.returncode, result.stderr) == (1, "")
         assert "cannot connect to the database" in result.stdout
         assert "hunter2" not in result.stdout
-    assert levels(result) == {"connection": "wrong"}
+    assert levels(result) == {"connection": "error"}
 
 
-def test_settings_that_are_wrong_are_wrong_usage() -> None:
+def test_invalid_settings_exit_with_2() -> None:
     for url, listen_url, said in [
         (None, NOWHERE, "BRIDGE_DATABASE_URL is not set"),
         (NOWHERE, "mysql://u:hunter2@h/d", "BRIDGE_LISTEN_URL: must begin with postgresql://"),
@@ -131,7 +131,7 @@ def test_settings_that_are_wrong_are_wrong_usage() -> None:
         assert "hunter2" not in result.stderr
 
 
-def test_the_status_is_one_screen_of_lines(bridge_url: str) -> None:
+def test_status_prints_its_lines(bridge_url: str) -> None:
     result = pgbridge("status", url=bridge_url)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[-7:] == [

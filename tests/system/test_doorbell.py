@@ -92,7 +92,7 @@ async def test_a_failing_rule_is_named_in_the_metrics_and_by_the_doctor(bridge_u
             )
         findings = {each["check"]: each for each in json.loads(doctor.stdout)["findings"]}
         assert doctor.returncode == 1
-        assert "user.created: 3 times" in findings["capture_errors"]["what"]
+        assert "user.created: 3 times" in findings["capture_errors"]["message"]
 
 
 async def test_in_mode_poll_nothing_rings_and_two_phase_commits_work(bridge_url: str) -> None:

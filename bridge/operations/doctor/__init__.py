@@ -1,0 +1,1 @@
+"""Check the database and the connection to it, and say what to fix."""

@@ -1,0 +1,77 @@
+"""Check the privileges of the role, and the bot's own tokens."""
+
+from collections.abc import Iterator
+
+import psycopg
+
+from bridge.database.rights import ROLES, grants, missing_rights, missing_roles
+from bridge.database.sessions import one_line
+from bridge.operations.doctor.framework import Context, Verdict, error, ok, warning
+
+
+def rights(context: Context) -> Iterator[Verdict]:
+    """Check the privileges of this role and of the roles that ``pgbridge init`` grants to."""
+    [may] = context.fetch("may_install")
+    if not may["has_schema"]:
+        database = context.connection.info.dbname
+        if may["may_create_schema"]:
+            yield ok(f"role {may['role']} can create the schema")
+        else:
+            yield error(
+                f"role {may['role']} lacks create on database {database}",
+                "schema bridge does not exist, and this role cannot create it",
+                "connect as the owner of the application's tables, or run: "
+                f"grant create on database {database} to {may['role']}",
+            )
+        return
+    rows = context.fetch("rights")
+    missing = missing_rights(rows)
+    if missing is not None:
+        yield error(
+            str(missing),
+            "pgbridge run needs these privileges and does not start without them",
+            missing.remedy,
+        )
+        return
+    absent = missing_roles(rows)
+    present = [role for role in ROLES if role not in absent]
+    if lost := grants(rows, present):
+        yield warning(
+            f"{' and '.join(present)} lack {len(lost)} grants that pgbridge init makes",
+            "commands of users who have only these roles fail",
+            "run: pgbridge init",
+        )
+        return
+    yield ok(f"role {may['role']} has the privileges that the bridge needs")
+
+
+def bot_tokens(context: Context) -> Iterator[Verdict]:
+    """Check that the bot's own tokens can be read, if they are accepted."""
+    if not context.settings.bot_tokens:
+        yield ok("BRIDGE_BOT_TOKENS is off, so the bot's own tokens are not accepted")
+        return
+    for row in context.fetch("bot_tokens_table"):
+        yield error(
+            f"public.web_api_tokens is not safe to read: {row['reason']}",
+            "code of its owner would run with the bridge's privileges, so pgbridge run does not "
+            "start",
+            "set BRIDGE_BOT_TOKENS=off, or remove the cause from the table",
+        )
+        return
+    try:
+        with context.connection.transaction():
+            context.connection.execute("set transaction read only")
+            context.connection.execute(
+                "select id, name, token_hash, is_active, expires_at"
+                " from only public.web_api_tokens limit 0"
+            )
+    except psycopg.Error as refusal:
+        yield error(
+            f"public.web_api_tokens cannot be read: {one_line(refusal)}",
+            "BRIDGE_BOT_TOKENS is on, and pgbridge run does not start without this table",
+            "set BRIDGE_BOT_TOKENS=off, or let the table's owner run: "
+            "grant select (id, name, token_hash, is_active, expires_at) on "
+            f"public.web_api_tokens to {context.connection.info.user}",
+        )
+    else:
+        yield ok("the bot's own tokens can be read")

@@ -1,0 +1,135 @@
+"""Check schema ``bridge`` and the bridge that works on it."""
+
+from collections.abc import Iterator
+
+from bridge import assets
+from bridge.database.migrate import MigrationError, is_installed
+from bridge.operations.doctor.framework import Context, Verdict, error, listed, ok, warning
+from bridge.operations.status import format_count, format_doorbell, format_seconds
+
+#: Events leave the outbox within milliseconds. After this time, nothing drains it.
+OUTBOX_SECONDS = 60
+#: A regular vacuum leaves far fewer dead rows in a queue.
+DEAD_ROWS = 100_000
+#: A younger transaction cannot be the cause of that many.
+HOLDER_SECONDS = 60
+#: Days, from today on, that need partitions. The first ones are urgent.
+PARTITION_DAYS, URGENT_DAYS = 4, 2
+
+
+def schema_version(context: Context) -> Iterator[Verdict]:
+    """Check that the schema exists in the version that this pgbridge needs."""
+    try:
+        installed = is_installed(context.connection)
+    except MigrationError as refusal:
+        yield error(str(refusal), "pgbridge needs this schema name", "rename the existing schema")
+        return
+    if not installed:
+        yield error(
+            "pgbridge is not installed in this database",
+            "without its triggers, no events are captured",
+            "run: pgbridge init",
+        )
+        return
+    [row] = context.fetch("schema_version")
+    if mismatch := assets.schema_mismatch(row["version"]):
+        message, hint = mismatch
+        yield error(message, "different versions of schema and bridge do not work together", hint)
+    else:
+        yield ok(f"schema version {row['version']}")
+
+
+def outbox(context: Context) -> Iterator[Verdict]:
+    """Check that a bridge drains the outbox."""
+    [row] = context.fetch("overview")
+    drainer = context.drainer()
+    message = f"events in the outbox: {format_count(row['outbox_count'])}"
+    oldest_seconds = row["outbox_oldest_seconds"]
+    if oldest_seconds is not None and oldest_seconds > OUTBOX_SECONDS:
+        message += f", the oldest captured {format_seconds(oldest_seconds)} ago"
+        if drainer.pid is None:
+            yield error(message, "no bridge drains the outbox", "start one: pgbridge run")
+        else:
+            yield error(
+                message,
+                f"{drainer} holds the lock but makes no progress",
+                "look for database_task_failed in its log, or restart it",
+            )
+    elif drainer.pid is None:
+        yield warning(
+            f"no bridge is draining; {message}",
+            "captured events wait in the outbox, and none are lost",
+            "start one: pgbridge run",
+        )
+    else:
+        yield ok(f"{message}; {drainer} drains")
+
+
+def doorbell(context: Context) -> Iterator[Verdict]:
+    """Check that commits notify only if a bridge listens, and in the configured mode."""
+    drainer = context.drainer()
+    message = f"the doorbell is {format_doorbell(drainer)}"
+    if drainer.pid is None and drainer.rings:
+        yield warning(
+            message,
+            "the application's commits send notifications, but no bridge receives them",
+            "start a bridge: pgbridge run; until then this costs the application some throughput",
+        )
+    elif drainer.pid and drainer.mode not in (None, context.settings.doorbell):
+        yield warning(
+            message,
+            f"BRIDGE_DOORBELL is {context.settings.doorbell} here, but {drainer.mode} for "
+            f"{drainer}",
+            "use the same BRIDGE_DOORBELL for init and for every bridge",
+        )
+    else:
+        yield ok(message)
+
+
+def vacuum(context: Context) -> Iterator[Verdict]:
+    """Check that vacuum keeps up with the queues."""
+    queues = context.fetch("vacuum")
+    dead = ", ".join(f"{row['dead_rows']} in bridge.{row['queue']}" for row in queues)
+    message = f"dead rows: {dead}"
+    if max(row["dead_rows"] for row in queues) <= DEAD_ROWS:
+        yield ok(message)
+        return
+    for holder in context.fetch("vacuum_holders"):
+        seconds = holder["seconds"]
+        if seconds is None or seconds >= HOLDER_SECONDS:
+            age = "" if seconds is None else f" for {format_seconds(seconds)}"
+            yield error(
+                message,
+                f"{holder['name']} has held back vacuum{age}, so the drain has to skip dead rows",
+                f"if it is no longer needed, run: {holder['remedy']}",
+            )
+            return
+    yield error(
+        message,
+        "vacuum is not held back but does not keep up, so the drain has to skip dead rows",
+        "turn autovacuum on, and run: vacuum bridge.outbox, bridge.delivery_queue",
+    )
+
+
+def partitions(context: Context) -> Iterator[Verdict]:
+    """Check that the logs have partitions for today and the coming days."""
+    rows = context.fetch("partitions", days=PARTITION_DAYS)
+    if rows[0]["never_made"]:
+        yield warning(
+            "the logs have no partitions yet",
+            "pgbridge run creates them when it starts",
+            "start one: pgbridge run",
+        )
+        return
+    missing = [partition for row in rows for partition in row["missing"]]
+    if not missing:
+        yield ok(f"the logs have partitions for the next {PARTITION_DAYS} days")
+        return
+    urgent = any(row["missing"] for row in rows if row["ahead"] < URGENT_DAYS)
+    verdict = error if urgent else warning
+    yield verdict(
+        f"the logs lack {listed(missing)}",
+        "without the day's partitions, events cannot be drained and deliveries not recorded",
+        "pgbridge run creates partitions at its start and every 10 minutes; if it is running, "
+        "see its log",
+    )
