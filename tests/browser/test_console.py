@@ -35,7 +35,7 @@ def emit(database: psycopg.Connection[Any], event_type: str, payload: object) ->
     database.execute("select bridge.emit(%s, %s)", [event_type, Jsonb(payload)])
 
 
-def test_somebody_signs_in_looks_around_and_signs_out(
+def test_reader_signs_in_browses_and_signs_out(
     page: Page, watch: Watch, photograph: Photograph
 ) -> None:
     page.goto("/console/events")
@@ -65,7 +65,7 @@ def test_somebody_signs_in_looks_around_and_signs_out(
     expect(page).to_have_title("Sign in · pgbridge")  # and not what the browser has kept
 
 
-def test_the_feed_shows_events_as_they_come_and_nothing_twice(
+def test_feed_shows_each_event_once(
     open_page: OpenPage, bridge: Bridge, bot: psycopg.Connection[Any], watch: Watch
 ) -> None:
     page = open_page()
@@ -112,7 +112,7 @@ def test_the_feed_shows_events_as_they_come_and_nothing_twice(
     assert page.title() == "Events · pgbridge"
 
 
-def test_the_feed_goes_on_where_it_was_when_its_connection_was_cut(
+def test_feed_resumes_after_a_lost_connection(
     page: Page, bot: psycopg.Connection[Any], watch: Watch
 ) -> None:
     sign_in(page, path="/console/events")
@@ -131,7 +131,7 @@ def test_the_feed_goes_on_where_it_was_when_its_connection_was_cut(
     expect(rows.first).to_contain_text("while it was away")
 
 
-def test_the_feed_goes_on_when_somebody_has_signed_in_anew_beside_it(
+def test_feed_survives_a_new_sign_in_in_another_tab(
     page: Page, bot: psycopg.Connection[Any], watch: Watch
 ) -> None:
     sign_in(page, path="/console/events")
@@ -151,7 +151,7 @@ def test_the_feed_goes_on_when_somebody_has_signed_in_anew_beside_it(
     expect(page.get_by_label("Events, newest first").get_by_role("listitem")).to_have_count(1)
 
 
-def test_a_feed_that_nobody_sees_keeps_only_what_it_will_show(
+def test_hidden_feed_keeps_a_bounded_number_of_events(
     page: Page, bot: psycopg.Connection[Any]
 ) -> None:
     # As in a tab in the background: nothing is drawn until somebody looks.
@@ -184,7 +184,7 @@ def test_a_feed_that_nobody_sees_keeps_only_what_it_will_show(
     expect(rows.last).to_contain_text("1701")
 
 
-def test_figures_that_are_kept_from_being_loaded_do_not_look_new(page: Page) -> None:
+def test_figures_that_cannot_be_refreshed_look_stale(page: Page) -> None:
     page.clock.install()
     sign_in(page)
     figures = page.locator("#figures")
@@ -211,7 +211,7 @@ def test_russian_browsers_get_russian_pages(open_page: OpenPage, photograph: Pho
     photograph(page, "overview-ru")
 
 
-def test_whoever_lacks_a_scope_finds_no_way_to_it(
+def test_pages_without_scope_are_not_linked(
     page: Page, bot: psycopg.Connection[Any], watch: Watch
 ) -> None:
     bot.execute(
@@ -230,7 +230,7 @@ def test_whoever_lacks_a_scope_finds_no_way_to_it(
     assert re.search("events:read", page.inner_text("main"))
 
 
-def test_the_keyboard_is_enough(page: Page) -> None:
+def test_keyboard_is_enough(page: Page) -> None:
     sign_in(page)
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()

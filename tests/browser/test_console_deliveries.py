@@ -84,9 +84,7 @@ def looks_right(page: Page) -> None:
     page.set_viewport_size({"width": 1280, "height": 800})
 
 
-def test_a_failed_delivery_is_found_looked_at_and_sent_again(
-    page: Page, bot: Bot, photograph: Photograph
-) -> None:
+def test_failed_delivery_is_found_and_resent(page: Page, bot: Bot, photograph: Photograph) -> None:
     # Paused, so that nothing is sent while it is looked at.
     webhook = add_webhook(
         bot, "http://127.0.0.1:9/" + "w" * 300, name=TEXT[:250], paused_at=datetime.now(UTC)
@@ -131,7 +129,7 @@ def test_a_failed_delivery_is_found_looked_at_and_sent_again(
     photograph(page, "changes")
 
 
-def test_many_are_counted_before_they_are_sent_again(
+def test_deliveries_are_counted_before_resending(
     page: Page, bot: Bot, watch: Watch, photograph: Photograph
 ) -> None:
     webhook = add_webhook(bot, "http://127.0.0.1:9/", name="crm", paused_at=datetime.now(UTC))
@@ -172,9 +170,7 @@ def test_many_are_counted_before_they_are_sent_again(
     expect(page.get_by_role("status")).to_contain_text("one after another")
 
 
-def test_times_are_those_of_the_readers_own_clock_and_without_scripts_utc(
-    open_page: OpenPage, bot: Bot
-) -> None:
+def test_times_are_local_and_utc_without_scripts(open_page: OpenPage, bot: Bot) -> None:
     page = open_page(timezone_id="Asia/Kathmandu", locale="ru-RU")
     webhook = add_webhook(bot, "http://127.0.0.1:9/", paused_at=datetime.now(UTC))
     delivery = add_delivery(bot, webhook, {})

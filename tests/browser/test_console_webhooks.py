@@ -66,9 +66,7 @@ def looks_well(page: Page, scheme: ColorScheme = "light") -> None:
     assert barriers(page) == [], (page.url, scheme)
 
 
-def test_a_webhook_is_made_tried_paused_changed_rotated_and_deleted(
-    page: Page, watch: Watch, photograph: Photograph
-) -> None:
+def test_life_of_a_webhook(page: Page, watch: Watch, photograph: Photograph) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     sign_in(page, path="/console/webhooks")
     expect(page.get_by_text("No webhooks yet")).to_be_visible()
@@ -152,9 +150,7 @@ def test_a_webhook_is_made_tried_paused_changed_rotated_and_deleted(
     expect(page.get_by_text("No webhooks yet")).to_be_visible()
 
 
-def test_a_token_is_made_copied_and_revoked(
-    page: Page, watch: Watch, photograph: Photograph
-) -> None:
+def test_life_of_a_token(page: Page, watch: Watch, photograph: Photograph) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     sign_in(page, path="/console/tokens")
     page.get_by_role("link", name="New token").click()
@@ -221,7 +217,7 @@ def awful(bot: psycopg.Connection[Any]) -> int:
     return webhook
 
 
-def test_whatever_somebody_has_written_is_text_and_breaks_no_page(
+def test_hostile_text_breaks_no_page(
     open_page: OpenPage, awful: int, photograph: Photograph
 ) -> None:
     page = open_page(locale="ru-RU")

@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.visits import OpenPage, Photograph, Watch
 
 
-def test_without_its_scripts_the_page_leads_to_the_description_of_the_api(
+def test_docs_page_without_scripts_links_the_description(
     page: Page, watch: Watch, photograph: Photograph
 ) -> None:
     page.goto("/docs")
@@ -23,7 +23,7 @@ def test_without_its_scripts_the_page_leads_to_the_description_of_the_api(
     assert '"openapi"' in page.inner_text("pre")
 
 
-def test_a_test_may_have_pages_of_several_people(open_page: OpenPage) -> None:
+def test_test_can_have_pages_of_several_readers(open_page: OpenPage) -> None:
     first, second = open_page(), open_page(locale="ru-RU")
     for page in (first, second):
         page.goto("/healthz")

@@ -81,7 +81,7 @@ def html(body: str, title: str = "<title>A page</title>") -> str:
 # --- What goes wrong
 
 
-def test_a_page_without_a_fault_fails_nothing(browser: Browser, site: Site) -> None:
+def test_faultless_page_passes(browser: Browser, site: Site) -> None:
     site.pages["/"] = html("<script>console.log('ok'); console.warn('hm')</script>")
     with visiting(browser, site.origin, Watch()) as page:
         page.goto("/")
@@ -118,9 +118,7 @@ def test_a_page_without_a_fault_fails_nothing(browser: Browser, site: Site) -> N
         "a stream is of another port",
     ],
 )
-def test_what_goes_wrong_on_a_page_fails_its_test(
-    browser: Browser, site: Site, body: str, complaint: str
-) -> None:
+def test_page_errors_fail_the_test(browser: Browser, site: Site, body: str, complaint: str) -> None:
     site.pages["/"] = html(body)
     with (
         pytest.raises(AssertionError, match=complaint),
@@ -139,7 +137,7 @@ def test_what_goes_wrong_on_a_page_fails_its_test(
     ],
     ids=["script", "style", "image", "fetch"],
 )
-def test_what_a_policy_refuses_fails_the_test(
+def test_policy_violations_fail_the_test(
     browser: Browser, site: Site, body: str, refused: str
 ) -> None:
     site.policy = STRICT
@@ -152,9 +150,7 @@ def test_what_a_policy_refuses_fails_the_test(
     assert "/asked" not in [path for path, _ in site.asked]
 
 
-def test_what_a_page_asks_of_another_address_does_not_get_there(
-    browser: Browser, site: Site, elsewhere: Site
-) -> None:
+def test_requests_to_other_hosts_are_blocked(browser: Browser, site: Site, elsewhere: Site) -> None:
     site.pages["/"] = html("<img src='/missing.png' alt=''>")
     elsewhere.pages["/"] = html("")
     watch = Watch()
@@ -169,9 +165,7 @@ def test_what_a_page_asks_of_another_address_does_not_get_there(
     assert elsewhere.asked == []
 
 
-def test_what_a_test_expects_does_not_fail_it_and_what_it_expects_in_vain_does(
-    browser: Browser, site: Site
-) -> None:
+def test_expected_errors_must_happen(browser: Browser, site: Site) -> None:
     site.pages["/"] = html("<script>setTimeout(() => console.error('late'), 50)</script>")
     watch = Watch()
     with visiting(browser, site.origin, watch) as page:
@@ -182,7 +176,7 @@ def test_what_a_test_expects_does_not_fail_it_and_what_it_expects_in_vain_does(
     assert watch.complaints == []
 
 
-def test_what_goes_wrong_on_any_page_of_a_test_fails_it(browser: Browser, site: Site) -> None:
+def test_errors_on_any_page_fail_the_test(browser: Browser, site: Site) -> None:
     site.pages["/"] = html("<script>if (window.opener) console.error('in the other')</script>")
     watch = Watch()
     with visiting(browser, site.origin, watch) as page:
@@ -199,9 +193,7 @@ def test_what_goes_wrong_on_any_page_of_a_test_fails_it(browser: Browser, site: 
 # --- What people need
 
 
-def test_a_page_without_a_title_or_with_faint_text_has_barriers(
-    browser: Browser, site: Site
-) -> None:
+def test_missing_title_or_low_contrast_is_a_barrier(browser: Browser, site: Site) -> None:
     site.pages["/"] = html("<p style='color: #ccc; background: #fff'>Faint</p>", title="")
     with visiting(browser, site.origin, Watch()) as page:
         page.goto("/")
@@ -210,9 +202,7 @@ def test_a_page_without_a_title_or_with_faint_text_has_barriers(
     assert found[0].endswith(": p")
 
 
-def test_barriers_are_looked_for_on_a_page_with_a_strict_policy_too(
-    browser: Browser, site: Site
-) -> None:
+def test_barriers_are_found_despite_a_strict_policy(browser: Browser, site: Site) -> None:
     site.policy = STRICT
     site.pages |= {"/": html("<img src='data.png'>"), "/data.png": "", "/whole": html("<p>All</p>")}
     with visiting(browser, site.origin, Watch()) as page:
@@ -222,7 +212,7 @@ def test_barriers_are_looked_for_on_a_page_with_a_strict_policy_too(
         assert barriers(page) == []
 
 
-def test_a_page_is_shown_to_whom_a_test_names(browser: Browser, site: Site) -> None:
+def test_page_is_shown_to_the_named_reader(browser: Browser, site: Site) -> None:
     site.pages["/"] = html("<meta name='viewport' content='width=device-width'>")
     seen = "[navigator.language, matchMedia('(prefers-color-scheme: dark)').matches, innerWidth]"
     with visiting(browser, site.origin, Watch()) as page:
@@ -247,7 +237,7 @@ COLOURS = (
 )
 
 
-def test_pictures_show_a_page_in_both_schemes_and_at_both_sizes(
+def test_screenshots_cover_both_schemes_and_sizes(
     browser: Browser, site: Site, tmp_path: Path
 ) -> None:
     site.pages["/"] = html(COLOURS)
@@ -277,7 +267,7 @@ def test_pictures_show_a_page_in_both_schemes_and_at_both_sizes(
 @pytest.mark.parametrize(
     ("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
 )
-def test_without_chromium_tests_are_skipped_and_under_ci_they_fail(
+def test_missing_chromium_skips_but_fails_in_ci(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ci: str, outcome: type[BaseException]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -99,7 +99,7 @@ def add_a_receiver_that_is_gone(shop: dict[str, str]) -> None:
     ).raise_for_status()
 
 
-def test_every_page_works_beside_the_demo(
+def test_every_page_works_with_the_demo(
     browser: Browser, shop: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
     kept = request.config.getoption("--screenshots")

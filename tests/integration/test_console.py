@@ -57,7 +57,7 @@ async def sign_in(
 # --- in and out
 
 
-async def test_who_signs_in_with_a_token_sees_the_pages_until_signing_out(bridge_url: str) -> None:
+async def test_signed_in_reader_sees_pages_until_sign_out(bridge_url: str) -> None:
     async with visiting(bridge_url) as browser:
         refused = await browser.get("/console")
         assert (refused.status_code, refused.headers["Location"]) == (303, "console/sign-in")
@@ -70,7 +70,7 @@ async def test_who_signs_in_with_a_token_sees_the_pages_until_signing_out(bridge
         assert (await browser.get("/console")).status_code == 303
 
 
-async def test_a_session_that_somebody_has_copied_ends_with_signing_out(bridge_url: str) -> None:
+async def test_copied_session_ends_at_sign_out(bridge_url: str) -> None:
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         copied = dict(browser.cookies)
@@ -81,7 +81,7 @@ async def test_a_session_that_somebody_has_copied_ends_with_signing_out(bridge_u
 
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN + "x", "ключ", "\x00"])
-async def test_a_wrong_token_is_told_as_such(bridge_url: str, token: str) -> None:
+async def test_wrong_token_is_reported(bridge_url: str, token: str) -> None:
     async with visiting(bridge_url) as browser:
         refused = await sign_in(browser, token)
         assert refused.status_code == 401
@@ -89,7 +89,7 @@ async def test_a_wrong_token_is_told_as_such(bridge_url: str, token: str) -> Non
         assert "pgbridge_session" not in browser.cookies
 
 
-async def test_who_guesses_tokens_is_held(bridge_url: str) -> None:
+async def test_guessing_tokens_is_throttled(bridge_url: str) -> None:
     async with visiting(bridge_url, failures=Throttle(1 / 60, 3)) as browser:
         answers = [(await sign_in(browser, "guess")).status_code for _ in range(5)]
         assert answers == [401, 401, 401, 429, 429]
@@ -98,7 +98,7 @@ async def test_who_guesses_tokens_is_held(bridge_url: str) -> None:
         assert int(held.headers["Retry-After"]) > 0
 
 
-async def test_old_cookies_are_no_guesses(bridge_url: str) -> None:
+async def test_old_cookies_do_not_count_as_guesses(bridge_url: str) -> None:
     async with visiting(bridge_url, failures=Throttle(1 / 60, 3)) as browser:
         browser.cookies.set("pgbridge_session", "pgs_old", domain="bridge.local")
         for _ in range(10):
@@ -106,7 +106,7 @@ async def test_old_cookies_are_no_guesses(bridge_url: str) -> None:
         assert (await sign_in(browser)).status_code == 303
 
 
-async def test_the_cookie_is_for_no_script_and_no_other_site(bridge_url: str) -> None:
+async def test_cookie_is_closed_to_scripts_and_other_sites(bridge_url: str) -> None:
     async with visiting(bridge_url) as browser:
         cookies = (await sign_in(browser)).headers.get_list("Set-Cookie")
         [session] = [each for each in cookies if each.startswith("pgbridge_session=")]
@@ -115,7 +115,7 @@ async def test_the_cookie_is_for_no_script_and_no_other_site(bridge_url: str) ->
 
 
 @pytest.mark.parametrize(("proxies", "secure"), [((ip_network("127.0.0.1"),), True), ((), False)])
-async def test_behind_a_proxy_that_speaks_tls_the_cookie_is_for_tls_only(
+async def test_cookie_is_secure_behind_a_tls_proxy(
     bridge_url: str, proxies: tuple[Any, ...], secure: bool
 ) -> None:
     async with visiting(bridge_url, proxies=proxies) as browser:
@@ -125,7 +125,7 @@ async def test_behind_a_proxy_that_speaks_tls_the_cookie_is_for_tls_only(
         assert ("secure" in session.lower()) is secure
 
 
-async def test_of_a_session_only_a_hash_is_stored(bridge_url: str, bot: Bot) -> None:
+async def test_only_a_hash_of_the_session_is_stored(bridge_url: str, bot: Bot) -> None:
     add_token(bot, "token", "admin")
     async with visiting(bridge_url) as browser:
         for token in (TOKEN, "token"):
@@ -137,7 +137,7 @@ async def test_of_a_session_only_a_hash_is_stored(bridge_url: str, bot: Bot) -> 
     assert not [text for text, _ in stored if session in text or session.encode().hex() in text]
 
 
-async def test_a_session_ends_with_its_token(bridge_url: str, bot: Bot) -> None:
+async def test_session_ends_with_its_token(bridge_url: str, bot: Bot) -> None:
     add_token(bot, "token", "admin")
     async with visiting(bridge_url) as browser:
         await sign_in(browser, "token")
@@ -146,7 +146,7 @@ async def test_a_session_ends_with_its_token(bridge_url: str, bot: Bot) -> None:
         assert (await browser.get("/console")).status_code == 303
 
 
-async def test_a_session_ends_with_its_time_and_is_forgotten(bridge_url: str, bot: Bot) -> None:
+async def test_expired_session_is_deleted(bridge_url: str, bot: Bot) -> None:
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         bot.execute("update bridge.console_sessions set expires_at = now() - interval '1 second'")
@@ -176,14 +176,14 @@ async def test_a_session_ends_with_its_time_and_is_forgotten(bridge_url: str, bo
         ("events\r\nX-Header: 1", "./../console"),
     ],
 )
-async def test_after_signing_in_one_gets_to_the_page_that_was_wanted_and_nowhere_else(
+async def test_sign_in_redirects_only_within_the_console(
     bridge_url: str, wanted: str, target: str
 ) -> None:
     async with visiting(bridge_url) as browser:
         assert (await sign_in(browser, wanted=wanted)).headers["Location"] == target
 
 
-async def test_the_way_to_sign_in_keeps_the_page_that_was_wanted(bridge_url: str) -> None:
+async def test_sign_in_link_keeps_the_requested_page(bridge_url: str) -> None:
     async with visiting(bridge_url) as browser:
         answer = await browser.get("/console/events", params={"types": "a b"})
         assert answer.headers["Location"] == "sign-in?next=events%3Ftypes%3Da%2Bb"
@@ -198,9 +198,7 @@ async def test_the_way_to_sign_in_keeps_the_page_that_was_wanted(bridge_url: str
         ("/console/events/", 'href="../events"'),
     ],
 )
-async def test_links_are_relative_so_that_a_proxy_may_put_it_anywhere(
-    bridge_url: str, path: str, link: str
-) -> None:
+async def test_links_are_relative(bridge_url: str, path: str, link: str) -> None:
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         page = await browser.get(path)
@@ -210,7 +208,7 @@ async def test_links_are_relative_so_that_a_proxy_may_put_it_anywhere(
         assert 'action="/' not in page.text
 
 
-async def test_who_opens_the_way_in_in_several_tabs_gets_in_by_each(bridge_url: str) -> None:
+async def test_sign_in_works_in_several_tabs(bridge_url: str) -> None:
     async with visiting(bridge_url) as browser:
         tabs = [csrf_of(await browser.get("/console/sign-in")) for _ in range(2)]
         for csrf in tabs:
@@ -219,9 +217,7 @@ async def test_who_opens_the_way_in_in_several_tabs_gets_in_by_each(bridge_url: 
 
 
 @pytest.mark.parametrize("kept", ["short", "x" * 5_000, 'x"; Domain=example.org', "Ж" * 43])
-async def test_of_a_cookie_that_is_none_of_ours_the_way_in_makes_nothing(
-    bridge_url: str, kept: str
-) -> None:
+async def test_foreign_sign_in_cookie_is_ignored(bridge_url: str, kept: str) -> None:
     async with visiting(bridge_url) as browser:
         cookie = b"pgbridge_sign_in=" + kept.encode()
         page = await browser.get("/console/sign-in", headers={b"Cookie": cookie})
@@ -231,7 +227,7 @@ async def test_of_a_cookie_that_is_none_of_ours_the_way_in_makes_nothing(
 
 
 @pytest.mark.parametrize(("path", "base"), [("/console/events", ""), ("/console/events/", "../")])
-async def test_the_feed_finds_its_ticket_and_its_stream_whatever_the_address(
+async def test_feed_finds_ticket_and_stream_under_any_prefix(
     bridge_url: str, path: str, base: str
 ) -> None:
     async with visiting(bridge_url) as browser:
@@ -245,9 +241,7 @@ async def test_the_feed_finds_its_ticket_and_its_stream_whatever_the_address(
 
 
 @pytest.mark.parametrize("csrf", [None, "", "wrong", "ключ"])
-async def test_a_form_that_is_not_of_this_session_is_refused(
-    bridge_url: str, csrf: str | None
-) -> None:
+async def test_form_without_csrf_token_is_rejected(bridge_url: str, csrf: str | None) -> None:
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         for path in ("/console/sign-out", "/console/ticket"):
@@ -257,7 +251,7 @@ async def test_a_form_that_is_not_of_this_session_is_refused(
         assert (await browser.get("/console")).status_code == 200
 
 
-async def test_the_form_of_another_session_is_refused(bridge_url: str) -> None:
+async def test_form_of_another_session_is_rejected(bridge_url: str) -> None:
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         foreign = csrf_of(await browser.get("/console"))
@@ -269,7 +263,7 @@ async def test_the_form_of_another_session_is_refused(bridge_url: str) -> None:
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-async def test_what_another_sites_page_sends_is_refused(bridge_url: str, site: str) -> None:
+async def test_cross_site_request_is_rejected(bridge_url: str, site: str) -> None:
     async with visiting(bridge_url) as browser:
         assert (await sign_in(browser, **{"Sec-Fetch-Site": site})).status_code == 403
         await sign_in(browser)
@@ -281,7 +275,7 @@ async def test_what_another_sites_page_sends_is_refused(bridge_url: str, site: s
         assert (await browser.get("/console")).status_code == 200
 
 
-async def test_nobody_is_signed_in_by_a_form_without_the_page_that_asks(bridge_url: str) -> None:
+async def test_sign_in_needs_the_cookie_of_its_page(bridge_url: str) -> None:
     """Else another site could have a browser work in a session of its own."""
     async with visiting(bridge_url) as browser:
         assert (await browser.post("/console/sign-in", data={"token": TOKEN})).status_code == 403
@@ -304,7 +298,7 @@ async def test_nobody_is_signed_in_by_a_form_without_the_page_that_asks(bridge_u
         (b"a" * (1024 * 1024 + 1), "application/x-www-form-urlencoded", 413),
     ],
 )
-async def test_what_is_no_form_is_refused(
+async def test_other_content_types_are_rejected(
     bridge_url: str, body: bytes, media_type: str, status: int
 ) -> None:
     async with visiting(bridge_url) as browser:
@@ -314,7 +308,7 @@ async def test_what_is_no_form_is_refused(
         assert answer.status_code == status
 
 
-async def test_the_cookie_opens_no_api(bridge_url: str) -> None:
+async def test_session_cookie_does_not_open_the_api(bridge_url: str) -> None:
     """What a header opens, no form of another site can have a browser open."""
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
@@ -326,7 +320,7 @@ async def test_the_cookie_opens_no_api(bridge_url: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "scope"), PAGES)
-async def test_a_page_asks_for_its_scope(
+async def test_page_requires_its_scope(
     bridge_url: str, bot: Bot, path: str, scope: str | None
 ) -> None:
     add_token(bot, "narrow", "events:read:ticket.*" if scope != "events:read" else "webhooks:read")
@@ -338,7 +332,7 @@ async def test_a_page_asks_for_its_scope(
             assert f"does not have the scope {scope}" in answer.text
 
 
-async def test_who_sees_some_events_gets_a_ticket_for_those(bridge_url: str, bot: Bot) -> None:
+async def test_ticket_is_limited_to_the_readers_events(bridge_url: str, bot: Bot) -> None:
     token_id = add_token(bot, "narrow", "events:read:ticket.*")
     async with visiting(bridge_url) as browser:
         await sign_in(browser, "narrow")
@@ -350,7 +344,7 @@ async def test_who_sees_some_events_gets_a_ticket_for_those(bridge_url: str, bot
     assert rows == [("bridge", token_id)]
 
 
-async def test_a_name_of_a_token_is_text_and_no_markup(bridge_url: str, bot: Bot) -> None:
+async def test_token_name_is_escaped(bridge_url: str, bot: Bot) -> None:
     add_token(bot, "token", "admin")
     bot.execute("update bridge.api_tokens set name = '<script>alert(1)</script>'")
     async with visiting(bridge_url) as browser:
@@ -360,7 +354,7 @@ async def test_a_name_of_a_token_is_text_and_no_markup(bridge_url: str, bot: Bot
         assert "&lt;script&gt;alert" in page.text
 
 
-async def test_every_page_has_a_strict_policy_and_is_not_kept(bridge_url: str) -> None:
+async def test_pages_have_a_strict_policy_and_are_not_cached(bridge_url: str) -> None:
     async with visiting(bridge_url) as browser:
         pages = [await browser.get("/console/sign-in")]
         await sign_in(browser)
@@ -378,7 +372,7 @@ async def test_every_page_has_a_strict_policy_and_is_not_kept(bridge_url: str) -
             assert not re.search(r"<script(?![^>]*\bsrc=)", page.text)
 
 
-async def test_files_are_sent_again_only_when_they_have_changed(bridge_url: str) -> None:
+async def test_static_files_are_revalidated(bridge_url: str) -> None:
     async with visiting(bridge_url) as browser:
         for name in (
             "console.css",
@@ -402,16 +396,14 @@ async def test_files_are_sent_again_only_when_they_have_changed(bridge_url: str)
 @pytest.mark.parametrize(
     ("name", "value"), [("Sec-Fetch-Mode", "cors"), ("X-Requested-With", "fetch")]
 )
-async def test_a_script_of_a_page_whose_session_is_over_is_told_so(
-    bridge_url: str, name: str, value: str
-) -> None:
+async def test_script_of_an_ended_session_gets_401(bridge_url: str, name: str, value: str) -> None:
     async with visiting(bridge_url) as browser:
         for method, path in (("GET", "/console"), ("POST", "/console/ticket")):
             answer = await browser.request(method, path, headers={name: value})
             assert answer.status_code == 401
 
 
-async def test_a_page_that_is_not_there_says_so_as_a_page(bridge_url: str) -> None:
+async def test_missing_page_is_a_404_page(bridge_url: str) -> None:
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         answer = await browser.get("/console?minutes=much")
@@ -419,9 +411,7 @@ async def test_a_page_that_is_not_there_says_so_as_a_page(bridge_url: str) -> No
         assert "Page not found" in answer.text
 
 
-async def test_what_nobody_has_thought_of_is_told_as_a_page_and_logged(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_unexpected_error_is_a_page_and_logged(bridge_url: str, bot: Bot) -> None:
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         bot.execute("alter table bridge.activity rename to somewhere_else")
@@ -433,7 +423,7 @@ async def test_what_nobody_has_thought_of_is_told_as_a_page_and_logged(
     assert [(line["event"], line["sqlstate"]) for line in logged] == [("request_failed", "42P01")]
 
 
-async def test_a_part_that_does_not_get_on_is_named(bridge_url: str) -> None:
+async def test_stalled_part_is_named(bridge_url: str) -> None:
     troubles = {"relay": None, "outbox": "event 812 waits <b>"}
     async with visiting(bridge_url, troubles=lambda: troubles) as browser:
         await sign_in(browser)
@@ -443,7 +433,7 @@ async def test_a_part_that_does_not_get_on_is_named(bridge_url: str) -> None:
         assert not [alert for alert in alerts if "relay" in alert]
 
 
-async def test_the_figures_are_got_once_for_all_who_look(
+async def test_figures_are_queried_once_for_all_readers(
     bridge_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -469,7 +459,7 @@ async def test_the_figures_are_got_once_for_all_who_look(
     assert asked.count("overview") == 2
 
 
-async def test_figures_that_cannot_be_had_are_waited_for_once_and_not_by_each_in_turn(
+async def test_failed_figures_are_shared_by_waiting_readers(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     asked = []

@@ -20,7 +20,7 @@ def plain(html: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
 
 
-async def test_changes_are_read_from_what_to_what(bridge_url: str, bot: Bot) -> None:
+async def test_changes_show_old_and_new_values(bridge_url: str, bot: Bot) -> None:
     bot.execute("truncate bridge.audit_log")
     async with calling(bridge_url) as client:
         created = await client.post("/webhooks", json={**FORM, "generate_secret": True})
@@ -43,9 +43,7 @@ async def test_changes_are_read_from_what_to_what(bridge_url: str, bot: Bot) -> 
     assert TOKEN not in page.text
 
 
-async def test_redeliveries_and_what_has_no_before_and_after_are_readable(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_changes_without_old_values_are_readable(bridge_url: str, bot: Bot) -> None:
     bot.execute("truncate bridge.audit_log")
     for action, target_id, written in (
         ("delivery.redelivered", 7, {"webhook_id": 3, "was_pending": False}),
@@ -64,7 +62,7 @@ async def test_redeliveries_and_what_has_no_before_and_after_are_readable(
     assert 'href="deliveries/7"' in page.text
 
 
-async def test_what_others_have_written_is_text_and_bounded(bridge_url: str, bot: Bot) -> None:
+async def test_values_are_escaped_and_bounded(bridge_url: str, bot: Bot) -> None:
     bot.execute("truncate bridge.audit_log")
     bot.execute(
         "select bridge.audit('webhook.updated', 1, %s, %s)",
@@ -80,7 +78,7 @@ async def test_what_others_have_written_is_text_and_bounded(bridge_url: str, bot
     assert "w" * (changes.MOST_OF_A_VALUE + 1) not in page.text
 
 
-async def test_pages_of_changes_follow_each_other_without_a_gap(
+async def test_pages_of_changes_have_no_gap(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(changes, "SHOWN", 2)
@@ -103,7 +101,7 @@ async def test_pages_of_changes_follow_each_other_without_a_gap(
             assert (await browser.get(f"{PATH}?before_id={wrong}")).status_code == 404
 
 
-async def test_only_who_may_do_everything_sees_changes(bridge_url: str, bot: Bot) -> None:
+async def test_changes_need_the_admin_scope(bridge_url: str, bot: Bot) -> None:
     add_token(bot, "writer", "webhooks:write", "events:read")
     async with visiting(bridge_url) as browser:
         assert (await browser.get(PATH)).status_code == 303

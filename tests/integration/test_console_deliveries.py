@@ -72,9 +72,7 @@ def audited(bot: Bot) -> list[tuple[Any, ...]]:
 # --- the list
 
 
-async def test_the_list_is_narrowed_by_what_stands_in_the_address(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_list_is_filtered_by_the_query(bridge_url: str, bot: Bot) -> None:
     first, second = (add_webhook(bot, f"https://{name}.example/") for name in "ab")
     waiting = add_pending(bot, first)
     done = add_finished(bot, first, "success")
@@ -119,7 +117,7 @@ async def test_the_list_is_narrowed_by_what_stands_in_the_address(
         ("before_id=0", None),
     ],
 )
-async def test_a_filter_that_means_nothing_is_told_at_its_field(
+async def test_invalid_filter_is_reported_at_its_field(
     bridge_url: str, query: str, problem: str | None
 ) -> None:
     async with visiting(bridge_url) as browser:
@@ -129,7 +127,7 @@ async def test_a_filter_that_means_nothing_is_told_at_its_field(
         assert problem is None or problem in page.text
 
 
-async def test_pages_follow_each_other_without_a_gap(
+async def test_pages_of_deliveries_have_no_gap(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliveries, "SHOWN", 2)
@@ -149,7 +147,7 @@ async def test_pages_follow_each_other_without_a_gap(
         assert shown(await browser.get(f"/console/{link(page, 'Newest')}")) == ids[:-3:-1]
 
 
-async def test_a_range_of_time_is_found_by_ids(bridge_url: str, bot: Bot) -> None:
+async def test_time_range_is_found_by_ids(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "https://a.example/")
     noon = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
     # With gaps, as a sequence has them, and some in the queue.
@@ -183,7 +181,7 @@ async def test_a_range_of_time_is_found_by_ids(bridge_url: str, bot: Bot) -> Non
                 assert shown(page) == numbers[max(since, 0) : max(until, 0)][::-1]
 
 
-async def test_the_first_delivery_since_a_time_of_none_is_the_first_there_may_be(
+async def test_time_before_all_deliveries_finds_the_first(
     bridge_url: str,
 ) -> None:
     async with open_database(bridge_url) as database:
@@ -191,7 +189,7 @@ async def test_the_first_delivery_since_a_time_of_none_is_the_first_there_may_be
     assert row["from_id"] == 1
 
 
-async def test_for_a_type_only_so_many_are_looked_at_and_one_can_look_further(
+async def test_type_filter_searches_in_bounded_steps(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliveries, "LOOKED_AT", 3)
@@ -210,7 +208,7 @@ async def test_for_a_type_only_so_many_are_looked_at_and_one_can_look_further(
         assert "Search further back" not in page.text
 
 
-async def test_where_webhooks_are_many_their_ids_are_typed(
+async def test_many_webhooks_are_chosen_by_id(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliveries, "WEBHOOKS_TO_CHOOSE_FROM", 1)
@@ -227,7 +225,7 @@ async def test_where_webhooks_are_many_their_ids_are_typed(
 # --- one delivery
 
 
-async def test_a_delivery_shows_its_way_its_request_and_its_attempts_and_no_secret(
+async def test_delivery_shows_timeline_and_attempts_without_secrets(
     bridge_url: str, bot: Bot
 ) -> None:
     webhook = add_webhook(
@@ -277,9 +275,7 @@ async def test_a_delivery_shows_its_way_its_request_and_its_attempts_and_no_secr
 
 
 @pytest.mark.parametrize("nesting", [200, 600, 3_000])
-async def test_an_event_that_is_nested_too_deeply_keeps_no_page_from_being_answered(
-    bridge_url: str, bot: Bot, nesting: int
-) -> None:
+async def test_deeply_nested_event_breaks_no_page(bridge_url: str, bot: Bot, nesting: int) -> None:
     payload = "[" * nesting + "1" + "]" * nesting
     webhook = add_webhook(bot, "https://receiver.example/")
     add_pending(bot, webhook)
@@ -315,7 +311,7 @@ async def test_an_event_that_is_nested_too_deeply_keeps_no_page_from_being_answe
         ("name = name", "Next attempt:"),
     ],
 )
-async def test_a_delivery_says_what_it_waits_for(
+async def test_delivery_says_what_it_waits_for(
     bridge_url: str, bot: Bot, change: str, said: str
 ) -> None:
     webhook = add_webhook(bot, "https://a.example/")
@@ -330,7 +326,7 @@ async def test_a_delivery_says_what_it_waits_for(
         assert ("next in the queue" in fresh.text) is (change == "name = name")
 
 
-async def test_a_delivery_whose_webhook_or_event_is_gone_offers_nothing_that_cannot_be_done(
+async def test_delivery_without_webhook_or_event_offers_no_resend(
     bridge_url: str, bot: Bot
 ) -> None:
     gone, stays = (add_webhook(bot, "https://a.example/") for _ in range(2))
@@ -357,7 +353,7 @@ async def test_a_delivery_whose_webhook_or_event_is_gone_offers_nothing_that_can
 
 
 @pytest.mark.parametrize("delivery", ["0", "7", "-1", "x", str(MAX_BIGINT + 1), "9" * 400])
-async def test_a_delivery_that_is_not_there_is_not_found(bridge_url: str, delivery: str) -> None:
+async def test_missing_delivery_is_404(bridge_url: str, delivery: str) -> None:
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         csrf = csrf_of(await browser.get(LIST))
@@ -366,7 +362,7 @@ async def test_a_delivery_that_is_not_there_is_not_found(bridge_url: str, delive
         assert answer.status_code == 404
 
 
-async def test_texts_of_the_address_are_not_shown(bridge_url: str, bot: Bot) -> None:
+async def test_unknown_notices_are_not_shown(bridge_url: str, bot: Bot) -> None:
     delivery = add_finished(bot, add_webhook(bot, "https://a.example/"), "success")
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
@@ -379,7 +375,7 @@ async def test_texts_of_the_address_are_not_shown(bridge_url: str, bot: Bot) -> 
 # --- sent again
 
 
-async def test_a_delivery_is_sent_again_and_that_is_written_down(bridge_url: str, bot: Bot) -> None:
+async def test_redelivery_is_audited(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "https://a.example/")
     done, waiting = add_finished(bot, webhook, "success"), add_pending(bot, webhook)
     async with visiting(bridge_url) as browser:
@@ -402,7 +398,7 @@ async def test_a_delivery_is_sent_again_and_that_is_written_down(bridge_url: str
 
 
 @pytest.mark.parametrize("half", ["0.5", "0,5"])
-async def test_failed_ones_are_counted_before_they_are_sent_again(
+async def test_failed_deliveries_are_counted_before_resending(
     bridge_url: str, bot: Bot, half: str
 ) -> None:
     webhook = add_webhook(bot, "https://a.example/")
@@ -456,7 +452,7 @@ async def test_failed_ones_are_counted_before_they_are_sent_again(
         ({"per_second": HOSTILE}, "Enter a number from"),
     ],
 )
-async def test_what_is_wrong_is_told_at_its_field_and_what_was_typed_stays(
+async def test_invalid_redelivery_form_keeps_its_input(
     bridge_url: str, bot: Bot, wrong: dict[str, str], problem: str
 ) -> None:
     webhook = add_webhook(bot, "https://a.example/")
@@ -482,9 +478,7 @@ async def test_what_is_wrong_is_told_at_its_field_and_what_was_typed_stays(
     assert audited(bot) == []
 
 
-async def test_chosen_ones_are_counted_before_they_are_sent_again(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_selected_deliveries_are_counted_before_resending(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "https://a.example/")
     failed, waiting, other = (
         add_finished(bot, webhook, "failed"),
@@ -514,7 +508,7 @@ async def test_chosen_ones_are_counted_before_they_are_sent_again(
 
 
 @pytest.mark.parametrize("chosen", [["1"] * 201, ["x"], ["1_0"], ["1", HOSTILE]])
-async def test_too_many_or_what_is_no_id_is_not_chosen(bridge_url: str, chosen: list[str]) -> None:
+async def test_too_many_or_invalid_ids_are_rejected(bridge_url: str, chosen: list[str]) -> None:
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         csrf = csrf_of(await browser.get(LIST))
@@ -526,9 +520,7 @@ async def test_too_many_or_what_is_no_id_is_not_chosen(bridge_url: str, chosen: 
 # --- who may
 
 
-async def test_who_may_only_read_finds_no_way_to_send_and_is_refused(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_read_only_token_cannot_resend(bridge_url: str, bot: Bot) -> None:
     delivery = add_finished(bot, add_webhook(bot, "https://a.example/"), "failed")
     add_token(bot, "reader", "webhooks:read")
     async with visiting(bridge_url) as browser:
@@ -547,9 +539,7 @@ async def test_who_may_only_read_finds_no_way_to_send_and_is_refused(
     assert audited(bot) == []
 
 
-async def test_without_the_scope_or_a_session_there_is_nothing_to_see(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_deliveries_need_session_and_scope(bridge_url: str, bot: Bot) -> None:
     delivery = add_finished(bot, add_webhook(bot, "https://a.example/"), "failed")
     add_token(bot, "events", "events:read")
     async with visiting(bridge_url) as browser:
@@ -560,9 +550,7 @@ async def test_without_the_scope_or_a_session_there_is_nothing_to_see(
             assert (await browser.get(path)).status_code == 403
 
 
-async def test_nothing_is_sent_by_a_form_that_is_not_of_this_session(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_resend_needs_the_csrf_token(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "https://a.example/")
     delivery = add_finished(bot, webhook, "failed")
     async with visiting(bridge_url) as browser:
@@ -577,7 +565,7 @@ async def test_nothing_is_sent_by_a_form_that_is_not_of_this_session(
 # --- the request
 
 
-def test_the_request_that_is_shown_has_all_headers_but_nothing_that_is_made_with_a_secret() -> None:
+def test_shown_request_has_all_headers_but_no_signature() -> None:
     made = preview(
         url="https://a.example:8443/in?x=1#part",
         event_id=7,
@@ -605,7 +593,7 @@ def test_the_request_that_is_shown_has_all_headers_but_nothing_that_is_made_with
     ]
 
 
-def test_an_unsigned_request_is_shown_without_signatures() -> None:
+def test_unsigned_request_is_shown_without_signatures() -> None:
     made = preview(
         url="http://a.example",
         event_id=7,
@@ -620,9 +608,7 @@ def test_an_unsigned_request_is_shown_without_signatures() -> None:
     assert "Content-Length" not in dict(made.headers)
 
 
-async def test_a_url_that_nothing_can_be_sent_to_is_no_fault_of_the_page(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_unusable_url_breaks_no_page(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "ftp://a.example/")
     delivery = add_finished(bot, webhook, "failed")
     async with visiting(bridge_url) as browser:

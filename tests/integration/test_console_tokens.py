@@ -33,7 +33,7 @@ def stored(bot: Bot) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("scope", [scope for scope in SCOPES if scope != "admin"])
-async def test_tokens_are_for_admins(bridge_url: str, bot: Bot, scope: str) -> None:
+async def test_token_pages_need_the_admin_scope(bridge_url: str, bot: Bot, scope: str) -> None:
     token_id = add_token(bot, "token", scope)
     before = stored(bot)
     async with signed_in(bridge_url, "token") as browser:
@@ -46,9 +46,7 @@ async def test_tokens_are_for_admins(bridge_url: str, bot: Bot, scope: str) -> N
     assert stored(bot) == before
 
 
-async def test_what_is_not_from_a_page_of_the_session_makes_and_revokes_nothing(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_token_forms_need_the_csrf_token(bridge_url: str, bot: Bot) -> None:
     token_id = add_token(bot, "token", "admin")
     before = stored(bot)
     async with signed_in(bridge_url) as browser:
@@ -58,9 +56,7 @@ async def test_what_is_not_from_a_page_of_the_session_makes_and_revokes_nothing(
     assert stored(bot) == before
 
 
-async def test_a_token_is_shown_in_the_answer_that_makes_it_and_in_no_other(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_new_token_is_shown_once(bridge_url: str, bot: Bot) -> None:
     async with signed_in(bridge_url) as browser:
         form = {
             **FILLED,
@@ -103,7 +99,7 @@ async def test_a_token_is_shown_in_the_answer_that_makes_it_and_in_no_other(
     ],
     ids=["one day", "a hundred years", "forever"],
 )
-async def test_a_token_is_valid_for_as_long_as_was_said(
+async def test_token_has_the_chosen_validity(
     bridge_url: str, bot: Bot, expiry: dict[str, str], days: int | None
 ) -> None:
     before = datetime.now(UTC)
@@ -118,7 +114,7 @@ async def test_a_token_is_valid_for_as_long_as_was_said(
         assert before <= expires_at - timedelta(days=days) <= after
 
 
-async def test_a_token_may_be_valid_to_the_end_of_a_day(bridge_url: str, bot: Bot) -> None:
+async def test_token_can_expire_at_the_end_of_a_day(bridge_url: str, bot: Bot) -> None:
     async with signed_in(bridge_url) as browser:
         form = {**FILLED, "expiry": "date", "date": "2999-12-31"}
         assert (await browser.post("/console/tokens/new", data=form)).status_code == 201
@@ -144,7 +140,7 @@ async def test_a_token_may_be_valid_to_the_end_of_a_day(bridge_url: str, bot: Bo
         ({"expiry": "date", "date": "tomorrow"}, "date", "in the future"),
     ],
 )
-async def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
+async def test_invalid_token_form_keeps_its_input(
     bridge_url: str, bot: Bot, changed: dict[str, str], name: str, sentence: str
 ) -> None:
     async with signed_in(bridge_url) as browser:
@@ -158,9 +154,7 @@ async def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
 
 
 @pytest.mark.parametrize("scopes", [[], ["everything"], ["events:read:*"]])
-async def test_a_token_without_a_scope_is_not_made(
-    bridge_url: str, bot: Bot, scopes: list[str]
-) -> None:
+async def test_token_needs_a_scope(bridge_url: str, bot: Bot, scopes: list[str]) -> None:
     async with signed_in(bridge_url) as browser:
         page = await browser.post("/console/tokens/new", data={**FILLED, "scopes": scopes})
     assert page.status_code == 422
@@ -168,7 +162,7 @@ async def test_a_token_without_a_scope_is_not_made(
     assert stored(bot) == []
 
 
-async def test_a_token_is_revoked_for_good_after_a_question(bridge_url: str, bot: Bot) -> None:
+async def test_token_is_revoked_after_confirmation(bridge_url: str, bot: Bot) -> None:
     token_id = add_token(bot, "token", "webhooks:read")
     async with signed_in(bridge_url, "token") as browser:
         cookies = dict(browser.cookies)
@@ -203,9 +197,7 @@ async def test_a_token_is_revoked_for_good_after_a_question(bridge_url: str, bot
     assert rows.fetchall() == [("console",)]
 
 
-async def test_who_revokes_the_own_token_is_warned_and_signed_out(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_revoking_your_own_token_signs_you_out(bridge_url: str, bot: Bot) -> None:
     token_id = add_token(bot, "token", "admin")
     async with signed_in(bridge_url, "token") as browser:
         assert ">you</span>" in (await browser.get("/console/tokens")).text
@@ -217,9 +209,7 @@ async def test_who_revokes_the_own_token_is_warned_and_signed_out(
         assert "sign-in" in left.headers["Location"]
 
 
-async def test_the_list_has_pages_and_says_where_other_tokens_are(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_token_list_has_pages(bridge_url: str, bot: Bot) -> None:
     async with signed_in(bridge_url) as browser:
         page = await browser.get("/console/tokens")
         assert "No tokens yet" in shown(page)

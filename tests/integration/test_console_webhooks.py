@@ -106,7 +106,7 @@ def problem(page: httpx.Response, name: str) -> str:
 # --- who may what
 
 
-async def test_who_may_look_sees_webhooks_and_can_change_nothing(bridge_url: str, bot: Bot) -> None:
+async def test_read_only_token_cannot_change_webhooks(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot, secret="s3cret-of-it")
     add_token(bot, "looks", "webhooks:read")
     before = stored(bot, webhook)
@@ -128,7 +128,7 @@ async def test_who_may_look_sees_webhooks_and_can_change_nothing(bridge_url: str
     assert count(bot) == 1
 
 
-async def test_who_may_see_events_only_sees_no_webhook(bridge_url: str, bot: Bot) -> None:
+async def test_events_token_sees_no_webhooks(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot)
     add_token(bot, "events", "events:read")
     async with signed_in(bridge_url, "events") as browser:
@@ -136,9 +136,7 @@ async def test_who_may_see_events_only_sees_no_webhook(bridge_url: str, bot: Bot
             assert (await browser.get(path)).status_code == 403
 
 
-async def test_what_is_not_from_a_page_of_the_session_changes_nothing(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_webhook_forms_need_the_csrf_token(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot)
     before = stored(bot, webhook)
     async with signed_in(bridge_url) as browser:
@@ -152,7 +150,7 @@ async def test_what_is_not_from_a_page_of_the_session_changes_nothing(
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "4711", str(MAX_BIGINT), "9" * 30, "x", "1.0"])
-async def test_a_webhook_that_is_not_there_is_not_found(bridge_url: str, number: str) -> None:
+async def test_missing_webhook_is_404(bridge_url: str, number: str) -> None:
     async with signed_in(bridge_url) as browser:
         for page in ("", "/edit", "/delete"):
             answer = await browser.get(f"/console/webhooks/{number}{page}")
@@ -167,9 +165,7 @@ async def test_a_webhook_that_is_not_there_is_not_found(bridge_url: str, number:
 # --- the list
 
 
-async def test_without_a_webhook_the_list_says_what_one_is_and_how_to_make_it(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_empty_list_explains_webhooks(bridge_url: str, bot: Bot) -> None:
     add_token(bot, "looks", "webhooks:read")
     async with signed_in(bridge_url) as browser:
         page = await browser.get("/console/webhooks")
@@ -181,9 +177,7 @@ async def test_without_a_webhook_the_list_says_what_one_is_and_how_to_make_it(
         assert "has the scope: webhooks:write" in shown(page)
 
 
-async def test_the_list_has_pages_and_counts_what_waits_up_to_a_bound(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_list_has_pages_and_bounded_counts(bridge_url: str, bot: Bot) -> None:
     first = add_crm(bot, name="the first")
     bot.execute(
         """insert into bridge.webhooks (name, url, event_type)
@@ -211,7 +205,7 @@ async def test_the_list_has_pages_and_counts_what_waits_up_to_a_bound(
             assert (await browser.get(f"/console/webhooks?before={wrong}")).status_code == 404
 
 
-async def test_one_idle_webhook_among_millions_of_deliveries_is_found_by_its_index(
+async def test_idle_webhook_is_found_by_its_index(
     bot: Bot,
 ) -> None:
     """By the primary key, whoever looks for its newest delivery goes through all of the others'."""
@@ -234,9 +228,7 @@ async def test_one_idle_webhook_among_millions_of_deliveries_is_found_by_its_ind
 # --- a new one
 
 
-async def test_a_secret_that_is_made_is_shown_in_that_answer_and_in_no_other(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_generated_secret_is_shown_once(bridge_url: str, bot: Bot) -> None:
     token_id = add_token(bot, "writes", "webhooks:write")
     async with signed_in(bridge_url, "writes") as browser:
         made = await browser.post(
@@ -255,7 +247,7 @@ async def test_a_secret_that_is_made_is_shown_in_that_answer_and_in_no_other(
     assert (via, actor) == ("console", f"bridge token {token_id} (t)")
 
 
-async def test_every_field_is_taken(bridge_url: str, bot: Bot) -> None:
+async def test_every_field_is_saved(bridge_url: str, bot: Bot) -> None:
     form = {
         "name": HOSTILE,
         "url": "https://crm.example/hook?a=b",
@@ -336,7 +328,7 @@ async def test_every_field_is_taken(bridge_url: str, bot: Bot) -> None:
         ("filter", '$.a == "' + "x" * 4000 + '"', "PostgreSQL does not accept this condition"),
     ],
 )
-async def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
+async def test_invalid_webhook_form_keeps_its_input(
     bridge_url: str, bot: Bot, name: str, typed: str, sentence: str
 ) -> None:
     webhook = add_crm(bot)
@@ -362,9 +354,7 @@ async def test_what_is_wrong_is_said_at_its_field_and_what_was_typed_is_kept(
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_short", "fernet:x"])
-async def test_a_secret_that_cannot_be_one_is_refused(
-    bridge_url: str, bot: Bot, secret: str
-) -> None:
+async def test_invalid_secret_is_rejected(bridge_url: str, bot: Bot, secret: str) -> None:
     webhook = add_crm(bot, secret="before")
     async with signed_in(bridge_url) as browser:
         seen = field(await browser.get(f"/console/webhooks/{webhook}/edit"), "seen")
@@ -377,9 +367,7 @@ async def test_a_secret_that_cannot_be_one_is_refused(
     assert count(bot) == 1
 
 
-async def test_an_address_that_no_delivery_may_go_to_is_refused_with_the_reason(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_forbidden_url_is_rejected_with_the_reason(bridge_url: str, bot: Bot) -> None:
     async def refuse(url: str) -> str | None:
         return f"is not public <b>{url}</b>"
 
@@ -396,7 +384,7 @@ async def test_an_address_that_no_delivery_may_go_to_is_refused_with_the_reason(
         assert stored(bot, webhook)["name"] == "other"
 
 
-async def test_types_of_events_are_suggested_with_their_groups(bridge_url: str) -> None:
+async def test_event_types_are_suggested_with_groups(bridge_url: str) -> None:
     async with signed_in(bridge_url) as browser:
         page = await browser.get("/console/webhooks/new")
     options = re.findall(r'<option value="([^"]+)">', page.text)
@@ -407,7 +395,7 @@ async def test_types_of_events_are_suggested_with_their_groups(bridge_url: str) 
 # --- changes
 
 
-async def test_only_what_was_changed_is_changed(bridge_url: str, bot: Bot) -> None:
+async def test_only_changed_fields_are_saved(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot, secret="s", filter="$.a == 1", rate_per_second=2, retry_schedule=[0, 5])
     bot.execute("truncate bridge.audit_log")
     async with signed_in(bridge_url) as browser:
@@ -441,7 +429,7 @@ async def test_only_what_was_changed_is_changed(bridge_url: str, bot: Bot) -> No
     ],
     ids=["somebody", "the bridge"],
 )
-async def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten_unasked(
+async def test_concurrent_change_is_not_overwritten(
     bridge_url: str, bot: Bot, meanwhile: str
 ) -> None:
     webhook = add_crm(bot)
@@ -466,7 +454,7 @@ async def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten_unask
         assert stored(bot, webhook)["name"] == "mine"
 
 
-async def test_a_webhook_is_paused_resumed_switched_and_deleted(bridge_url: str, bot: Bot) -> None:
+async def test_webhook_is_paused_resumed_disabled_and_deleted(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot)
     add_pending(bot, webhook)
     bot.execute("truncate bridge.audit_log")
@@ -498,7 +486,7 @@ async def test_a_webhook_is_paused_resumed_switched_and_deleted(bridge_url: str,
     assert count(bot) == 0
 
 
-async def test_a_word_that_no_page_knows_is_not_shown(bridge_url: str, bot: Bot) -> None:
+async def test_unknown_notice_is_not_shown(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot)
     async with signed_in(bridge_url) as browser:
         for path in ("/console/webhooks", f"/console/webhooks/{webhook}"):
@@ -507,9 +495,7 @@ async def test_a_word_that_no_page_knows_is_not_shown(bridge_url: str, bot: Bot)
             assert "You have won" not in page.text
 
 
-async def test_a_secret_is_rotated_and_the_old_one_signs_for_a_day(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_rotated_secret_keeps_signing_for_a_day(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot, secret="the-first")
     async with signed_in(bridge_url) as browser:
         path = f"/console/webhooks/{webhook}"
@@ -534,9 +520,7 @@ async def test_a_secret_is_rotated_and_the_old_one_signs_for_a_day(
 # --- how one does
 
 
-async def test_what_the_receiver_answers_to_a_test_is_shown_as_text(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_response_to_a_test_is_escaped(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot)
     answers = [
         Trial(200, f'{{"a": "{HOSTILE[:2]}<b>"}}'.replace('""', '"'), None, 0.0123),
@@ -583,7 +567,7 @@ async def test_what_the_receiver_answers_to_a_test_is_shown_as_text(
         ),
     ],
 )
-async def test_each_state_says_why_and_what_to_do(
+async def test_each_state_explains_itself(
     bridge_url: str, bot: Bot, columns: dict[str, object], state: str, words: str
 ) -> None:
     webhook = add_crm(bot, **columns)
@@ -633,9 +617,7 @@ def figures(bot: Bot, webhook: int, looked_at: int) -> dict[str, Any]:
     return dict(row)
 
 
-async def test_the_figures_are_those_of_webhook_health_and_of_the_newest_where_there_are_many(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_figures_match_webhook_health(bridge_url: str, bot: Bot) -> None:
     bot.execute("select bridge.create_partitions((now() at time zone 'UTC')::date - 2, 5)")
     webhook, other = add_crm(bot), add_crm(bot)
     # The older have the lower ids: 0 to 50 hours, newest last.
@@ -672,9 +654,7 @@ async def test_the_figures_are_those_of_webhook_health_and_of_the_newest_where_t
     assert "Deliveries counted" not in shown(page)
 
 
-async def test_of_very_many_deliveries_the_page_says_since_when_its_figures_are(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_figures_of_many_deliveries_name_their_start(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot)
     # All within minutes: not even an hour is whole.
     add_attempts(bot, webhook, 2 * LOOKED_AT, "2 - n / 2000")
@@ -684,9 +664,7 @@ async def test_of_very_many_deliveries_the_page_says_since_when_its_figures_are(
     assert "these figures cover the newest. Deliveries counted: 2 000" in shown(page)
 
 
-async def test_the_latest_deliveries_are_there_and_the_ways_to_all_and_to_the_failed_ones(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_webhook_page_links_its_deliveries(bridge_url: str, bot: Bot) -> None:
     webhook, other = add_crm(bot), add_crm(bot)
     async with signed_in(bridge_url) as browser:
         path = f"/console/webhooks/{webhook}"

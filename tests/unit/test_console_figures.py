@@ -43,15 +43,15 @@ def plain(text: str) -> str:
         (172_800, "2 d"),
     ],
 )
-def test_a_duration_is_told_in_the_unit_people_think_in(seconds: float | None, shown: str) -> None:
+def test_duration_uses_a_readable_unit(seconds: float | None, shown: str) -> None:
     assert plain(duration(seconds)) == shown
 
 
-def test_a_period_is_told_in_whole_units() -> None:
+def test_period_uses_whole_units() -> None:
     assert [plain(period(seconds)) for seconds in (900, 3_600, 86_400)] == ["15 min", "1 h", "24 h"]
 
 
-def test_a_unit_is_one_of_the_readers_language() -> None:
+def test_units_are_translated() -> None:
     assert plain(duration(3, {"s": "с", ".": ","}.__getitem__)) == "3,0 с"
 
 
@@ -66,7 +66,7 @@ def test_a_unit_is_one_of_the_readers_language() -> None:
         (1, "100 %"),
     ],
 )
-def test_only_the_whole_is_a_hundred_percent(share: float | None, shown: str) -> None:
+def test_only_the_whole_is_100_percent(share: float | None, shown: str) -> None:
     assert plain(percent(share)) == shown
 
 
@@ -74,11 +74,11 @@ def test_only_the_whole_is_a_hundred_percent(share: float | None, shown: str) ->
     ("value", "shown"),
     [(0, "0"), (0.001, "<0.01"), (0.05, "0.05"), (3.04, "3.0"), (99.94, "99.9"), (1234, "1 234")],
 )
-def test_a_rate_has_as_many_digits_as_say_something(value: float, shown: str) -> None:
+def test_rate_has_significant_digits(value: float, shown: str) -> None:
     assert plain(rate(value)) == shown
 
 
-def test_the_decimal_sign_is_one_of_the_readers_language() -> None:
+def test_decimal_separator_is_translated() -> None:
     russian = {".": ",", "s": "с", "ms": "мс"}.__getitem__
     assert plain(duration(3.25, russian)) == "3,2 с"
     assert plain(rate(1.25, russian)) == "1,2"
@@ -87,11 +87,11 @@ def test_the_decimal_sign_is_one_of_the_readers_language() -> None:
     assert plain(number(1234.5, 1, russian)) == "1 234,5"
 
 
-def test_thousands_stand_apart() -> None:
+def test_thousands_are_separated() -> None:
     assert plain(number(1234567)) == "1 234 567"
 
 
-def test_a_moment_is_told_in_utc_for_people_and_for_the_script() -> None:
+def test_moment_is_utc_for_people_and_scripts() -> None:
     tokyo = datetime(2026, 1, 15, 21, 0, 0, 123456, tzinfo=timezone(timedelta(hours=9)))
     assert moment(tokyo) == (
         '<time datetime="2026-01-15T12:00:00.123Z">2026-01-15 12:00:00 UTC</time>'
@@ -99,26 +99,26 @@ def test_a_moment_is_told_in_utc_for_people_and_for_the_script() -> None:
     assert moment(None) == "–"
 
 
-def test_json_is_laid_out_and_other_text_left_as_it_is() -> None:
+def test_json_is_indented_and_other_text_unchanged() -> None:
     assert pretty({"имя": 1}) == '{\n  "имя": 1\n}'
     assert pretty('{"a":[1]}') == '{\n  "a": [\n    1\n  ]\n}'
     assert pretty("<html>") == "<html>"
     assert pretty("[" * 100_000).startswith("[[[")
 
 
-def test_what_turns_the_direction_of_writing_is_written_as_json_may_write_it() -> None:
+def test_bidi_characters_are_escaped() -> None:
     shown = pretty({"name": "\u202eevil", "\u2066key": "é"})
     assert "\u202e" not in shown
     assert json.loads(shown) == {"name": "\u202eevil", "\u2066key": "é"}
     assert "é" in shown
 
 
-def test_what_is_long_is_cut_with_a_sign_of_it() -> None:
+def test_long_text_ends_with_an_ellipsis() -> None:
     assert pretty("x" * (MOST_SHOWN + 1)) == "x" * MOST_SHOWN + "…"
     assert pretty("x" * MOST_SHOWN) == "x" * MOST_SHOWN
 
 
-def test_of_json_that_is_long_only_the_beginning_is_laid_out() -> None:
+def test_only_the_start_of_long_json_is_indented() -> None:
     laid_out = []
 
     class Long(list[int]):
@@ -134,7 +134,7 @@ def test_of_json_that_is_long_only_the_beginning_is_laid_out() -> None:
     assert len(laid_out) < MOST_SHOWN
 
 
-def test_json_that_is_nested_too_deeply_is_shown_as_far_as_it_goes() -> None:
+def test_deeply_nested_json_is_cut_off() -> None:
     nested: list[object] = []
     for _ in range(100_000):
         nested = [nested]
@@ -143,7 +143,7 @@ def test_json_that_is_nested_too_deeply_is_shown_as_far_as_it_goes() -> None:
     assert shown.endswith("…")
 
 
-def test_a_url_may_be_broken_and_stays_text() -> None:
+def test_breakable_url_stays_escaped() -> None:
     assert breakable("http://a.b/<b>") == ("http:/<wbr>/<wbr>a.<wbr>b/<wbr>&lt;b&gt;")
 
 
@@ -154,7 +154,7 @@ def corners(path: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+) (-?[\d.]+)", path)]
 
 
-def test_a_line_goes_from_edge_to_edge_and_from_the_floor_to_the_top() -> None:
+def test_line_spans_the_drawing() -> None:
     drawing = draw(MINUTES, [Line("events", "a", [0, 1, 2, 3, 30])])
     [(style, path, area)] = drawing.paths
     assert style == "a"
@@ -164,13 +164,13 @@ def test_a_line_goes_from_edge_to_edge_and_from_the_floor_to_the_top() -> None:
     assert [mark.value for mark in drawing.scale] == [0, 10, 20, 30]
 
 
-def test_what_has_no_value_is_a_gap_and_not_nothing() -> None:
+def test_missing_value_is_a_gap() -> None:
     [(_, path, area)] = draw(MINUTES, [Line("p50", "a", [1, None, 1, 1, None])]).paths
     assert path.count("M") == area.count("M") == 2
     assert "nan" not in path.lower()
 
 
-def test_a_lone_point_is_seen() -> None:
+def test_single_point_is_visible() -> None:
     [(_, path, _)] = draw(MINUTES, [Line("p50", "a", [None, None, 1, None, None])]).paths
     assert len(corners(path)) == 2
 
@@ -188,13 +188,13 @@ def test_a_lone_point_is_seen() -> None:
         (1_234_567, 1_500_000),
     ],
 )
-def test_the_scale_is_round_and_reaches_the_greatest_value(most: float, top: float) -> None:
+def test_scale_is_round_and_covers_the_maximum(most: float, top: float) -> None:
     drawing = draw(MINUTES[:2], [Line("events", "a", [0, most])])
     assert drawing.scale[-1].value == pytest.approx(top)
     assert 2 <= len(drawing.scale) <= 4
 
 
-def test_without_points_there_is_an_empty_drawing() -> None:
+def test_no_points_give_an_empty_drawing() -> None:
     drawing = draw([], [Line("events", "a", [])])
     assert drawing.paths == [("a", "", "")]
     assert drawing.times == []

@@ -30,20 +30,20 @@ def texts() -> set[str]:
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1:])
-def test_every_text_is_translated_and_nothing_else(language: str) -> None:
+def test_every_text_is_translated_and_no_other(language: str) -> None:
     translated = tomllib.loads((TEMPLATES / f"{language}.toml").read_text("utf-8"))
     assert texts() - translated.keys() == set()
     assert translated.keys() - texts() == set()
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1:])
-def test_texts_are_in_order_so_that_two_people_can_add_some(language: str) -> None:
+def test_texts_are_sorted(language: str) -> None:
     lines = (TEMPLATES / f"{language}.toml").read_text("utf-8").splitlines()
     names = [line.split('" = "')[0] for line in lines if line.startswith('"')]
     assert names == sorted(names)
 
 
-def test_every_text_of_a_template_goes_through_the_translation() -> None:
+def test_template_texts_are_translatable() -> None:
     """Words that stand between tags would be English in every language."""
     bare = {}
     for path in TEMPLATES.glob("*.j2"):
@@ -72,10 +72,10 @@ def test_every_text_of_a_template_goes_through_the_translation() -> None:
         (";;,,;q=", "en"),
     ],
 )
-def test_a_browser_gets_the_language_that_it_likes_best(accepted: str, language: str) -> None:
+def test_browser_gets_its_preferred_language(accepted: str, language: str) -> None:
     assert chosen_language(accepted) == language
 
 
-def test_english_texts_stand_for_themselves() -> None:
+def test_english_texts_need_no_translation() -> None:
     assert translator("en")("Sign in") == "Sign in"
     assert translator("ru")("Sign in") == "Войти"
