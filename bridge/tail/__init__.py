@@ -1,1 +1,1 @@
-"""``pgbridge tail``: follows the stream from a shell, over any number of connections."""
+"""``pgbridge tail``: follow the stream from a shell and reconnect as needed."""

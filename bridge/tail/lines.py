@@ -1,4 +1,4 @@
-"""An event as a line on a terminal, where nothing in it may be taken for a command."""
+"""Format events as terminal lines, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from zlib import crc32
 
 from rich.text import Text
 
-from bridge.tail.follower import StreamEvent
+from bridge.tail.messages import StreamEvent
 
-#: Colours of types: none that means something is wrong.
+#: Colours of event types; red is reserved for errors.
 TYPE_STYLES = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green")
 
-#: Room for a type; longer ones push the payload to the right.
+#: Minimum width of the type column.
 TYPE_WIDTH = 21
 
 
 def visible(text: str) -> str:
-    """Return a text with all that is not printable escaped as in JSON, where it means the same."""
+    """Escape unprintable characters as JSON does, so that JSON keeps its meaning."""
     if text.isprintable():
         return text
     return "".join(
@@ -27,7 +27,7 @@ def visible(text: str) -> str:
 
 
 def terminal_line(event: StreamEvent) -> Text:
-    """Return an event as a person reads it: local time, id, type, payload."""
+    """Format an event: local time, ID, type, payload."""
     payload = json.dumps(event.payload, ensure_ascii=False, separators=(",", ":"))
     return Text.assemble(
         (local_time(event.timestamp), "dim"),
@@ -39,16 +39,16 @@ def terminal_line(event: StreamEvent) -> Text:
 
 
 def local_time(timestamp: str) -> str:
-    """Return a moment of the stream by the clock on the wall: month, day and time."""
+    """Format a timestamp in local time: month, day and time."""
     return datetime.fromisoformat(timestamp).astimezone().strftime("%m-%d %H:%M:%S")
 
 
 def type_style(event_type: str) -> str:
-    """Return a type's colour, the same at every start."""
+    """Return the colour of an event type, the same in every run."""
     return TYPE_STYLES[crc32(event_type.encode()) % len(TYPE_STYLES)]
 
 
 def _escaped(character: str) -> str:
-    if character == "\x7f":  # JSON leaves it as it is
+    if character == "\x7f":  # JSON does not escape DEL
         return "\\u007f"
     return json.dumps(character)[1:-1]

@@ -1,4 +1,4 @@
-"""Joins follower and output, until there is no more to do or nobody to do it for."""
+"""Print what a follower receives until the end, a signal or a closed pipe."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import trio
 from rich.console import Console
 from rich.text import Text
 
-from bridge.tail.follower import Follower, Gap, Message, StreamEvent, TailError
+from bridge.tail.follower import Follower, TailError
 from bridge.tail.lines import terminal_line, visible
+from bridge.tail.messages import Gap, Message, StreamEvent
 from bridge.tasks import first_error
 
 _STDOUT = 1
@@ -23,22 +24,22 @@ _STDERR = 2
 
 
 class Output:
-    """Standard output for events, standard error for what happens to the stream.
+    """Events on standard output, notices on standard error.
 
     Args:
-        as_json: print messages as they came, on a terminal, too.
+        as_json: print the original messages on a terminal too.
 
     Raises:
-        TailError: there is nowhere to print to.
+        TailError: standard output or standard error is closed.
     """
 
     def __init__(self, *, as_json: bool) -> None:
-        # A shell's >&- leaves us without one.
+        # As after >&- in a shell.
         if sys.stdout is None or sys.stderr is None:
             raise TailError("standard output or standard error is closed")
         self._console = Console(highlight=False, markup=False, emoji=False)
         self._errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        # Not the console's answer: FORCE_COLOR makes it say that a pipe is a terminal.
+        # Do not ask the console: with FORCE_COLOR it takes a pipe for a terminal.
         self._on_terminal = sys.stdout.isatty()
         self._as_json = as_json or not self._on_terminal
 
@@ -52,13 +53,13 @@ class Output:
             await _write(_STDOUT, _encoded(captured.get(), sys.stdout))
 
     async def gap(self, gap: Gap) -> None:
-        """Say that events are missing, where events are read as where people read."""
+        """Report missing events on standard error and, as JSON, among the events."""
         if gap.available_from > gap.since + 1:
-            what = f"events {gap.since + 1} to {gap.available_from - 1} are not in the log any more"
+            what = f"events {gap.since + 1} to {gap.available_from - 1} are no longer in the log"
         else:
             what = (
-                f"there is no event {gap.since} yet: another database, or an older state of it; "
-                f"going on at {gap.available_from}"
+                f"event {gap.since} does not exist yet: the database is a different one or was "
+                f"restored; continuing at {gap.available_from}"
             )
         await self.say(f"gap: {what}", style="bold red")
         if self._as_json:
@@ -71,9 +72,9 @@ class Output:
         await _write(_STDERR, _encoded(captured.get(), sys.stderr))
 
     async def reader_left(self) -> None:
-        """Wait until nobody reads standard output any more; for ever if that cannot be known."""
+        """Wait until the reader of a pipe on standard output leaves; forever if it is no pipe."""
         if stat.S_ISFIFO(os.fstat(_STDOUT).st_mode):
-            # There is never anything to read: a pipe's writing end wakes only for its other end.
+            # The writing end of a pipe becomes readable only when the reading end closes.
             await trio.lowlevel.wait_readable(_STDOUT)
         else:
             await trio.sleep_forever()
@@ -84,16 +85,16 @@ class Output:
 
 
 class OutputClosedError(Exception):
-    """Nobody reads what is printed."""
+    """The reader of the output has left."""
 
 
 async def tail(follower: Follower, output: Output, count: int | None) -> None:
-    """Print what the follower gets, until so many events, SIGINT, SIGTERM or a closed pipe.
+    """Print messages until ``count`` events, SIGINT, SIGTERM or a closed pipe.
 
     Raises:
-        TailError: as the follower does, or nothing can be printed.
+        TailError: the stream cannot be followed, or printing failed.
     """
-    # What it logs is what the follower tells.
+    # The follower reports the same errors.
     logging.getLogger("trio-websocket").setLevel(logging.CRITICAL)
     refusal: BaseException | None = None
     try:
@@ -108,7 +109,7 @@ async def tail(follower: Follower, output: Output, count: int | None) -> None:
     except* OutputClosedError:
         pass
     except* TailError as errors:
-        # Not raising in here: some Pythons wrap what is raised in an except* into a group.
+        # Raise below: some Python versions wrap what is raised in an except* block in a group.
         refusal = first_error(errors)
     if refusal is not None:
         raise refusal
@@ -146,9 +147,9 @@ def _encoded(text: str, stream: TextIO) -> bytes:
 
 
 async def _write(descriptor: int, data: bytes) -> None:
-    """Write everything, past Python's buffers, which would be flushed once more at the exit.
+    """Write everything, bypassing Python's buffers, which would be flushed again at exit.
 
-    In a thread: whoever reads may take his time, and a signal has to be heard meanwhile.
+    A thread writes, so that signals are handled while the reader is slow.
     """
     try:
         await trio.to_thread.run_sync(_write_all, descriptor, data, abandon_on_cancel=True)

@@ -57,7 +57,7 @@ def refusal(role: str, url: str, *command: str) -> str:
 async def test_from_nothing_to_an_event_without_a_superuser(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as admin, trio.fail_after(180):
         # Without the roles, only the owner can run a bridge.
-        assert "note: there is no role bridge_service, so `pgbridge run` needs the owner" in run_as(
+        assert "note: role bridge_service does not exist, so `pgbridge run` must connect" in run_as(
             OWNER, url, "init"
         )
         line = refusal(RUNNER, url, "run")
@@ -126,7 +126,7 @@ async def test_from_nothing_to_an_event_without_a_superuser(url: str) -> None:
         ):
             assert why in refusal(RUNNER, url, *command)
         assert run_as(OWNER, url, "uninstall", "--yes").splitlines()[-1] == (
-            "bridge_service and bridge_reader stay, since other databases of this server may need "
-            "them; if none does: drop role bridge_service, bridge_reader"
+            "kept the roles bridge_service and bridge_reader, which other databases of this server "
+            "may use; if none does, run: drop role bridge_service, bridge_reader"
         )
         admin.execute("drop role bridge_service, bridge_reader")

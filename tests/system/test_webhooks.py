@@ -103,7 +103,7 @@ REFUSED = {
     ("--filter", "$.a >"): "filter: must be a jsonpath: syntax error",
     ("--filter", "$amount > 5"): "filter: must not have variables",
     ("--filter", r'$.a like_regex "(a)\\1"'): "filter: must not have a back-reference",
-    ("--secret-stdin",): "standard input has no secret",
+    ("--secret-stdin",): "standard input contains no secret",
     ("--secret-stdin", "--generate-secret"): "exclude each other",
 }
 
@@ -244,7 +244,7 @@ def test_the_bots_active_webhooks_are_copied_once_and_never_changed(
     assert imported.stdout.split() == [str(row[0]) for row in rows]
     assert "skipped: Bad, user.created to not a url: url: must be" in imported.stderr
     assert "2 copied, 1 skipped" in imported.stderr
-    assert "receivers get each event twice" in imported.stderr
+    assert "receivers will get every event twice" in imported.stderr
     assert "s3cret" not in imported.stderr + imported.stdout
 
     again = webhooks(bridge_url, "import")

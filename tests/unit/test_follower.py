@@ -13,16 +13,9 @@ import trustme
 from trio_websocket import WebSocketConnection, wrap_server_stream
 
 from bridge.tail import follower as module
-from bridge.tail.follower import (
-    Address,
-    Follower,
-    Gap,
-    Message,
-    Notice,
-    StreamEvent,
-    TailError,
-    parse_address,
-)
+from bridge.tail.address import Address, parse_address
+from bridge.tail.follower import Follower, TailError
+from bridge.tail.messages import Gap, Message, Notice, StreamEvent
 from tests.unit.serving import serving
 
 WELCOME = '{"type": "connection", "last_event_id": %d}'
@@ -96,9 +89,9 @@ async def test_a_bridge_that_says_nothing_any_more_has_vanished() -> None:
     ):
         assert await messages.receive() == Notice(f"following {address} after event 3")
         assert await messages.receive() == Notice(
-            "connection lost (the bridge is gone); connecting again"
+            "connection lost (the bridge is gone); reconnecting"
         )
-        assert await messages.receive() == Notice("connected again; following after event 3")
+        assert await messages.receive() == Notice("reconnected; following after event 3")
         event = await messages.receive()
         assert isinstance(event, StreamEvent)
         assert (event.id, event.text) == (4, EVENT % 4)
@@ -171,7 +164,7 @@ async def test_what_is_no_bridge_is_named() -> None:
         await trio.sleep_forever()
 
     async with listening(hang_up) as address:
-        assert f"cannot follow {address}: it hung up;" in await failure(address)
+        assert f"cannot follow {address}: the server hung up;" in await failure(address)
     async with scripted(greet) as address:
         assert await failure(address) == f"{address} is not the stream of a pgbridge"
 

@@ -18,7 +18,8 @@ from bridge.database.pool import Database
 from bridge.delivery.attempt import Delivery, Event
 from bridge.live.handshake import read_opening
 from bridge.settings import Settings, load_settings
-from bridge.tail.follower import Address, Follower
+from bridge.tail.address import Address
+from bridge.tail.follower import Follower
 from bridge.webhooks.model import (
     CreatedWebhook,
     NewWebhook,

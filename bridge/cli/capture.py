@@ -1,0 +1,33 @@
+"""``pgbridge capture``: pause and resume rules."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bridge.capture import apply
+from bridge.cli.context import database_session, read_settings
+from bridge.cli.output import say
+
+capture_app = typer.Typer(help="Pause and resume the capture of events.", no_args_is_help=True)
+
+RuleName = Annotated[
+    str | None, typer.Argument(metavar="RULE", help="The rule's event type. Default: every rule.")
+]
+
+
+@capture_app.command()
+def pause(rule: RuleName = None) -> None:
+    """Stop capturing events. Changes made while paused are never captured."""
+    with database_session(read_settings()) as connection, apply.install_lock(connection):
+        paused = apply.pause(connection, rule)
+    say(f"paused: {', '.join(paused) or 'nothing; already paused'}")
+
+
+@capture_app.command()
+def resume(rule: RuleName = None) -> None:
+    """Resume capturing events."""
+    with database_session(read_settings()) as connection, apply.install_lock(connection):
+        resumed = apply.resume(connection, rule)
+    say(f"resumed: {', '.join(resumed) or 'nothing; none was paused'}")

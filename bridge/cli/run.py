@@ -1,0 +1,82 @@
+"""``pgbridge run``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bridge.cli.context import read_settings
+from bridge.cli.output import FAILED, MISUSED, announce, fail
+from bridge.settings import Settings
+
+
+def run(
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Number of processes that share the port. Default: BRIDGE_WORKERS."
+        ),
+    ] = None,
+) -> None:
+    """Relay events to WebSocket clients and webhooks until SIGTERM."""
+    settings = read_settings() if workers is None else read_settings(workers=workers)
+    from bridge.telemetry.logs import configure_logs
+
+    configure_logs(settings.log_level, settings.log_format)
+    if settings.workers == 1:
+        _run_bridge(settings)
+    else:
+        _run_workers(settings)
+
+
+def worker(number: int) -> None:
+    """Run one worker of ``pgbridge run --workers``, which starts it."""
+    from bridge.daemon.worker import NoOrdersError, run_worker
+
+    try:
+        served = run_worker(number)
+    except NoOrdersError as error:
+        fail(str(error), MISUSED)
+    if not served:
+        raise SystemExit(FAILED)
+
+
+def _run_bridge(settings: Settings) -> None:
+    import structlog
+    import trio
+
+    from bridge.daemon.app import StartError, serve
+    from bridge.tasks import first_error
+
+    refusal: BaseException | None = None
+    has_crashed = False
+    try:
+        trio.run(serve, settings, announce)
+    except* StartError as errors:
+        # Fail below: some Python versions wrap what is raised in an except* block in a group.
+        refusal = first_error(errors)
+    except* Exception:
+        structlog.get_logger().exception("bridge_crashed")
+        has_crashed = True
+    if refusal is not None:
+        fail(str(refusal))
+    if has_crashed:
+        raise SystemExit(FAILED)
+
+
+def _run_workers(settings: Settings) -> None:
+    import structlog
+    import trio
+
+    from bridge.daemon.supervisor import WorkersFailedError, supervise
+
+    try:
+        in_order = trio.run(supervise, settings, announce)
+    except WorkersFailedError as error:
+        fail(str(error), error.exit_code)
+    except Exception:
+        structlog.get_logger().exception("supervisor_crashed")
+        raise SystemExit(FAILED) from None
+    if not in_order:
+        raise SystemExit(FAILED)

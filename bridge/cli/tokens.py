@@ -1,0 +1,71 @@
+"""``pgbridge token``: create, list and revoke API tokens."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from bridge.access import tokens
+from bridge.access.scopes import EVENTS_READ, SCOPES, ScopeError, checked_scopes
+from bridge.cli.context import database_session, read_settings
+from bridge.cli.output import MISUSED, fail, say, table
+
+token_app = typer.Typer(help="Manage tokens for REST and WebSocket.", no_args_is_help=True)
+
+
+@token_app.command()
+def create(
+    name: Annotated[str, typer.Option(help="What the token is for.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"What it allows: {', '.join(SCOPES)}, or events:read:ticket.* for some event "
+            "types. Repeat the option for several. Default: events:read."
+        ),
+    ] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36500, help="Days until it expires. Default: never.")
+    ] = None,
+) -> None:
+    """Create a token and print it.
+
+    Nothing else is printed to standard output. The token is not shown again.
+    """
+    if not (name.isprintable() and 1 <= len(name.strip()) <= 255):
+        fail("--name must be 1 to 255 printable characters", MISUSED)
+    try:
+        scopes = checked_scopes(scope or [EVENTS_READ])
+    except ScopeError as error:
+        fail(str(error), MISUSED)
+    expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    token = tokens.new_token()
+    with database_session(read_settings()) as connection:
+        tokens.create_token(connection, name, token, scopes, expires_at)
+    typer.echo(token)
+
+
+@token_app.command("list")
+def list_() -> None:
+    """List tokens by name and prefix."""
+    shown = table("id", "name", "prefix", "scopes", "created", "expires", "last used", "state")
+    with database_session(read_settings()) as connection:
+        for row in tokens.list_tokens(connection):
+            shown.add_row(*map(Text, row))
+    Console().print(shown)
+
+
+@token_app.command()
+def revoke(
+    token_id: Annotated[
+        int, typer.Argument(metavar="ID", help="From `pgbridge token list`.", show_default=False)
+    ],
+) -> None:
+    """Revoke a token immediately and permanently."""
+    with database_session(read_settings()) as connection:
+        if not tokens.revoke_token(connection, token_id):
+            fail(f"no valid token has ID {token_id}; see: pgbridge token list")
+    say(f"token {token_id} is revoked")

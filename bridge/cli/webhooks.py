@@ -1,0 +1,237 @@
+"""``pgbridge webhooks``: manage webhooks and their deliveries.
+
+Only these commands pay for importing the webhook operations, which doubles their start-up time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from bridge.access.vault import Vault
+from bridge.capture.apply import install_lock
+from bridge.cli.context import database_session, read_settings
+from bridge.cli.output import MISUSED, fail, say, table
+from bridge.database.queries import SessionQueries, run_blocking
+from bridge.settings import Settings
+
+if TYPE_CHECKING:
+    from bridge.webhooks.operations import Webhooks
+
+webhooks_app = typer.Typer(help="Manage webhooks and their deliveries.", no_args_is_help=True)
+
+WebhookId = Annotated[
+    int,
+    typer.Argument(min=1, max=2**63 - 1, metavar="ID", help="From `pgbridge webhooks list`."),
+]
+
+
+@webhooks_app.command("list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+) -> None:
+    """List webhooks with state, backlog and success rate."""
+    with _operations() as webhooks:
+        rows = [dict(row) for row in run_blocking(webhooks.overview())]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    shown = table("id", "name", "url", "event type", "state", "pending", "success, last hour")
+    for row in rows:
+        rate = row.pop("success_rate_hour")
+        share = "" if rate is None else f"{rate:g} %"
+        shown.add_row(*(Text(str(value)) for value in row.values()), share)
+    Console().print(shown)
+
+
+@webhooks_app.command()
+def create(
+    name: Annotated[str, typer.Option(help="What the webhook is for.")],
+    url: Annotated[str, typer.Option(help="Where to send events: an http or https URL.")],
+    event_type: Annotated[str, typer.Option(help="ticket.created, ticket.* or *.")],
+    secret_stdin: Annotated[
+        bool, typer.Option("--secret-stdin", help="Read the signing secret from standard input.")
+    ] = False,
+    generate_secret: Annotated[
+        bool, typer.Option("--generate-secret", help="Generate a signing secret and print it.")
+    ] = False,
+    rate_per_second: Annotated[
+        float | None, typer.Option(help="Maximum attempts per second. Default: no limit.")
+    ] = None,
+    max_concurrency: Annotated[int, typer.Option(help="Maximum attempts in flight.")] = 4,
+    timeout_seconds: Annotated[int, typer.Option(help="Timeout of one attempt.")] = 15,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="Deliver one event at a time, in order.")
+    ] = False,
+    filter_: Annotated[
+        str | None,
+        typer.Option("--filter", help="A jsonpath predicate: '$.amount_kopeks >= 1000'."),
+    ] = None,
+) -> None:
+    """Create a webhook and print its ID.
+
+    With --generate-secret, the second line is the secret. No option takes a secret as its value:
+    every user of the machine could read it in the process list.
+    """
+    if secret_stdin and generate_secret:
+        fail("--secret-stdin and --generate-secret exclude each other", MISUSED)
+    fields = {
+        "name": name,
+        "url": url,
+        "event_type": event_type,
+        "secret": _read_secret() if secret_stdin else None,
+        "generate_secret": generate_secret,
+        "rate_per_second": rate_per_second,
+        "max_concurrency": max_concurrency,
+        "timeout_seconds": timeout_seconds,
+        "ordered": ordered,
+        "filter": filter_,
+    }
+    with _operations() as webhooks:
+        from bridge.webhooks.model import NewWebhook
+        from bridge.webhooks.operations import validated
+
+        created = run_blocking(webhooks.create(validated(NewWebhook, fields)))
+    typer.echo(created.id)
+    if created.secret is not None:
+        typer.echo(created.secret)
+
+
+@webhooks_app.command()
+def test(webhook_id: WebhookId) -> None:
+    """Send a signed test request from this machine.
+
+    Prints the response body.
+    """
+    settings = read_settings()
+    with _operations(settings) as webhooks:
+        from bridge.webhooks.trial import blocking_sender
+
+        send = blocking_sender(Vault(settings.secret_keys), settings.allowed_networks)
+        trial = run_blocking(webhooks.send_test(webhook_id, send))
+    if trial.response_body:
+        typer.echo(trial.response_body)
+    if trial.error_message is not None:
+        fail(trial.error_message)
+    say(f"HTTP {trial.response_status} after {1000 * trial.seconds:.0f} ms")
+
+
+@webhooks_app.command()
+def disable(webhook_id: WebhookId) -> None:
+    """Queue no new deliveries and hold back pending ones."""
+    _set_active(webhook_id, False)
+    say(f"webhook {webhook_id} is disabled")
+
+
+@webhooks_app.command()
+def enable(webhook_id: WebhookId) -> None:
+    """Enable a webhook."""
+    _set_active(webhook_id, True)
+    say(f"webhook {webhook_id} is enabled")
+
+
+@webhooks_app.command()
+def pause(webhook_id: WebhookId) -> None:
+    """Hold back deliveries, but keep queueing new ones."""
+    with _operations() as webhooks:
+        run_blocking(webhooks.pause(webhook_id))
+    say(f"webhook {webhook_id} is paused")
+
+
+@webhooks_app.command()
+def resume(webhook_id: WebhookId) -> None:
+    """Resume a paused, failing or disabled webhook."""
+    with _operations() as webhooks:
+        run_blocking(webhooks.resume(webhook_id))
+    say(f"webhook {webhook_id} is resumed")
+
+
+@webhooks_app.command()
+def redeliver(
+    webhook_id: WebhookId,
+    since: Annotated[str, typer.Option(help="Failed at or after: '2026-01-31 10:00', in UTC.")],
+    until: Annotated[str | None, typer.Option(help="Failed before this time.")] = None,
+    per_second: Annotated[float, typer.Option(help="Deliveries per second.")] = 20.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Redeliver failed deliveries and print how many."""
+    with _operations() as webhooks:
+        from bridge.webhooks.model import Redelivery
+        from bridge.webhooks.operations import validated
+
+        fields = {"since": since, "until": until, "per_second": per_second}
+        chosen = validated(Redelivery, fields)
+        count = run_blocking(webhooks.redeliver_failed(webhook_id, chosen)).count
+        if count and not dry_run:
+            if not yes and not sys.stdin.isatty():
+                fail("standard input is not a terminal; pass --yes or --dry-run", MISUSED)
+            if not yes:
+                typer.confirm(f"Redeliver {count} failed deliveries?", abort=True, err=True)
+            chosen.dry_run = False
+            count = run_blocking(webhooks.redeliver_failed(webhook_id, chosen)).count
+    typer.echo(count)
+
+
+@webhooks_app.command("import")
+def import_(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be copied without copying.")
+    ] = False,
+) -> None:
+    """Copy the bot's active webhooks and print their new IDs.
+
+    Reads the bot's own table public.webhooks.
+    """
+    settings = read_settings()
+    vault = Vault(settings.secret_keys)
+    with database_session(settings) as connection, install_lock(connection):
+        from bridge.webhooks.bot_import import import_webhooks
+
+        results = import_webhooks(connection, vault, dry_run=dry_run)
+    for each in results:
+        what = f"{each.name}, {each.event_type} to {each.url}"
+        if each.skipped is not None:
+            say(f"skipped: {what}: {each.skipped}")
+        else:
+            say(f"{'would copy' if dry_run else 'copied'}: {what}")
+        if each.webhook_id is not None:
+            typer.echo(each.webhook_id)
+    copied = sum(each.skipped is None for each in results)
+    say(f"{copied} {'to copy' if dry_run else 'copied'}, {len(results) - copied} skipped")
+    if copied:
+        say("disable the bot's own webhooks, or receivers will get every event twice")
+
+
+@contextmanager
+def _operations(settings: Settings | None = None) -> Iterator[Webhooks]:
+    """Open a database session and yield the webhook operations on it."""
+    from bridge.webhooks.operations import Webhooks
+
+    settings = settings or read_settings()
+    with database_session(settings) as connection:
+        yield Webhooks(SessionQueries(connection), Vault(settings.secret_keys))
+
+
+def _set_active(webhook_id: int, is_active: bool) -> None:
+    with _operations() as webhooks:
+        from bridge.webhooks.model import WebhookChanges
+
+        run_blocking(webhooks.update(webhook_id, WebhookChanges(is_active=is_active)))
+
+
+def _read_secret() -> str:
+    """Prompt for a secret on a terminal; otherwise read one line from standard input."""
+    if sys.stdin.isatty():
+        return str(typer.prompt("Secret", hide_input=True, err=True))
+    secret = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    if not secret:
+        fail("standard input contains no secret", MISUSED)
+    return secret
