@@ -97,7 +97,9 @@ class Webhooks:
         offset: int = 0,
     ) -> WebhookList:
         """Return a page of webhooks, newest first."""
-        rows = await self._queries.fetch("list_webhooks", event_type, is_active, limit, offset)
+        rows = await self._queries.fetch(
+            "list_webhooks", None, event_type, is_active, limit, offset
+        )
         return WebhookList(
             items=[_webhook(row) for row in rows if row["id"] is not None],
             total=rows[0]["total"],
@@ -118,7 +120,10 @@ class Webhooks:
 
     async def get(self, webhook_id: int) -> Webhook:
         """Return a webhook."""
-        return _webhook(await self._one("get_webhook", webhook_id))
+        row = await self._one("list_webhooks", webhook_id, None, None, 1, 0)
+        if row["id"] is None:
+            raise NotFoundError("webhook", webhook_id)
+        return _webhook(row)
 
     async def health(self, webhook_id: int) -> WebhookHealth:
         """Return a webhook's state, backlog and recent attempts."""
@@ -148,8 +153,9 @@ class Webhooks:
                 webhook.ordered,
                 webhook.retry_schedule,
             )
+        created = await self.get(row["id"])
         shown = {"secret": secret} if webhook.generate_secret else {}
-        return CreatedWebhook.model_validate({**row, **shown})
+        return CreatedWebhook.model_validate({**created.model_dump(), **shown})
 
     async def update(self, webhook_id: int, changes: WebhookChanges) -> Webhook:
         """Change a webhook. Activating it clears ``disabled_reason`` and wakes the couriers.
@@ -164,8 +170,8 @@ class Webhooks:
         if changes.secret:
             columns["secret"] = self._vault.seal(changes.secret)
         with _filter_errors(changes.filter):
-            row = await self._one("update_webhook", row_id, json.dumps(columns))
-        return _webhook(row)
+            await self._one("update_webhook", row_id, json.dumps(columns))
+        return await self.get(row_id)
 
     async def rotate_secret(self, webhook_id: int, given: str | None = None) -> RotatedSecret:
         """Replace a webhook's secret. For a day, requests are signed with the old one as well.

@@ -1,21 +1,21 @@
--- A page of webhooks, newest first; every row brings how many there are in all.
--- One row without an id: the page is empty.
--- $1 event_type or null for any, $2 is_active or null for any, $3 rows to show, $4 rows to skip
-select matching.total, page.id, page.name, page.url, page.event_type, page.description,
-       page.is_active, page.disabled_reason, page.timeout_seconds, page.max_concurrency,
-       page.filter::text as filter, page.rate_per_second, page.ordered, page.retry_schedule,
-       page.paused_at, page.failing_since, page.probe_at, page.created_at, page.updated_at,
-       page.last_triggered_at, page.success_count, page.failure_count
-from (
-    select count(*) as total
+-- One webhook, or a page of webhooks, newest first, as the API shows them. Every row carries the total; one
+-- row without an id if the page is empty.
+-- $1 webhook id, or null for any, $2 event_type, or null for any, $3 is_active, or null for any,
+-- $4 page size, $5 rows to skip
+with matching as materialized (
+    select id
     from bridge.webhooks
-    where ($1::text is null or event_type = $1) and ($2::boolean is null or is_active = $2)
-) as matching
-left join (
-    select *
-    from bridge.webhooks
-    where ($1 is null or event_type = $1) and ($2 is null or is_active = $2)
-    order by id desc
-    limit $3 offset $4
-) as page on true
-order by page.id desc;
+    where ($1::bigint is null or id = $1)
+      and ($2::text is null or event_type = $2)
+      and ($3::boolean is null or is_active = $3)
+), page as (
+    select id from matching order by id desc limit $4 offset $5
+)
+select (select count(*) from matching) as total,
+       w.id, w.name, w.url, w.event_type, w.description, w.is_active, w.disabled_reason,
+       w.timeout_seconds, w.max_concurrency, w.filter::text as filter, w.rate_per_second, w.ordered,
+       w.retry_schedule, w.paused_at, w.failing_since, w.probe_at, w.created_at, w.updated_at,
+       w.last_triggered_at, w.success_count, w.failure_count
+from (select) as always
+left join bridge.webhooks w on w.id = any (array(select id from page))
+order by w.id desc;

@@ -959,12 +959,12 @@ def test_statistics_and_pages_do_not_read_the_log_for_their_counts(
     assert explained(session, query("webhook_stats")) == []
     for number, (name, types) in enumerate(
         {
-            "list_webhooks": "text, boolean, bigint, bigint",
+            "list_webhooks": "bigint, text, boolean, bigint, bigint",
             "list_deliveries": "bigint, text, bigint, bigint, bigint, bigint",
         }.items()
     ):
         session.execute(f"prepare q{number}({types}) as {query(name)}".encode())
-    assert explained(session, "execute q0(null, null, 50, 0)") == []
+    assert explained(session, "execute q0(null, null, null, 50, 0)") == []
     for status in "null", "'success'", "'failed'":
         for before in "null", "1008000":
             page = explained(session, f"execute q1({webhook}, {status}, 11, 0, 10, {before})")

@@ -24,7 +24,7 @@ async def test_pool_is_usable_after_cancelled_statements(
                     with bot.transaction():
                         bot.execute("lock table bridge.webhooks in access exclusive mode")
                         for _ in range(2):
-                            nursery.start_soon(database.fetch, "get_webhook", 1)
+                            nursery.start_soon(database.fetch, "webhook_to_try", 1)
                         while bot.execute(
                             "select count(*) from pg_locks where relation ="
                             " 'bridge.webhooks'::regclass and not granted"
@@ -33,7 +33,7 @@ async def test_pool_is_usable_after_cancelled_statements(
                         nursery.cancel_scope.cancel()
             async with trio.open_nursery() as nursery:
                 for _ in range(10):
-                    nursery.start_soon(database.fetch, "get_webhook", 1)
+                    nursery.start_soon(database.fetch, "webhook_to_try", 1)
 
 
 async def test_connection_is_usable_after_a_cancelled_statement(
@@ -44,7 +44,7 @@ async def test_connection_is_usable_after_a_cancelled_statement(
             with bot.transaction():
                 bot.execute("lock table bridge.webhooks in access exclusive mode")
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(connection.fetch, "get_webhook", 1)
+                    nursery.start_soon(connection.fetch, "webhook_to_try", 1)
                     while bot.execute(
                         "select count(*) from pg_locks where relation ="
                         " 'bridge.webhooks'::regclass and not granted"
@@ -79,7 +79,7 @@ async def test_share_leaves_the_other_connections_free(
     async def ask() -> None:
         nonlocal refused
         try:
-            await share.fetch("get_webhook", 1)
+            await share.fetch("webhook_to_try", 1)
         except DatabaseUnavailable:
             refused += 1
 
@@ -95,7 +95,7 @@ async def test_share_leaves_the_other_connections_free(
                     while refused < 18:
                         await database.fetch("schema_version")
             assert refused == 18
-            assert await share.fetch("get_webhook", 1) == []
+            assert await share.fetch("webhook_to_try", 1) == []
 
 
 async def test_missing_socket_is_named(tmp_path: Path) -> None:
@@ -127,4 +127,4 @@ async def test_unanswered_statement_times_out(
             with bot.transaction():
                 bot.execute("lock table bridge.webhooks in access exclusive mode")
                 with pytest.raises(DatabaseUnavailable, match="it does not answer in time"):
-                    await database.fetch("get_webhook", 1)
+                    await database.fetch("webhook_to_try", 1)

@@ -32,7 +32,7 @@ async def test_many_tasks_share_few_server_sessions(bridge_url: str, pooled_url:
         for _ in range(20):
             created = await database.fetch_one(*CREATE)
             assert created is not None
-            shown = await database.fetch_one("get_webhook", created["id"])
+            shown = await database.fetch_one("list_webhooks", created["id"], None, None, 1, 0)
             assert shown is not None
             assert shown["id"] == created["id"]
             await database.fetch("create_partitions", 3)
