@@ -1,21 +1,20 @@
-"""Pages in Chromium, each with a bridge and a database of its own.
+"""Fixtures for pages in Chromium, each with its own bridge and database.
 
-A test of a page is a plain function, not ``async``; what it takes:
+A browser test is a plain function, not ``async``. Fixtures:
 
-- ``bridge``: a ``pgbridge run`` on ``bridge_url``. A file whose bridge needs settings overrides
-  ``bridge_settings``.
-- ``page``: a page for that bridge, empty, as a desktop shows it: ``page.goto("/docs")``.
-- ``open_page``: more pages, or others:
-  ``open_page(locale="ru-RU", color_scheme="dark", viewport=PHONE)``. No two share a cookie.
-- ``watch``: what has gone wrong so far. At the end of a test it must be nothing: no error that a
-  page has logged, no exception that nobody caught, nothing that a Content-Security-Policy refused,
-  no request to another origin than the bridge (which also reaches nobody beyond 127.0.0.1). What a
-  test provokes it says: ``watch.expected("status of 401")`` waits for that, and forgives it.
-- ``photograph``: ``photograph(page, "overview")`` writes pictures of the page as it is now into the
-  directory that ``pytest --screenshots DIRECTORY`` names, and does nothing without.
+- ``bridge``: a ``pgbridge run`` on ``bridge_url``; override ``bridge_settings`` to configure it.
+- ``page``: an empty desktop page for that bridge: ``page.goto("/docs")``.
+- ``open_page``: further pages, none of which share cookies:
+  ``open_page(locale="ru-RU", color_scheme="dark", viewport=PHONE)``.
+- ``watch``: the errors so far. None may be left at the end of a test: no logged error, no uncaught
+  exception, no violation of the Content-Security-Policy, no request to another origin (such
+  requests never leave 127.0.0.1). ``watch.expected("status of 401")`` waits for an error that the
+  test provokes and removes it.
+- ``photograph``: ``photograph(page, "overview")`` writes screenshots into the directory given by
+  ``pytest --screenshots DIRECTORY``; without that option it does nothing.
 
-``barriers(page)`` of ``visits.py`` is what axe-core finds on a page; a test wants it to be ``[]``.
-Waiting is Playwright's: ``expect(page.get_by_role("table")).to_contain_text("user.created")``.
+``barriers(page)`` of ``visits.py`` returns what axe-core finds; a test expects ``[]``.
+Wait with Playwright: ``expect(page.get_by_role("table")).to_contain_text("user.created")``.
 """
 
 from __future__ import annotations
@@ -32,31 +31,31 @@ from tests.browser.visits import OpenPage, Photograph, Watch, browsing, photogra
 from tests.system.processes import Bridge, running_beside
 
 
-# Playwright leaves its asyncio loop in the thread while it waits, so a browser lasts only as long
-# as the worker is in this directory: other tests have loops of their own.
+# While it waits, Playwright leaves its asyncio loop in the thread. So the browser lives only while
+# the worker is in this directory; other tests run their own loops.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """The browser that all tests of this directory share, one a worker."""
+    """The browser that all tests of this directory share, one per worker."""
     with browsing() as running:
         yield running
 
 
 @pytest.fixture
 def bridge_settings() -> dict[str, Any]:
-    """BRIDGE_<NAME> of the bridge, beyond those of all tests."""
+    """Additional BRIDGE_<NAME> settings of the bridge."""
     return {}
 
 
 @pytest.fixture
 def bridge(bridge_url: str, bridge_settings: dict[str, Any]) -> Iterator[Bridge]:
-    """A running bridge on a database of the test's own."""
+    """A running bridge on the test's own database."""
     with running_beside(bridge_url, **bridge_settings) as running:
         yield running
 
 
 @pytest.fixture
 def watch() -> Watch:
-    """What goes wrong on the pages of the test."""
+    """The errors on the pages of the test."""
     return Watch()
 
 
@@ -79,7 +78,7 @@ def page(open_page: OpenPage) -> Page:
 
 @pytest.fixture(name="photograph")
 def photograph_if_wanted(request: pytest.FixtureRequest) -> Photograph:
-    """Writes pictures of a page, if somebody wants them."""
+    """Writes screenshots of a page if --screenshots is given."""
     given: str | None = request.config.getoption("--screenshots")
 
     def take(page: Page, name: str) -> None:

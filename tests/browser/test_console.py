@@ -1,4 +1,4 @@
-"""The console's way in, its overview and its live feed, as people use them."""
+"""Sign-in, overview and live feed of the console in a browser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bridge_settings() -> dict[str, Any]:
 
 
 def emit(database: psycopg.Connection[Any], event_type: str, payload: object) -> None:
-    """Have an event happen."""
+    """Commit a row that becomes an event."""
     database.execute("select bridge.emit(%s, %s)", [event_type, Jsonb(payload)])
 
 
@@ -48,7 +48,7 @@ def test_reader_signs_in_browses_and_signs_out(
     photograph(page, "sign-in")
     page.get_by_label("Token").fill(TOKEN)
     page.keyboard.press("Enter")
-    page.wait_for_url("**/console/events")  # where one wanted to go
+    page.wait_for_url("**/console/events")  # the requested page
     assert page.evaluate("document.cookie") == ""
 
     page.get_by_role("link", name="Overview").click()
@@ -62,7 +62,7 @@ def test_reader_signs_in_browses_and_signs_out(
     page.get_by_role("button", name="Sign out").click()
     expect(page).to_have_title("Sign in · pgbridge")
     page.go_back()
-    expect(page).to_have_title("Sign in · pgbridge")  # and not what the browser has kept
+    expect(page).to_have_title("Sign in · pgbridge")  # not the cached page
 
 
 def test_feed_shows_each_event_once(
@@ -85,7 +85,7 @@ def test_feed_shows_each_event_once(
     assert not scrolls_sideways(page)
     assert barriers(page) == []
 
-    # What comes while it is paused is not lost.
+    # Events that arrive while it is paused are not lost.
     page.get_by_role("button", name="Pause").click()
     for number in range(3):
         emit(bot, "ticket.created", {"title": f"number {number}"})
@@ -95,7 +95,7 @@ def test_feed_shows_each_event_once(
     expect(rows).to_have_count(5)
     expect(rows.first).to_contain_text("number 2")
 
-    # A text hides, a choice of types is another subscription.
+    # The text filter hides events; choosing types changes the subscription.
     page.get_by_label("Text in the payload").fill("number 1")
     expect(rows.filter(visible=True)).to_have_count(1)
     page.get_by_label("Text in the payload").fill("")
@@ -121,7 +121,7 @@ def test_feed_resumes_after_a_lost_connection(
     emit(bot, "ticket.created", {"title": "first"})
     expect(rows).to_have_count(1)
     page.context.set_offline(True)
-    page.evaluate("dispatchEvent(new Event('pagehide'))")  # closes the stream, as a phone does
+    page.evaluate("dispatchEvent(new Event('pagehide'))")  # closes the stream, as phones do
     expect(page.get_by_text("Closed")).to_be_visible()
     emit(bot, "ticket.created", {"title": "while it was away"})
     page.context.set_offline(False)
@@ -141,7 +141,7 @@ def test_feed_survives_a_new_sign_in_in_another_tab(
     beside.get_by_label("Token").fill(TOKEN)
     beside.get_by_role("button", name="Sign in").click()
     beside.wait_for_url("**/console")
-    # Its stream ends, and for another it would need a form of the session that there is now.
+    # Its stream ends; a new one needs a form of the current session.
     page.get_by_label("Types").fill("ticket.*")
     page.get_by_label("Types").press("Enter")
     watch.expected("status of 403")
@@ -154,7 +154,7 @@ def test_feed_survives_a_new_sign_in_in_another_tab(
 def test_hidden_feed_keeps_a_bounded_number_of_events(
     page: Page, bot: psycopg.Connection[Any]
 ) -> None:
-    # As in a tab in the background: nothing is drawn until somebody looks.
+    # As in a background tab: nothing is drawn until it is shown.
     page.add_init_script("""
         window.drawings = [];
         window.requestAnimationFrame = (draw) => drawings.push(draw);

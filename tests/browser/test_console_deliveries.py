@@ -1,4 +1,4 @@
-"""The deliveries and the changes of the console, as people use them."""
+"""Deliveries and audit log of the console in a browser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bridge_settings() -> dict[str, Any]:
 
 
 def add_delivery(bot: Bot, webhook: int, payload: object, outcome: str | None = None) -> int:
-    """Add a delivery, and an attempt of it where it is finished; return its id."""
+    """Add a delivery, with an attempt if it is finished; return its id."""
     [(delivery,)] = bot.execute(
         """with event as (
                insert into bridge.events (event_type, payload, occurred_at, committed_at)
@@ -72,7 +72,7 @@ def add_delivery(bot: Bot, webhook: int, payload: object, outcome: str | None = 
 
 
 def looks_right(page: Page) -> None:
-    """Assert what holds for every page, on a desktop and on a phone, in light and in dark."""
+    """Assert what every page must meet, on desktop and phone, light and dark."""
     assert "pwned" not in page.title()
     assert not scrolls_sideways(page)
     assert barriers(page) == []
@@ -85,7 +85,7 @@ def looks_right(page: Page) -> None:
 
 
 def test_failed_delivery_is_found_and_resent(page: Page, bot: Bot, photograph: Photograph) -> None:
-    # Paused, so that nothing is sent while it is looked at.
+    # Paused, so that nothing is sent during the test.
     webhook = add_webhook(
         bot, "http://127.0.0.1:9/" + "w" * 300, name=TEXT[:250], paused_at=datetime.now(UTC)
     )
@@ -97,7 +97,7 @@ def test_failed_delivery_is_found_and_resent(page: Page, bot: Bot, photograph: P
     looks_right(page)
     photograph(page, "deliveries")
 
-    # Filters stand in the address, and nothing that is empty.
+    # The address contains the filters that are set.
     page.get_by_label("Status").select_option("failed")
     page.get_by_label("Type").fill("ticket.*")
     page.get_by_label("Type").press("Enter")
@@ -136,7 +136,7 @@ def test_deliveries_are_counted_before_resending(
     failed = [add_delivery(bot, webhook, {}, "failed") for _ in range(3)]
     sign_in(page, path="/console/deliveries")
 
-    # Ticked by the keyboard, two of three.
+    # Select two of three with the keyboard.
     choose = page.get_by_role("button", name="Resend selected")
     expect(choose).to_be_disabled()
     page.get_by_label(f"Select delivery {failed[0]}").focus()
@@ -150,7 +150,7 @@ def test_deliveries_are_counted_before_resending(
     page.get_by_role("button", name="Resend them").click()
     expect(page.get_by_role("status")).to_have_text("The selected deliveries are being resent.")
 
-    # By their time; the fields have the reader's own clock.
+    # By time; the fields are in local time.
     page.get_by_role("link", name="Resend failed").click()
     page.get_by_label("Webhook").select_option(label=f"crm · {webhook}")
     page.get_by_label("Deliveries per second").fill("much")
@@ -180,7 +180,7 @@ def test_times_are_local_and_utc_without_scripts(open_page: OpenPage, bot: Bot) 
     page.get_by_label("Токен").fill("the-token-of-the-tests")
     page.get_by_role("button", name="Войти").click()
     here = created + timedelta(hours=5, minutes=45)
-    since = page.get_by_label("С, Asia/Kat")  # the old name or the new one of the place
+    since = page.get_by_label("С, Asia/Kat")  # the zone's old or new name
     for later, found in ((0, 1), (1, 0)):
         since.fill(f"{here + timedelta(minutes=later):%Y-%m-%dT%H:%M}")
         page.get_by_role("button", name="Показать").click()
@@ -189,7 +189,7 @@ def test_times_are_local_and_utc_without_scripts(open_page: OpenPage, bot: Bot) 
         expect(page.get_by_role("link", name=str(delivery), exact=True)).to_have_count(found)
         looks_right(page)
 
-    # Without scripts, all of it works, too.
+    # Everything also works without scripts.
     page = open_page(java_script_enabled=False)
     delivery = add_delivery(bot, webhook, {}, "failed")
     sign_in(page, path="/console/deliveries")

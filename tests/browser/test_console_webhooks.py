@@ -1,4 +1,4 @@
-"""The console's pages of webhooks and tokens, as people use them."""
+"""Webhook and token pages of the console in a browser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AWFUL = f"{HOSTILE}\u202eevil{'x' * 190}"
 
 @contextmanager
 def receiving(status: int, body: str) -> Iterator[str]:
-    """Run a receiver that answers everything alike; give its URL."""
+    """Run a receiver that always gives the same response; yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -55,8 +55,8 @@ def receiving(status: int, body: str) -> Iterator[str]:
 
 
 def looks_well(page: Page, scheme: ColorScheme = "light") -> None:
-    """Assert that a page is for everybody, and as wide as its window on a phone and a desktop."""
-    page.wait_for_load_state()  # a click waits for the next page, and not for its style
+    """Assert that a page is accessible and fits its window on a phone and a desktop."""
+    page.wait_for_load_state()  # a click waits for the next page but not for its style
     size = page.viewport_size
     assert size is not None
     for viewport in (PHONE, size):
@@ -74,7 +74,7 @@ def test_life_of_a_webhook(page: Page, watch: Watch, photograph: Photograph) -> 
     photograph(page, "webhooks-empty")
     page.get_by_role("link", name="New webhook").click()
 
-    # What nobody needs to see is not there at first.
+    # Rarely used fields are collapsed at first.
     expect(page.get_by_label("Secret", exact=True)).to_be_hidden()
     expect(page.get_by_label("Timeout, in seconds")).to_be_hidden()
     looks_well(page)
@@ -187,7 +187,7 @@ def test_life_of_a_token(page: Page, watch: Watch, photograph: Photograph) -> No
 
 @pytest.fixture
 def awful(bot: psycopg.Connection[Any]) -> int:
-    """A webhook and a token all of whose texts are awful; the id of the webhook."""
+    """Add a webhook and a token with hostile texts; return the webhook's id."""
     row = bot.execute(
         """insert into bridge.webhooks (name, url, event_type, description, filter, is_active,
                disabled_reason, failed_count, retry_schedule, secret)

@@ -1,4 +1,4 @@
-"""The page for people who try the API in a browser, where its scripts cannot be had."""
+"""The API documentation page when its scripts cannot be loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of pages rely on: nothing that goes wrong on a page is overlooked."""
+"""The browser test harness: no error on a page goes unnoticed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STRICT = "default-src 'none'; script-src 'self'; img-src 'self' data:; style-src
 
 @dataclass
 class Site:
-    """A server of pages; whatever else is asked for is not found."""
+    """A server of the given pages; everything else is 404."""
 
     origin: str
     pages: dict[str, str] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Site:
 
 @contextmanager
 def serving(address: str) -> Iterator[Site]:
-    """Serve a site on a free port of an address until the end of the context."""
+    """Serve a site on a free port of an address for the life of the context."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -66,7 +66,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def elsewhere() -> Iterator[Site]:
-    """Another server, which only a browser that goes anywhere would reach."""
+    """Another server, reachable only by an unrestricted browser."""
     with serving("127.0.0.2") as served:
         yield served
 
@@ -78,7 +78,7 @@ def html(body: str, title: str = "<title>A page</title>") -> str:
     )
 
 
-# --- What goes wrong
+# --- Errors
 
 
 def test_faultless_page_passes(browser: Browser, site: Site) -> None:
@@ -190,7 +190,7 @@ def test_errors_on_any_page_fail_the_test(browser: Browser, site: Site) -> None:
         watch.expected("in the other")
 
 
-# --- What people need
+# --- Accessibility
 
 
 def test_missing_title_or_low_contrast_is_a_barrier(browser: Browser, site: Site) -> None:

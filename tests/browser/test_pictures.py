@@ -57,13 +57,13 @@ REPEAT_THE_PAST = """
 
 @pytest.fixture
 def shop() -> Iterator[dict[str, str]]:
-    """The demo, and where everything of it is."""
+    """The running demo and its addresses."""
     demo = start()
     try:
         yield where_everything_is(demo)
     finally:
         demo.send_signal(signal.SIGTERM)
-        # The second has it end at once: a receiver that is gone would be waited for.
+        # The second signal stops it at once, without waiting for receivers that are gone.
         time.sleep(0.1)
         demo.send_signal(signal.SIGTERM)
         code, _, errors = end(demo)
@@ -75,7 +75,7 @@ def address(shop: dict[str, str]) -> str:
 
 
 def database_url(shop: dict[str, str]) -> str:
-    """Return the URL that the line for shells sets."""
+    """Return the URL from the demo's shell line."""
     shell = f"{shop['shell']} && echo $BRIDGE_DATABASE_URL"
     return subprocess.run(
         ["bash", "-c", shell], capture_output=True, text=True, check=True
@@ -83,7 +83,7 @@ def database_url(shop: dict[str, str]) -> str:
 
 
 def add_a_receiver_that_is_gone(shop: dict[str, str]) -> None:
-    """Have something fail, as it does in real life."""
+    """Cause some realistic failures."""
     httpx.post(
         f"{address(shop)}/webhooks",
         headers={"X-API-Key": shop["token"]},

@@ -1,4 +1,4 @@
-"""A browser that visits one server, and keeps what goes wrong on the pages."""
+"""A browser that visits one server and records errors on its pages."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = [
     "--disable-gpu",
     "--disable-background-networking",
-    # Whatever a page or Chromium itself asks for elsewhere stays on this machine. A proxy would be
-    # told names and not addresses.
+    # Requests to other hosts, by pages or by Chromium itself, stay on this machine. A proxy would
+    # see names instead of addresses.
     "--no-proxy-server",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 
 
 def chromium() -> str:
-    """Return where Chromium is. Where there is none, skip the test, and fail it under CI."""
+    """Return the path of Chromium. Without it, skip the test, or fail it in CI."""
     found = [path for path in map(shutil.which, PROGRAMS) if path is not None]
     if found:
         return found[0]
@@ -64,11 +64,11 @@ def chromium() -> str:
 
 @contextmanager
 def browsing() -> Iterator[Browser]:
-    """Run Chromium, without a window, until the end of the context."""
+    """Run headless Chromium for the life of the context."""
     program = chromium()
     expect.set_options(timeout=PATIENCE_SECONDS * 1000)
     with _loops_of_asyncio(), sync_playwright() as playwright:
-        # It starts it with --headless, and with --no-sandbox, which root needs.
+        # Playwright adds --headless, and --no-sandbox, which root needs.
         browser = playwright.chromium.launch(
             executable_path=program, args=SWITCHES, timeout=PATIENCE_SECONDS * 1000
         )
@@ -80,7 +80,7 @@ def browsing() -> Iterator[Browser]:
 
 @contextmanager
 def _loops_of_asyncio() -> Iterator[None]:
-    """Have asyncio make its own loops, also where trio-asyncio was imported and would make them."""
+    """Let asyncio create its own loops even though trio-asyncio is imported."""
     asyncio.set_event_loop_policy(asyncio.get_event_loop_policy())
     try:
         yield
@@ -89,11 +89,11 @@ def _loops_of_asyncio() -> Iterator[None]:
 
 
 class Watch:
-    """What goes wrong on the pages of one test, a line each.
+    """Records the errors on the pages of one test, one line each.
 
-    That is: errors that a page or the browser logs (what the Content-Security-Policy refuses and
-    what cannot be loaded are among them), exceptions that nobody catches, pages that crash, and
-    whatever is asked of another origin.
+    Errors are: messages at level error from a page or the browser (violations of the
+    Content-Security-Policy and failed loads included), uncaught exceptions, crashes, and requests
+    to other origins.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Watch:
         self._contexts: list[BrowserContext] = []
 
     def follow(self, context: BrowserContext, origin: str) -> None:
-        """Watch all pages of a context; they may ask for things of that origin only."""
+        """Watch all pages of a context, which may load from that origin only."""
 
         def on_console(message: ConsoleMessage) -> None:
             if message.type == "error":
@@ -111,7 +111,7 @@ class Watch:
             self._complain("uncaught", str(error.error))
 
         def on_request(request: Request) -> None:
-            # about:, blob: and data: ask nobody.
+            # about:, blob: and data: use no network.
             if request.url.startswith(("http:", "https:")):
                 self._asked(request.url, f"{origin}/")
 
@@ -136,7 +136,7 @@ class Watch:
         self.complaints.append(f"{kind}: {text}")
 
     def expected(self, pattern: str, within: float = PATIENCE_SECONDS) -> None:
-        """Wait for a complaint that the pattern is found in; it is none any more."""
+        """Wait for a complaint that matches the pattern, and remove it."""
         deadline = time.monotonic() + within
         while True:
             self._hear()
@@ -149,14 +149,14 @@ class Watch:
                 page.wait_for_timeout(20)
 
     def verdict(self) -> None:
-        """Fail if there is a complaint."""
+        """Fail if any complaint is left."""
         self._hear()
         assert not self.complaints, "\n".join(self.complaints)
 
     def _hear(self) -> None:
-        # What a page says comes in order, so an answer comes after all that it said before.
+        # Messages of a page arrive in order, so a reply comes after all earlier ones.
         for page in self._pages():
-            with suppress(Error):  # it goes elsewhere just now, or has crashed
+            with suppress(Error):  # it is navigating or has crashed
                 page.evaluate("0")
 
     def _pages(self) -> list[Page]:
@@ -198,7 +198,7 @@ def visiting(
 
 
 def barriers(page: Page) -> list[str]:
-    """Return what axe-core finds on a page that keeps people from using it, a line each."""
+    """Return the accessibility barriers that axe-core finds, one per line."""
     found = Axe().run(page).response["violations"]
     return [
         f"{rule['id']}: {rule['help']}: {' '.join(map(str, node['target']))}"
@@ -208,7 +208,7 @@ def barriers(page: Page) -> list[str]:
 
 
 def sign_in(page: Page, token: str = TOKEN, path: str = "/console") -> None:
-    """Go to a page of the console by way of the form that asks for a token."""
+    """Open a page of the console through the sign-in form."""
     page.goto(path)
     page.get_by_label("Token").fill(token)
     page.get_by_role("button", name="Sign in").click()
@@ -216,7 +216,7 @@ def sign_in(page: Page, token: str = TOKEN, path: str = "/console") -> None:
 
 
 def scrolls_sideways(page: Page) -> bool:
-    """Tell whether a page is wider than its window."""
+    """Return whether a page is wider than its window."""
     wider: bool = page.evaluate(
         "document.documentElement.scrollWidth > document.documentElement.clientWidth"
     )

@@ -1,4 +1,4 @@
-"""The console without a browser: who gets in, what a form must bring, what an answer says."""
+"""The console without a browser: sessions, form protection and responses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CSRF = re.compile(r'name="csrf" value="([^"]+)"')
 
 
 def csrf_of(page: httpx.Response) -> str:
-    """Return what the forms of a page bring."""
+    """Return the hidden fields of a page's form."""
     found = CSRF.search(page.text)
     assert found, page.text
     return found[1]
@@ -40,7 +40,7 @@ def csrf_of(page: httpx.Response) -> str:
 
 @asynccontextmanager
 async def visiting(url: str, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client without a token: a browser, that keeps cookies."""
+    """Yield a client without a token that keeps cookies, as a browser does."""
     async with calling(url, token=None, **options) as browser:
         yield browser
 
@@ -48,13 +48,13 @@ async def visiting(url: str, **options: Any) -> AsyncIterator[httpx.AsyncClient]
 async def sign_in(
     browser: httpx.AsyncClient, token: str = TOKEN, wanted: str = "", **headers: str
 ) -> httpx.Response:
-    """Sign in by the form."""
+    """Sign in with the form."""
     form = await browser.get("/console/sign-in", params={"next": wanted})
     fields = {"csrf": csrf_of(form), "token": token, "next": wanted}
     return await browser.post("/console/sign-in", data=fields, headers=headers)
 
 
-# --- in and out
+# --- signing in and out
 
 
 async def test_signed_in_reader_sees_pages_until_sign_out(bridge_url: str) -> None:
@@ -155,7 +155,7 @@ async def test_expired_session_is_deleted(bridge_url: str, bot: Bot) -> None:
     assert len(bot.execute("select from bridge.console_sessions").fetchall()) == 1
 
 
-# --- where it leads
+# --- redirects and links
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ async def test_feed_finds_ticket_and_stream_under_any_prefix(
         assert f'data-socket="{base}../ws"' in page.text
 
 
-# --- forms of ours only
+# --- cross-site request forgery
 
 
 @pytest.mark.parametrize("csrf", [None, "", "wrong", "ключ"])
@@ -276,7 +276,7 @@ async def test_cross_site_request_is_rejected(bridge_url: str, site: str) -> Non
 
 
 async def test_sign_in_needs_the_cookie_of_its_page(bridge_url: str) -> None:
-    """Else another site could have a browser work in a session of its own."""
+    """Otherwise another site could sign a browser in to a session it controls."""
     async with visiting(bridge_url) as browser:
         assert (await browser.post("/console/sign-in", data={"token": TOKEN})).status_code == 403
         form = await browser.get("/console/sign-in")
@@ -309,14 +309,14 @@ async def test_other_content_types_are_rejected(
 
 
 async def test_session_cookie_does_not_open_the_api(bridge_url: str) -> None:
-    """What a header opens, no form of another site can have a browser open."""
+    """The API needs a header, which forms of other sites cannot send."""
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         assert (await browser.get("/webhooks")).status_code == 401
         assert (await browser.post("/ws/tickets")).status_code == 401
 
 
-# --- scopes and what pages say
+# --- scopes and pages
 
 
 @pytest.mark.parametrize(("path", "scope"), PAGES)
@@ -483,5 +483,5 @@ async def test_failed_figures_are_shared_by_waiting_readers(
             nursery.start_soon(look)
     assert asked == ["overview"]
     assert max(failed_at) - min(failed_at) < 1
-    await look()  # who comes later asks anew
+    await look()  # later readers query again
     assert asked == ["overview", "overview"]

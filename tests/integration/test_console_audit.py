@@ -1,4 +1,4 @@
-"""The changes of the console: who changed what, for people."""
+"""The console's audit log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOSTILE = '"><img src=x onerror=alert(1)><script>alert(1)</script>\u202e' + "w" 
 
 
 def plain(html: str) -> str:
-    """Return the text of a page."""
+    """Return the visible text of a page."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
 
 

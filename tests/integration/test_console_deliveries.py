@@ -1,4 +1,4 @@
-"""The deliveries of the console without a browser: what is found, how far, who may send again."""
+"""The console's delivery pages without a browser: filters, details and redelivery."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ HOSTILE = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
 
 
 def shown(page: httpx.Response) -> list[int]:
-    """Return the ids of the deliveries that a list shows."""
+    """Return the ids of the deliveries in a list."""
     assert page.status_code == 200, page.text
     return [int(number) for number in re.findall(r'class="whole" href="[^"]*?(\d+)"', page.text)]
 
 
 def link(page: httpx.Response, text: str) -> str:
-    """Return where a link of a page leads."""
+    """Return the target of a link."""
     found = re.search(rf'<a [^>]*href="([^"]*)"[^>]*>{text}</a>', page.text)
     assert found, page.text
     return found[1].replace("&amp;", "&")
 
 
 def logged(bot: Bot, webhook: int, number: int, **columns: object) -> int:
-    """Add a finished delivery to the log as it is; return its id."""
+    """Insert a finished delivery into the log; return its id."""
     columns = {
         "id": number,
         "webhook_id": webhook,
@@ -150,7 +150,7 @@ async def test_pages_of_deliveries_have_no_gap(
 async def test_time_range_is_found_by_ids(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "https://a.example/")
     noon = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
-    # With gaps, as a sequence has them, and some in the queue.
+    # With gaps, as sequences leave them, and some still queued.
     numbers = [3, 4, 10, 500, 501, 90_000]
     for minute, number in enumerate(numbers):
         logged(
@@ -372,7 +372,7 @@ async def test_unknown_notices_are_not_shown(bridge_url: str, bot: Bot) -> None:
             assert "account is locked" not in page.text
 
 
-# --- sent again
+# --- redelivery
 
 
 async def test_redelivery_is_audited(bridge_url: str, bot: Bot) -> None:
@@ -421,7 +421,7 @@ async def test_failed_deliveries_are_counted_before_resending(
         assert "6.0\u202fs" in counted.text
         assert bot.execute("select from bridge.delivery_queue").fetchall() == []
         assert audited(bot) == []
-        # What is confirmed is what was counted: the form has all of it.
+        # The confirmation form repeats exactly the counted selection.
         hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', counted.text))
         assert hidden.keys() == {"csrf", "step", "webhook", "since", "until", "per_second"}
         sent = await browser.post(MANY, data=hidden)
@@ -474,7 +474,7 @@ async def test_invalid_redelivery_form_keeps_its_input(
     if "per_second" not in wrong:
         assert 'value="7"' in answer.text
     if "since" not in wrong:
-        assert 'value="2020-01-01T00:00:00"' in answer.text  # as the field takes it
+        assert 'value="2020-01-01T00:00:00"' in answer.text  # in the format of the field
     assert audited(bot) == []
 
 
@@ -517,7 +517,7 @@ async def test_too_many_or_invalid_ids_are_rejected(bridge_url: str, chosen: lis
         assert "<img src=x" not in answer.text
 
 
-# --- who may
+# --- permissions
 
 
 async def test_read_only_token_cannot_resend(bridge_url: str, bot: Bot) -> None:
@@ -562,7 +562,7 @@ async def test_resend_needs_the_csrf_token(bridge_url: str, bot: Bot) -> None:
     assert audited(bot) == []
 
 
-# --- the request
+# --- the shown request
 
 
 def test_shown_request_has_all_headers_but_no_signature() -> None:

@@ -1,4 +1,4 @@
-"""The console's pages of tokens without a browser: what they show, take, refuse and keep."""
+"""The console's token pages without a browser."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_new_token_is_shown_once(bridge_url: str, bot: Bot) -> None:
         assert f"{token[:12]}…" in listed.text
         assert HOSTILE in shown(listed)
         assert "<script>x" not in listed.text + made.text
-    # It lets in whoever has it.
+    # The token works.
     async with signed_in(bridge_url, unescape(token)) as browser:
         assert (await browser.get("/console/webhooks")).status_code == 200
     rows = bot.execute("select action, via, actor from bridge.audit_log where via = 'console'")

@@ -1,4 +1,4 @@
-"""The console's pages of webhooks without a browser: what they show, take, refuse and keep."""
+"""The console's webhook pages without a browser."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def no_trial(_webhook: Row) -> Trial:
 async def signed_in(
     url: str, token: str = TOKEN, **options: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a browser whose session brings what forms need in a header."""
+    """Yield a signed-in client that sends the CSRF token in a header."""
     async with visiting(url, **{"send_trial": no_trial, **options}) as browser:
         await sign_in(browser, token)
         browser.headers["X-CSRF-Token"] = csrf_of(await browser.get("/console"))
@@ -64,7 +64,7 @@ async def signed_in(
 
 
 def add_crm(bot: Bot, **columns: object) -> int:
-    """Add the webhook of a CRM, and return its id."""
+    """Add a webhook; return its id."""
     columns = {"name": "crm", "timeout_seconds": 15} | columns
     return add_webhook(bot, "https://crm.example/hook", **columns)
 
@@ -83,12 +83,12 @@ def count(bot: Bot) -> int:
 
 
 def shown(page: httpx.Response) -> str:
-    """Return a page's text as it is read."""
+    """Return the visible text of a page."""
     return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page.text)))
 
 
 def field(page: httpx.Response, name: str) -> str:
-    """Return what stands in a field."""
+    """Return the value of a field."""
     found = re.search(rf'<input [^>]*name="{name}"[^>]* value="([^"]*)"', page.text) or re.search(
         rf'<textarea [^>]*name="{name}"[^>]*>\n?(.*?)</textarea>', page.text, re.DOTALL
     )
@@ -97,13 +97,13 @@ def field(page: httpx.Response, name: str) -> str:
 
 
 def problem(page: httpx.Response, name: str) -> str:
-    """Return what is said to be wrong with a field."""
+    """Return the error message of a field."""
     found = re.search(rf'<div id="{name}-about">\s*<p class="problem">(.*?)</p>', page.text)
     assert found, page.text
     return unescape(re.sub(r"<[^>]*>", "", found[1]))
 
 
-# --- who may what
+# --- permissions
 
 
 async def test_read_only_token_cannot_change_webhooks(bridge_url: str, bot: Bot) -> None:
@@ -208,7 +208,7 @@ async def test_list_has_pages_and_bounded_counts(bridge_url: str, bot: Bot) -> N
 async def test_idle_webhook_is_found_by_its_index(
     bot: Bot,
 ) -> None:
-    """By the primary key, whoever looks for its newest delivery goes through all of the others'."""
+    """Through the primary key, finding its newest delivery would scan all others."""
     bot.execute("set plan_cache_mode = force_generic_plan")
     for planner_option in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
         bot.execute(f"set {planner_option} = off".encode())
@@ -225,7 +225,7 @@ async def test_idle_webhook_is_found_by_its_index(
         assert not [line for line in scans if "pkey" in line or "Seq" in line]
 
 
-# --- a new one
+# --- creating
 
 
 async def test_generated_secret_is_shown_once(bridge_url: str, bot: Bot) -> None:
@@ -286,7 +286,7 @@ async def test_every_field_is_saved(bridge_url: str, bot: Bot) -> None:
         page = await browser.get(f"/console/webhooks/{webhook}?done=created")
         assert "<script>x" not in page.text
         assert HOSTILE in shown(page)
-        # The form shows it as it is, and sending it unchanged changes nothing.
+        # The form shows the current values; submitting it unchanged changes nothing.
         page = await browser.get(f"/console/webhooks/{webhook}/edit")
         sent = {
             name: field(page, name)
@@ -375,7 +375,7 @@ async def test_forbidden_url_is_rejected_with_the_reason(bridge_url: str, bot: B
         page = await browser.post("/console/webhooks/new", data=FILLED)
         assert page.status_code == 422
         assert "is not public &lt;b&gt;https://crm" in page.text
-        # Whoever does not touch the address can change the rest.
+        # The other fields can still be changed.
         webhook = add_crm(bot)
         edit = f"/console/webhooks/{webhook}/edit"
         seen = field(await browser.get(edit), "seen")
@@ -392,7 +392,7 @@ async def test_event_types_are_suggested_with_groups(bridge_url: str) -> None:
     assert not [option for option in options if option.startswith("note")]
 
 
-# --- changes
+# --- editing
 
 
 async def test_only_changed_fields_are_saved(bridge_url: str, bot: Bot) -> None:
@@ -415,7 +415,7 @@ async def test_only_changed_fields_are_saved(bridge_url: str, bot: Bot) -> None:
         [(changes, via)] = bot.execute("select changes, via from bridge.audit_log").fetchall()
         assert changes.keys() == {"name", "retry_schedule"}
         assert via == "console"
-        # And the secret, if it is to go.
+        # Likewise for the removal of the secret.
         form |= {"seen": field(await browser.get(edit), "seen"), "secret_choice": "none"}
         assert (await browser.post(edit, data=form)).status_code == 303
     assert secrets_of(bot, webhook) == [None, None]
@@ -448,7 +448,7 @@ async def test_concurrent_change_is_not_overwritten(
         assert "has changed since" in shown(page)
         assert field(page, "name") == "mine"
         assert stored(bot, webhook) == before
-        # Whoever has read that may insist.
+        # Submitting again overwrites.
         form["seen"] = field(page, "seen")
         assert (await browser.post(edit, data=form)).status_code == 303
         assert stored(bot, webhook)["name"] == "mine"
@@ -468,7 +468,7 @@ async def test_webhook_is_paused_resumed_disabled_and_deleted(bridge_url: str, b
         ):
             answer = await browser.post(f"{path}/{action}")
             assert answer.status_code == 303
-            # Of a page two steps further down.
+            # Relative to a page two levels deeper.
             assert answer.headers["Location"] == f"../../webhooks/{webhook}?done={done}"
             page = await browser.get(f"{path}?done={done}")
             assert f">{state}</span>" in page.text
@@ -517,7 +517,7 @@ async def test_rotated_secret_keeps_signing_for_a_day(bridge_url: str, bot: Bot)
             assert "my own" not in page.text
 
 
-# --- how one does
+# --- health
 
 
 async def test_response_to_a_test_is_escaped(bridge_url: str, bot: Bot) -> None:
@@ -539,7 +539,7 @@ async def test_response_to_a_test_is_escaped(bridge_url: str, bot: Bot) -> None:
         assert page.status_code == 200
         assert "The receiver accepted the test" in shown(page)
         assert "12 ms" in shown(page)
-        # The page of a POST is not asked for again by itself.
+        # The page of a POST does not refresh itself.
         assert "data-refresh-seconds" not in page.text
         page = await browser.post(path)
         assert "The receiver rejected the test" in shown(page)
@@ -585,7 +585,7 @@ async def test_each_state_explains_itself(
 
 
 def add_attempts(bot: Bot, webhook: int, number: int, ages_minutes: str) -> None:
-    """Log deliveries, and two attempts at each second one, at ages that are SQL over n."""
+    """Log deliveries, every second one with two attempts, at ages given as SQL over n."""
     bot.execute(
         f"""with delivery as (
                 select nextval('bridge.delivery_queue_id_seq') as id, n,
@@ -620,10 +620,10 @@ def figures(bot: Bot, webhook: int, looked_at: int) -> dict[str, Any]:
 async def test_figures_match_webhook_health(bridge_url: str, bot: Bot) -> None:
     bot.execute("select bridge.create_partitions((now() at time zone 'UTC')::date - 2, 5)")
     webhook, other = add_crm(bot), add_crm(bot)
-    # The older have the lower ids: 0 to 50 hours, newest last.
+    # Older deliveries have lower ids: 0 to 50 hours, newest last.
     add_attempts(bot, webhook, 300, "10 * (300 - n)")
     add_attempts(bot, other, 10, "1")
-    # One that waits was tried, too, and older than all others.
+    # A waiting delivery has also been tried; it is older than all others.
     waiting = add_pending(bot, webhook, attempts=1)
     bot.execute(
         """insert into bridge.delivery_attempts
@@ -656,7 +656,7 @@ async def test_figures_match_webhook_health(bridge_url: str, bot: Bot) -> None:
 
 async def test_figures_of_many_deliveries_name_their_start(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot)
-    # All within minutes: not even an hour is whole.
+    # All within minutes, so not even one hour is complete.
     add_attempts(bot, webhook, 2 * LOOKED_AT, "2 - n / 2000")
     async with signed_in(bridge_url) as browser:
         page = await browser.get(f"/console/webhooks/{webhook}")
