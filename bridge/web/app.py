@@ -1,4 +1,4 @@
-"""The REST API as a whole: its rooms put together, and what is answered when one of them raises."""
+"""The web application: its routers, middleware and error handlers."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -22,7 +22,7 @@ from bridge.database.shares import Share
 from bridge.telemetry import metrics
 from bridge.web import console
 from bridge.web.api import audit, deliveries, docs, events, health, tickets, tokens, webhooks
-from bridge.web.api.refusals import RETRY_SECONDS, answer_of, passes
+from bridge.web.api.refusals import RETRY_SECONDS, answer_of, is_transient
 from bridge.web.api.webhooks import SendTrial, limited_trials
 from bridge.web.console.overview import Overviews
 from bridge.web.http.access_log import AccessLog
@@ -31,29 +31,32 @@ from bridge.webhooks.errors import WebhookError
 
 log = structlog.get_logger()
 
-#: Connections of the pool for requests; the others are left to the stream and to delivery.
+#: Database connections that requests may use at once. The rest is for the stream and deliveries.
 REST_CONNECTIONS = 3
-#: Tests of webhooks under way at once; each may hold its request for as long as an attempt.
+#: Test deliveries in progress at once. Each may take as long as an attempt.
 TRIALS = 8
-#: The rooms, in the order of the document.
+#: Modules with routes, in the order of the OpenAPI document.
 ROOMS = (webhooks, deliveries, events, tickets, tokens, audit, health, docs, console)
 
 _DESCRIPTION = """\
-All but what is tagged *bridge* needs a token of `pgbridge token create`, as `Authorization: Bearer`
-or as `X-API-Key`. Bodies are JSON in UTF-8, without compression; fields and parameters that are not
-known are ignored. What may be read in two ways is refused with 422: a key that comes twice in an
-object, a parameter that comes twice in a query, NaN, nesting deeper than 32. Every error has a
-`detail`: a text or, for 422, a list of what is wrong where. A path with a slash at its end is the
-one without. What is answered by 429 or 503 may be tried again after `Retry-After` seconds.
+All operations except those tagged *bridge* need a token from `pgbridge token create`, sent as
+`Authorization: Bearer` or as `X-API-Key`. Bodies are uncompressed JSON in UTF-8. Unknown fields and
+parameters are ignored. Ambiguous requests get 422: duplicate keys in an object, repeated query
+parameters, NaN, nesting deeper than 32. Every error has a `detail`: a text or, for 422, a list of
+problems and their places. A trailing slash in a path makes no difference. After a 429 or 503, the
+request may be sent again after `Retry-After` seconds.
 """
 _TAGS = [
-    {"name": "webhooks", "description": "Who is told of which events, and how that goes."},
-    {"name": "deliveries", "description": "What was sent, what came of it, sending it again."},
-    {"name": "events", "description": "The log, for who polls instead of listening on `/ws`."},
-    {"name": "stream", "description": "The way to `/ws`, which pushes events as they come."},
-    {"name": "tokens", "description": "Who may do what."},
-    {"name": "audit", "description": "Who changed what."},
-    {"name": "bridge", "description": "How the bridge is, for who watches it, without a token."},
+    {"name": "webhooks", "description": "Who receives which events."},
+    {"name": "deliveries", "description": "What was sent, with what result; redelivery."},
+    {
+        "name": "events",
+        "description": "The event log, for clients that poll.",
+    },
+    {"name": "stream", "description": "Access to `/ws`, which pushes events in real time."},
+    {"name": "tokens", "description": "API tokens and their scopes."},
+    {"name": "audit", "description": "The audit log."},
+    {"name": "bridge", "description": "Health and metrics, without a token."},
 ]
 
 
@@ -71,21 +74,19 @@ def build_api(
     send_trial: SendTrial,
     exposition: Callable[[], Awaitable[bytes]] = metrics.exposition,
 ) -> FastAPI:
-    """Build the API as an ASGI application. It has no lifespan: whoever serves it owns the parts.
+    """Build the ASGI application. It has no lifespan: the caller owns its parts.
 
     Args:
-        database: where the webhooks are.
-        token_store: who may call.
-        vault: seals the webhooks' secrets.
-        cors_origins: origins of the dashboards that may call from a browser.
-        proxies: that are believed whom they have a request from.
-        requests: how often each token may ask; None: without limit.
-        access_log: whether each request is logged.
-        troubles: the checks of whether the bridge makes progress by name, and what is wrong by
-            each; None if nothing is.
+        token_store: authenticates tokens.
+        vault: encrypts the webhooks' secrets.
+        cors_origins: origins whose pages may call the API from a browser.
+        proxies: trusted proxies, whose X-Forwarded-For is used.
+        requests: the rate limit per token; None: no limit.
+        access_log: log every request.
+        troubles: returns the readiness checks by name, with what is wrong, or None.
+        url_refusal: returns why deliveries may not go to a URL, or None if they may.
         send_trial: sends a test request to a webhook, a row of ``webhook_to_try``.
-        url_refusal: says why no delivery may go to a webhook's URL, or None if one may.
-        exposition: gives what is counted, in Prometheus' text format.
+        exposition: returns the metrics in Prometheus' text format.
     """
     api = FastAPI(
         title="pgbridge",
@@ -95,7 +96,7 @@ def build_api(
         openapi_tags=_TAGS,
         license_info={"name": "MIT", "identifier": "MIT"},
         generate_unique_id_function=_operation_id,
-        docs_url=None,  # a room of its own
+        docs_url=None,  # see docs.py
         redoc_url=None,
         redirect_slashes=False,  # PlainPaths serves both
         strict_content_type=False,  # body.py decides what may be JSON
@@ -114,11 +115,11 @@ def build_api(
         for router in room.ROUTERS:
             api.include_router(router)
     api.add_exception_handler(RequestValidationError, _invalid)
-    api.add_exception_handler(StarletteHTTPException, _refused)
+    api.add_exception_handler(StarletteHTTPException, _http_exception)
     api.add_exception_handler(WebhookError, _webhook_error)
     api.add_exception_handler(DatabaseUnavailable, _database_unavailable)
-    api.add_exception_handler(DatabaseError, _database_refuses)
-    # The last one added stands outermost.
+    api.add_exception_handler(DatabaseError, _database_error)
+    # The last one added is the outermost.
     api.add_middleware(PlainPaths)
     api.add_middleware(Heads)
     api.add_middleware(Failures)
@@ -143,16 +144,16 @@ def _operation_id(route: APIRoute) -> str:
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     """Answer 422 in FastAPI's shape, without the input.
 
-    The input may be a secret, and may be what JSON cannot say: NaN, half of a surrogate pair.
+    The input may be a secret, or something JSON cannot express, such as NaN or a lone surrogate.
     """
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
     detail = [{name: each[name] for name in ("type", "loc", "msg")} for each in error.errors()]
     return JSONResponse({"detail": detail}, 422)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    """Answer an HTTPException; a 405 with all methods that the path has, over all its routes."""
-    assert isinstance(error, StarletteHTTPException)  # noqa: S101 - what it is registered for
+async def _http_exception(request: Request, error: Exception) -> Response:
+    """Answer an HTTPException. A 405 lists the methods of all the routes with that path."""
+    assert isinstance(error, StarletteHTTPException)  # noqa: S101 - registered for it
     if error.status_code == 405:
         allowed = {
             method
@@ -169,7 +170,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _webhook_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, WebhookError)  # noqa: S101 - what it is registered for
+    assert isinstance(error, WebhookError)  # noqa: S101 - registered for it
     return await http_exception_handler(request, answer_of(error))
 
 
@@ -179,10 +180,10 @@ async def _database_unavailable(_request: Request, _error: Exception) -> JSONRes
     )
 
 
-async def _database_refuses(request: Request, error: Exception) -> JSONResponse:
-    """Answer what passes, such as a deadlock, like a database that is away; the rest is ours."""
-    assert isinstance(error, DatabaseError)  # noqa: S101 - what it is registered for
-    if not passes(error):
+async def _database_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer 503 to a transient error, such as a deadlock; anything else is a bug."""
+    assert isinstance(error, DatabaseError)  # noqa: S101 - registered for it
+    if not is_transient(error):
         raise error
     log.warning("request_conflicted", path=request.scope["path"], reason=error.message)
     return await _database_unavailable(request, error)

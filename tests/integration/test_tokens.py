@@ -609,4 +609,4 @@ async def test_who_polls_sees_what_the_token_is_for(bridge_url: str, bot: Bot) -
         assert await types("?event_type=user.*,ticket.closed") == ["user.created", "ticket.closed"]
         refused = await client.get("/events?event_type=ticket.*,user.deleted")
         assert refused.status_code == 403
-        assert refused.json() == {"detail": "This API key does not see user.deleted"}
+        assert refused.json() == {"detail": "This API key cannot read user.deleted"}

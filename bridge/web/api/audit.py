@@ -1,4 +1,4 @@
-"""Who changed what, and when."""
+"""The audit log: who changed what, and when."""
 
 import json
 from datetime import datetime
@@ -18,21 +18,21 @@ ROUTERS = (managing,)
 
 
 class Change(BaseModel):
-    """One change."""
+    """A change."""
 
     id: Id
     changed_at: datetime
     action: str = Field(examples=["webhook.updated", "token.created", "delivery.redelivered"])
-    target_id: Id | None = Field(description="The id of what was changed.")
-    target: str | None = Field(description="Its name, as it was then.")
+    target_id: Id | None = Field(description="The id of the changed object.")
+    target: str | None = Field(description="The object's name at that time.")
     via: Literal["api", "console", "cli", "sql", "bridge"] = Field(
-        description="By which way; `bridge`: by itself."
+        description="How it was changed; `bridge`: by the bridge itself."
     )
-    actor: str = Field(description="The token, or user and machine.")
-    address: str | None = Field(description="Where the request came from.")
-    db_role: str = Field(description="Who was logged in to the database.")
+    actor: str = Field(description="The token, or the user and machine.")
+    address: str | None = Field(description="The client's address.")
+    db_role: str = Field(description="The database role.")
     changes: Annotated[dict[str, Any], BeforeValidator(json.loads)] = Field(
-        description="What changed, from what to what; of secrets, only whether there is one."
+        description="Old and new values; of secrets, only whether one is set."
     )
 
 
@@ -41,7 +41,7 @@ class ChangeList(BaseModel):
 
     items: list[Change]
     next_before_id: Id | None = Field(
-        description="The next page is the one with this `before_id`; null: this is the last."
+        description="The `before_id` of the next page; null on the last page."
     )
 
 
@@ -51,10 +51,10 @@ async def list_audit(
     limit: Annotated[Limit, Query()] = 50,
     before_id: Annotated[
         BeforeId | None,
-        Query(description="Only older ones: the `next_before_id` of the page before."),
+        Query(description="Only older ones: the `next_before_id` of the previous page."),
     ] = None,
 ) -> ChangeList:
-    """A page of what was changed, by whichever way: webhooks, tokens, rules, redeliveries."""
+    """List changes of webhooks, tokens and rules, and redeliveries, newest first."""
     rows = await database.fetch("list_audit", before_id, limit + 1)
     return ChangeList(
         items=[Change.model_validate(dict(row)) for row in rows[:limit]],

@@ -1,4 +1,4 @@
-"""Who may call what, and how often: a token in a header, and the scope that it has to have."""
+"""Authenticates requests by token, checks scopes, and limits request rates."""
 
 import json
 import math
@@ -9,20 +9,18 @@ import trio
 from fastapi import APIRouter, HTTPException, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
-from starlette.datastructures import Headers
-from starlette.types import Scope
 
 from bridge.access.authenticator import Authenticator, TooManyFailuresError
-from bridge.access.proxies import client_address
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import Grant, token_of_headers
 from bridge.web.api.refusals import GUARDED
 from bridge.web.http.body import BoundedRequest
+from bridge.web.http.client import address_of
 
-# For the OpenAPI document; the tokens are read by authorize.
+# For the OpenAPI document only: `authorize` reads the tokens.
 _SCHEMES = (
     HTTPBearer(
-        scheme_name="Bearer", description="A token of `pgbridge token create`.", auto_error=False
+        scheme_name="Bearer", description="A token from `pgbridge token create`.", auto_error=False
     ),
     APIKeyHeader(
         name="X-API-Key", scheme_name="ApiKey", description="The same token.", auto_error=False
@@ -33,13 +31,13 @@ _SCHEMES = (
 def guarded_router(scope: str) -> APIRouter:
     """Return a router whose routes need a token with this scope.
 
-    The application that includes it has in its state ``tokens``, its ``Authenticator``;
-    ``requests``, how often each token may ask, or None; and ``proxies``, those that are believed.
-    The routes find whose token it was in ``request.state.grant``.
+    The application's state has ``tokens``, the ``Authenticator``; ``requests``, the rate limit per
+    token, or None; and ``proxies``, the trusted proxies. Routes find the token's grant in
+    ``request.state.grant``.
     """
 
     class GuardedRoute(APIRoute):
-        """Asks for the token before the body is read, which FastAPI's dependencies come after."""
+        """Checks the token before the body is read. FastAPI's dependencies run after that."""
 
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
@@ -58,11 +56,11 @@ def guarded_router(scope: str) -> APIRouter:
 
 
 async def authorize(request: Request, scope: str) -> None:
-    """Let a request pass whose token has the scope; ``request.state.grant`` is what it allows.
+    """Check that the request's token has the scope, and set ``request.state.grant``.
 
     Raises:
-        HTTPException: 401 without a valid token, 403 without the scope, 429 too often.
-        DatabaseUnavailable: the token cannot be looked up now.
+        HTTPException: 401, no valid token; 403, the scope is missing; 429, too many requests.
+        DatabaseUnavailable: the token cannot be looked up.
     """
     headers = request.headers
     token = token_of_headers(headers.get("X-API-Key", ""), headers.get("Authorization", ""))
@@ -70,12 +68,12 @@ async def authorize(request: Request, scope: str) -> None:
         raise _unauthorized("Missing API key")
     tokens: Authenticator = request.app.state.tokens
     try:
-        grant = await tokens.authenticate(token, address_of(request))
+        grant = await tokens.authenticate(token, address_of(request.scope))
     except TooManyFailuresError as error:
         raise too_often("Too many failed attempts", error.retry_seconds) from None
     if grant is None:
         raise _unauthorized("Invalid or expired API key")
-    # Whose it was is known, whether it may or not.
+    # Also for the access log, even if the request is rejected below.
     request.state.grant = grant
     take_turn(request)
     if not grant.allows(scope):
@@ -83,10 +81,10 @@ async def authorize(request: Request, scope: str) -> None:
 
 
 def take_turn(request: Request) -> None:
-    """Count a request to the token that it was sent with, ``request.state.grant``.
+    """Count a request against the rate limit of its token, ``request.state.grant``.
 
     Raises:
-        HTTPException: 429, too many were.
+        HTTPException: 429, the limit is exceeded.
     """
     requests: Throttle | None = request.app.state.requests
     key = request.state.grant.key
@@ -94,23 +92,11 @@ def take_turn(request: Request) -> None:
         raise too_often("Too many requests with this API key", wait)
 
 
-def address_of(request: Request) -> str:
-    """Return the address of whoever sent a request, as far as proxies are believed."""
-    return address_of_scope(request.scope)
-
-
-def address_of_scope(scope: Scope) -> str:
-    """Like :func:`address_of`, of an ASGI scope."""
-    peer = scope["client"][0] if scope.get("client") else ""
-    forwarded_for = Headers(scope=scope).getlist("X-Forwarded-For")
-    return client_address(peer, forwarded_for, scope["app"].state.proxies)
-
-
 def actor_of(request: Request) -> str:
-    """Return who sent a guarded request, as the audit log takes it."""
+    """Return who sent a request, as JSON for the audit log."""
     grant: Grant = request.state.grant
     via = getattr(request.state, "via", "api")
-    return json.dumps({"via": via, "actor": str(grant), "address": address_of(request)})
+    return json.dumps({"via": via, "actor": str(grant), "address": address_of(request.scope)})
 
 
 def _unauthorized(detail: str) -> HTTPException:
@@ -118,5 +104,5 @@ def _unauthorized(detail: str) -> HTTPException:
 
 
 def too_often(detail: str, wait_seconds: float) -> HTTPException:
-    """Return the 429 that says when to come again."""
+    """Return a 429 with ``Retry-After``."""
     return HTTPException(429, detail, headers={"Retry-After": str(math.ceil(wait_seconds))})

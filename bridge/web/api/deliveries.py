@@ -8,7 +8,8 @@ from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import BeforeId, DeliveryId, Limit, Offset, OptionalStatus, WebhookId
 from bridge.web.api.parts import InWebhooks
-from bridge.web.api.refusals import CANNOT_BE_SENT, NO_DELIVERY, NO_WEBHOOK, invalid
+from bridge.web.api.refusals import CANNOT_BE_SENT, NO_DELIVERY, NO_WEBHOOK
+from bridge.web.http.body import invalid
 from bridge.webhooks.model import DeliveryDetail, DeliveryList
 
 reading = guarded_router(WEBHOOKS_READ)

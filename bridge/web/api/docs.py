@@ -1,4 +1,4 @@
-"""The page for people who try the API in a browser."""
+"""The page on which people try the API in a browser."""
 
 import base64
 import hashlib
@@ -7,8 +7,8 @@ from typing import Final
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-# One release, and of it these very files: who types a token into the page trusts them with it, and
-# need not trust the server that they come from.
+# These exact files of one release: people type tokens into the page, and should not have to trust
+# the CDN.
 _SWAGGER_UI = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.35.0"
 _SCRIPT_HASH = "sha384-gjRm0bEPMeTmMh5jT2cHccIwCUZSTd8YC+j0d0sXw0MdGEfScduGpSyF3ZSSLkX9"
 _STYLE_HASH = "sha384-WlYgdmXYOOBWL5apwjDEZwN+U3HmXSSu5R6V5aGxEcf7z+KuRNwBhoxKVN1i3D5I"
@@ -25,9 +25,8 @@ SwaggerUIBundle({
 });
 """
 
-# The document is beside the page, so both may be behind any prefix of a proxy, and the page's own
-# path may have a slash at its end. What stands in the page is seen until the scripts have come, and
-# where they cannot.
+# The page finds the document next to itself, behind any prefix of a proxy and with or without a
+# trailing slash. Its text shows until the scripts have loaded, or if they cannot.
 PAGE: Final = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -40,10 +39,10 @@ PAGE: Final = f"""<!DOCTYPE html>
 </head>
 <body>
 <div id="swagger-ui">
-<p>This page is drawn by scripts from cdn.jsdelivr.net. If nothing else appears here, your browser
-does not run scripts, or cannot reach that server.</p>
-<p>The description of the REST API is in <a href="openapi.json">openapi.json</a>, which comes from
-this bridge alone.</p>
+<p>This page needs scripts from cdn.jsdelivr.net. If nothing else appears, your browser does not run
+scripts or cannot reach that server.</p>
+<p>The REST API is described in <a href="openapi.json">openapi.json</a>, which this bridge
+serves itself.</p>
 </div>
 <script src="{_SWAGGER_UI}/swagger-ui-bundle.js"
         integrity="{_SCRIPT_HASH}" crossorigin="anonymous"></script>
@@ -57,8 +56,8 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-#: What the page may do: run those two scripts, call this bridge, and show what it needs for that.
-#: Swagger UI sets styles of elements and draws its signs from data: URLs.
+#: The page may run those two scripts and call this bridge. Swagger UI also sets inline styles and
+#: draws icons from data: URLs.
 POLICY: Final = "; ".join(
     [
         "default-src 'none'",
@@ -78,5 +77,5 @@ ROUTERS = (open_to_all,)
 
 @open_to_all.get("/docs", include_in_schema=False)
 async def docs() -> HTMLResponse:
-    """The page, with what it may do."""
+    """Show the page."""
     return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})

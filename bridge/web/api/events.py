@@ -1,4 +1,4 @@
-"""The event log, page by page, for clients that poll instead of listening."""
+"""The event log in pages, for clients that poll instead of using the stream."""
 
 from typing import Annotated, Any
 
@@ -13,10 +13,10 @@ from bridge.web.api.fields import EventId, Limit, Patterns
 from bridge.web.api.parts import InDatabase
 from bridge.webhooks.fields import MAX_BIGINT, Id
 
-#: Events whose type is looked at for one page. With a pattern that matches little, a page may be
-#: empty and still say where to go on.
+#: Events examined for one page. If few match the patterns, a page may be empty and still have a
+#: `next_since`.
 MOST_LOOKED_AT = 5_000
-#: Payloads of a page, as stored, which may be compressed; and one event in any case.
+#: Payloads of a page, as stored (perhaps compressed). A page has at least one event.
 PAGE_BYTES = 1024 * 1024
 
 reading = guarded_router(EVENTS_READ)
@@ -53,23 +53,21 @@ class EventList(BaseModel):
 async def list_events(
     request: Request,
     database: InDatabase,
-    since: Annotated[
-        EventId, Query(description="Only events after this id: the last one that is known.")
-    ] = 0,
+    since: Annotated[EventId, Query(description="Only events after this id.")] = 0,
     until: Annotated[
-        EventId | None, Query(description="Only events up to this id, with it.")
+        EventId | None, Query(description="Only events up to and including this id.")
     ] = None,
     event_type: Annotated[
         Patterns,
-        Query(description="Only these types: exact ones or patterns, comma-separated."),
+        Query(description="Only these types or patterns, comma-separated."),
     ] = "",
     limit: Annotated[Limit, Query()] = 50,
 ) -> EventList:
-    """A page of the log, in the order in which commits became visible.
+    """List events in the order in which their transactions became visible.
 
-    To follow the log, go on from `next_since`, or from `last_event_id` where that is null. A page
-    may have fewer events than `limit`, or none, although there are more: only `next_since` tells.
-    An `available_from` above `since` + 1 means that events in between may be gone from the log.
+    To follow the log, continue from `next_since`, or from `last_event_id` if that is null. A page
+    may have fewer events than `limit`, or none, even if more follow: only `next_since` tells. If
+    `available_from` is above `since` + 1, events in between may have been deleted from the log.
     """
     patterns = _visible(request.state.grant, event_type)
     last_wanted = MAX_BIGINT if until is None else until
@@ -94,13 +92,13 @@ async def list_events(
 
 
 def _visible(grant: Grant, event_type: str) -> list[str] | None:
-    """Return the patterns of what a request asks for, as far as its token may see it; None: all.
+    """Return the requested patterns, narrowed to those the token may read; None means all.
 
     Raises:
-        HTTPException: 403, the token may see nothing of one of them.
+        HTTPException: 403, the token may read no event of one of the patterns.
     """
     wanted = [pattern.strip() for pattern in (event_type.strip() or "*").split(",")]
     for pattern in outside(wanted, grant.events):
-        raise HTTPException(403, f"This API key does not see {pattern}")
+        raise HTTPException(403, f"This API key cannot read {pattern}")
     visible = narrowed(wanted, grant.events)
     return None if "*" in visible else sorted(visible)

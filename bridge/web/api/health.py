@@ -1,4 +1,4 @@
-"""How the bridge is, for who watches it: no token is asked for."""
+"""Health, readiness and metrics for monitoring, without a token."""
 
 from typing import Literal
 
@@ -28,10 +28,10 @@ class Readiness(BaseModel):
 
 
 @open_to_all.get(
-    "/healthz", response_model=Health, responses=FAILED, summary="Tell whether the process answers"
+    "/healthz", response_model=Health, responses=FAILED, summary="Check that the process responds"
 )
 async def healthz() -> Health:
-    """Whether the process answers."""
+    """Check that the process responds."""
     return Health(status="ok")
 
 
@@ -40,21 +40,21 @@ async def healthz() -> Health:
     response_model=Readiness,
     responses={
         **FAILED,
-        503: {"model": Readiness, "description": "A part does not do its work"},
+        503: {"model": Readiness, "description": "At least one check fails"},
     },
-    summary="Tell whether the bridge makes progress",
+    summary="Check that the bridge makes progress",
 )
 async def readyz(request: Request) -> JSONResponse:
-    """Whether every part of the bridge does its work, and if not, what is wrong.
+    """Check every part of the bridge; `reasons` explains failed checks.
 
-    - `relay`: it gets around to draining, or to following the bridge that drains.
-    - `outbox`: whoever drains, no event stays the first in the outbox for ten seconds.
-    - `listen`: what is notified is heard.
-    - `claim`: it gets around to looking for deliveries that are due.
-    - `settle`: what became of attempts is written down.
-    - `database`: it answers.
+    - `relay`: this bridge drains the outbox, or follows the bridge that does.
+    - `outbox`: the oldest event leaves the outbox within ten seconds, whichever bridge drains it.
+    - `listen`: notifications arrive.
+    - `claim`: this bridge looks for due deliveries.
+    - `settle`: the results of attempts are stored.
+    - `database`: the database responds.
 
-    What receivers do does not matter. The answer comes from memory, whatever the database does.
+    Failing receivers do not affect readiness. The response never waits for the database.
     """
     troubles = request.app.state.troubles()
     reasons = {name: why for name, why in troubles.items() if why is not None}
@@ -70,8 +70,8 @@ async def readyz(request: Request) -> JSONResponse:
     "/metrics",
     response_class=PlainTextResponse,
     responses=FAILED,
-    summary="Give Prometheus its metrics",
+    summary="Show metrics",
 )
 async def prometheus_metrics(request: Request) -> Response:
-    """What this bridge, with all its workers, has counted since it was started, for Prometheus."""
+    """Show the metrics of this bridge and all its workers in Prometheus' text format."""
     return Response(await request.app.state.exposition(), media_type=metrics.CONTENT_TYPE)

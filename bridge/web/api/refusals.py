@@ -1,4 +1,4 @@
-"""What is answered when a request cannot be done: not found, not now, not like this."""
+"""Error responses, and how the OpenAPI document describes them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,18 +8,19 @@ from pydantic import BaseModel, Field
 
 from bridge.database.errors import DatabaseError
 from bridge.database.pool import Row
+from bridge.web.http.body import invalid
 from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
 from bridge.webhooks.fields import MAX_BIGINT
 
-#: SQLSTATEs, or their classes, of what passes without us: the same request may be tried again.
-PASSING = (
+#: SQLSTATEs, or their classes, of transient errors: the same request may succeed later.
+TRANSIENT = (
     "40",  # transaction rollback: a deadlock, a serialization failure
     "53",  # insufficient resources: disk, memory, connections
     "55P03",  # lock_not_available
-    "57014",  # query_canceled, also by a timeout of the server's
-    "58",  # system error: a read of a disk that failed
+    "57014",  # query_canceled, for example by statement_timeout
+    "58",  # system error, such as a failed disk read
 )
-#: Seconds after which a client may well try again what did not work for the moment.
+#: ``Retry-After`` of a transient error.
 RETRY_SECONDS = 1
 
 Responses = dict[int | str, dict[str, Any]]
@@ -50,7 +51,7 @@ class HTTPValidationError(BaseModel):
 
 
 def _problem(description: str, example: str, headers: dict[str, str] | None = None) -> Any:
-    """Describe an answer of ``{"detail": …}``; the headers are told by what they are for."""
+    """Describe a response of ``{"detail": …}``; the headers come with their descriptions."""
     described = {
         name: {"description": what, "schema": {"type": "string"}}
         for name, what in (headers or {}).items()
@@ -63,54 +64,54 @@ def _problem(description: str, example: str, headers: dict[str, str] | None = No
     }
 
 
-_RETRY_AFTER = {"Retry-After": "Seconds to wait before the next try."}
+_RETRY_AFTER = {"Retry-After": "Seconds to wait before trying again."}
 
-FAILED: Responses = {500: _problem("A fault of the bridge: see its log", "Internal Server Error")}
-#: What every route with a token may answer beside what it is there for.
+FAILED: Responses = {500: _problem("A bug in the bridge: see its log", "Internal Server Error")}
+#: What every route that needs a token can also respond with.
 GUARDED: Responses = {
     401: _problem(
-        "No token, or none that is valid",
+        "The token is missing, invalid or expired",
         "Missing API key",
         {"WWW-Authenticate": "`Bearer`."},
     ),
     403: _problem(
-        "The token does not have the scope",
+        "The token lacks the scope",
         "This API key does not have the scope webhooks:write",
     ),
     408: _problem("The request took too long to arrive", "Request Timeout"),
     422: {
         "model": HTTPValidationError,
-        "description": "A parameter or the body is not as described; each problem says where",
+        "description": "A parameter or the body is invalid; each problem names its place",
     },
     429: _problem("Too many requests", "Too many requests; try again soon", _RETRY_AFTER),
     **FAILED,
-    503: _problem("The database is away, or busy", "Database unavailable", _RETRY_AFTER),
+    503: _problem("The database is unavailable or busy", "Database unavailable", _RETRY_AFTER),
 }
-#: And what a route that reads a body may answer, too.
+#: What a route that reads a body can also respond with.
 WITH_BODY: Responses = {
     413: _problem("The body is larger than 1 MiB", "Request body too large"),
     415: _problem(
         "The body is compressed",
-        "The body must be sent as it is, without Content-Encoding",
+        "Compressed bodies are not supported; omit Content-Encoding",
         {"Accept-Encoding": "`identity`."},
     ),
 }
-NO_WEBHOOK: Responses = {404: _problem("There is no such webhook", "Webhook not found")}
-NO_TOKEN: Responses = {404: _problem("There is no such valid token", "Token not found")}
-NO_DELIVERY: Responses = {404: _problem("There is no such delivery", "Delivery not found")}
+NO_WEBHOOK: Responses = {404: _problem("The webhook does not exist", "Webhook not found")}
+NO_TOKEN: Responses = {404: _problem("The token does not exist, or is revoked", "Token not found")}
+NO_DELIVERY: Responses = {404: _problem("The delivery does not exist", "Delivery not found")}
 CANNOT_BE_SENT: Responses = {
     409: _problem(
-        "Its webhook is deleted, or its event has expired",
+        "The webhook has been deleted, or the event has expired",
         "the event of delivery 7 is no longer in the log",
     )
 }
 
 
 def stored_id(row_id: int, what: str = "Webhook") -> int:
-    """Return an id that a row can have; any other is not found without asking.
+    """Return an id if a row can have it.
 
     Raises:
-        HTTPException: 404, no row can have it.
+        HTTPException: 404, the id is out of range.
     """
     if not 0 < row_id <= MAX_BIGINT:
         raise not_found(what)
@@ -121,7 +122,7 @@ def found(rows: Sequence[Row], what: str = "Webhook") -> Row:
     """Return the first row.
 
     Raises:
-        HTTPException: 404, there is none, which means that there is no such thing.
+        HTTPException: 404, there are no rows.
     """
     if not rows:
         raise not_found(what)
@@ -129,24 +130,13 @@ def found(rows: Sequence[Row], what: str = "Webhook") -> Row:
 
 
 def not_found(what: str) -> HTTPException:
-    """Return the 404 of one thing."""
+    """Return the 404 for a kind of thing."""
     return HTTPException(404, f"{what} not found")
 
 
-def invalid(*place: str | int, message: str, kind: str = "value_error") -> HTTPException:
-    """Return the 422 of one place of a request, in the shape of FastAPI's own.
-
-    Args:
-        place: ``body``, ``query``, ``path`` or ``header``, then the way to it.
-        message: what is wrong, without what was sent: that may be a secret.
-        kind: a word for it.
-    """
-    return HTTPException(422, [{"type": kind, "loc": place, "msg": message}])
-
-
-def passes(error: DatabaseError) -> bool:
-    """Tell whether what PostgreSQL refused now it may well do later."""
-    return str(error.sqlstate).startswith(PASSING)
+def is_transient(error: DatabaseError) -> bool:
+    """Tell whether the same statement may succeed later."""
+    return str(error.sqlstate).startswith(TRANSIENT)
 
 
 def answer_of(error: WebhookError) -> HTTPException:

@@ -1,4 +1,4 @@
-"""Tickets for the stream, so that a browser needs no token in a URL."""
+"""Tickets, with which a browser opens the stream without putting a token in a URL."""
 
 from datetime import datetime
 
@@ -18,15 +18,15 @@ class Ticket(BaseModel):
 
     ticket: str = Field(
         repr=False,
-        description="For `/ws?ticket=…`, once. What it allows is what the token allows.",
+        description="For `/ws?ticket=…`. Valid once, with the scopes of the token.",
         examples=["pgt_2dSBlBzVOoYBvSdKyXDwHqKGO8Nx2YiLHkqAnHdYwHE"],
     )
-    expires_at: datetime = Field(description="It has to be used before: half a minute from now.")
+    expires_at: datetime = Field(description="Half a minute from now.")
 
 
 @listening.post("/ws/tickets", status_code=201, tags=["stream"], summary="Get a ticket")
 async def create_ticket(request: Request) -> Ticket:
-    """Get a ticket to open the stream with, in place of a token, which URLs would show to logs."""
+    """Get a ticket to open the stream in place of a token: URLs end up in logs."""
     tokens: Authenticator = request.app.state.tokens
     ticket, expires_at = await tokens.create_ticket(request.state.grant)
     return Ticket(ticket=ticket, expires_at=expires_at)

@@ -1,4 +1,4 @@
-"""Tokens: made, listed, revoked."""
+"""Tokens: create, list, revoke."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -35,41 +35,41 @@ Scopes = Annotated[
 
 
 class NewToken(BaseModel):
-    """A token to make."""
+    """A token to create."""
 
     model_config = example(name="dashboard", scopes=["events:read", "webhooks:write"])
 
-    name: Name = Field(description="What it is for.")
-    scopes: Scopes = Field(description="What it may do.")
+    name: Name = Field(description="What the token is for.")
+    scopes: Scopes = Field(description="What the token may do.")
     expires_at: Moment | None = Field(
-        default=None, description="Until when it is valid; without a zone, UTC. Null: for ever."
+        default=None, description="When it expires; UTC if there is no time zone. Null: never."
     )
 
 
 class Token(BaseModel):
-    """A token, but for the token itself."""
+    """A token, without the secret itself."""
 
     id: Id
     name: str
-    prefix: str = Field(description="How it begins.")
+    prefix: str = Field(description="The first characters of the token.")
     scopes: list[str]
     created_at: datetime
     expires_at: datetime | None
-    last_used_at: datetime | None = Field(description="To the minute.")
+    last_used_at: datetime | None = Field(description="Rounded to the minute.")
     state: Literal["valid", "expired", "revoked"]
 
 
 class CreatedToken(Token):
-    """A token as it is answered once, when it is made."""
+    """A new token, with the secret itself."""
 
-    token: str = Field(repr=False, description="The token. It is not shown again.")
+    token: str = Field(repr=False, description="The token. It is shown only once.")
 
 
 class TokenList(BaseModel):
     """A page of tokens, newest first."""
 
     items: list[Token]
-    total: Count = Field(description="How many there are on all pages.")
+    total: Count = Field(description="The number of tokens on all pages.")
     limit: int
     offset: Count
 
@@ -80,7 +80,7 @@ async def list_tokens(
     limit: Annotated[Limit, Query()] = 50,
     offset: Annotated[Offset, Query()] = 0,
 ) -> TokenList:
-    """A page of tokens, newest first: those that are not valid any more, too."""
+    """List tokens, newest first, including expired and revoked ones."""
     rows = await database.fetch("list_tokens", None, limit, offset)
     return TokenList(
         items=[Token.model_validate(dict(row)) for row in rows if row["id"] is not None],
@@ -91,10 +91,10 @@ async def list_tokens(
 
 
 @managing.post(
-    "/tokens", status_code=201, responses=WITH_BODY, tags=["tokens"], summary="Make a token"
+    "/tokens", status_code=201, responses=WITH_BODY, tags=["tokens"], summary="Create a token"
 )
 async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
-    """Make a token. The answer shows it, and no other request ever does."""
+    """Create a token. Only this response contains it."""
     token = new_token()
     row = new_row(wanted.name, token, wanted.scopes, wanted.expires_at)
     [created] = await database.fetch("create_token", *row)
@@ -109,5 +109,5 @@ async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
     summary="Revoke a token",
 )
 async def revoke_token(database: InDatabase, token_id: Annotated[TokenId, Path()]) -> None:
-    """Revoke a token, for good. Streams that were opened with it end within seconds."""
+    """Revoke a token permanently. Streams opened with it close within seconds."""
     found(await database.fetch("revoke_token", stored_id(token_id, "Token")), "Token")

@@ -9,7 +9,6 @@ from fastapi import HTTPException, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from bridge.access.authenticator import Authenticator, TooManyFailuresError
-from bridge.web.api.auth import address_of
 from bridge.web.console.forms import read_form
 from bridge.web.console.guard import (
     COOKIE,
@@ -22,6 +21,7 @@ from bridge.web.console.guard import (
     set_cookie,
 )
 from bridge.web.console.rendering import base_of, page
+from bridge.web.http.client import address_of
 from bridge.web.http.middleware import SLASHED
 
 #: Cookie of the sign-in form. It stops other sites from signing a browser in with their token.
@@ -59,7 +59,7 @@ async def sign_in(request: Request) -> Response:
         return _ask(request, wanted, problem="again", status=403)
     tokens: Authenticator = request.app.state.tokens
     try:
-        grant = await tokens.authenticate(form.text("token"), address_of(request))
+        grant = await tokens.authenticate(form.text("token"), address_of(request.scope))
     except TooManyFailuresError as error:
         seconds = max(1, round(error.retry_seconds))
         return _ask(

@@ -20,10 +20,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from bridge.access.authenticator import SESSION_SECONDS, Authenticator, TooManyFailuresError
 from bridge.access.proxies import is_proxy
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
-from bridge.web.api.auth import address_of, take_turn, too_often
-from bridge.web.api.refusals import RETRY_SECONDS, answer_of, passes
+from bridge.web.api.auth import take_turn, too_often
+from bridge.web.api.refusals import RETRY_SECONDS, answer_of, is_transient
 from bridge.web.console.forms import Form, read_form
 from bridge.web.console.rendering import base_of, error_page
+from bridge.web.http.client import address_of
 from bridge.web.http.middleware import log_failure
 from bridge.webhooks.errors import WebhookError
 
@@ -152,7 +153,7 @@ async def _is_signed_in(request: Request) -> bool:
     if not session:
         return False
     tokens: Authenticator = request.app.state.tokens
-    grant = await tokens.use_session(session, address_of(request))
+    grant = await tokens.use_session(session, address_of(request.scope))
     if grant is None:
         return False
     request.state.grant, request.state.session = grant, session
@@ -197,7 +198,7 @@ def _error_page(request: Request, error: Exception) -> Response:
             return error_page(request, 404)
         case DatabaseUnavailable():
             return error_page(request, 503, headers={"Retry-After": str(RETRY_SECONDS)})
-        case DatabaseError() if passes(error):
+        case DatabaseError() if is_transient(error):
             return error_page(request, 503, headers={"Retry-After": str(RETRY_SECONDS)})
     log_failure(request.scope, error)
     return error_page(request, 500)

@@ -1,4 +1,4 @@
-"""The access log of REST: who asked for what, and what came of it."""
+"""The access log: one line per request."""
 
 import re
 from typing import Any, Final
@@ -7,24 +7,24 @@ import structlog
 import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.web.api.auth import address_of_scope
+from bridge.web.http.client import address_of
 
 log = structlog.get_logger()
 
-#: Characters of a path that are logged.
+#: Characters of a path that are logged; the rest is cut off.
 LONGEST_PATH: Final = 200
-# No part of a path of ours is so long; somebody may have put a token there.
+# No segment of the API's paths is this long: it may be a token in the wrong place.
 _SUSPICIOUS: Final = re.compile(r"[^/]{20,}")
 
 
 class AccessLog:
-    """Logs every request once it is answered: never its query, which may hold a token."""
+    """Logs every request after its response, without the query, which may contain a token."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and log it."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -45,15 +45,15 @@ class AccessLog:
                 "request_completed",
                 method=scope["method"],
                 path=_path(scope),
-                status=status or None,  # None: it ended before there was an answer
+                status=status or None,  # None: no response was sent
                 duration_ms=round(1000 * (trio.current_time() - started), 1),
-                address=address_of_scope(scope),
+                address=address_of(scope),
                 token=None if grant is None else str(grant),
             )
 
 
 def _path(scope: Scope) -> str:
-    # As it was sent: percent-encoded, so that nothing in it breaks a line.
+    # Still percent-encoded, so that it cannot break a line.
     raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
     path = raw.partition(b"?")[0].decode("ascii", "backslashreplace")
     return _SUSPICIOUS.sub("…", path)[:LONGEST_PATH]

@@ -1,8 +1,7 @@
-"""Reading a request: not without end, and only what is said in exactly one way.
+"""Reads bodies and queries within limits, and rejects ambiguous ones.
 
-What two programs may read differently, such as a key that comes twice, is refused. Everything that
-is refused here is answered by 422 in the shape of all others; only too much of it and a coding of
-it have statuses of their own.
+If two programs could read a request differently, for example because a key occurs twice, the client
+gets 422. Bodies that are too large or compressed get 413 or 415.
 """
 
 import json
@@ -15,24 +14,22 @@ from urllib.parse import unquote_to_bytes
 from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, QueryParams
 
-from bridge.web.api.refusals import invalid
-
-#: Largest body of a request. A webhook with every field filled in is a few kilobytes.
+#: Largest request body. A webhook with every field filled in takes a few kilobytes.
 MAX_BODY_BYTES = 1024 * 1024
-#: Deepest nesting of a body. A webhook has a list in an object; PostgreSQL and Python have limits
-#: of their own, which depend on how much stack they were given.
+#: Deepest nesting of a body. A webhook is an object with lists. PostgreSQL's and Python's own
+#: limits depend on the size of their stacks.
 MAX_NESTING = 32
 
 
 class BoundedRequest(Request):
-    """A request whose body has an end, and whose body and query mean one thing only."""
+    """A request with a bounded body, whose body and query are unambiguous."""
 
     @property
     def query_params(self) -> QueryParams:
         """The parameters of the query.
 
         Raises:
-            HTTPException: 422, it is not UTF-8, or a parameter that the route knows comes twice.
+            HTTPException: 422, it is not UTF-8, or it repeats one of the route's parameters.
         """
         if not hasattr(self, "_query_params"):
             raw: bytes = self.scope["query_string"]
@@ -49,7 +46,7 @@ class BoundedRequest(Request):
         """Yield the body piece by piece.
 
         Raises:
-            HTTPException: 413, there is more than ``MAX_BODY_BYTES`` of it; 415, it is compressed.
+            HTTPException: 413, it exceeds ``MAX_BODY_BYTES``; 415, it is compressed.
         """
         _refuse_content_coding(self.headers)
         declared = self.headers.get("Content-Length", "0")
@@ -67,9 +64,9 @@ class BoundedRequest(Request):
         """Return the body.
 
         Raises:
-            HTTPException: as for :meth:`stream`; 422, it is said to be something else than JSON.
-                So a form of a foreign page is never taken for JSON. Nothing said, as some clients
-                do, means JSON: a page cannot send our tokens without asking first.
+            HTTPException: as for :meth:`stream`; 422, its Content-Type is not JSON. So a form on
+                another site is never parsed as JSON. Some clients omit Content-Type. That is safe:
+                a page of another site cannot send tokens without a CORS preflight.
         """
         body = await super().body()
         if body and not _may_be_json(self.headers):
@@ -80,17 +77,17 @@ class BoundedRequest(Request):
         """Return the parsed body.
 
         Raises:
-            HTTPException: 422, it is not JSON that means the same to everybody.
+            HTTPException: 422, it is not unambiguous JSON.
         """
         return parse_json(await self.body())
 
 
 def parse_json(body: bytes) -> Any:
-    """Return the value of a body.
+    """Parse a JSON body.
 
     Raises:
-        HTTPException: 422, it is not JSON that means the same to everybody. The message has
-            nothing of the body, which may be a secret.
+        HTTPException: 422, it is not unambiguous JSON. The message does not quote the body, which
+            may be a secret.
     """
     try:
         value = json.loads(
@@ -109,8 +106,19 @@ def parse_json(body: bytes) -> Any:
     return value
 
 
+def invalid(*place: str | int, message: str, kind: str = "value_error") -> HTTPException:
+    """Return the 422 for one problem, in FastAPI's shape.
+
+    Args:
+        place: ``body``, ``query``, ``path`` or ``header``, then the path to the value.
+        message: what is wrong, without the value, which may be a secret.
+        kind: a short name for the problem.
+    """
+    return HTTPException(422, [{"type": kind, "loc": place, "msg": message}])
+
+
 def _is_deep(value: Any) -> bool:
-    """Tell whether a value has more than ``MAX_NESTING`` lists and objects within each other."""
+    """Tell whether lists and objects are nested more than ``MAX_NESTING`` levels deep."""
     containers = [value]
     for _ in range(MAX_NESTING + 1):
         containers = [each for each in containers if isinstance(each, (dict, list))]
@@ -125,15 +133,15 @@ def _inner(container: dict[str, Any] | list[Any]) -> Iterable[Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, unless a key comes twice: of two programs, each may take another one."""
+    """Build an object, but reject duplicate keys: programs differ in which one they take."""
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise _not_json("a key comes twice in an object")
+        raise _not_json("duplicate key in an object")
     return value
 
 
 def _refuse_constant(_name: str) -> NoReturn:
-    raise _not_json("NaN and Infinity are no JSON")
+    raise _not_json("NaN and Infinity are not JSON")
 
 
 def _not_json(reason: str, *position: int) -> HTTPException:
@@ -149,7 +157,7 @@ def _refuse_content_coding(headers: Headers) -> None:
     if coding.strip().lower() not in ("", "identity"):
         raise HTTPException(
             415,
-            "The body must be sent as it is, without Content-Encoding",
+            "Compressed bodies are not supported; omit Content-Encoding",
             headers={"Accept-Encoding": "identity"},
         )
 

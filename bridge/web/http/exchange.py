@@ -75,11 +75,11 @@ class Rest:
         """Serve one request.
 
         Args:
-            received: what the client has sent so far, which begins with a whole head.
-            may_keep: tells, when the response begins, whether another request may follow.
+            received: the bytes received so far, which begin with a complete head.
+            may_keep: tells, when the response starts, whether another request may follow.
 
         Returns:
-            What the client has sent behind the request, or None if the connection is done.
+            The bytes received after the request, or None if the connection is done.
 
         Raises:
             Refused: this is not a request of HTTP/1.1 or 1.0.
@@ -121,7 +121,7 @@ class _Exchange:
         self.is_gone = False
 
     async def receive(self) -> Message:
-        """Return the next piece of the body; behind the last one, wait forever.
+        """Return the next piece of the body; after the last one, wait forever.
 
         Raises:
             HTTPException: 408, the body took too long; 400, it is malformed or incomplete.
@@ -154,7 +154,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Send a part of the response."""
         if message["type"] == "http.response.start":
-            self._start = message  # it goes out together with the first piece of the body
+            self._start = message  # sent together with the first piece of the body
             return
         events: list[h11.Event] = []
         if self._start is not None:
@@ -176,7 +176,7 @@ class _Exchange:
         )
 
     def _has_whole_request(self) -> bool:
-        """Tell whether nothing is left of the body: an application need not read an empty one."""
+        """Tell whether the body has been read; applications do not read empty ones."""
         if self._http.their_state is h11.SEND_BODY:
             with suppress(h11.RemoteProtocolError):
                 self._http.next_event()
@@ -201,7 +201,7 @@ def _read_request(http: h11.Connection, received: bytes) -> h11.Request:
         raise Refused(400)
     if request.http_version not in (b"1.1", b"1.0"):
         raise Refused(505)
-    # A proxy might take the other one for the length of the body (RFC 9112, section 6.3).
+    # A proxy in front might use the other one as the length of the body (RFC 9112, 6.3).
     if {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}:
         raise Refused(400)
     return request

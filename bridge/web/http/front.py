@@ -1,7 +1,7 @@
-"""The one port: a WebSocket handshake goes to the live stream, every other request to REST.
+"""The one port: WebSocket handshakes go to the live stream, all other requests to REST.
 
-Nobody has shown a token yet. A client costs one small task until the head of its request has
-arrived, and is disconnected if that takes too long.
+Clients are not authenticated yet. Until the head of a request has arrived, each costs one small
+task, and is disconnected if it takes too long.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _READ_BYTES = 4096
 _FOR_STREAM = re.compile(rb"GET /ws[ ?]")
 #: A method, or the beginning of one.
 _MAY_BE_REQUEST = re.compile(rb"[A-Z][A-Z_-]{0,31}(?: |\Z)")
-#: The end of a head; h11 accepts bare line feeds, too.
+#: The end of a head; h11 also accepts bare line feeds.
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 #: The first bytes of TLS: a handshake record, of any version.
 _TLS = b"\x16\x03"
@@ -152,8 +152,8 @@ class Front:
         """Receive until the head of a request is complete; return all bytes, and the head's size.
 
         Raises:
-            Refused: there is none, and the client gets a response.
-            _GoneError: there is none, and the client gets no response.
+            Refused: none arrives, and the client gets a response.
+            _GoneError: none arrives, and the client gets no response.
             trio.BrokenResourceError: the connection is gone.
         """
         buffer = bytearray(received)

@@ -1,4 +1,4 @@
-"""What holds for every request and answer, whatever room it is for: plain ASGI middleware."""
+"""ASGI middleware for every request and response."""
 
 import traceback
 from collections.abc import MutableMapping
@@ -14,12 +14,12 @@ from bridge.telemetry import metrics
 
 log = structlog.get_logger()
 
-#: What every answer says to a browser, unless it says something else itself. They are read by
-#: programs: no page may frame one, sniff another type in it, keep it, or run anything of it.
+#: Default headers of every response. Responses are read by programs: browsers must not frame them,
+#: guess their type, store them, or run anything in them.
 SECURITY_HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    # Only for what a page embeds without CORS; a dashboard of CORS reads answers all the same.
+    # Concerns only embedding without CORS. Dashboards use CORS and can still read responses.
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -27,19 +27,19 @@ SECURITY_HEADERS: Final = {
 }
 
 
-#: In the scope of a request whose path had a slash at its end: relative addresses of its page begin
-#: one step further down.
+#: Set in the scope if the path had a trailing slash: relative links of the page then start one
+#: level further down.
 SLASHED: Final = "pgbridge.slashed"
 
 
 class SecureAnswers:
-    """Adds the headers that protect to every answer, those of errors and of CORS included."""
+    """Adds the security headers to every response, including errors and CORS preflights."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -53,20 +53,20 @@ class SecureAnswers:
 
 
 class PlainPaths:
-    """Serves a path with a slash at its end like the one without.
+    """Serves a path with a trailing slash like the path without it.
 
-    Not by a redirect: its address would be built from the Host header, which is a stranger's.
+    A redirect would have to be built from the Host header, which the client controls.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
         path = scope.get("path", "/")
         if path.endswith("\n"):
-            # To the routes' regular expressions, a line's end is the end, too. Neither a proxy
-            # that guards a path nor a person who reads a log expects that.
+            # The routes' regular expressions would match in spite of the newline, which neither
+            # a proxy that protects a path nor a reader of the log expects.
             scope = _at(scope, path + "/")
         elif path.endswith("/") and path != "/":
             scope = {**_at(scope, path[:-1]), SLASHED: True}
@@ -74,13 +74,13 @@ class PlainPaths:
 
 
 class Heads:
-    """Answers HEAD of a path as its GET, without the body; so do many ask who only watch."""
+    """Answers HEAD like GET, without the body, as many monitoring tools need."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
         if scope.get("method") != "HEAD":
             await self._app(scope, receive, send)
             return
@@ -94,17 +94,17 @@ class Heads:
 
 
 class Failures:
-    """Answers what nobody has caught by 500, and logs it once.
+    """Turns unhandled errors into a 500 response, and logs them once.
 
-    Starlette's own handler stands outside of CORS, so that a page could not read its answer, and
-    it raises the error again, so that the server logs it, too.
+    Starlette's own handler runs outside CORS, so pages could not read its response; and it raises
+    the error again, so the server would log it a second time.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Handle a request."""
         started = False
 
         async def watched(message: Message) -> None:
@@ -116,17 +116,17 @@ class Failures:
             await self._app(scope, receive, watched)
         except Exception as error:
             log_failure(scope, error)
-            # An answer that has begun is cut off by the server.
+            # If the response has begun, the server cuts it off.
             if not started:
                 answer = JSONResponse({"detail": "Internal Server Error"}, 500)
                 await answer(scope, receive, send)
 
 
 def log_failure(scope: Scope, error: Exception) -> None:
-    """Log what happened and where, but nothing of what was sent.
+    """Log an error and where it happened, but nothing the client sent.
 
-    An error's text may quote it: PostgreSQL's detail has the whole row that did not fit, a secret
-    with it. PostgreSQL's own sentence has names only.
+    The text of an error may quote the request: PostgreSQL's detail contains the failing row, with
+    its secret. PostgreSQL's primary message contains only names.
     """
     refusal = {}
     if isinstance(error, DatabaseError):
