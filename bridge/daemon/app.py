@@ -39,6 +39,7 @@ from bridge.relay.drain import Relay
 from bridge.relay.upkeep import Upkeep, create_partitions
 from bridge.settings import Settings, unknown_variables
 from bridge.telemetry import metrics
+from bridge.telemetry.exposition import render_metrics, sampled_by
 from bridge.web.app import build_api
 from bridge.web.http.front import MOST_WAITING, Front
 from bridge.webhooks.trial import send_trial
@@ -69,7 +70,7 @@ async def serve(
     announce: Callable[[str], None],
     *,
     open_listeners: Callable[[], Awaitable[list[trio.SocketListener]]] | None = None,
-    exposition: Callable[[], Awaitable[bytes]] = metrics.exposition,
+    exposition: Callable[[], Awaitable[bytes]] = render_metrics,
 ) -> None:
     """Run a bridge until SIGTERM or SIGINT.
 
@@ -178,7 +179,7 @@ async def serve(
                 database, clients=lambda: live.clients, in_flight=lambda: courier.in_flight
             )
             for sampler in (gauges.sample, partial(_sample, database, live, courier)):
-                stack.enter_context(metrics.sampled_by(sampler))
+                stack.enter_context(sampled_by(sampler))
             upkeep = Upkeep(
                 database,
                 {

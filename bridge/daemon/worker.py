@@ -18,7 +18,7 @@ import trio
 from bridge.daemon.app import StartError, serve
 from bridge.daemon.supervisor import BACKLOG, Address, Orders
 from bridge.tasks import first_error
-from bridge.telemetry import metrics
+from bridge.telemetry.exposition import merge_metrics, render_metrics
 from bridge.telemetry.logs import configure_logs
 
 log = structlog.get_logger()
@@ -110,12 +110,12 @@ async def _tell(stream: trio.SocketStream) -> None:
     async with stream:
         # It hung up, or does not read.
         with suppress(trio.BrokenResourceError), trio.move_on_after(METRICS_SECONDS):
-            await stream.send_all(await metrics.exposition() + METRICS_END)
+            await stream.send_all(await render_metrics() + METRICS_END)
 
 
 async def _collect_metrics(number: int, addresses: Mapping[int, bytes]) -> bytes:
     """Ask the other workers, all at once, and return what they and this one have counted."""
-    by_worker = {number: await metrics.exposition()}
+    by_worker = {number: await render_metrics()}
 
     async def ask(other: int) -> None:
         with suppress(OSError, trio.BrokenResourceError), trio.move_on_after(METRICS_SECONDS):
@@ -127,4 +127,4 @@ async def _collect_metrics(number: int, addresses: Mapping[int, bytes]) -> bytes
     async with trio.open_nursery() as nursery:
         for other in addresses.keys() - {number}:
             nursery.start_soon(ask, other)
-    return metrics.merge_expositions(by_worker)
+    return merge_metrics(by_worker)

@@ -162,5 +162,5 @@ def _report(delivery: Delivery, answer: Answer, verdict: Verdict) -> None:
             failure=verdict.failure,
             error=verdict.error,
         )
-    elif logs.items_told():
+    elif logs.logs_items():
         log.debug("delivery_succeeded", **delivery.about(), status=answer.status)

@@ -220,7 +220,7 @@ class Connection:
 
     def _dropped(self, reason: str, **facts: object) -> None:
         metrics.clients_dropped.labels(reason).inc()
-        if reason not in _ALL_AT_ONCE or logs.items_told():
+        if reason not in _ALL_AT_ONCE or logs.logs_items():
             log.info("client_dropped", **self.about(), reason=reason, **facts)
 
     def start_soon(self, work: Callable[..., Awaitable[None]], *args: object) -> None:

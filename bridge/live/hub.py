@@ -73,7 +73,7 @@ class Hub:
         if streamed:
             metrics.events_streamed.inc(streamed)
             self._observe_delays(events)
-            if logs.items_told():
+            if logs.logs_items():
                 self._log_each(batch)
 
     def _observe_delays(self, events: Sequence[Event]) -> None:

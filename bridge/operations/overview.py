@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
-from bridge.telemetry.histogram import added, quantile
+from bridge.telemetry.histogram import add_counts, quantile
 
 Row = Mapping[str, Any]
 
@@ -268,8 +268,10 @@ def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Ove
             deliveries=_share(delivered, delivered + failed),
             attempts=_share(delivered, delivered + retried + failed),
         ),
-        commit_to_client=Delay.of(added(row["commit_to_client"] for row in activity)),
-        commit_to_acknowledged=Delay.of(added(row["commit_to_acknowledged"] for row in activity)),
+        commit_to_client=Delay.of(add_counts(row["commit_to_client"] for row in activity)),
+        commit_to_acknowledged=Delay.of(
+            add_counts(row["commit_to_acknowledged"] for row in activity)
+        ),
         outbox=Outbox(
             **asdict(Counted.of(state["outbox_count"])),
             oldest_seconds=state["outbox_oldest_seconds"],

@@ -242,7 +242,7 @@ class Relay:
         if rows[0]["deliveries"]:
             self._enqueued()
         metrics.events_drained.inc(len(events))
-        if logs.items_told():
+        if logs.logs_items():
             for event in events:
                 log.debug("event_drained", event_id=event.id, event_type=event.event_type)
         failed = Counter(row["event_type"] for row in rows if row["has_failed"])

@@ -1,4 +1,4 @@
-"""How long things took, counted in fixed buckets: those of several processes and times add up."""
+"""Histograms of durations with fixed buckets, so that their counts can be added up."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-#: Upper bounds of the buckets in seconds, inclusive; one more bucket is for what took longer.
-#: ``bridge.activity`` keeps counts by them: other bounds need a migration that empties it.
+#: Inclusive upper bounds of the buckets, in seconds. One more bucket counts longer durations.
+#: ``bridge.activity`` stores counts per bucket: a change needs a migration that empties it.
 BOUNDS: Final = (
     *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0),
 )
 BUCKETS: Final = len(BOUNDS) + 1
-#: From so many on, it is faster to sort them and look for the bounds than the other way round.
+#: For this many durations or more, finding each bound in the sorted durations is faster.
 _MANY = 32
 
 
 class Histogram:
-    """Durations that were observed.
+    """Counts durations.
 
     Attributes:
-        counts: how many there were in each bucket.
-        sum_seconds: of all of them.
+        counts: the number of durations in each bucket.
+        sum_seconds: the sum of all durations.
     """
 
     __slots__ = ("counts", "sum_seconds")
@@ -32,13 +32,13 @@ class Histogram:
         self.sum_seconds = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one duration. Less than nothing, as two clocks may have it, is nothing."""
+        """Count one duration. Negative ones, from clocks that differ, count as 0."""
         seconds = max(seconds, 0.0)
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum_seconds += seconds
 
     def observe_all(self, durations: Iterable[float]) -> None:
-        """Count many, which takes much less time than one after the other."""
+        """Count many durations, much faster than one by one."""
         ordered = sorted(durations)
         if len(ordered) < _MANY:
             for seconds in ordered:
@@ -47,25 +47,24 @@ class Histogram:
         if ordered[0] < 0:
             ordered = [max(seconds, 0.0) for seconds in ordered]
         self.sum_seconds += sum(ordered)
-        passed = 0
+        counted = 0
         for bucket, bound in enumerate(BOUNDS):
-            through = bisect_right(ordered, bound, passed)
-            self.counts[bucket] += through - passed
-            passed = through
-            if passed == len(ordered):
+            through = bisect_right(ordered, bound, counted)
+            self.counts[bucket] += through - counted
+            counted = through
+            if counted == len(ordered):
                 return
-        self.counts[-1] += len(ordered) - passed
+        self.counts[-1] += len(ordered) - counted
 
 
 def quantile(share: float, counts: Sequence[int]) -> float | None:
-    """Return how many seconds this share of what was counted took at most, as Prometheus does.
+    """Return a quantile in seconds, estimated like Prometheus' ``histogram_quantile``.
 
-    Within a bucket it is interpolated; of what took longer than the last bound, that is all there
-    is to say.
+    Values are interpolated within a bucket. Above the last bound, the last bound is returned.
 
     Args:
         share: 0.5 for the median.
-        counts: of each bucket; may be empty.
+        counts: durations per bucket; may be empty.
 
     Returns:
         None if nothing was counted.
@@ -84,8 +83,8 @@ def quantile(share: float, counts: Sequence[int]) -> float | None:
     return BOUNDS[-1]
 
 
-def added(several: Iterable[Sequence[int]]) -> list[int]:
-    """Return the counts of several histograms together; an empty one adds nothing."""
+def add_counts(several: Iterable[Sequence[int]]) -> list[int]:
+    """Add the counts of several histograms, which may be empty."""
     counts = [0] * BUCKETS
     for each in several:
         for bucket, count in enumerate(each):

@@ -1,4 +1,4 @@
-"""Logs: one event, one line; JSON unless a person is looking. ``docs/logs.md`` has every event."""
+"""Log one event per line, as JSON unless on a terminal. ``docs/logs.md`` lists the events."""
 
 import logging
 import sys
@@ -12,30 +12,29 @@ Format = Literal["auto", "json", "console"]
 
 log = structlog.get_logger()
 
-_items_told = False
+_logs_items = False
 
 
-def items_told() -> bool:
-    """Tell whether each event and each delivery that went well gets a line.
+def logs_items() -> bool:
+    """Return whether every drained event and successful delivery gets a line.
 
-    To be asked once a batch, before anything is put together for such lines: there may be a hundred
-    thousand a second.
+    Ask once per batch, before building such lines: there may be a hundred thousand per second.
     """
-    return _items_told
+    return _logs_items
 
 
 def configure_logs(
     level: Level = "info", format_: Format = "auto", *, worker: int | None = None
 ) -> None:
-    """Send structlog's events, and what libraries say, to standard error, a line each.
+    """Send the events of structlog and of libraries to standard error, one per line.
 
     Args:
-        level: what is less than that is left out; of libraries, what is less than a warning, too.
-        format_: ``auto`` is JSON where standard error is no terminal.
-        worker: the number of this process, where several write to one log: it is in every line.
+        level: the lowest level to log; at least ``warning`` for libraries.
+        format_: ``auto`` means ``console`` on a terminal, else ``json``.
+        worker: the number of this process, added to every line if several write to one log.
     """
-    global _items_told
-    _items_told = level == "debug"
+    global _logs_items
+    _logs_items = level == "debug"
     lowest = logging.getLevelNamesMapping()[level.upper()]
     first: list[structlog.typing.Processor] = [structlog.contextvars.merge_contextvars]
     if worker is not None:
@@ -48,12 +47,12 @@ def configure_logs(
     structlog.configure(
         processors=[*first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(lowest),
-        # It writes a line at once: other processes may write to the same file.
+        # This writes whole lines, so that workers can share a file.
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    _take_from_libraries(max(lowest, logging.WARNING), first, last)
-    _take_what_nobody_caught()
+    _log_libraries(max(lowest, logging.WARNING), first, last)
+    _log_uncaught()
 
 
 def _renderers(format_: Format) -> list[structlog.typing.Processor]:
@@ -67,12 +66,12 @@ def _renderers(format_: Format) -> list[structlog.typing.Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
 
 
-def _take_from_libraries(
+def _log_libraries(
     lowest: int,
     first: list[structlog.typing.Processor],
     last: list[structlog.typing.Processor],
 ) -> None:
-    """Have what goes through the standard library come out as a line like all others."""
+    """Format the log records of the standard library like our events."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -81,23 +80,23 @@ def _take_from_libraries(
         )
     )
     logging.basicConfig(handlers=[handler], level=lowest, force=True)
-    logging.captureWarnings(True)  # Python's own
+    logging.captureWarnings(True)
     logging.getLogger("trio-websocket").setLevel(logging.ERROR)
-    # Its pool tells with a traceback that the database is away; our tasks tell it in a line.
+    # asyncpg's pool logs a lost database with a traceback; our tasks log it in one line.
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
 
 
 def _name_library(
     _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Give what a library says one name for all: its own words are a field."""
+    """Rename a library's event to ``library_warned``, and move its text to ``message``."""
     record: logging.LogRecord = event["_record"]
     text = str(event["event"]).strip()
     return {**event, "event": "library_warned", "logger": record.name, "message": text}
 
 
-def _take_what_nobody_caught() -> None:
-    """Have a line instead of the traceback that Python would write where nobody can catch it."""
+def _log_uncaught() -> None:
+    """Log exceptions that Python would print because no caller can catch them."""
 
     def in_finalizer(unraisable: "sys.UnraisableHookArgs") -> None:
         log.error(

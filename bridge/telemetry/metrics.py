@@ -1,37 +1,21 @@
-"""What is counted, under the names that ``GET /metrics`` shows; ``docs/metrics.md`` explains them.
+"""The metrics that ``GET /metrics`` exposes. ``docs/metrics.md`` explains them.
 
-Labels are bounded: names of rules and of states, never ids or texts.
+Label values are bounded: rules, states and reasons, never ids or texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Enum,
-    Gauge,
-    ProcessCollector,
-    generate_latest,
-)
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Enum, Gauge
 
 from bridge import assets
-from bridge.telemetry.histogram import BOUNDS, Histogram
+from bridge.telemetry.exposition import Snapshot, expose_histogram, registry
 
-#: The type of what :func:`exposition` returns.
-CONTENT_TYPE = CONTENT_TYPE_LATEST
-#: Rules that are counted apart; there are not so many, but whoever emits events by hand may make
-#: up what they are called.
+#: Rules that get a label. There are fewer, but anyone who emits events by hand can invent names.
 MOST_RULES: Final = 100
-#: Why clients are sent away or given up.
+#: Why the bridge drops clients.
 DROPPED: Final = (
     "changed",
     "crashed",
@@ -45,236 +29,180 @@ DROPPED: Final = (
     "too_big",
 )
 
-_registry = CollectorRegistry()
-ProcessCollector(registry=_registry)
-
-
-class Seen(Collector):
-    """What was seen when somebody looked last; no samples once that is not known any more.
-
-    Args:
-        kind: ``gauge``, or ``counter`` for what another one counts.
-        label: of the states that it is told of; None: it is one number.
-    """
-
-    def __init__(self, name: str, help_: str, label: str | None = None, *, kind: str = "gauge"):
-        self._name, self._help, self._label, self._kind = name, help_, label, kind
-        self._values: Mapping[str, float] = {}
-        _registry.register(self)
-
-    def show(self, value: float | None) -> None:
-        """Show a number, or nothing."""
-        self._values = {} if value is None else {"": value}
-
-    def show_states(self, values: Mapping[str, float]) -> None:
-        """Show a number for each of some states."""
-        self._values = values
-
-    def collect(self) -> Iterable[Metric]:
-        """Give Prometheus what there is."""
-        family = Metric(self._name, self._help, self._kind)
-        sample = self._name + ("_total" if self._kind == "counter" else "")
-        for state, value in self._values.items():
-            family.add_sample(sample, {self._label: state} if self._label else {}, value)
-        yield family
-
-
-class _Durations(Collector):
-    """Shows a histogram of ours: one of Prometheus' takes ten times as long to count."""
-
-    def __init__(self, name: str, help_: str, histogram: Histogram) -> None:
-        self._name, self._help, self._histogram = name, help_, histogram
-
-    def collect(self) -> Iterable[Metric]:
-        passed, buckets = 0, []
-        for bound, count in zip((*map(str, BOUNDS), "+Inf"), self._histogram.counts, strict=True):
-            passed += count
-            buckets.append((bound, passed))
-        family = HistogramMetricFamily(self._name, self._help)
-        family.add_metric([], buckets, self._histogram.sum_seconds)
-        yield family
-
-
-def _histogram(name: str, help_: str) -> Histogram:
-    histogram = Histogram()
-    _registry.register(_Durations(name, help_, histogram))
-    return histogram
-
-
 # --- capture and relay
 
-events_captured = Seen(
+events_captured = Snapshot(
     "pgbridge_events_captured",
-    "Ids that the outbox has given out, ever; those of transactions that were rolled back, too.",
+    "Ids assigned by the outbox since its creation, including those of rolled-back transactions.",
     kind="counter",
 )
 events_drained = Counter(
     "pgbridge_events_drained",
     "Events that this bridge moved from the outbox to the log.",
-    registry=_registry,
+    registry=registry,
 )
 capture_errors = Counter(
     "pgbridge_capture_errors",
-    "Events drained without their payload, because the rule could not compute it.",
+    "Events drained without a payload because the rule could not compute it.",
     ["rule"],
-    registry=_registry,
+    registry=registry,
 )
-commit_to_drained = _histogram(
+commit_to_drained = expose_histogram(
     "pgbridge_commit_to_drained_seconds",
-    "From the capture of an event to when this bridge had moved it to the log.",
+    "Time from the capture of an event until this bridge moved it to the log.",
 )
-outbox_events = Seen(
-    "pgbridge_outbox_events", "Captured events that are not drained, counted up to 10,001."
+outbox_events = Snapshot(
+    "pgbridge_outbox_events", "Captured events that are not drained yet, counted to 10,001."
 )
-outbox_oldest = Seen(
-    "pgbridge_outbox_oldest_seconds", "Since the oldest of them was captured; 0 without any."
+outbox_oldest = Snapshot(
+    "pgbridge_outbox_oldest_seconds", "Age of the oldest event in the outbox, or 0 if it is empty."
 )
 draining = Gauge(
     "pgbridge_draining",
-    "1 if this bridge is the one that drains the outbox, else 0.",
-    registry=_registry,
+    "1 if this bridge drains the outbox, else 0.",
+    registry=registry,
 )
 doorbell_mode = Enum(
     "pgbridge_doorbell_mode",
-    "BRIDGE_DOORBELL, as this bridge was started with.",
+    "BRIDGE_DOORBELL of this bridge.",
     states=["adaptive", "notify", "poll"],
-    registry=_registry,
+    registry=registry,
 )
-doorbell_state = Seen(
+doorbell_state = Snapshot(
     "pgbridge_doorbell_state",
-    "How this bridge learns of events: 1 for one of the states while it drains, else 0 for all.",
+    "1 for the current state of the doorbell while this bridge drains, otherwise 0.",
     "pgbridge_doorbell_state",
 )
 doorbell_switches = Counter(
     "pgbridge_doorbell_switches",
-    "How often this bridge switched the doorbell, by what it switched it to.",
+    "Times this bridge switched the doorbell, by the new state.",
     ["to"],
-    registry=_registry,
+    registry=registry,
 )
 
-# --- live
+# --- stream
 
 events_streamed = Counter(
     "pgbridge_events_streamed",
-    "Events that were handed to clients: one event to ten clients is ten.",
-    registry=_registry,
+    "Events sent to clients; one event to ten clients counts as ten.",
+    registry=registry,
 )
-commit_to_client = _histogram(
+commit_to_client = expose_histogram(
     "pgbridge_commit_to_client_seconds",
-    "From the capture of an event to when the clients of this bridge had been written it.",
+    "Time from the capture of an event until it was written to all clients of this bridge.",
 )
 clients = Gauge(
     "pgbridge_clients",
-    "WebSocket clients that are connected to this bridge.",
-    registry=_registry,
+    "Connected WebSocket clients.",
+    registry=registry,
 )
 clients_connected = Counter(
     "pgbridge_clients_connected",
-    "WebSocket clients that were let in.",
-    registry=_registry,
+    "Accepted WebSocket clients.",
+    registry=registry,
 )
 clients_dropped = Counter(
     "pgbridge_clients_dropped",
-    "WebSocket clients that were sent away or given up, by reason.",
+    "WebSocket clients dropped by the bridge, by reason.",
     ["reason"],
-    registry=_registry,
+    registry=registry,
 )
 client_buffer = Gauge(
     "pgbridge_client_buffer_bytes",
-    "What waits in memory for clients that read more slowly than they are sent, all together.",
-    registry=_registry,
+    "Bytes buffered in memory for slow clients, in total.",
+    registry=registry,
 )
 client_buffer_largest = Gauge(
     "pgbridge_client_buffer_largest_bytes",
-    "The same, of the client for which most waits.",
-    registry=_registry,
+    "Bytes buffered for the client with the largest buffer.",
+    registry=registry,
 )
 
 # --- delivery
 
 delivery_attempts = Counter(
     "pgbridge_delivery_attempts",
-    "Attempts at deliveries that have ended, by kind of failure; none: the receiver took it.",
+    "Finished delivery attempts, by failure; none if the receiver accepted the delivery.",
     ["failure"],
-    registry=_registry,
+    registry=registry,
 )
 delivery_succeeded = Counter(
     "pgbridge_delivery_succeeded",
-    "Deliveries that a receiver took, once that is written down.",
-    registry=_registry,
+    "Deliveries recorded as accepted by their receiver.",
+    registry=registry,
 )
 delivery_retried = Counter(
     "pgbridge_delivery_retried",
-    "Failed attempts after which there will be another, once that is written down.",
+    "Failed attempts recorded for a retry.",
     ["failure"],
-    registry=_registry,
+    registry=registry,
 )
 delivery_failed = Counter(
     "pgbridge_delivery_failed",
-    "Deliveries that were given up, once that is written down.",
+    "Deliveries recorded as failed for good.",
     ["failure"],
-    registry=_registry,
+    registry=registry,
 )
-commit_to_acknowledged = _histogram(
+commit_to_acknowledged = expose_histogram(
     "pgbridge_commit_to_acknowledged_seconds",
-    "From the commit of an event to a receiver's 2xx, retries included; without redeliveries.",
+    "Time from the commit of an event until a receiver's 2xx, with retries, without redeliveries.",
 )
-delivery_attempt_seconds = _histogram(
-    "pgbridge_delivery_attempt_seconds", "How long attempts took, failed ones included."
+delivery_attempt_seconds = expose_histogram(
+    "pgbridge_delivery_attempt_seconds", "Duration of delivery attempts, including failed ones."
 )
 delivery_in_flight = Gauge(
     "pgbridge_delivery_in_flight",
-    "Deliveries that this bridge holds: being sent, or about to be written down.",
-    registry=_registry,
+    "Deliveries leased by this bridge.",
+    registry=registry,
 )
-delivery_queue = Seen(
+delivery_queue = Snapshot(
     "pgbridge_delivery_queue",
-    "Deliveries that nobody holds, by what they wait for, each counted up to 10,001.",
+    "Deliveries that no bridge has leased, by state, each counted to 10,001.",
     "state",
 )
-delivery_queue_oldest_due = Seen(
+delivery_queue_oldest_due = Snapshot(
     "pgbridge_delivery_queue_oldest_due_seconds",
-    "How long the oldest that could be sent now has waited for that; 0 without any.",
+    "How long the oldest due delivery has been due, or 0 if none is.",
 )
-webhooks = Seen("pgbridge_webhooks", "Webhooks, by state.", "state")
+webhooks = Snapshot("pgbridge_webhooks", "Webhooks, by state.", "state")
 
 # --- the bridge itself
 
-ready = Seen(
+ready = Snapshot(
     "pgbridge_ready",
-    "By each of the checks of /readyz: 1 if it finds nothing wrong with this bridge, else 0.",
+    "1 if this check of /readyz passes, else 0.",
     "check",
 )
-listening = Seen(
+listening = Snapshot(
     "pgbridge_listening",
-    "1 if what is notified was heard by this bridge of late, else 0; none with doorbell poll.",
+    "1 if test notifications reach this bridge, else 0; absent with BRIDGE_DOORBELL=poll.",
 )
-listen_round_trip = Seen(
+listen_round_trip = Snapshot(
     "pgbridge_listen_round_trip_seconds",
-    "How long it took to hear what was notified, when that was tried last.",
+    "Round trip of the last test notification.",
 )
 logins_failed = Counter(
     "pgbridge_logins_failed",
-    "Tokens and tickets that were shown to this bridge and are none, or are not valid any more.",
-    registry=_registry,
+    "Invalid tokens and tickets presented to this bridge.",
+    registry=registry,
 )
 requests = Counter(
     "pgbridge_requests",
-    "Requests of REST that were answered, by class of status.",
+    "Answered REST requests, by class of status.",
     ["status"],
-    registry=_registry,
+    registry=registry,
 )
 database_connections = Gauge(
     "pgbridge_database_connections",
-    "Connections of this bridge's pool.",
+    "Connections in this bridge's pool, by state.",
     ["state"],
-    registry=_registry,
+    registry=registry,
 )
 build_info = Gauge(
-    "pgbridge_build_info", "Always 1; which version this is.", ["version"], registry=_registry
+    "pgbridge_build_info", "Always 1; the version of this bridge.", ["version"], registry=registry
 )
 
-# What has not happened yet has happened no time: a rate needs something to begin at.
+# Start these at 0, because rate() needs a first sample.
 for _reason in DROPPED:
     clients_dropped.labels(_reason)
 for _to in ("quiet", "ring"):
@@ -282,11 +210,10 @@ for _to in ("quiet", "ring"):
 _requests = {f"{digit}xx": requests.labels(f"{digit}xx") for digit in range(1, 6)}
 build_info.labels(assets.version()).set(1)
 _rules: set[str] = set()
-_samplers: list[Callable[[], None]] = []
 
 
 def count_capture_errors(rule: str, events: int) -> None:
-    """Count events of a rule that could not compute its payload; rules beyond many as one."""
+    """Count events without a payload; ``other`` stands for all rules after ``MOST_RULES``."""
     if rule not in _rules:
         if len(_rules) >= MOST_RULES:
             rule = "other"
@@ -296,7 +223,7 @@ def count_capture_errors(rule: str, events: int) -> None:
 
 
 def count_request(status: int) -> None:
-    """Count a request that is answered."""
+    """Count an answered request."""
     counter = _requests.get(f"{status // 100}xx")
     if counter is not None:
         counter.inc()
@@ -304,7 +231,7 @@ def count_request(status: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What this process has counted since it was started, by the names of ``bridge.activity``."""
+    """Counts since the start of this process, named like the columns of ``bridge.activity``."""
 
     clients_dropped: int
     events_drained: int
@@ -317,7 +244,7 @@ class Totals:
 
 
 def totals() -> Totals:
-    """Return what was counted so far."""
+    """Return the counts so far."""
     return Totals(
         clients_dropped=_total(clients_dropped),
         events_drained=_total(events_drained),
@@ -331,7 +258,7 @@ def totals() -> Totals:
 
 
 def _total(counter: Counter) -> int:
-    """Return what a counter has counted, over all its labels."""
+    """Return a counter's sum over its labels."""
     return round(
         sum(
             sample.value
@@ -340,46 +267,3 @@ def _total(counter: Counter) -> int:
             if sample.name.endswith("_total")
         )
     )
-
-
-@contextmanager
-def sampled_by(sampler: Callable[[], None]) -> Iterator[None]:
-    """Have gauges set by somebody whenever they are asked for, for the time of the context."""
-    _samplers.append(sampler)
-    try:
-        yield
-    finally:
-        _samplers.remove(sampler)
-
-
-async def exposition() -> bytes:
-    """Return all metrics of this process in Prometheus' text format."""
-    for sampler in _samplers:
-        sampler()
-    return generate_latest(_registry)
-
-
-def merge_expositions(by_worker: Mapping[int, bytes]) -> bytes:
-    """Return one exposition of several: each sample with its worker's number as a label."""
-    registry = CollectorRegistry()
-    registry.register(_Workers(by_worker))
-    return generate_latest(registry)
-
-
-class _Workers(Collector):
-    """What several processes have counted, with one family of each name."""
-
-    def __init__(self, by_worker: Mapping[int, bytes]) -> None:
-        self._families: dict[str, Metric] = {}
-        for worker, text in sorted(by_worker.items()):
-            for read in text_string_to_metric_families(text.decode()):
-                family = self._families.setdefault(
-                    read.name, Metric(read.name, read.documentation, read.type)
-                )
-                family.samples += [
-                    sample._replace(labels={"worker": str(worker), **sample.labels})
-                    for sample in read.samples
-                ]
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families.values()

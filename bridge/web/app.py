@@ -19,7 +19,7 @@ from bridge.access.vault import Vault
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Database
 from bridge.database.shares import Share
-from bridge.telemetry import metrics
+from bridge.telemetry.exposition import render_metrics
 from bridge.web import console
 from bridge.web.api import audit, deliveries, docs, events, health, tickets, tokens, webhooks
 from bridge.web.api.refusals import RETRY_SECONDS, answer_of, is_transient
@@ -72,7 +72,7 @@ def build_api(
     troubles: Callable[[], Mapping[str, str | None]],
     url_refusal: Callable[[str], Awaitable[str | None]],
     send_trial: SendTrial,
-    exposition: Callable[[], Awaitable[bytes]] = metrics.exposition,
+    exposition: Callable[[], Awaitable[bytes]] = render_metrics,
 ) -> FastAPI:
     """Build the ASGI application. It has no lifespan: the caller owns its parts.
 

@@ -20,7 +20,7 @@ from bridge.operations.activity import Activity
 from bridge.operations.gauges import Gauges
 from bridge.operations.overview import Overview, overview
 from bridge.operations.status import read_overview
-from bridge.telemetry import metrics
+from bridge.telemetry import exposition, metrics
 from bridge.telemetry.histogram import BOUNDS, BUCKETS
 from tests.integration.delivering import delivering
 from tests.integration.delivering import enqueue as enqueue_deliveries
@@ -411,15 +411,15 @@ async def test_queues_and_webhooks_are_shown_while_the_database_tells(
         ):
             gauges = Gauges(database)
             nursery.start_soon(gauges.run)
-            with metrics.sampled_by(gauges.sample):
+            with exposition.sampled_by(gauges.sample):
                 await until(
-                    lambda: b"pgbridge_outbox_events 1.0" in generate_latest(metrics._registry)
+                    lambda: b"pgbridge_outbox_events 1.0" in generate_latest(exposition.registry)
                 )
-                shown = await metrics.exposition()
+                shown = await exposition.render_metrics()
                 assert b'pgbridge_delivery_queue{state="due"} 3.0' in shown
                 assert b'pgbridge_webhooks{state="delivering"} 1.0' in shown
                 assert b"pgbridge_events_captured_total 1.0" in shown
                 # The look after it hangs.
                 gauges._stale_at = 0.0
-                assert b"pgbridge_outbox_events 1.0" not in await metrics.exposition()
+                assert b"pgbridge_outbox_events 1.0" not in await exposition.render_metrics()
             nursery.cancel_scope.cancel()

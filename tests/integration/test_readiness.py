@@ -16,7 +16,7 @@ from bridge.database.pool import Database, open_database
 from bridge.delivery import courier as couriers
 from bridge.operations import readiness
 from bridge.operations.readiness import ListenProof, Readiness
-from bridge.telemetry import metrics
+from bridge.telemetry import exposition
 from tests.integration.delivering import delivering, enqueue
 from tests.integration.relaying import Relayed, relaying, sign_up
 from tests.receiver import hang_until, receiving
@@ -129,8 +129,8 @@ async def test_what_is_notified_is_heard(bridge_url: str) -> None:
         await connection.listen(proof.channel, proof.heard)
         listens.append(connection)
         await until(lambda: proof.trouble() is None)
-        assert b"pgbridge_listening 1.0" in await metrics.exposition()
-        assert b"pgbridge_listen_round_trip_seconds 0." in await metrics.exposition()
+        assert b"pgbridge_listening 1.0" in await exposition.render_metrics()
+        assert b"pgbridge_listen_round_trip_seconds 0." in await exposition.render_metrics()
 
 
 async def test_a_connection_that_hears_nothing_is_no_connection(
@@ -251,4 +251,4 @@ async def test_what_changes_is_logged_once_and_shown(bridge_url: str, bot: Bot) 
 
 
 def _shown() -> bytes:
-    return generate_latest(metrics._registry)
+    return generate_latest(exposition.registry)

@@ -158,21 +158,21 @@ def test_the_commands_of_the_page_run(
 
 CRASH = """
 import bridge.{module} as module
-from bridge.cli.main import main as cli
+from bridge.cli.main import main
 
 async def crash(*_):
     raise RuntimeError("a bug\\nof two lines")
 
 module.{function} = crash
-cli.main()
+main()
 """
 
 
 @pytest.mark.parametrize(
     ("module", "function", "event", "arguments"),
     [
-        ("app", "serve", "bridge_crashed", []),
-        ("supervisor", "supervise", "supervisor_crashed", ["--workers", "2"]),
+        ("daemon.app", "serve", "bridge_crashed", []),
+        ("daemon.supervisor", "supervise", "supervisor_crashed", ["--workers", "2"]),
     ],
     ids=["bridge", "supervisor"],
 )

@@ -1,4 +1,4 @@
-"""Durations, counted in buckets, and what can be told of them."""
+"""Durations are counted in buckets, and quantiles are interpolated."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.telemetry.histogram import BOUNDS, BUCKETS, Histogram, added, quantile
+from bridge.telemetry.histogram import BOUNDS, BUCKETS, Histogram, add_counts, quantile
 
 
 def counts(*pairs: tuple[int, int]) -> list[int]:
-    """Return counts that are 0 but for some buckets."""
-    made = [0] * BUCKETS
+    """Return counts with these buckets set and the others 0."""
+    filled = [0] * BUCKETS
     for bucket, count in pairs:
-        made[bucket] = count
-    return made
+        filled[bucket] = count
+    return filled
 
 
-def test_the_bounds_are_about_twenty_from_a_millisecond_to_an_hour() -> None:
+def test_bounds_reach_from_a_millisecond_to_an_hour() -> None:
     assert list(BOUNDS) == sorted(set(BOUNDS))
     assert (BOUNDS[0], BOUNDS[-1], len(BOUNDS), BUCKETS) == (0.001, 3600, 20, 21)
 
@@ -26,9 +26,7 @@ def test_the_bounds_are_about_twenty_from_a_millisecond_to_an_hour() -> None:
     ("seconds", "bucket"),
     [(-0.5, 0), (0.0, 0), (0.001, 0), (0.0011, 1), (0.1, 9), (3600.0, 19), (3600.1, 20)],
 )
-def test_a_duration_is_in_the_first_bucket_whose_bound_it_does_not_pass(
-    seconds: float, bucket: int
-) -> None:
+def test_duration_is_counted_in_its_bucket(seconds: float, bucket: int) -> None:
     histogram = Histogram()
     histogram.observe(seconds)
     assert histogram.counts == counts((bucket, 1))
@@ -39,7 +37,7 @@ DURATIONS = st.one_of(st.sampled_from(BOUNDS), st.floats(-1, 1e5))
 
 
 @given(st.lists(DURATIONS, max_size=100))
-def test_many_are_counted_as_one_after_the_other(durations: list[float]) -> None:
+def test_observe_all_equals_single_observations(durations: list[float]) -> None:
     singly, together = Histogram(), Histogram()
     for seconds in durations:
         singly.observe(seconds)
@@ -53,12 +51,12 @@ def test_many_are_counted_as_one_after_the_other(durations: list[float]) -> None
     [
         ([], None, None),
         (counts(), None, None),
-        # One bucket: as if they were spread over it evenly.
+        # Durations are assumed to be spread evenly over a bucket.
         (counts((0, 10)), 0.0005, 0.00095),
         (counts((9, 100)), 0.075, 0.0975),
-        # The median is the upper bound of the first of two halves.
+        # The median of two equally full buckets is their common bound.
         (counts((8, 50), (9, 50)), 0.05, 0.095),
-        # Nothing is known of what is over the last bound but that.
+        # Durations above the last bound are reported as the last bound.
         (counts((20, 3)), 3600.0, 3600.0),
         (counts((0, 90), (20, 10)), 0.001 * 50 / 90, 3600.0),
     ],
@@ -71,13 +69,13 @@ def test_quantiles_are_interpolated_within_a_bucket(
 
 
 @given(st.lists(st.floats(0, 1e4), min_size=1), st.floats(0.01, 1))
-def test_a_quantile_is_in_the_bucket_of_the_duration_of_that_rank(
+def test_quantile_lies_in_the_bucket_of_the_exact_value(
     durations: list[float], share: float
 ) -> None:
     histogram = Histogram()
     histogram.observe_all(durations)
-    told = quantile(share, histogram.counts)
-    # The first of which at least that share was not longer.
+    estimate = quantile(share, histogram.counts)
+    # The shortest duration that at least this share does not exceed.
     exact = next(
         each
         for place, each in enumerate(sorted(durations), start=1)
@@ -86,10 +84,10 @@ def test_a_quantile_is_in_the_bucket_of_the_duration_of_that_rank(
     bucket = next(b for b in range(BUCKETS) if b == len(BOUNDS) or exact <= BOUNDS[b])
     lower = BOUNDS[bucket - 1] if bucket else 0.0
     upper = BOUNDS[min(bucket, len(BOUNDS) - 1)]
-    assert told is not None
-    assert lower <= told <= upper * 1.000001
+    assert estimate is not None
+    assert lower <= estimate <= upper * 1.000001
 
 
-def test_histograms_of_several_processes_add_up() -> None:
-    assert added([]) == counts()
-    assert added([counts((0, 1)), [], counts((0, 2), (20, 5))]) == counts((0, 3), (20, 5))
+def test_counts_of_several_processes_add_up() -> None:
+    assert add_counts([]) == counts()
+    assert add_counts([counts((0, 1)), [], counts((0, 2), (20, 5))]) == counts((0, 3), (20, 5))

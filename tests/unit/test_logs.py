@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.telemetry.metrics import exposition
+from bridge.telemetry import metrics  # noqa: F401 - registers the metrics
+from bridge.telemetry.exposition import render_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +73,7 @@ def test_a_bridge_alone_has_no_number() -> None:
 EVERY_LEVEL = """
 for level in ("debug", "info", "warning", "error"):
     getattr(log, level)("it_happened")
-log.info("it_ended", items=logs.items_told())
+log.info("it_ended", items=logs.logs_items())
 """
 
 
@@ -293,7 +294,7 @@ def test_a_line_about_a_client_of_the_stream_says_which() -> None:
 
 async def test_what_is_counted_has_the_name_of_what_is_logged() -> None:
     counters = re.findall(
-        r"^# TYPE pgbridge_(\w+)_total counter$", (await exposition()).decode(), re.M
+        r"^# TYPE pgbridge_(\w+)_total counter$", (await render_metrics()).decode(), re.M
     )
     # events_drained counts what event_drained tells of.
     singular = {re.sub(r"s(?=_|$)", "", name) for name in counters}

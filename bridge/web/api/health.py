@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
-from bridge.telemetry import metrics
+from bridge.telemetry.exposition import CONTENT_TYPE
 from bridge.web.api.refusals import FAILED
 
 open_to_all = APIRouter(tags=["bridge"])
@@ -74,4 +74,4 @@ async def readyz(request: Request) -> JSONResponse:
 )
 async def prometheus_metrics(request: Request) -> Response:
     """Show the metrics of this bridge and all its workers in Prometheus' text format."""
-    return Response(await request.app.state.exposition(), media_type=metrics.CONTENT_TYPE)
+    return Response(await request.app.state.exposition(), media_type=CONTENT_TYPE)

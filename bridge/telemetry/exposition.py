@@ -1,0 +1,121 @@
+"""Prometheus' text format: the collectors behind it, and merging the metrics of several workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from bridge.telemetry.histogram import BOUNDS, Histogram
+
+#: The media type of :func:`render_metrics`.
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+registry = CollectorRegistry()
+ProcessCollector(registry=registry)
+_samplers: list[Callable[[], None]] = []
+
+
+class Snapshot(Collector):
+    """The latest known values of something; no samples while they are unknown.
+
+    Args:
+        label: the name of the label that tells the values apart; None for a single value.
+        kind: ``gauge``, or ``counter`` for a count that the database keeps.
+    """
+
+    def __init__(self, name: str, help_: str, label: str | None = None, *, kind: str = "gauge"):
+        self._name, self._help, self._label, self._kind = name, help_, label, kind
+        self._values: Mapping[str, float] = {}
+        registry.register(self)
+
+    def show(self, value: float | None) -> None:
+        """Set the single value; None hides it."""
+        self._values = {} if value is None else {"": value}
+
+    def show_states(self, values: Mapping[str, float]) -> None:
+        """Set the values by label."""
+        self._values = values
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the samples for Prometheus."""
+        family = Metric(self._name, self._help, self._kind)
+        sample = self._name + ("_total" if self._kind == "counter" else "")
+        for state, value in self._values.items():
+            family.add_sample(sample, {self._label: state} if self._label else {}, value)
+        yield family
+
+
+class _HistogramCollector(Collector):
+    """Exposes our histogram, which observes ten times faster than prometheus-client's."""
+
+    def __init__(self, name: str, help_: str, histogram: Histogram) -> None:
+        self._name, self._help, self._histogram = name, help_, histogram
+
+    def collect(self) -> Iterable[Metric]:
+        cumulative, buckets = 0, []
+        for bound, count in zip((*map(str, BOUNDS), "+Inf"), self._histogram.counts, strict=True):
+            cumulative += count
+            buckets.append((bound, cumulative))
+        family = HistogramMetricFamily(self._name, self._help)
+        family.add_metric([], buckets, self._histogram.sum_seconds)
+        yield family
+
+
+def expose_histogram(name: str, help_: str) -> Histogram:
+    """Create a histogram and expose it under this name."""
+    histogram = Histogram()
+    registry.register(_HistogramCollector(name, help_, histogram))
+    return histogram
+
+
+@contextmanager
+def sampled_by(sampler: Callable[[], None]) -> Iterator[None]:
+    """Call ``sampler`` before every rendering, to update gauges, until the context ends."""
+    _samplers.append(sampler)
+    try:
+        yield
+    finally:
+        _samplers.remove(sampler)
+
+
+async def render_metrics() -> bytes:
+    """Return all metrics of this process in Prometheus' text format."""
+    for sampler in _samplers:
+        sampler()
+    return generate_latest(registry)
+
+
+def merge_metrics(by_worker: Mapping[int, bytes]) -> bytes:
+    """Merge the text of several workers, and add the label ``worker`` to every sample."""
+    merged = CollectorRegistry()
+    merged.register(_Workers(by_worker))
+    return generate_latest(merged)
+
+
+class _Workers(Collector):
+    """The metrics of several processes, with each family once."""
+
+    def __init__(self, by_worker: Mapping[int, bytes]) -> None:
+        self._families: dict[str, Metric] = {}
+        for worker, text in sorted(by_worker.items()):
+            for parsed in text_string_to_metric_families(text.decode()):
+                family = self._families.setdefault(
+                    parsed.name, Metric(parsed.name, parsed.documentation, parsed.type)
+                )
+                family.samples += [
+                    sample._replace(labels={"worker": str(worker), **sample.labels})
+                    for sample in parsed.samples
+                ]
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families.values()
