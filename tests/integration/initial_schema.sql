@@ -1,0 +1,1694 @@
+-- The first version of schema bridge, with its data, to test upgrades from.
+
+CREATE SCHEMA bridge;
+
+COMMENT ON SCHEMA bridge IS 'pgbridge: captured events, their log, and the deliveries made of them.';
+
+CREATE FUNCTION bridge.are_scopes(p_scopes text[]) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select cardinality(p_scopes) between 1 and 100
+       and (select bool_and(bridge.is_scope(scope)) from unnest(p_scopes) as scope)
+$$;
+
+COMMENT ON FUNCTION bridge.are_scopes(p_scopes text[]) IS 'Returns whether an array holds 1 to 100 scopes and nothing else.';
+
+CREATE FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_who jsonb;
+begin
+    begin
+        v_who := nullif(current_setting('bridge.actor', true), '')::jsonb;
+    exception when others then
+        v_who := null; -- Not JSON: not set by pgbridge.
+    end;
+    if coalesce(v_who ->> 'via' not in ('api', 'console', 'cli'), true) then
+        v_who := jsonb_build_object(
+            'via', case when current_setting('application_name') = 'pgbridge' then 'bridge' else 'sql' end,
+            'actor', current_setting('application_name'));
+    end if;
+    insert into bridge.audit_log (action, target_id, target, via, actor, address, changes)
+    values (p_action, p_target_id, p_target, v_who ->> 'via', coalesce(v_who ->> 'actor', ''),
+            v_who ->> 'address', p_changes);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) IS 'Records a change and its author. The author comes from bridge.actor, a setting of the transaction or session: {"via": "api", "actor": …, "address": …}.';
+
+CREATE FUNCTION bridge.audit_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_columns constant text[] := string_to_array(tg_argv[1], ' ');
+    v_secrets constant text[] := string_to_array(tg_argv[2], ' ');
+    v_old     jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) else '{}' end;
+    v_new     jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) else '{}' end;
+    v_row     jsonb := case when tg_op <> 'DELETE' then v_new else v_old end;
+    v_changes jsonb;
+begin
+    select jsonb_object_agg(
+               changed.name,
+               case when changed.name = any (v_secrets)
+                   then jsonb_build_object(
+                       'from', case when changed.old_value <> 'null' then '(secret)' end,
+                       'to', case when changed.new_value <> 'null' then '(secret)' end)
+                   else jsonb_build_object('from', changed.old_value, 'to', changed.new_value)
+               end)
+    into v_changes
+    from (
+        select c.name, coalesce(v_old -> c.name, 'null') as old_value, coalesce(v_new -> c.name, 'null') as new_value
+        from unnest(v_columns || v_secrets) as c(name)
+    ) as changed
+    where changed.old_value <> changed.new_value;
+    if v_changes is not null then
+        perform bridge.audit(
+            format('%s.%s', tg_argv[0],
+                   case tg_op when 'INSERT' then 'created' when 'DELETE' then 'deleted' else 'updated' end),
+            (v_row ->> 'id')::bigint, v_row ->> 'name', v_changes);
+    end if;
+    return null;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.audit_change() IS 'Trigger: records a change of a row in audit_log. Arguments: the kind of object, the audited columns, and those among them that are secret.';
+
+CREATE FUNCTION bridge.audit_truncate() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_count bigint;
+begin
+    execute format('select count(*) from %s', tg_relid::regclass) into v_count;
+    perform bridge.audit(
+        format('%s.truncated', tg_argv[0]), null, null, jsonb_build_object('count', v_count));
+    return null;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.audit_truncate() IS 'Trigger: records in audit_log that a table was truncated, and how many rows it had. Argument: the kind of object.';
+
+CREATE FUNCTION bridge.create_partitions(p_first_day date, p_days integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_log       record;
+    v_day       date;
+    v_partition text;
+    v_created   integer := 0;
+begin
+    if (p_days between 1 and 100
+        and p_first_day between (now() at time zone 'UTC')::date - 400 and (now() at time zone 'UTC')::date + 100
+       ) is not true then
+        raise 'cannot create partitions for % days from %: at most 100 days, close to today',
+            coalesce(p_days::text, 'null'), coalesce(p_first_day::text, 'null')
+            using errcode = 'invalid_parameter_value';
+    end if;
+    -- Bridges that start together take turns. A table lock needs a privilege; an advisory lock could
+    -- be held by any role that may connect, and tomorrow there would be no partition.
+    lock table bridge.partitioned_logs in share row exclusive mode;
+    for v_log in select parent from bridge.partitioned_logs order by parent loop
+        for v_day in select d::date from generate_series(p_first_day, p_first_day + p_days - 1, interval '1 day') d loop
+            v_partition := format('%s_p%s', v_log.parent, to_char(v_day, 'YYYYMMDD'));
+            continue when to_regclass(format('bridge.%I', v_partition)) is not null;
+            -- ATTACH PARTITION blocks neither readers nor writers of the log. CREATE TABLE …
+            -- PARTITION OF would block both.
+            execute format(
+                'create table bridge.%I (like bridge.%I including defaults including constraints including indexes including storage)',
+                v_partition, v_log.parent);
+            execute format(
+                'alter table bridge.%I attach partition bridge.%I for values from (%L) to (%L)',
+                v_log.parent, v_partition,
+                to_char(v_day, 'YYYY-MM-DD') || ' 00:00:00+00',
+                to_char(v_day + 1, 'YYYY-MM-DD') || ' 00:00:00+00');
+            v_created := v_created + 1;
+        end loop;
+    end loop;
+    return v_created;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) IS 'Creates the missing daily partitions of every log, for a number of days from a date on. Returns how many it created.';
+
+CREATE FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '300ms'
+    AS $_$
+declare
+    v_has_deliveries constant boolean := p_parent in ('delivery_log_success', 'delivery_log_failed');
+    v_expired        record;
+    v_counts         jsonb := '{}';
+begin
+    if not exists (select from bridge.partitioned_logs where parent = p_parent) then
+        raise 'there is no partitioned log %', coalesce(p_parent, 'null')
+            using errcode = 'invalid_parameter_value';
+    end if;
+    -- Today's partition and those of the future are never dropped.
+    if (p_keep_days >= 0) is not true then
+        raise 'p_keep_days must not be negative' using errcode = 'invalid_parameter_value';
+    end if;
+    lock table bridge.partitioned_logs in share row exclusive mode;
+    -- Keep requeue out. A delivery that it takes out of the log now would be missing from the day's
+    -- count, and its event would be needed again after the check for pending deliveries.
+    lock table bridge.redelivery_lock in share row exclusive mode;
+    for v_expired in
+        select c.relname, day.date::timestamp at time zone 'UTC' as starts_at
+        from pg_inherits i
+        join pg_class c on c.oid = i.inhrelid
+        cross join lateral (
+            -- A case, because the plan may evaluate this before the join, for other tables.
+            select case when c.relname ~ '_p[0-9]{8}$' then to_date(right(c.relname, 8), 'YYYYMMDD') end as date
+        ) as day
+        where i.inhparent = to_regclass(format('bridge.%I', p_parent))
+          and day.date < (now() at time zone 'UTC')::date - p_keep_days
+        order by c.relname
+    loop
+        -- Pending deliveries still need their payload.
+        continue when p_parent = 'events' and exists (
+            select from bridge.delivery_queue q
+            where q.event_recorded_at >= v_expired.starts_at
+              and q.event_recorded_at < v_expired.starts_at + interval '24 hours');
+        if v_has_deliveries then
+            -- Count before taking a lock that could block others: this may take a while.
+            execute format(
+                'select coalesce(jsonb_object_agg(webhook_id, count), ''{}'')'
+                ' from (select webhook_id, count(*) as count from bridge.%I group by webhook_id) as counted',
+                v_expired.relname) into v_counts;
+        end if;
+        -- DROP locks out everyone for a moment. But if a long query reads the log, DROP waits, and
+        -- everyone else waits behind it. So try a few times, each time briefly.
+        perform set_config('lock_timeout', '20ms', true);
+        for v_try in 1..10 loop
+            begin
+                if v_has_deliveries then
+                    -- settle takes this lock first. Holding it, no settle can be waiting for the log
+                    -- with a webhook locked, or the other way round.
+                    lock table only bridge.delivery_log in share row exclusive mode;
+                end if;
+                execute format('drop table bridge.%I', v_expired.relname);
+                perform from bridge.webhooks where v_counts ? id::text order by id for no key update;
+                update bridge.webhooks w
+                set delivered_count = w.delivered_count
+                        - case p_parent when 'delivery_log_success' then dropped.count::bigint else 0 end,
+                    failed_count = w.failed_count
+                        - case p_parent when 'delivery_log_failed' then dropped.count::bigint else 0 end
+                from jsonb_each_text(v_counts) as dropped(webhook_id, count)
+                where w.id = dropped.webhook_id::bigint;
+                update bridge.deleted_webhooks w
+                set delivered_count = w.delivered_count
+                        - case p_parent when 'delivery_log_success' then dropped.count::bigint else 0 end,
+                    failed_count = w.failed_count
+                        - case p_parent when 'delivery_log_failed' then dropped.count::bigint else 0 end
+                from jsonb_each_text(v_counts) as dropped(webhook_id, count)
+                where w.id = dropped.webhook_id::bigint;
+                delete from bridge.deleted_webhooks where delivered_count <= 0 and failed_count <= 0;
+                return v_expired.relname;
+            exception when lock_not_available then
+                if v_try = 10 then
+                    raise;
+                end if;
+                perform pg_sleep(0.01);
+            end;
+        end loop;
+    end loop;
+    return null;
+end
+$_$;
+
+COMMENT ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) IS 'Drops the oldest partition of a log that is older than the given number of days, and subtracts it from the webhooks'' counts. Returns its name, or null if no partition has expired. Raises lock_not_available after about 0.3 s if a session is reading the log.';
+
+CREATE FUNCTION bridge.emit(p_event_type text, p_payload jsonb DEFAULT '{}'::jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if p_event_type is null or not bridge.is_event_type(p_event_type) or length(p_event_type) > 255 then
+        raise 'invalid event type: %', coalesce(p_event_type, 'null')
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Use letters, digits, _ and -, in parts joined by dots, such as order.paid.';
+    end if;
+    if p_payload is null then
+        raise 'the payload must be JSON, not null' using errcode = 'invalid_parameter_value';
+    end if;
+    insert into bridge.outbox (event_type, payload) values (p_event_type, p_payload);
+    perform bridge.ring();
+end
+$$;
+
+COMMENT ON FUNCTION bridge.emit(p_event_type text, p_payload jsonb) IS 'Emits an event by hand. After the commit it goes to the live stream and to webhooks like a captured event.';
+
+CREATE FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select jsonb_build_object('_capture_error', p_error) || (
+        select coalesce(jsonb_object_agg(a.attname, p_row -> a.attname::text), '{}')
+        from pg_index i
+        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+        where i.indrelid = p_table and i.indisprimary and p_row is not null)
+$$;
+
+COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'Returns the payload to use when the real one cannot be computed: the error and the row''s primary key.';
+
+CREATE FUNCTION bridge.forget_audit(p_keep_days integer) RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    with forgotten as (
+        delete from bridge.audit_log
+        where changed_at < now() - make_interval(days => greatest(p_keep_days, 30))
+        returning id
+    )
+    select count(*) from forgotten
+$$;
+
+COMMENT ON FUNCTION bridge.forget_audit(p_keep_days integer) IS 'Deletes audit entries older than a number of days, but never those of the last 30 days. Returns how many.';
+
+CREATE FUNCTION bridge.forgive_webhook() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    new.disabled_reason := null;
+    new.failing_since := null;
+    new.failure_share := 0;
+    new.probe_at := null;
+    return new;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.forgive_webhook() IS 'Trigger: forgets past failures when a webhook is activated, however that is done. With its old failing_since, the first new failure would disable it again.';
+
+CREATE FUNCTION bridge.is_event_type(p_text text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select p_text ~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$'
+$_$;
+
+COMMENT ON FUNCTION bridge.is_event_type(p_text text) IS 'Returns whether a text is an exact event type, such as order.paid, and not a pattern.';
+
+CREATE FUNCTION bridge.is_ours(p_xid xid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    -- age() counts from the current transaction. Its savepoints have younger ids, and so may other
+    -- transactions.
+    select age(p_xid) <= 0
+       and pg_xact_status((pg_current_xact_id()::text::bigint - age(p_xid))::text::xid8) = 'in progress'
+$$;
+
+COMMENT ON FUNCTION bridge.is_ours(p_xid xid) IS 'Returns whether the current transaction, or one of its savepoints, wrote a visible row version. The argument is the row''s xmin or xmax, which is then still in progress.';
+
+CREATE FUNCTION bridge.is_scope(p_scope text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select p_scope is not null and (
+        p_scope in ('events:read', 'webhooks:read', 'webhooks:write', 'admin')
+        or p_scope = 'events:read:*'
+        or starts_with(p_scope, 'events:read:')
+           and bridge.is_event_type(regexp_replace(substr(p_scope, length('events:read:') + 1), '\.\*$', '')))
+$_$;
+
+COMMENT ON FUNCTION bridge.is_scope(p_scope text) IS 'Returns whether a text is a scope of an API token.';
+
+CREATE FUNCTION bridge.lead() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_leader_pid integer;
+    -- No session can predict it.
+    v_key        bigint := ('x' || right(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint;
+begin
+    begin
+        -- One session at a time checks and takes over. If another is at it, this one does not lead yet.
+        lock table bridge.leader in share row exclusive mode nowait;
+    exception when lock_not_available then
+        return false;
+    end;
+    v_leader_pid := bridge.leader_pid();
+    if v_leader_pid is not null then
+        return v_leader_pid = pg_backend_pid();
+    end if;
+    if not pg_try_advisory_lock(v_key) then
+        return false;
+    end if;
+    insert into bridge.leader as leader (pid, role_id, lock_key)
+    select pid, usesysid, v_key from pg_stat_activity where pid = pg_backend_pid()
+    on conflict on constraint leader_pkey do update
+    set pid = excluded.pid, role_id = excluded.role_id, lock_key = excluded.lock_key;
+    return found;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.lead() IS 'Makes this session the drainer until it ends, unless another session is. Returns whether it is the drainer. Only roles that may execute this function can drain.';
+
+CREATE FUNCTION bridge.leader_pid() RETURNS integer
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select l.pid
+    from bridge.leader r
+    join pg_stat_activity a on a.pid = r.pid and a.usesysid = r.role_id
+    join pg_locks l on l.pid = r.pid
+    where l.locktype = 'advisory' and l.objsubid = 1 and l.mode = 'ExclusiveLock' and l.granted
+      and l.database = (select oid from pg_database where datname = current_database())
+      -- pg_locks shows a 64-bit key in two halves.
+      and (l.classid::bigint << 32 | l.objid::bigint) = r.lock_key
+    limit 1
+$$;
+
+COMMENT ON FUNCTION bridge.leader_pid() IS 'Returns the process id of the session that drains, or null if no bridge drains.';
+
+CREATE FUNCTION bridge.newest_deliveries(p_webhook_id bigint, p_status text, p_from_id bigint, p_before_id bigint, p_limit bigint) RETURNS TABLE(id bigint, webhook_id bigint, event_id bigint, event_type text, status text, attempt_number integer, response_status integer, error_message text, created_at timestamp with time zone, next_attempt_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    -- Each table has an index that returns ids in order, for one webhook or for all of them; the view
+    -- has none. The statement is built for the arguments, so that its plan uses the right one.
+    return query execute (
+        select 'select * from (' || string_agg(
+                   format('(select id, webhook_id, event_id, event_type, %L::text, attempt_number,'
+                          ' response_status, error_message, created_at, %s from bridge.%I'
+                          ' where %s id >= $2 and id < $3 order by id desc limit $4)',
+                          source.status, source.next_attempt_at, source.relation,
+                          case when p_webhook_id is not null then 'webhook_id = $1 and' end),
+                   ' union all ')
+               || ') as newest order by id desc limit $4'
+        from (values ('pending', 'delivery_queue', 'next_attempt_at'),
+                     ('success', 'delivery_log_success', 'null::timestamptz'),
+                     ('failed', 'delivery_log_failed', 'null::timestamptz')
+             ) as source(status, relation, next_attempt_at)
+        where p_status is null or source.status = p_status
+    ) using p_webhook_id, p_from_id, p_before_id, p_limit;
+end
+$_$;
+
+COMMENT ON FUNCTION bridge.newest_deliveries(p_webhook_id bigint, p_status text, p_from_id bigint, p_before_id bigint, p_limit bigint) IS 'Returns deliveries in an id range, newest first, optionally of one webhook or with one status. The range excludes its upper end.';
+
+CREATE FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    insert into bridge.transaction_notes (topic, key, value)
+    select p_topic, p_key, p_value
+    -- A longer key does not fit into the index, and the application's statement would fail.
+    where octet_length(p_topic) + octet_length(p_key) <= 1000
+    on conflict on constraint transaction_notes_pkey do nothing
+$$;
+
+COMMENT ON FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) IS 'Leaves a note for the rest of the current transaction. The first note with a topic and key wins. A key too long for the index is ignored.';
+
+CREATE FUNCTION bridge.note_deleted_webhook() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    insert into bridge.deleted_webhooks
+        (id, name, url, event_type, deleted_at, delivered_count, failed_count)
+    values (old.id, old.name, old.url, old.event_type, now(), old.delivered_count, old.failed_count);
+    return null;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.note_deleted_webhook() IS 'Trigger: keeps a deleted webhook''s name and URL for as long as the log has deliveries to it.';
+
+CREATE FUNCTION bridge.noted(p_topic text, p_key text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select value
+    from bridge.transaction_notes
+    where xact = pg_current_xact_id_if_assigned() and topic = p_topic and key = p_key
+$$;
+
+COMMENT ON FUNCTION bridge.noted(p_topic text, p_key text) IS 'Returns the current transaction''s note, or null.';
+
+CREATE FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    return p_filter is null or coalesce(jsonb_path_match_tz(p_payload, p_filter, '{}', true), false);
+exception when others then
+    return false;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) IS 'Returns whether a payload passes a webhook''s filter. Errors count as false. Some of them, such as an unset variable or deep nesting, are raised even in jsonpath''s silent mode, and would stop the drain for every webhook.';
+
+CREATE FUNCTION bridge.patterns_matching(p_event_type text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select array[p_event_type]
+        || array(
+            select array_to_string(parts[1:length], '.') || '.*'
+            from string_to_array(p_event_type, '.') as parts,
+                 generate_series(cardinality(parts) - 1, 1, -1) as length)
+        || array['*']
+$$;
+
+COMMENT ON FUNCTION bridge.patterns_matching(p_event_type text) IS 'Returns every value of webhooks.event_type that matches this event type, the most specific first.';
+
+CREATE FUNCTION bridge.pause_webhook(p_webhook_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    update bridge.webhooks
+    set paused_at = coalesce(paused_at, now()), updated_at = now()
+    where id = p_webhook_id;
+    if not found then
+        raise 'there is no webhook %', p_webhook_id using errcode = 'no_data_found';
+    end if;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.pause_webhook(p_webhook_id bigint) IS 'Pauses a webhook: its deliveries, including new ones, wait until resume_webhook. Attempts in flight finish.';
+
+CREATE FUNCTION bridge.redeliver(p_delivery_id bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_queued   record;
+    v_finished record;
+begin
+    loop
+        update bridge.delivery_queue
+        set next_attempt_at = least(next_attempt_at, clock_timestamp())
+        where id = p_delivery_id
+        returning webhook_id into v_queued;
+        if found then
+            perform bridge.audit('delivery.redelivered', p_delivery_id, null,
+                jsonb_build_object('webhook_id', v_queued.webhook_id, 'was_pending', true));
+            perform bridge.wake_couriers();
+            return false;
+        end if;
+        select l.webhook_id,
+               exists (select from bridge.webhooks w where w.id = l.webhook_id) as has_webhook,
+               exists (select from bridge.events e
+                       where e.id = l.event_id and e.recorded_at = l.event_recorded_at) as has_event
+        into v_finished
+        from bridge.delivery_log l
+        where l.id = p_delivery_id;
+        if not found then
+            -- Another session may have requeued it between the two statements.
+            continue when exists (select from bridge.delivery_queue where id = p_delivery_id);
+            raise 'there is no delivery %', p_delivery_id using errcode = 'no_data_found';
+        end if;
+        if not v_finished.has_webhook then
+            raise 'the webhook of delivery % is deleted', p_delivery_id
+                using errcode = 'object_not_in_prerequisite_state';
+        end if;
+        if not v_finished.has_event then
+            raise 'the event of delivery % is no longer in the log', p_delivery_id
+                using errcode = 'object_not_in_prerequisite_state';
+        end if;
+        if bridge.requeue(v_finished.webhook_id, array[p_delivery_id], 1) > 0 then
+            perform bridge.audit('delivery.redelivered', p_delivery_id, null,
+                jsonb_build_object('webhook_id', v_finished.webhook_id, 'was_pending', false));
+            perform bridge.wake_couriers();
+            return true;
+        end if;
+        -- It has changed in the meantime: start over.
+    end loop;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.redeliver(p_delivery_id bigint) IS 'Sends a finished delivery again, whatever its outcome, with the same webhook-id, and returns true. Its attempts keep counting; the retry schedule starts over. A pending delivery is sent at once, and the function returns false.';
+
+CREATE FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_dry_run boolean DEFAULT false, p_per_second double precision DEFAULT 20) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_delivery_ids bigint[];
+    v_requeued     bigint;
+begin
+    if not exists (select from bridge.webhooks where id = p_webhook_id) then
+        raise 'there is no webhook %', p_webhook_id using errcode = 'no_data_found';
+    end if;
+    if p_since is null then
+        raise 'p_since must not be null' using errcode = 'invalid_parameter_value';
+    end if;
+    if p_per_second is null or not p_per_second between 0.001 and 100000 then
+        raise 'p_per_second must be between 0.001 and 100000' using errcode = 'invalid_parameter_value';
+    end if;
+    select array_agg(l.id) into v_delivery_ids
+    from bridge.delivery_log_failed l
+    where l.webhook_id = p_webhook_id
+      and l.finished_at >= p_since
+      and (p_until is null or l.finished_at < p_until)
+      and exists (select from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at);
+    -- A null p_dry_run only counts.
+    if p_dry_run is distinct from false then
+        return coalesce(cardinality(v_delivery_ids), 0);
+    end if;
+    v_requeued := bridge.requeue(p_webhook_id, coalesce(v_delivery_ids, '{}'), p_per_second);
+    perform bridge.audit('webhook.redelivered', p_webhook_id, null,
+        jsonb_build_object('since', p_since, 'until', p_until, 'per_second', p_per_second, 'count', v_requeued));
+    perform bridge.wake_couriers();
+    return v_requeued;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) IS 'Sends the failed deliveries of a webhook again that finished in a time range, at a rate per second and after new deliveries. With p_dry_run it only counts them. Returns how many.';
+
+CREATE FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_requeued bigint;
+begin
+    -- Keep drop_expired_partition out.
+    lock table bridge.redelivery_lock in row exclusive mode;
+    -- One session at a time per webhook. The lock also keeps the webhook while its deliveries move.
+    perform from bridge.webhooks where id = p_webhook_id for no key update;
+    if not found then
+        return 0;
+    end if;
+    with chosen as (
+        delete from bridge.delivery_log l
+        where l.webhook_id = p_webhook_id
+          and l.id = any (p_delivery_ids)
+          and exists (select from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at)
+        returning l.*
+    ), queued as (
+        insert into bridge.delivery_queue
+            (id, webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, created_at,
+             is_redelivery, next_attempt_at, attempt_number, attempts_before,
+             response_status, response_body, error_message)
+        overriding system value
+        select id, webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, created_at,
+               true, clock_timestamp() + make_interval(secs => (row_number() over (order by id) - 1) / p_per_second),
+               attempt_number, attempt_number, response_status, response_body, error_message
+        from chosen
+    ), counted as (
+        update bridge.webhooks w
+        set delivered_count = w.delivered_count - moved.delivered,
+            failed_count = w.failed_count - moved.failed
+        from (select count(*) filter (where status = 'success') as delivered,
+                     count(*) filter (where status = 'failed') as failed
+              from chosen) as moved
+        where w.id = p_webhook_id
+    )
+    select count(*) into v_requeued from chosen;
+    return v_requeued;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) IS 'Internal, for redeliver and redeliver_failed: moves finished deliveries of a webhook from the log back to the queue, spaced out at a rate, and returns how many.';
+
+CREATE FUNCTION bridge.resume_webhook(p_webhook_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    update bridge.webhooks
+    set is_active = true, disabled_reason = null, paused_at = null,
+        probe_at = null, failing_since = null, failure_share = 0, updated_at = now()
+    where id = p_webhook_id;
+    if not found then
+        raise 'there is no webhook %', p_webhook_id using errcode = 'no_data_found';
+    end if;
+    perform bridge.wake_couriers();
+end
+$$;
+
+COMMENT ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) IS 'Makes a webhook deliver again at once: ends a pause, closes the breaker, and activates it if it was off or disabled.';
+
+CREATE FUNCTION bridge.ring() RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select pg_notify('bridge_outbox', '') where pg_sequence_last_value('bridge.doorbell') = 0
+$$;
+
+COMMENT ON FUNCTION bridge.ring() IS 'The doorbell: notifies the drainer, at commit, that the outbox has rows, unless the doorbell is quiet. Call it after inserting the row: a transaction that saw "quiet" then has an xid, and the drainer waits for that xid before it stops polling. Triggers inline the same condition, which is faster.';
+
+CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    delete from bridge.transaction_notes
+    where xact = pg_current_xact_id_if_assigned() and topic = p_topic and key = p_key
+    returning value
+$$;
+
+COMMENT ON FUNCTION bridge.take_note(p_topic text, p_key text) IS 'Deletes the current transaction''s note and returns it, or null.';
+
+CREATE FUNCTION bridge.wake_couriers() RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select pg_notify('bridge_deliveries', '')
+$$;
+
+COMMENT ON FUNCTION bridge.wake_couriers() IS 'Makes the bridges look for due deliveries now instead of at the next poll.';
+
+CREATE TABLE bridge.activity (
+    recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    bridge text NOT NULL,
+    version text NOT NULL,
+    seconds double precision NOT NULL,
+    is_last boolean NOT NULL,
+    clients integer NOT NULL,
+    in_flight integer NOT NULL,
+    clients_dropped bigint NOT NULL,
+    events_drained bigint NOT NULL,
+    events_streamed bigint NOT NULL,
+    delivered bigint NOT NULL,
+    retried bigint NOT NULL,
+    failed bigint NOT NULL,
+    commit_to_client bigint[],
+    commit_to_acknowledged bigint[],
+    CONSTRAINT activity_commit_to_acknowledged_whole CHECK ((cardinality(commit_to_acknowledged) = 21)),
+    CONSTRAINT activity_commit_to_client_whole CHECK ((cardinality(commit_to_client) = 21)),
+    CONSTRAINT activity_seconds_positive CHECK ((seconds > (0)::double precision))
+);
+
+COMMENT ON TABLE bridge.activity IS 'Activity of each bridge process, one row per ten seconds. A bridge is running if its newest row is at most 30 s old and not its last. Rows are kept for 25 hours: 9,000 rows of up to 600 bytes per process, 6 MB with the index. Only bridges write here; no trigger reads it.';
+
+COMMENT ON COLUMN bridge.activity.recorded_at IS 'When the row was written, by the database''s clock: the end of its interval.';
+
+COMMENT ON COLUMN bridge.activity.bridge IS 'Host and process id, as host:pid, as in drainer.';
+
+COMMENT ON COLUMN bridge.activity.version IS 'Version of pgbridge.';
+
+COMMENT ON COLUMN bridge.activity.seconds IS 'Length of the interval. More than ten after the database was unreachable: the next row then covers the gap.';
+
+COMMENT ON COLUMN bridge.activity.is_last IS 'The bridge shut down normally; no row of it follows.';
+
+COMMENT ON COLUMN bridge.activity.clients IS 'Connected WebSocket clients at the end of the interval.';
+
+COMMENT ON COLUMN bridge.activity.in_flight IS 'Deliveries being sent or about to be settled at the end of the interval.';
+
+COMMENT ON COLUMN bridge.activity.clients_dropped IS 'Clients that the bridge disconnected or gave up on.';
+
+COMMENT ON COLUMN bridge.activity.events_drained IS 'Events moved from the outbox to the log.';
+
+COMMENT ON COLUMN bridge.activity.events_streamed IS 'Events sent to clients: one event to ten clients counts as ten.';
+
+COMMENT ON COLUMN bridge.activity.delivered IS 'Delivery attempts that succeeded.';
+
+COMMENT ON COLUMN bridge.activity.retried IS 'Delivery attempts that failed and will be retried.';
+
+COMMENT ON COLUMN bridge.activity.failed IS 'Delivery attempts that failed and were the last.';
+
+COMMENT ON COLUMN bridge.activity.commit_to_client IS 'Histogram of the time from an event''s capture until it was sent to the clients of this bridge; null: no events. Element n counts events above bound n - 1 and up to bound n. Bounds in seconds: 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3600, infinity.';
+
+COMMENT ON COLUMN bridge.activity.commit_to_acknowledged IS 'Histogram of the time from an event''s commit to the receiver''s 2xx, with the same bounds.';
+
+CREATE TABLE bridge.api_tokens (
+    id bigint NOT NULL,
+    name text NOT NULL,
+    token_hash bytea NOT NULL,
+    prefix text NOT NULL,
+    scopes text[] NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT api_tokens_scopes_known CHECK (bridge.are_scopes(scopes))
+);
+
+COMMENT ON TABLE bridge.api_tokens IS 'Tokens for REST and WebSocket. A token is shown once and not stored.';
+
+COMMENT ON COLUMN bridge.api_tokens.token_hash IS 'SHA-256 of the token. Tokens are 256 random bits, so a fast hash is safe.';
+
+COMMENT ON COLUMN bridge.api_tokens.prefix IS 'First characters of the token, so that people can recognise it.';
+
+COMMENT ON COLUMN bridge.api_tokens.scopes IS 'What it may do: events:read; events:read:ticket.* for some event types; webhooks:read; webhooks:write, which includes webhooks:read; admin, which includes everything.';
+
+COMMENT ON COLUMN bridge.api_tokens.last_used_at IS 'Updated at most once a minute.';
+
+ALTER TABLE bridge.api_tokens ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME bridge.api_tokens_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE bridge.audit_log (
+    id bigint NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    action text NOT NULL,
+    target_id bigint,
+    target text,
+    via text NOT NULL,
+    actor text NOT NULL,
+    address text,
+    db_role text DEFAULT SESSION_USER NOT NULL,
+    changes jsonb NOT NULL,
+    CONSTRAINT audit_log_via_known CHECK ((via = ANY (ARRAY['api'::text, 'console'::text, 'cli'::text, 'sql'::text, 'bridge'::text])))
+);
+
+COMMENT ON TABLE bridge.audit_log IS 'Changes to webhooks, tokens and capture rules, and redeliveries. Triggers write it in the transaction of the change, whatever made the change.';
+
+COMMENT ON COLUMN bridge.audit_log.action IS 'Kind of object and verb: webhook.updated, token.created, delivery.redelivered.';
+
+COMMENT ON COLUMN bridge.audit_log.target IS 'The object''s name at that time.';
+
+COMMENT ON COLUMN bridge.audit_log.via IS 'api; console; cli: a pgbridge command; sql: any other database session; bridge: pgbridge itself, for example when it disables a webhook that has failed for days.';
+
+COMMENT ON COLUMN bridge.audit_log.actor IS 'The token (source, id and name) or, for a command, user and host. Reported by the client and not verified; db_role is the role that logged in to the database.';
+
+COMMENT ON COLUMN bridge.audit_log.address IS 'Client address of the request.';
+
+COMMENT ON COLUMN bridge.audit_log.changes IS 'For each changed column: {"from": …, "to": …}. Of secrets, only whether there is one.';
+
+ALTER TABLE bridge.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME bridge.audit_log_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE VIEW bridge.backlog AS
+SELECT
+    NULL::bigint AS webhook_id,
+    NULL::text AS name,
+    NULL::bigint AS pending,
+    NULL::bigint AS in_flight,
+    NULL::bigint AS due,
+    NULL::bigint AS waiting_for_retry,
+    NULL::bigint AS redeliveries,
+    NULL::timestamp with time zone AS oldest_created_at,
+    NULL::double precision AS oldest_seconds,
+    NULL::timestamp with time zone AS next_attempt_at;
+
+COMMENT ON VIEW bridge.backlog IS 'Pending deliveries of each webhook.';
+
+COMMENT ON COLUMN bridge.backlog.pending IS 'Unfinished deliveries: in flight, due, waiting for a retry or for their turn.';
+
+COMMENT ON COLUMN bridge.backlog.due IS 'Deliveries that could be sent now, if the webhook''s limits, pause and breaker allow it.';
+
+COMMENT ON COLUMN bridge.backlog.oldest_created_at IS 'When the oldest of them was created. Redeliveries do not count, because they keep their original time.';
+
+COMMENT ON COLUMN bridge.backlog.oldest_seconds IS 'Seconds since oldest_created_at.';
+
+CREATE TABLE bridge.capture_rules (
+    name text NOT NULL,
+    table_name text NOT NULL,
+    trigger_name text NOT NULL,
+    function_name text NOT NULL,
+    trigger_sql text NOT NULL,
+    function_sql text NOT NULL,
+    trigger_definition text,
+    function_definition text,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL,
+    paused_at timestamp with time zone,
+    failure_count bigint DEFAULT 0 NOT NULL,
+    last_failed_at timestamp with time zone,
+    last_error text
+);
+
+COMMENT ON TABLE bridge.capture_rules IS 'The installed capture rules. init compares them with its configuration; uninstall removes them.';
+
+COMMENT ON COLUMN bridge.capture_rules.table_name IS 'The application''s table, quoted and schema-qualified.';
+
+COMMENT ON COLUMN bridge.capture_rules.trigger_sql IS 'The CREATE TRIGGER statement that created the trigger.';
+
+COMMENT ON COLUMN bridge.capture_rules.function_sql IS 'The CREATE FUNCTION statement of the active rule. resume runs it again.';
+
+COMMENT ON COLUMN bridge.capture_rules.trigger_definition IS 'pg_get_triggerdef() after creation. If it returns something else now, the trigger was changed by hand.';
+
+COMMENT ON COLUMN bridge.capture_rules.function_definition IS 'pg_get_functiondef() after creation or after the last pause or resume.';
+
+COMMENT ON COLUMN bridge.capture_rules.paused_at IS 'When the rule was paused; null if it is active. Changes made while a rule is paused are never captured.';
+
+COMMENT ON COLUMN bridge.capture_rules.failure_count IS 'Events of this rule whose payload could not be computed, since the rule was last applied.';
+
+COMMENT ON COLUMN bridge.capture_rules.last_error IS 'Error message of the most recent failure.';
+
+CREATE UNLOGGED TABLE bridge.console_sessions (
+    session_hash bytea NOT NULL,
+    token_source text NOT NULL,
+    token_id bigint,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT console_sessions_token_source_known CHECK ((token_source = ANY (ARRAY['bridge'::text, 'bot'::text, 'setting'::text])))
+);
+
+COMMENT ON TABLE bridge.console_sessions IS 'Signed-in browsers of the console. A session has the rights of its token, for as long as the token is valid. Unlogged: after a crash, people sign in again.';
+
+COMMENT ON COLUMN bridge.console_sessions.session_hash IS 'SHA-256 of the cookie, which is 256 random bits. For a session of BRIDGE_TOKEN: HMAC of that hash, keyed with BRIDGE_TOKEN, so that changing the setting invalidates it.';
+
+COMMENT ON COLUMN bridge.console_sessions.token_source IS 'Where the token is that signed in. bridge: api_tokens; bot: public.web_api_tokens; setting: BRIDGE_TOKEN.';
+
+COMMENT ON COLUMN bridge.console_sessions.token_id IS 'The token''s id in its source; its rights are looked up on every request. Null for setting.';
+
+CREATE TABLE bridge.deleted_webhooks (
+    id bigint NOT NULL,
+    name text NOT NULL,
+    url text NOT NULL,
+    event_type text NOT NULL,
+    deleted_at timestamp with time zone NOT NULL,
+    delivered_count bigint NOT NULL,
+    failed_count bigint NOT NULL
+);
+
+COMMENT ON TABLE bridge.deleted_webhooks IS 'Deleted webhooks that still have deliveries in the log, and how many. A row is deleted with the last of them.';
+
+CREATE TABLE bridge.delivery_attempts (
+    delivery_id bigint NOT NULL,
+    webhook_id bigint NOT NULL,
+    attempt_number integer NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone NOT NULL,
+    response_status integer,
+    response_body text,
+    failure text,
+    error_message text
+)
+PARTITION BY RANGE (finished_at);
+
+COMMENT ON TABLE bridge.delivery_attempts IS 'Every HTTP attempt, one row each.';
+
+COMMENT ON COLUMN bridge.delivery_attempts.started_at IS 'When it began to connect or to send, by the database''s clock.';
+
+COMMENT ON COLUMN bridge.delivery_attempts.finished_at IS 'When the response was complete or the attempt failed.';
+
+COMMENT ON COLUMN bridge.delivery_attempts.response_body IS 'First 16 KiB of the response.';
+
+COMMENT ON COLUMN bridge.delivery_attempts.failure IS 'Kind of failure: http_4xx, http_5xx, timeout_connect, dns, … (listed in bridge/delivery/retry.py); null on success.';
+
+COMMENT ON COLUMN bridge.delivery_attempts.error_message IS 'Why the attempt failed; null on success.';
+
+CREATE TABLE bridge.delivery_log (
+    id bigint NOT NULL,
+    webhook_id bigint NOT NULL,
+    event_id bigint NOT NULL,
+    event_recorded_at timestamp with time zone NOT NULL,
+    event_type text NOT NULL,
+    status text NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    finished_at timestamp with time zone DEFAULT now() NOT NULL,
+    attempt_number integer NOT NULL,
+    response_status integer,
+    response_body text,
+    error_message text,
+    CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
+)
+PARTITION BY LIST (status);
+
+COMMENT ON TABLE bridge.delivery_log IS 'Finished deliveries, one row each. Partitioned by outcome and then by day, so that successes and failures can be kept for different times.';
+
+COMMENT ON COLUMN bridge.delivery_log.id IS 'delivery_queue.id.';
+
+COMMENT ON COLUMN bridge.delivery_log.status IS 'success: answered with 2xx. failed: given up.';
+
+COMMENT ON COLUMN bridge.delivery_log.captured_at IS 'events.occurred_at.';
+
+COMMENT ON COLUMN bridge.delivery_log.committed_at IS 'events.committed_at or, if that is unknown, captured_at, which is slightly earlier.';
+
+COMMENT ON COLUMN bridge.delivery_log.claimed_at IS 'When a courier claimed it for its last attempt.';
+
+COMMENT ON COLUMN bridge.delivery_log.sent_at IS 'When the last attempt began, by the database''s clock.';
+
+COMMENT ON COLUMN bridge.delivery_log.acknowledged_at IS 'When the receiver''s 2xx arrived, by the database''s clock; null if it failed.';
+
+COMMENT ON COLUMN bridge.delivery_log.attempt_number IS 'Total number of attempts.';
+
+COMMENT ON COLUMN bridge.delivery_log.response_body IS 'First 16 KiB of the last response.';
+
+CREATE TABLE bridge.delivery_log_failed (
+    id bigint CONSTRAINT delivery_log_id_not_null NOT NULL,
+    webhook_id bigint CONSTRAINT delivery_log_webhook_id_not_null NOT NULL,
+    event_id bigint CONSTRAINT delivery_log_event_id_not_null NOT NULL,
+    event_recorded_at timestamp with time zone CONSTRAINT delivery_log_event_recorded_at_not_null NOT NULL,
+    event_type text CONSTRAINT delivery_log_event_type_not_null NOT NULL,
+    status text CONSTRAINT delivery_log_status_not_null NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    created_at timestamp with time zone CONSTRAINT delivery_log_created_at_not_null NOT NULL,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    finished_at timestamp with time zone DEFAULT now() CONSTRAINT delivery_log_finished_at_not_null NOT NULL,
+    attempt_number integer CONSTRAINT delivery_log_attempt_number_not_null NOT NULL,
+    response_status integer,
+    response_body text,
+    error_message text,
+    CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
+)
+PARTITION BY RANGE (finished_at);
+
+COMMENT ON TABLE bridge.delivery_log_failed IS 'Deliveries that were given up, by day.';
+
+CREATE TABLE bridge.delivery_log_success (
+    id bigint CONSTRAINT delivery_log_id_not_null NOT NULL,
+    webhook_id bigint CONSTRAINT delivery_log_webhook_id_not_null NOT NULL,
+    event_id bigint CONSTRAINT delivery_log_event_id_not_null NOT NULL,
+    event_recorded_at timestamp with time zone CONSTRAINT delivery_log_event_recorded_at_not_null NOT NULL,
+    event_type text CONSTRAINT delivery_log_event_type_not_null NOT NULL,
+    status text CONSTRAINT delivery_log_status_not_null NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    created_at timestamp with time zone CONSTRAINT delivery_log_created_at_not_null NOT NULL,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    finished_at timestamp with time zone DEFAULT now() CONSTRAINT delivery_log_finished_at_not_null NOT NULL,
+    attempt_number integer CONSTRAINT delivery_log_attempt_number_not_null NOT NULL,
+    response_status integer,
+    response_body text,
+    error_message text,
+    CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
+)
+PARTITION BY RANGE (finished_at);
+
+COMMENT ON TABLE bridge.delivery_log_success IS 'Successful deliveries, by day.';
+
+CREATE TABLE bridge.delivery_queue (
+    id bigint NOT NULL,
+    webhook_id bigint NOT NULL,
+    event_id bigint NOT NULL,
+    event_recorded_at timestamp with time zone NOT NULL,
+    event_type text NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    is_redelivery boolean DEFAULT false NOT NULL,
+    next_attempt_at timestamp with time zone DEFAULT now() NOT NULL,
+    claimed_at timestamp with time zone,
+    leased_until timestamp with time zone,
+    lease_token uuid,
+    attempt_number integer DEFAULT 0 NOT NULL,
+    attempts_before integer DEFAULT 0 NOT NULL,
+    response_status integer,
+    response_body text,
+    error_message text,
+    CONSTRAINT delivery_queue_lease_whole CHECK (((leased_until IS NULL) = (lease_token IS NULL)))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000');
+
+COMMENT ON TABLE bridge.delivery_queue IS 'Pending deliveries, one row each: the drain inserts, a courier leases, settle deletes.';
+
+COMMENT ON COLUMN bridge.delivery_queue.event_recorded_at IS 'events.recorded_at. With event_id it finds the event in one partition.';
+
+COMMENT ON COLUMN bridge.delivery_queue.captured_at IS 'events.occurred_at.';
+
+COMMENT ON COLUMN bridge.delivery_queue.committed_at IS 'events.committed_at or, if that is unknown, captured_at, which is slightly earlier.';
+
+COMMENT ON COLUMN bridge.delivery_queue.is_redelivery IS 'Requeued by redeliver or redeliver_failed. New deliveries go first.';
+
+COMMENT ON COLUMN bridge.delivery_queue.next_attempt_at IS 'Do not send before this time.';
+
+COMMENT ON COLUMN bridge.delivery_queue.claimed_at IS 'When a courier claimed it for its last attempt.';
+
+COMMENT ON COLUMN bridge.delivery_queue.leased_until IS 'A courier works on it until this time at most. After that, any courier may claim it. Null: free.';
+
+COMMENT ON COLUMN bridge.delivery_queue.lease_token IS 'Identifies the lease. A result is accepted only with the current token.';
+
+COMMENT ON COLUMN bridge.delivery_queue.attempt_number IS 'Attempts so far.';
+
+COMMENT ON COLUMN bridge.delivery_queue.attempts_before IS 'Attempts before it was redelivered. The retry schedule starts over after them.';
+
+COMMENT ON COLUMN bridge.delivery_queue.response_status IS 'HTTP status of the last attempt.';
+
+ALTER TABLE bridge.delivery_queue ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME bridge.delivery_queue_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE SEQUENCE bridge.doorbell
+    AS smallint
+    START WITH 0
+    INCREMENT BY 1
+    MINVALUE 0
+    MAXVALUE 1
+    CACHE 1;
+
+COMMENT ON SEQUENCE bridge.doorbell IS 'Whether triggers send NOTIFY: last_value 0 rings, 1 is quiet. A commit with NOTIFY holds a cluster-wide lock until its WAL is flushed, so the drainer silences the doorbell under load and polls instead. A sequence because setval() takes effect at once and pg_sequence_last_value() reads a single buffer.';
+
+CREATE TABLE bridge.drainer (
+    is_only boolean DEFAULT true NOT NULL,
+    bridge text NOT NULL,
+    mode text NOT NULL,
+    is_quiet boolean NOT NULL,
+    switches bigint DEFAULT 0 NOT NULL,
+    switched_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    leading_since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT drainer_is_only CHECK (is_only),
+    CONSTRAINT drainer_mode_known CHECK ((mode = ANY (ARRAY['adaptive'::text, 'notify'::text, 'poll'::text])))
+);
+
+COMMENT ON TABLE bridge.drainer IS 'The bridge that drains the outbox, or drained it last: one row. leader_pid() tells whether it still does.';
+
+COMMENT ON COLUMN bridge.drainer.is_only IS 'Always true, so that there is only one row.';
+
+COMMENT ON COLUMN bridge.drainer.bridge IS 'Host and process id, as host:pid.';
+
+COMMENT ON COLUMN bridge.drainer.mode IS 'BRIDGE_DOORBELL. adaptive: rings while events are rare, polls while they are frequent. notify: always rings. poll: never rings.';
+
+COMMENT ON COLUMN bridge.drainer.is_quiet IS 'The current doorbell setting.';
+
+COMMENT ON COLUMN bridge.drainer.switches IS 'How often the doorbell was switched since leading_since.';
+
+COMMENT ON COLUMN bridge.drainer.switched_at IS 'When the doorbell was last set.';
+
+CREATE TABLE bridge.events (
+    id bigint NOT NULL,
+    event_type text NOT NULL,
+    payload jsonb NOT NULL,
+    occurred_at timestamp with time zone NOT NULL,
+    committed_at timestamp with time zone,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL
+)
+PARTITION BY RANGE (recorded_at);
+
+COMMENT ON TABLE bridge.events IS 'The event log, in commit order by id. Rows are never updated; whole days are dropped when they expire.';
+
+COMMENT ON COLUMN bridge.events.occurred_at IS 'When the trigger fired: at the application''s statement or, for a deferred rule, at its commit.';
+
+COMMENT ON COLUMN bridge.events.committed_at IS 'When the application''s transaction committed. Null unless the server has track_commit_timestamp on.';
+
+COMMENT ON COLUMN bridge.events.recorded_at IS 'When the drain moved the event from the outbox to this log.';
+
+CREATE SEQUENCE bridge.event_id
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE bridge.event_id OWNED BY bridge.events.id;
+
+COMMENT ON SEQUENCE bridge.event_id IS 'Event ids. Only the drainer takes them, so their order is the order in which commits became visible.';
+
+CREATE TABLE bridge.leader (
+    is_only boolean DEFAULT true NOT NULL,
+    pid integer NOT NULL,
+    role_id oid NOT NULL,
+    lock_key bigint NOT NULL,
+    CONSTRAINT leader_is_only CHECK (is_only)
+);
+
+COMMENT ON TABLE bridge.leader IS 'The session that may drain: one row, written by lead(). It leads for as long as the session with this pid and role holds the advisory lock with this key. Other sessions can see the key and even take the lock later, but they are not the session named here.';
+
+COMMENT ON COLUMN bridge.leader.is_only IS 'Always true, so that there is only one row.';
+
+COMMENT ON COLUMN bridge.leader.role_id IS 'The role that logged in (pg_roles.oid), because process ids are reused, possibly by other roles.';
+
+COMMENT ON COLUMN bridge.leader.lock_key IS 'Random and new for every leader, so that no session can have taken the lock in advance.';
+
+CREATE TABLE bridge.migrations (
+    version integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE bridge.migrations IS 'Which migrations this schema has had, in order.';
+
+COMMENT ON COLUMN bridge.migrations.checksum IS 'SHA-256 of the file: a released file is never edited.';
+
+CREATE TABLE bridge.outbox (
+    id bigint NOT NULL,
+    event_type text NOT NULL,
+    payload jsonb NOT NULL,
+    captured_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='1000000');
+
+COMMENT ON TABLE bridge.outbox IS 'Queue of captured events: triggers insert, the drain deletes. Almost empty in normal operation.';
+
+COMMENT ON COLUMN bridge.outbox.id IS 'Insertion order, not commit order: a smaller id may become visible after a larger one.';
+
+COMMENT ON COLUMN bridge.outbox.payload IS 'jsonb rather than json: text that jsonb rejects fails inside the trigger, which catches the error, and not in the drain.';
+
+COMMENT ON COLUMN bridge.outbox.captured_at IS 'Wall-clock time when the trigger fired.';
+
+ALTER TABLE bridge.outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME bridge.outbox_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE bridge.partitioned_logs (
+    parent text NOT NULL
+);
+
+COMMENT ON TABLE bridge.partitioned_logs IS 'Tables of this schema that are partitioned by UTC day.';
+
+CREATE TABLE bridge.redelivery_lock (
+);
+
+COMMENT ON TABLE bridge.redelivery_lock IS 'Empty; used only as a lock. requeue takes it in row exclusive mode, which any number of sessions can share; drop_expired_partition takes it in share row exclusive mode, which excludes them. The first needs the INSERT privilege.';
+
+CREATE UNLOGGED TABLE bridge.transaction_notes (
+    xact xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    topic text NOT NULL,
+    key text NOT NULL,
+    value jsonb NOT NULL
+);
+
+COMMENT ON TABLE bridge.transaction_notes IS 'Notes that one rule leaves for another within a transaction, such as "this ticket was opened here". Unlogged: a note is meaningless once its transaction has ended, and a crash ends every transaction. Upkeep deletes old notes.';
+
+COMMENT ON COLUMN bridge.transaction_notes.xact IS 'The transaction that wrote the note. Only it reads the note.';
+
+CREATE VIEW bridge.webhook_deliveries AS
+ SELECT q.id,
+    q.webhook_id,
+    q.event_type,
+    e.payload,
+    q.response_status,
+    q.response_body,
+    'pending'::text AS status,
+    q.error_message,
+    q.attempt_number,
+    q.created_at,
+    NULL::timestamp with time zone AS delivered_at,
+        CASE
+            WHEN (q.attempt_number > 0) THEN q.next_attempt_at
+            ELSE NULL::timestamp with time zone
+        END AS next_retry_at,
+    q.event_id,
+    q.committed_at,
+    q.captured_at,
+    q.claimed_at,
+    NULL::timestamp with time zone AS sent_at,
+    NULL::timestamp with time zone AS acknowledged_at,
+    NULL::timestamp with time zone AS finished_at
+   FROM (bridge.delivery_queue q
+     LEFT JOIN bridge.events e ON (((e.id = q.event_id) AND (e.recorded_at = q.event_recorded_at))))
+UNION ALL
+ SELECT l.id,
+    l.webhook_id,
+    l.event_type,
+    e.payload,
+    l.response_status,
+    l.response_body,
+    l.status,
+    l.error_message,
+    l.attempt_number,
+    l.created_at,
+        CASE
+            WHEN (l.status = 'success'::text) THEN l.finished_at
+            ELSE NULL::timestamp with time zone
+        END AS delivered_at,
+    NULL::timestamp with time zone AS next_retry_at,
+    l.event_id,
+    l.committed_at,
+    l.captured_at,
+    l.claimed_at,
+    l.sent_at,
+    l.acknowledged_at,
+    l.finished_at
+   FROM (bridge.delivery_log l
+     LEFT JOIN bridge.events e ON (((e.id = l.event_id) AND (e.recorded_at = l.event_recorded_at))));
+
+COMMENT ON VIEW bridge.webhook_deliveries IS 'Every delivery, pending or finished. status: pending (queued, in flight or waiting for a retry), success, failed.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.committed_at IS 'When the event was committed, or captured if the server does not track commit timestamps.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.captured_at IS 'When the trigger fired.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.claimed_at IS 'When a courier claimed it for its last attempt.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.sent_at IS 'When the last attempt began; null while pending.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.acknowledged_at IS 'When the receiver''s 2xx arrived.';
+
+COMMENT ON COLUMN bridge.webhook_deliveries.finished_at IS 'When it succeeded or was given up; null while pending. Retention and redeliver_failed go by this time.';
+
+CREATE TABLE bridge.webhooks (
+    id bigint NOT NULL,
+    name text NOT NULL,
+    url text NOT NULL,
+    event_type text NOT NULL,
+    filter jsonpath,
+    description text,
+    secret text,
+    previous_secret text,
+    previous_secret_expires_at timestamp with time zone,
+    is_active boolean DEFAULT true NOT NULL,
+    disabled_reason text,
+    paused_at timestamp with time zone,
+    timeout_seconds integer DEFAULT 15 NOT NULL,
+    max_concurrency integer DEFAULT 4 NOT NULL,
+    rate_per_second double precision,
+    ordered boolean DEFAULT false NOT NULL,
+    retry_schedule double precision[],
+    failure_share real DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    probe_at timestamp with time zone,
+    paced_until timestamp with time zone,
+    success_count bigint DEFAULT 0 NOT NULL,
+    failure_count bigint DEFAULT 0 NOT NULL,
+    delivered_count bigint DEFAULT 0 NOT NULL,
+    failed_count bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_triggered_at timestamp with time zone,
+    state text GENERATED ALWAYS AS (
+CASE
+    WHEN ((NOT is_active) AND (disabled_reason IS NOT NULL)) THEN 'disabled'::text
+    WHEN (NOT is_active) THEN 'off'::text
+    WHEN (paused_at IS NOT NULL) THEN 'paused'::text
+    WHEN (probe_at IS NOT NULL) THEN 'failing'::text
+    ELSE 'delivering'::text
+END) STORED NOT NULL,
+    CONSTRAINT webhooks_failure_share_range CHECK (((failure_share >= (0)::double precision) AND (failure_share <= (1)::double precision))),
+    CONSTRAINT webhooks_filter_bounded CHECK ((regexp_replace((filter)::text, '"([^"\\]|\\.)*"'::text, '""'::text, 'g'::text) !~ '\*\*|\?.*\?'::text)),
+    CONSTRAINT webhooks_filter_without_back_references CHECK (((filter)::text !~ 'like_regex "([^"\\]|\\[^\\]|\\\\([^"\\]|\\.))*\\\\[1-9]'::text)),
+    CONSTRAINT webhooks_filter_without_variables CHECK ((regexp_replace((filter)::text, '"([^"\\]|\\.)*"'::text, '""'::text, 'g'::text) !~~ '%$""%'::text)),
+    CONSTRAINT webhooks_max_concurrency_range CHECK (((max_concurrency >= 1) AND (max_concurrency <= 1000))),
+    CONSTRAINT webhooks_previous_secret_whole CHECK ((((previous_secret IS NULL) = (previous_secret_expires_at IS NULL)) AND (previous_secret <> ''::text))),
+    CONSTRAINT webhooks_rate_per_second_range CHECK (((rate_per_second >= (0.001)::double precision) AND (rate_per_second <= (100000)::double precision))),
+    CONSTRAINT webhooks_retry_schedule_range CHECK ((((cardinality(retry_schedule) >= 1) AND (cardinality(retry_schedule) <= 100)) AND (array_ndims(retry_schedule) = 1) AND (array_position(retry_schedule, NULL::double precision) IS NULL) AND ((0)::double precision <= ALL (retry_schedule)) AND ((2592000)::double precision >= ALL (retry_schedule)))),
+    CONSTRAINT webhooks_secret_not_empty CHECK ((secret <> ''::text)),
+    CONSTRAINT webhooks_timeout_seconds_range CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 120)))
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE bridge.webhooks IS 'Where events go: one row is one receiver of one event type or pattern.';
+
+COMMENT ON COLUMN bridge.webhooks.event_type IS 'An exact type (ticket.created) or a pattern (ticket.*, *).';
+
+COMMENT ON COLUMN bridge.webhooks.filter IS 'jsonpath predicate on the payload, such as $.amount_kopeks >= 100000. Only events for which it is true are delivered; an error counts as false. $ ? (…) is not a predicate and is never true. Restricted to keep it fast: at most one ? (…), no **, and no back-reference (\1) in like_regex.';
+
+COMMENT ON COLUMN bridge.webhooks.secret IS 'Signing key; null: requests are not signed. Encrypted if it begins with fernet:.';
+
+COMMENT ON COLUMN bridge.webhooks.previous_secret IS 'The signing key before the last rotation. Requests are signed with both keys until previous_secret_expires_at.';
+
+COMMENT ON COLUMN bridge.webhooks.is_active IS 'Only active webhooks get new deliveries. Deliveries queued for an inactive webhook are kept, and sent when it is activated.';
+
+COMMENT ON COLUMN bridge.webhooks.disabled_reason IS 'Why the bridge set is_active to false; null if it did not.';
+
+COMMENT ON COLUMN bridge.webhooks.paused_at IS 'When the webhook was paused; null if it is not paused. Unlike an inactive webhook, a paused one still gets new deliveries. All of them wait.';
+
+COMMENT ON COLUMN bridge.webhooks.timeout_seconds IS 'Deadline of a whole attempt, from connecting to the end of the response.';
+
+COMMENT ON COLUMN bridge.webhooks.max_concurrency IS 'Most attempts in flight to this webhook, per bridge.';
+
+COMMENT ON COLUMN bridge.webhooks.rate_per_second IS 'Most attempts per second, over all bridges; bursts of one second''s worth are allowed. Null: unlimited.';
+
+COMMENT ON COLUMN bridge.webhooks.ordered IS 'Deliver in event order, one attempt at a time: each delivery waits until the previous one succeeded or was given up.';
+
+COMMENT ON COLUMN bridge.webhooks.retry_schedule IS 'Seconds to wait before each attempt, including the first. Its length is the number of attempts. Null: BRIDGE_RETRY_SCHEDULE.';
+
+COMMENT ON COLUMN bridge.webhooks.failure_share IS 'Share of recent attempts that failed, as a moving average over about ten attempts: each new attempt weighs one tenth. The higher it is, the fewer attempts are in flight at once.';
+
+COMMENT ON COLUMN bridge.webhooks.failing_since IS 'Start of the first failed attempt since the last success; null if the last attempt succeeded or none was made.';
+
+COMMENT ON COLUMN bridge.webhooks.probe_at IS 'The circuit breaker. Null: closed. Otherwise it is open: deliveries wait, and from this time on one is tried, to find out whether the receiver has recovered.';
+
+COMMENT ON COLUMN bridge.webhooks.paced_until IS 'With rate_per_second: until when claimed deliveries use up the rate. Null: no claim yet.';
+
+COMMENT ON COLUMN bridge.webhooks.success_count IS 'Attempts answered with 2xx, since creation.';
+
+COMMENT ON COLUMN bridge.webhooks.failure_count IS 'Attempts that failed, since creation.';
+
+COMMENT ON COLUMN bridge.webhooks.delivered_count IS 'Successful deliveries in the log. Maintained by settle, requeue and drop_expired_partition, so that the log need not be counted.';
+
+COMMENT ON COLUMN bridge.webhooks.failed_count IS 'Deliveries in the log that were given up.';
+
+COMMENT ON COLUMN bridge.webhooks.last_triggered_at IS 'When the last attempt ended.';
+
+COMMENT ON COLUMN bridge.webhooks.state IS 'delivering; failing: the breaker is open, and one delivery is tried at probe_at; paused: by pause_webhook; disabled: by the bridge, see disabled_reason; off: by an operator.';
+
+CREATE VIEW bridge.webhook_health AS
+ SELECT w.id AS webhook_id,
+    w.name,
+    w.state,
+    w.disabled_reason,
+    w.failing_since,
+    w.probe_at,
+    w.failure_share,
+    b.pending,
+    b.due,
+    b.oldest_created_at AS oldest_pending_at,
+    b.oldest_seconds AS oldest_pending_seconds,
+    COALESCE(a.attempts_hour, (0)::bigint) AS attempts_hour,
+    COALESCE(a.attempts_day, (0)::bigint) AS attempts_day,
+    a.success_rate_hour,
+    a.success_rate_day,
+    d.commit_to_acknowledged_p50_hour,
+    d.commit_to_acknowledged_p95_hour,
+    d.commit_to_acknowledged_p50_day,
+    d.commit_to_acknowledged_p95_day,
+    a.answer_p50_hour,
+    a.answer_p95_hour,
+    a.answer_p50_day,
+    a.answer_p95_day
+   FROM (((bridge.webhooks w
+     JOIN bridge.backlog b ON ((b.webhook_id = w.id)))
+     LEFT JOIN ( SELECT attempt.webhook_id,
+            count(*) FILTER (WHERE attempt.is_recent) AS attempts_hour,
+            count(*) AS attempts_day,
+            round(((100.0 * (count(*) FILTER (WHERE (attempt.is_recent AND attempt.succeeded)))::numeric) / (NULLIF(count(*) FILTER (WHERE attempt.is_recent), 0))::numeric), 2) AS success_rate_hour,
+            round(((100.0 * (count(*) FILTER (WHERE attempt.succeeded))::numeric) / (count(*))::numeric), 2) AS success_rate_day,
+            percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY attempt.seconds) FILTER (WHERE attempt.is_recent) AS answer_p50_hour,
+            percentile_cont((0.95)::double precision) WITHIN GROUP (ORDER BY attempt.seconds) FILTER (WHERE attempt.is_recent) AS answer_p95_hour,
+            percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY attempt.seconds) AS answer_p50_day,
+            percentile_cont((0.95)::double precision) WITHIN GROUP (ORDER BY attempt.seconds) AS answer_p95_day
+           FROM ( SELECT delivery_attempts.webhook_id,
+                    (delivery_attempts.finished_at > (now() - '01:00:00'::interval)) AS is_recent,
+                    (delivery_attempts.error_message IS NULL) AS succeeded,
+                    (EXTRACT(epoch FROM (delivery_attempts.finished_at - delivery_attempts.started_at)))::double precision AS seconds
+                   FROM bridge.delivery_attempts
+                  WHERE (delivery_attempts.finished_at > (now() - '1 day'::interval))) attempt
+          GROUP BY attempt.webhook_id) a ON ((a.webhook_id = w.id)))
+     LEFT JOIN ( SELECT delivery.webhook_id,
+            percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY delivery.seconds) FILTER (WHERE delivery.is_recent) AS commit_to_acknowledged_p50_hour,
+            percentile_cont((0.95)::double precision) WITHIN GROUP (ORDER BY delivery.seconds) FILTER (WHERE delivery.is_recent) AS commit_to_acknowledged_p95_hour,
+            percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY delivery.seconds) AS commit_to_acknowledged_p50_day,
+            percentile_cont((0.95)::double precision) WITHIN GROUP (ORDER BY delivery.seconds) AS commit_to_acknowledged_p95_day
+           FROM ( SELECT delivery_log.webhook_id,
+                    (delivery_log.finished_at > (now() - '01:00:00'::interval)) AS is_recent,
+                    (EXTRACT(epoch FROM (delivery_log.acknowledged_at - delivery_log.committed_at)))::double precision AS seconds
+                   FROM bridge.delivery_log
+                  WHERE ((delivery_log.status = 'success'::text) AND (delivery_log.finished_at > (now() - '1 day'::interval)))) delivery
+          GROUP BY delivery.webhook_id) d ON ((d.webhook_id = w.id)));
+
+COMMENT ON VIEW bridge.webhook_health IS 'How each webhook is doing: its state, its backlog, and its last hour and day. Rates are percentages of attempts; durations are seconds.';
+
+COMMENT ON COLUMN bridge.webhook_health.state IS 'webhooks.state.';
+
+COMMENT ON COLUMN bridge.webhook_health.commit_to_acknowledged_p95_hour IS 'Seconds from the application''s commit to the receiver''s 2xx, including retries and waiting.';
+
+COMMENT ON COLUMN bridge.webhook_health.answer_p95_hour IS 'Seconds per attempt, including failed ones: the latency of the receiver and of the network to it.';
+
+ALTER TABLE bridge.webhooks ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME bridge.webhooks_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE UNLOGGED TABLE bridge.ws_tickets (
+    ticket_hash bytea NOT NULL,
+    token_source text NOT NULL,
+    token_id bigint,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT ws_tickets_token_source_known CHECK ((token_source = ANY (ARRAY['bridge'::text, 'bot'::text, 'setting'::text])))
+);
+
+COMMENT ON TABLE bridge.ws_tickets IS 'Single-use tickets that open a WebSocket and expire within seconds, so that tokens stay out of URLs. Unlogged: after a crash, clients request new ones.';
+
+COMMENT ON COLUMN bridge.ws_tickets.ticket_hash IS 'SHA-256 of the ticket, which is 256 random bits. For a ticket of BRIDGE_TOKEN: HMAC of that hash, keyed with BRIDGE_TOKEN, so that changing the setting invalidates it.';
+
+COMMENT ON COLUMN bridge.ws_tickets.token_source IS 'Where the token is that requested the ticket. bridge: api_tokens; bot: public.web_api_tokens; setting: BRIDGE_TOKEN.';
+
+COMMENT ON COLUMN bridge.ws_tickets.token_id IS 'The token''s id in its source; its rights are looked up when the ticket is used. Null for setting.';
+
+ALTER TABLE ONLY bridge.delivery_log ATTACH PARTITION bridge.delivery_log_failed FOR VALUES IN ('failed');
+
+ALTER TABLE ONLY bridge.delivery_log ATTACH PARTITION bridge.delivery_log_success FOR VALUES IN ('success');
+
+ALTER TABLE ONLY bridge.events ALTER COLUMN id SET DEFAULT nextval('bridge.event_id'::regclass);
+
+INSERT INTO bridge.migrations VALUES (1, 'create capture', '6e6fa32b57b506008cc5179e26c49fd7e92c9a1c6d7653817ef83b9045d95f42', '2026-11-30 06:45:05.834566+00');
+INSERT INTO bridge.migrations VALUES (2, 'create event log', '04609b4b633bce246670dab854e52a0ae04fe8bceff6918af1bbb3c384c06a73', '2026-11-30 06:45:05.893771+00');
+INSERT INTO bridge.migrations VALUES (3, 'create webhooks', '4fa836a2a276813f05ec498bc0d63800a283b2a7d9bb4bbd153544e66f5a0ca5', '2026-11-30 06:45:05.923419+00');
+INSERT INTO bridge.migrations VALUES (4, 'create deliveries', '68f7ebca2e8b65599a1f598b398e959ce3d16200d45e4d3194e1f88b48cc650f', '2026-11-30 06:45:05.958974+00');
+INSERT INTO bridge.migrations VALUES (5, 'create partitions and retention', 'cd261757c5bfc30d17807a12ab9dd32174b295a97c7616e152c967fcfaf64036', '2026-11-30 06:45:06.029914+00');
+INSERT INTO bridge.migrations VALUES (6, 'create operator functions', 'c840a4d634c1555806acc1fb3c0a04a02187f8ad0e05c910978e39561d234a83', '2026-11-30 06:45:06.044534+00');
+INSERT INTO bridge.migrations VALUES (7, 'create access', 'bafd80fc88f5e34c5c6d910b96ffb3d899407e5ebf36abfa10432ae37f1ff91e', '2026-11-30 06:45:06.056491+00');
+INSERT INTO bridge.migrations VALUES (8, 'create audit log', '17f0176f1cd6db5c04ec9d06d7a0de214094582ebef25d6788b82846310d7bf3', '2026-11-30 06:45:06.09774+00');
+INSERT INTO bridge.migrations VALUES (9, 'create activity', 'd0c8c9bdfb243e4cfc3a8b27b219431588baf475e86efe6ef5836b04728fdc4a', '2026-11-30 06:45:06.1098+00');
+INSERT INTO bridge.migrations VALUES (10, 'restrict rights', '1cf886b078d043a0741a2d34d5c89c578076ecb3bf921717ad21de6f237b1626', '2026-11-30 06:45:06.124392+00');
+
+INSERT INTO bridge.partitioned_logs VALUES ('events');
+INSERT INTO bridge.partitioned_logs VALUES ('delivery_log_success');
+INSERT INTO bridge.partitioned_logs VALUES ('delivery_log_failed');
+INSERT INTO bridge.partitioned_logs VALUES ('delivery_attempts');
+
+SELECT pg_catalog.setval('bridge.api_tokens_id_seq', 1, false);
+
+SELECT pg_catalog.setval('bridge.audit_log_id_seq', 1, false);
+
+SELECT pg_catalog.setval('bridge.delivery_queue_id_seq', 1, false);
+
+SELECT pg_catalog.setval('bridge.doorbell', 1, true);
+
+SELECT pg_catalog.setval('bridge.event_id', 1, false);
+
+SELECT pg_catalog.setval('bridge.outbox_id_seq', 1, false);
+
+SELECT pg_catalog.setval('bridge.webhooks_id_seq', 1, false);
+
+ALTER TABLE ONLY bridge.activity
+    ADD CONSTRAINT activity_pkey PRIMARY KEY (recorded_at, bridge);
+
+ALTER TABLE ONLY bridge.api_tokens
+    ADD CONSTRAINT api_tokens_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY bridge.api_tokens
+    ADD CONSTRAINT api_tokens_token_hash_key UNIQUE (token_hash);
+
+ALTER TABLE ONLY bridge.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY bridge.capture_rules
+    ADD CONSTRAINT capture_rules_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY bridge.console_sessions
+    ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (session_hash);
+
+ALTER TABLE ONLY bridge.deleted_webhooks
+    ADD CONSTRAINT deleted_webhooks_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY bridge.delivery_log
+    ADD CONSTRAINT delivery_log_pkey PRIMARY KEY (id, status, finished_at);
+
+ALTER TABLE ONLY bridge.delivery_log_failed
+    ADD CONSTRAINT delivery_log_failed_pkey PRIMARY KEY (id, status, finished_at);
+
+ALTER TABLE ONLY bridge.delivery_log_success
+    ADD CONSTRAINT delivery_log_success_pkey PRIMARY KEY (id, status, finished_at);
+
+ALTER TABLE ONLY bridge.delivery_queue
+    ADD CONSTRAINT delivery_queue_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY bridge.drainer
+    ADD CONSTRAINT drainer_pkey PRIMARY KEY (is_only);
+
+ALTER TABLE ONLY bridge.events
+    ADD CONSTRAINT events_pkey PRIMARY KEY (id, recorded_at);
+
+ALTER TABLE ONLY bridge.leader
+    ADD CONSTRAINT leader_pkey PRIMARY KEY (is_only);
+
+ALTER TABLE ONLY bridge.migrations
+    ADD CONSTRAINT migrations_pkey PRIMARY KEY (version);
+
+ALTER TABLE ONLY bridge.outbox
+    ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY bridge.partitioned_logs
+    ADD CONSTRAINT partitioned_logs_pkey PRIMARY KEY (parent);
+
+ALTER TABLE ONLY bridge.transaction_notes
+    ADD CONSTRAINT transaction_notes_pkey PRIMARY KEY (xact, topic, key);
+
+ALTER TABLE ONLY bridge.webhooks
+    ADD CONSTRAINT webhooks_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY bridge.ws_tickets
+    ADD CONSTRAINT ws_tickets_pkey PRIMARY KEY (ticket_hash);
+
+COMMENT ON INDEX bridge.activity_pkey IS 'running_bridges, activity: the newest rows. forget_activity: the oldest.';
+
+COMMENT ON INDEX bridge.api_tokens_token_hash_key IS 'authenticate: the token of a request.';
+
+CREATE INDEX audit_log_changed_at ON bridge.audit_log USING brin (changed_at);
+
+COMMENT ON INDEX bridge.audit_log_changed_at IS 'forget_audit: expired entries.';
+
+COMMENT ON INDEX bridge.audit_log_pkey IS 'list_audit: newest first.';
+
+CREATE INDEX console_sessions_expiry ON bridge.console_sessions USING btree (expires_at);
+
+COMMENT ON INDEX bridge.console_sessions_expiry IS 'create_session: expired sessions.';
+
+COMMENT ON INDEX bridge.console_sessions_pkey IS 'use_session: the cookie of a browser.';
+
+CREATE INDEX delivery_attempts_delivery ON ONLY bridge.delivery_attempts USING btree (delivery_id, attempt_number);
+
+COMMENT ON INDEX bridge.delivery_attempts_delivery IS 'list_attempts: the attempts of one delivery, in order.';
+
+CREATE INDEX delivery_attempts_time ON ONLY bridge.delivery_attempts USING brin (finished_at) WITH (pages_per_range='32');
+
+COMMENT ON INDEX bridge.delivery_attempts_time IS 'webhook_health: attempts of the last hour.';
+
+CREATE INDEX delivery_log_time ON ONLY bridge.delivery_log USING brin (finished_at) WITH (pages_per_range='32');
+
+COMMENT ON INDEX bridge.delivery_log_time IS 'webhook_health: deliveries finished in the last hour.';
+
+CREATE INDEX delivery_log_failed_finished_at_idx ON ONLY bridge.delivery_log_failed USING brin (finished_at) WITH (pages_per_range='32');
+
+COMMENT ON INDEX bridge.delivery_log_pkey IS 'webhook_deliveries: one delivery by id.';
+
+CREATE INDEX delivery_log_webhook ON ONLY bridge.delivery_log USING btree (webhook_id, id);
+
+COMMENT ON INDEX bridge.delivery_log_webhook IS 'list_deliveries: a webhook''s deliveries, newest first.';
+
+CREATE INDEX delivery_log_failed_webhook_id_id_idx ON ONLY bridge.delivery_log_failed USING btree (webhook_id, id);
+
+CREATE INDEX delivery_log_success_finished_at_idx ON ONLY bridge.delivery_log_success USING brin (finished_at) WITH (pages_per_range='32');
+
+CREATE INDEX delivery_log_success_webhook_id_id_idx ON ONLY bridge.delivery_log_success USING btree (webhook_id, id);
+
+CREATE INDEX delivery_queue_due ON bridge.delivery_queue USING btree (webhook_id, is_redelivery, next_attempt_at, id);
+
+COMMENT ON INDEX bridge.delivery_queue_due IS 'claim: a webhook''s due deliveries, oldest first, new ones before redeliveries.';
+
+CREATE INDEX delivery_queue_order ON bridge.delivery_queue USING btree (webhook_id, id);
+
+COMMENT ON INDEX bridge.delivery_queue_order IS 'claim: the first delivery of an ordered webhook. list_deliveries: a webhook''s deliveries, newest first.';
+
+COMMENT ON INDEX bridge.events_pkey IS 'events_since: everything after an id. Deliveries find their payload by id and recorded_at, in one partition.';
+
+COMMENT ON INDEX bridge.outbox_pkey IS 'drain: the next ids above the watermark, and single ids below it.';
+
+COMMENT ON INDEX bridge.transaction_notes_pkey IS 'noted(): one note of the current transaction.';
+
+CREATE INDEX webhooks_active_event_type ON bridge.webhooks USING btree (event_type) WHERE is_active;
+
+COMMENT ON INDEX bridge.webhooks_active_event_type IS 'drain: webhooks that receive an event type.';
+
+CREATE INDEX ws_tickets_expiry ON bridge.ws_tickets USING btree (expires_at);
+
+COMMENT ON INDEX bridge.ws_tickets_expiry IS 'create_ticket: expired tickets.';
+
+COMMENT ON INDEX bridge.ws_tickets_pkey IS 'use_ticket: the ticket of a client.';
+
+ALTER INDEX bridge.delivery_log_time ATTACH PARTITION bridge.delivery_log_failed_finished_at_idx;
+
+ALTER INDEX bridge.delivery_log_pkey ATTACH PARTITION bridge.delivery_log_failed_pkey;
+
+ALTER INDEX bridge.delivery_log_webhook ATTACH PARTITION bridge.delivery_log_failed_webhook_id_id_idx;
+
+ALTER INDEX bridge.delivery_log_time ATTACH PARTITION bridge.delivery_log_success_finished_at_idx;
+
+ALTER INDEX bridge.delivery_log_pkey ATTACH PARTITION bridge.delivery_log_success_pkey;
+
+ALTER INDEX bridge.delivery_log_webhook ATTACH PARTITION bridge.delivery_log_success_webhook_id_id_idx;
+
+CREATE OR REPLACE VIEW bridge.backlog AS
+ SELECT w.id AS webhook_id,
+    w.name,
+    count(q.id) AS pending,
+    count(q.id) FILTER (WHERE (q.leased_until > now())) AS in_flight,
+    count(q.id) FILTER (WHERE ((q.next_attempt_at <= now()) AND ((q.leased_until IS NULL) OR (q.leased_until <= now())))) AS due,
+    count(q.id) FILTER (WHERE ((q.next_attempt_at > now()) AND (q.attempt_number > 0))) AS waiting_for_retry,
+    count(q.id) FILTER (WHERE q.is_redelivery) AS redeliveries,
+    min(q.created_at) FILTER (WHERE (NOT q.is_redelivery)) AS oldest_created_at,
+    (EXTRACT(epoch FROM (now() - min(q.created_at) FILTER (WHERE (NOT q.is_redelivery)))))::double precision AS oldest_seconds,
+    min(q.next_attempt_at) AS next_attempt_at
+   FROM (bridge.webhooks w
+     LEFT JOIN bridge.delivery_queue q ON ((q.webhook_id = w.id)))
+  GROUP BY w.id;
+
+CREATE TRIGGER audit_change AFTER INSERT OR DELETE OR UPDATE OF name, scopes, expires_at, revoked_at, token_hash ON bridge.api_tokens FOR EACH ROW EXECUTE FUNCTION bridge.audit_change('token', 'name prefix scopes expires_at revoked_at', 'token_hash');
+
+CREATE TRIGGER audit_change AFTER INSERT OR DELETE OR UPDATE OF table_name, trigger_sql, function_sql, paused_at ON bridge.capture_rules FOR EACH ROW EXECUTE FUNCTION bridge.audit_change('rule', 'table_name trigger_sql function_sql paused_at', '');
+
+CREATE TRIGGER audit_new_or_deleted AFTER INSERT OR DELETE ON bridge.webhooks FOR EACH ROW EXECUTE FUNCTION bridge.audit_change('webhook', 'name url event_type description is_active timeout_seconds max_concurrency filter rate_per_second ordered retry_schedule', 'secret');
+
+CREATE TRIGGER audit_truncate BEFORE TRUNCATE ON bridge.api_tokens FOR EACH STATEMENT EXECUTE FUNCTION bridge.audit_truncate('token');
+
+CREATE TRIGGER audit_truncate BEFORE TRUNCATE ON bridge.capture_rules FOR EACH STATEMENT EXECUTE FUNCTION bridge.audit_truncate('rule');
+
+CREATE TRIGGER audit_truncate BEFORE TRUNCATE ON bridge.webhooks FOR EACH STATEMENT EXECUTE FUNCTION bridge.audit_truncate('webhook');
+
+CREATE TRIGGER audit_update AFTER UPDATE ON bridge.webhooks FOR EACH ROW WHEN ((((((((((((((((old.name IS DISTINCT FROM new.name) OR (old.url IS DISTINCT FROM new.url)) OR (old.event_type IS DISTINCT FROM new.event_type)) OR (old.secret IS DISTINCT FROM new.secret)) OR (old.previous_secret IS DISTINCT FROM new.previous_secret)) OR (old.description IS DISTINCT FROM new.description)) OR (old.is_active IS DISTINCT FROM new.is_active)) OR (old.disabled_reason IS DISTINCT FROM new.disabled_reason)) OR (old.timeout_seconds IS DISTINCT FROM new.timeout_seconds)) OR (old.max_concurrency IS DISTINCT FROM new.max_concurrency)) OR ((old.filter)::text IS DISTINCT FROM (new.filter)::text)) OR (old.rate_per_second IS DISTINCT FROM new.rate_per_second)) OR (old.ordered IS DISTINCT FROM new.ordered)) OR (old.retry_schedule IS DISTINCT FROM new.retry_schedule)) OR (old.paused_at IS DISTINCT FROM new.paused_at))) EXECUTE FUNCTION bridge.audit_change('webhook', 'name url event_type description is_active disabled_reason timeout_seconds max_concurrency filter rate_per_second ordered retry_schedule paused_at', 'secret previous_secret');
+
+CREATE TRIGGER forgive_webhook BEFORE UPDATE OF is_active ON bridge.webhooks FOR EACH ROW WHEN ((new.is_active AND (NOT old.is_active))) EXECUTE FUNCTION bridge.forgive_webhook();
+
+CREATE TRIGGER note_deleted_webhook AFTER DELETE ON bridge.webhooks FOR EACH ROW WHEN (((old.delivered_count > 0) OR (old.failed_count > 0))) EXECUTE FUNCTION bridge.note_deleted_webhook();
+
+ALTER TABLE ONLY bridge.delivery_queue
+    ADD CONSTRAINT delivery_queue_webhook_fkey FOREIGN KEY (webhook_id) REFERENCES bridge.webhooks(id) ON DELETE CASCADE;
+
+REVOKE ALL ON FUNCTION bridge.are_scopes(p_scopes text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.audit_change() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.audit_truncate() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.emit(p_event_type text, p_payload jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.forget_audit(p_keep_days integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.forgive_webhook() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.is_event_type(p_text text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.is_ours(p_xid xid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.is_scope(p_scope text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.lead() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.leader_pid() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.newest_deliveries(p_webhook_id bigint, p_status text, p_from_id bigint, p_before_id bigint, p_limit bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.note_deleted_webhook() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.noted(p_topic text, p_key text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.patterns_matching(p_event_type text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.pause_webhook(p_webhook_id bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.redeliver(p_delivery_id bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.ring() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.take_note(p_topic text, p_key text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.wake_couriers() FROM PUBLIC;
