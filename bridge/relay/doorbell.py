@@ -87,7 +87,7 @@ class Doorbell:
         return self.state is State.QUIET
 
     @property
-    def hears_rings(self) -> bool:
+    def wakes_on_ring(self) -> bool:
         """Whether a ring ends the pause. While quiet, a stray ring would waste a drain."""
         return self.state is not State.QUIET
 

@@ -197,7 +197,7 @@ class Relay:
                 await connection.fetch("switch_doorbell", quiet)
                 metrics.doorbell_switches.labels("quiet" if quiet else "ring").inc()
             elif len(rows) < self._batch:
-                if doorbell.hears_rings:
+                if doorbell.wakes_on_ring:
                     await rung.wait(doorbell.pause_seconds)
                 else:
                     await trio.sleep(doorbell.pause_seconds)
