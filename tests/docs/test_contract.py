@@ -221,7 +221,7 @@ def made_token(served: Served) -> str:
 
 @pytest.mark.parametrize("way", ["token", "api_key", "bearer", "x-api-key", "message"])
 @pytest.mark.parametrize("which", ["made", "static"])
-async def test_whichever_way_a_token_comes_the_documents_welcome_is_the_answer(
+async def test_every_way_to_send_a_token_is_welcomed(
     bridge: Served, made_token: str, way: str, which: str
 ) -> None:
     token = made_token if which == "made" else TOKEN
@@ -244,7 +244,7 @@ async def test_whichever_way_a_token_comes_the_documents_welcome_is_the_answer(
         }
 
 
-async def test_a_ping_as_the_document_prints_it_gets_nothing_but_a_pong(bridge: Served) -> None:
+async def test_ping_is_answered_with_a_pong_only(bridge: Served) -> None:
     async with stream(bridge, "", [(b"X-API-Key", TOKEN.encode())]) as client:
         await said(client)
         for ping in '{\n  "type": "ping"\n}', '{"type":"ping"}', '{"type":"ping","at":1}':
@@ -252,13 +252,13 @@ async def test_a_ping_as_the_document_prints_it_gets_nothing_but_a_pong(bridge: 
             assert await said(client) == {"type": "pong"}
 
 
-def test_by_default_nobody_is_sent_away_for_a_silence_between_pings() -> None:
+def test_default_idle_limit_allows_the_documented_pings() -> None:
     settings = load_settings(database_url="postgresql://")
     assert settings.ws_idle_seconds is None
     assert settings.ws_origins == ()
 
 
-async def test_a_dashboard_that_connects_again_and_again_is_welcomed_each_time(
+async def test_reconnecting_dashboard_is_welcomed_each_time(
     bridge: Served,
 ) -> None:
     for _ in range(20):
@@ -266,7 +266,7 @@ async def test_a_dashboard_that_connects_again_and_again_is_welcomed_each_time(
             assert (await said(client))["status"] == "connected"
 
 
-async def test_a_handshake_as_a_reverse_proxy_passes_it_on_is_accepted(bridge: Served) -> None:
+async def test_handshake_through_a_reverse_proxy_is_accepted(bridge: Served) -> None:
     request = (
         f"GET /ws?token={quote(TOKEN, safe='')} HTTP/1.1\r\n"
         "upgrade: websocket\r\n"
@@ -295,9 +295,7 @@ async def test_a_handshake_as_a_reverse_proxy_passes_it_on_is_accepted(bridge: S
     assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in received
 
 
-async def test_the_documents_user_arrives_as_the_document_shows_it(
-    bridge: Served, http: httpx.AsyncClient
-) -> None:
+async def test_user_event_arrives_as_documented(bridge: Served, http: httpx.AsyncClient) -> None:
     async with (
         receiving() as receiver,
         stream(bridge, "", [(b"X-API-Key", TOKEN.encode())]) as client,
@@ -340,7 +338,7 @@ def verify_webhook_signature(payload: dict[str, Any], signature_header: str, sec
 
 
 @pytest.mark.parametrize("event_type", EVENTS)
-async def test_each_of_the_six_events_can_be_listened_for_and_sent_to_a_webhook(
+async def test_all_six_events_reach_stream_and_webhooks(
     bridge: Served, http: httpx.AsyncClient, event_type: str
 ) -> None:
     webhook = await create(http, url="http://127.0.0.1:9/", event_type=event_type, is_active=False)
@@ -359,7 +357,7 @@ async def test_each_of_the_six_events_can_be_listened_for_and_sent_to_a_webhook(
 @pytest.mark.parametrize(
     "content_type", ["application/json", "application/json; charset=utf-8", "APPLICATION/JSON"]
 )
-async def test_the_documents_request_creates_a_webhook(
+async def test_documented_request_creates_a_webhook(
     http: httpx.AsyncClient, content_type: str
 ) -> None:
     form = {
@@ -384,7 +382,7 @@ async def test_the_documents_request_creates_a_webhook(
     assert "optional-secret-for-signing" not in created.text
 
 
-async def test_the_same_webhook_may_be_created_twice(http: httpx.AsyncClient) -> None:
+async def test_same_webhook_may_be_created_twice(http: httpx.AsyncClient) -> None:
     form = {"url": "https://example.com/webhook"}
     first, second = await create(http, **form), await create(http, **form)
     listed = await http.get("/webhooks?event_type=user.created&is_active=true&limit=50&offset=0")
@@ -394,7 +392,7 @@ async def test_the_same_webhook_may_be_created_twice(http: httpx.AsyncClient) ->
         has_shape(item, WEBHOOK)
 
 
-async def test_empty_secrets_of_forms_are_none_on_creating_and_unchanged_on_editing(
+async def test_empty_secret_means_none_or_unchanged(
     bridge: Served, http: httpx.AsyncClient
 ) -> None:
     async with receiving() as receiver:
@@ -433,7 +431,7 @@ async def test_empty_secrets_of_forms_are_none_on_creating_and_unchanged_on_edit
         assert await signature("/kept") is None
 
 
-async def test_what_the_document_patches_is_changed_and_what_it_deletes_is_gone(
+async def test_documented_patch_and_delete_work(
     http: httpx.AsyncClient,
 ) -> None:
     path = f"/webhooks/{(await create(http, url='https://example.com/webhook'))['id']}"
@@ -446,7 +444,7 @@ async def test_what_the_document_patches_is_changed_and_what_it_deletes_is_gone(
     assert (await http.get(path)).status_code == 404
 
 
-async def test_an_error_has_the_body_that_the_dashboard_knows(http: httpx.AsyncClient) -> None:
+async def test_errors_have_the_documented_body(http: httpx.AsyncClient) -> None:
     for method, suffix in ("GET", ""), ("PATCH", ""), ("DELETE", ""), ("GET", "/deliveries"):
         body: dict[str, Any] | None = {} if method == "PATCH" else None
         missing = await http.request(method, f"/webhooks/999999{suffix}", json=body)
@@ -471,13 +469,13 @@ async def test_an_error_has_the_body_that_the_dashboard_knows(http: httpx.AsyncC
         assert isinstance(each["type"], str)
 
 
-async def test_rest_takes_no_token_from_the_address(http: httpx.AsyncClient) -> None:
+async def test_rest_ignores_a_token_in_the_url(http: httpx.AsyncClient) -> None:
     for name in "token", "api_key":
         refused = await http.get("/webhooks", params={name: TOKEN}, headers={"Authorization": ""})
         assert (refused.status_code, refused.json()) == (401, {"detail": "Missing API key"})
 
 
-async def test_deliveries_and_statistics_are_what_the_dashboard_reads(
+async def test_deliveries_and_statistics_are_as_documented(
     bridge: Served, http: httpx.AsyncClient
 ) -> None:
     async def statistics() -> dict[str, Any]:
@@ -565,7 +563,7 @@ async def test_deliveries_and_statistics_are_what_the_dashboard_reads(
         ("PATCH", "/webhooks/{}", 422),
     ],
 )
-async def test_a_dashboard_on_another_origin_may_read_every_answer(
+async def test_allowed_origin_may_read_every_response(
     http: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
     webhook = await create(http, url="https://example.com/webhook")
@@ -592,7 +590,7 @@ async def test_a_dashboard_on_another_origin_may_read_every_answer(
     assert answered.headers["Access-Control-Allow-Origin"] in (ORIGIN, "*")
 
 
-async def test_a_proxy_may_speak_http_1_0_to_rest(bridge: Served) -> None:
+async def test_rest_accepts_http_1_0(bridge: Served) -> None:
     # As nginx does where proxy_http_version is not set.
     request = (
         "GET /webhooks?limit=1 HTTP/1.0\r\n"

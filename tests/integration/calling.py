@@ -1,11 +1,11 @@
-"""The REST API on a database, called without a server, and what there is for it to find."""
+"""Call the REST API on a test's database, without a server, and add rows for it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -22,10 +22,35 @@ from bridge.web.app import build_api
 TOKEN = "static-token"
 FORM = {"name": "Shop", "url": "https://example.com/webhook", "event_type": "user.created"}
 NOT_FOUND = {"detail": "Webhook not found"}
+NOW = datetime.now(UTC).isoformat()
+#: The fields of a webhook.
+SHAPE = {
+    "id",
+    "name",
+    "url",
+    "event_type",
+    "is_active",
+    "description",
+    "created_at",
+    "updated_at",
+    "last_triggered_at",
+    "failure_count",
+    "success_count",
+    "disabled_reason",
+    "timeout_seconds",
+    "max_concurrency",
+    "filter",
+    "rate_per_second",
+    "ordered",
+    "retry_schedule",
+    "paused_at",
+    "failing_since",
+    "probe_at",
+}
 MAX_BIGINT = 2**63 - 1
 
 Bot = psycopg.Connection[tuple[Any, ...]]
-#: What needs a token with the right scope: methods and paths, of webhooks and events
+#: Methods and paths that need a scope of webhooks or events.
 PROTECTED = [
     ("GET", "/webhooks"),
     ("POST", "/webhooks"),
@@ -44,7 +69,7 @@ PROTECTED = [
     ("POST", "/deliveries/1/redeliver"),
     ("GET", "/events"),
 ]
-#: and of tokens.
+#: Methods and paths that need another scope.
 MANAGED = [
     ("POST", "/ws/tickets"),
     ("GET", "/tokens"),
@@ -52,7 +77,7 @@ MANAGED = [
     ("DELETE", "/tokens/1"),
     ("GET", "/audit"),
 ]
-#: Headers with which a browser asks whether a page of another origin may call.
+#: Headers of a browser's preflight request.
 PREFLIGHT = {
     "Origin": "https://admin.example",
     "Access-Control-Request-Method": "PATCH",
@@ -61,7 +86,7 @@ PREFLIGHT = {
 
 
 async def no_url_is_refused(_url: str) -> None:
-    """Let webhooks lead anywhere."""
+    """Accept every URL."""
 
 
 @asynccontextmanager
@@ -74,11 +99,11 @@ async def calling(
     address: str = "127.0.0.1",
     **options: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """Build the API on this database; give a client that brings the token.
+    """Build the API on this database; yield a client that sends the token.
 
     Args:
-        address: of the client.
-        options: of ``build_api``.
+        address: the client's.
+        options: those of ``build_api``.
     """
     options.setdefault("troubles", dict)
     options.setdefault("vault", Vault())
@@ -102,7 +127,7 @@ def add_token(
     """Add a token, and return its id.
 
     Args:
-        expires, revoked: when, in SQL.
+        expires, revoked: SQL expressions.
     """
     [(token_id,)] = bot.execute(
         f"""insert into bridge.api_tokens (name, token_hash, prefix, scopes, expires_at, revoked_at)
@@ -114,7 +139,7 @@ def add_token(
 
 
 async def create(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
-    """Create a webhook through the API; return what it answers."""
+    """Create a webhook through the API and return it."""
     answer = await client.post("/webhooks", json={**FORM, **fields})
     assert answer.status_code == 201, answer.text
     webhook: dict[str, Any] = answer.json()
@@ -178,7 +203,7 @@ def add_finished(bot: Bot, webhook_id: int, outcome: str) -> int:
 
 
 def secrets_of(bot: Bot, webhook_id: int, vault: Vault | None = None) -> list[str | None]:
-    """Return secret and previous secret, opened."""
+    """Return the secret and the previous secret, decrypted."""
     row = bot.execute(
         "select secret, previous_secret from bridge.webhooks where id = %s", [webhook_id]
     ).fetchone()
@@ -192,3 +217,17 @@ def assert_refused(answer: httpx.Response, field: str) -> None:
     (error,) = answer.json()["detail"]
     assert set(error) == {"type", "loc", "msg"}
     assert error["loc"][-1] == field
+
+
+def moment(text: str) -> datetime:
+    """Parse a timestamp, which must have a zone."""
+    parsed = datetime.fromisoformat(text)
+    assert parsed.tzinfo is not None
+    return parsed
+
+
+def secret_of(bot: Bot, webhook_id: int) -> object:
+    """Return a webhook's secret as it is stored."""
+    row = bot.execute("select secret from bridge.webhooks where id = %s", [webhook_id]).fetchone()
+    assert row is not None
+    return row[0]

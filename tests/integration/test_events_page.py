@@ -123,7 +123,7 @@ async def test_types_are_chosen_as_on_the_stream(bridge_url: str, bot: Bot) -> N
         assert await followed(client, event_type="user.*,user", limit=1) == [[1], [5]]
 
 
-async def test_a_bad_parameter_is_refused(bridge_url: str) -> None:
+async def test_invalid_parameter_is_rejected(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         for parameter, value in (
             ("since", "-1"),
@@ -174,7 +174,7 @@ async def test_a_page_ends_at_its_bytes_but_has_one_event(bridge_url: str, bot: 
         assert await followed(client) == [[1], [2], [3], [4]]
 
 
-async def test_a_payload_with_numbers_beyond_python_is_shown(bridge_url: str, bot: Bot) -> None:
+async def test_payload_with_huge_numbers_is_shown(bridge_url: str, bot: Bot) -> None:
     bot.execute(
         "insert into bridge.events (id, event_type, payload, occurred_at)"
         " values (1, 'test.event', %s, now())",

@@ -30,7 +30,7 @@ from tests.waiting import until_true
 from tests.webhook_rows import add_webhook
 
 
-async def test_a_paused_webhook_gets_deliveries_that_wait(bridge_url: str, bot: Bot) -> None:
+async def test_paused_webhook_queues_deliveries(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", event_type="test.event")
     enqueue(bot, webhook, count=2)
     async with open_database(bridge_url) as database, database.connect() as connection:
@@ -43,9 +43,7 @@ async def test_a_paused_webhook_gets_deliveries_that_wait(bridge_url: str, bot: 
         assert len(await claim(database)) == 3
 
 
-async def test_one_that_is_switched_off_keeps_its_queue_and_gets_no_more(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_inactive_webhook_keeps_its_queue(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", event_type="test.event")
     enqueue(bot, webhook, count=2)
     async with open_database(bridge_url) as database, database.connect() as connection:
@@ -57,7 +55,7 @@ async def test_one_that_is_switched_off_keeps_its_queue_and_gets_no_more(
         assert len(await claim(database)) == 2
 
 
-async def test_a_webhook_of_name_url_and_type_is_delivered_to(bridge_url: str, bot: Bot) -> None:
+async def test_webhook_inserted_by_sql_is_delivered_to(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver, delivering(bridge_url):
         row = bot.execute(
             "insert into bridge.webhooks (name, url, event_type)"
@@ -70,9 +68,7 @@ async def test_a_webhook_of_name_url_and_type_is_delivered_to(bridge_url: str, b
     assert delivery(bot, number)["status"] == "success"
 
 
-async def test_an_address_that_is_not_allowed_is_not_connected_to(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_forbidden_address_is_not_connected_to(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver, delivering(bridge_url, policy=AddressPolicy([])):
         [number] = enqueue(bot, add_webhook(bot, receiver.url()))
         await until_true(bot, SETTLED)

@@ -57,7 +57,7 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_special_block_is_closed_from_its_first_address_to_its_last(block: str) -> None:
+def test_special_block_is_forbidden_completely(block: str) -> None:
     network = ip_network(block)
     for address in (network[0], network[network.num_addresses // 2], network[-1]):
         assert PUBLIC_ONLY.refusal(str(address)) is not None
@@ -102,7 +102,7 @@ def test_a_special_block_is_closed_from_its_first_address_to_its_last(block: str
         "3fff:ffff::",
     ],
 )
-def test_a_public_address_is_open(address: str) -> None:
+def test_public_address_is_allowed(address: str) -> None:
     assert PUBLIC_ONLY.refusal(address) is None
 
 
@@ -140,12 +140,12 @@ def test_a_public_address_is_open(address: str) -> None:
         ("9000::1", "9000::1 is a reserved address"),
     ],
 )
-def test_a_refusal_says_what_the_address_is(address: str, said: str) -> None:
+def test_refusal_says_what_the_address_is(address: str, said: str) -> None:
     assert PUBLIC_ONLY.refusal(address) == said
 
 
 @pytest.mark.parametrize("text", ["", "127.1", "2130706433", "0x7f.1", "localhost", "[::1]", "::g"])
-def test_only_addresses_as_getaddrinfo_gives_them_are_judged(text: str) -> None:
+def test_only_addresses_of_getaddrinfo_are_accepted(text: str) -> None:
     with pytest.raises(ValueError, match="does not appear to be an IPv4 or IPv6 address"):
         PUBLIC_ONLY.refusal(text)
 
@@ -162,12 +162,12 @@ def test_only_addresses_as_getaddrinfo_gives_them_are_judged(text: str) -> None:
         ("fe80::1%eth0", "fe80::1/128"),
     ],
 )
-def test_what_would_allow_an_address_is_it_alone_and_does(address: str, said: str) -> None:
+def test_suggested_network_allows_exactly_the_address(address: str, said: str) -> None:
     assert how_to_allow(address) == f"to allow it, add {said} to BRIDGE_ALLOWED_NETWORKS"
     assert AddressPolicy([ip_network(said)]).refusal(address) is None
 
 
-def test_an_allowed_network_opens_the_mapped_form_of_its_addresses() -> None:
+def test_allowed_network_includes_mapped_addresses() -> None:
     policy = AddressPolicy([IPv4Network("127.0.0.0/8")])
     assert policy.refusal("::ffff:127.0.0.1") is None
     assert policy.refusal("::ffff:10.0.0.1") == "10.0.0.1 is a private address"
@@ -177,14 +177,14 @@ def test_an_allowed_network_opens_the_mapped_form_of_its_addresses() -> None:
     "address",
     ["::127.0.0.1", "::ffff:0:7f00:1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001::7f00:1"],
 )
-def test_other_addresses_around_an_allowed_one_are_opened_by_their_own_network(
+def test_embedded_address_needs_its_own_ipv6_network(
     address: str,
 ) -> None:
     assert AddressPolicy([IPv4Network("127.0.0.0/8")]).refusal(address) is not None
     assert AddressPolicy([IPv6Network(address)]).refusal(address) is None
 
 
-def test_all_of_ipv6_opens_no_ipv4() -> None:
+def test_allowing_all_ipv6_allows_no_ipv4() -> None:
     policy = AddressPolicy([IPv6Network("::/0")])
     assert policy.refusal("fe80::1") is None
     assert policy.refusal("::ffff:10.0.0.1") is not None
@@ -201,7 +201,7 @@ def closed_networks(draw: st.DrawFn) -> IPv4Network | IPv6Network:
 
 
 @given(data=st.data(), network=closed_networks())
-def test_an_allowed_network_opens_exactly_what_is_in_it(
+def test_allowed_network_allows_exactly_its_addresses(
     data: st.DataObject, network: IPv4Network | IPv6Network
 ) -> None:
     inside = st.integers(0, network.num_addresses - 1).map(lambda offset: network[offset])
@@ -214,11 +214,11 @@ def test_an_allowed_network_opens_exactly_what_is_in_it(
 
 
 @given(st.ip_addresses(v=4).map(str))
-def test_a_mapped_address_is_judged_as_its_ipv4_address(address: str) -> None:
+def test_mapped_address_is_treated_as_ipv4(address: str) -> None:
     assert PUBLIC_ONLY.refusal(f"::ffff:{address}") == PUBLIC_ONLY.refusal(address)
 
 
 @given(st.ip_addresses())
-def test_what_python_does_not_call_global_is_closed(address: IPv4Address | IPv6Address) -> None:
+def test_non_global_addresses_of_python_are_forbidden(address: IPv4Address | IPv6Address) -> None:
     if not address.is_global or address.is_multicast:
         assert PUBLIC_ONLY.refusal(str(address)) is not None

@@ -39,7 +39,7 @@ async def _no_partitions() -> int:
     return 0
 
 
-async def test_after_a_lock_the_courier_goes_on_at_once_and_soon_looks_everywhere(
+async def test_courier_sweeps_soon_after_a_lock(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     database = _LockedAtFirst()

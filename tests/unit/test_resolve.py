@@ -36,7 +36,7 @@ NAMES = {
 # --- resolve
 
 
-async def test_the_addresses_of_a_public_host_come_in_their_order() -> None:
+async def test_public_addresses_are_returned_in_order() -> None:
     with resolving(NAMES):
         assert await resolve("public.example", 443, PUBLIC_ONLY) == [
             (socket.AF_INET, "198.41.0.4"),
@@ -45,7 +45,7 @@ async def test_the_addresses_of_a_public_host_come_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("host", ["intra.example", "mixed.example"])
-async def test_one_closed_address_closes_the_host(host: str) -> None:
+async def test_one_forbidden_address_blocks_the_host(host: str) -> None:
     with resolving(NAMES), pytest.raises(BlockedAddressError) as blocked:
         await resolve(host, 443, PUBLIC_ONLY)
     assert str(blocked.value) == (
@@ -54,7 +54,7 @@ async def test_one_closed_address_closes_the_host(host: str) -> None:
     )
 
 
-async def test_what_is_allowed_is_resolved() -> None:
+async def test_allowed_address_is_resolved() -> None:
     with resolving(NAMES):
         assert await resolve("localhost", 80, LOOPBACK) == [
             (socket.AF_INET, "127.0.0.1"),
@@ -62,7 +62,7 @@ async def test_what_is_allowed_is_resolved() -> None:
         ]
 
 
-async def test_a_name_is_asked_for_anew_each_time() -> None:
+async def test_names_are_not_cached() -> None:
     with resolving({"changes.example": ["198.41.0.4"]}) as resolver:
         await resolve("changes.example", 80, PUBLIC_ONLY)
         resolver.names["changes.example"] = ["127.0.0.1"]
@@ -71,12 +71,12 @@ async def test_a_name_is_asked_for_anew_each_time() -> None:
 
 
 @pytest.mark.parametrize("host", ["nowhere.example", "a" * 64 + ".example", "127.0.0.1.", "a..b"])
-async def test_a_host_without_an_address_is_said_to_have_none(host: str) -> None:
+async def test_host_without_an_address_is_unresolvable(host: str) -> None:
     with resolving({}), pytest.raises(UnresolvableError, match=f"^{host} does not resolve: ."):
         await resolve(host, 80, PUBLIC_ONLY)
 
 
-async def test_a_link_local_address_keeps_its_zone() -> None:
+async def test_link_local_address_keeps_its_zone() -> None:
     policy = AddressPolicy([IPv6Network("fe80::/10")])
     zone = socket.if_nametoindex("lo")
     assert await resolve("fe80::1%lo", 80, policy) == [(socket.AF_INET6, f"fe80::1%{zone}")]
@@ -125,7 +125,7 @@ async def test_a_link_local_address_keeps_its_zone() -> None:
     ],
 )
 @pytest.mark.parametrize("scheme", ["http", "https", "HTTP"])
-async def test_a_closed_address_is_refused_however_it_is_spelt(
+async def test_forbidden_address_is_refused_in_any_spelling(
     scheme: str, host: str, address: str
 ) -> None:
     with resolving(NAMES):
@@ -147,19 +147,19 @@ async def test_a_closed_address_is_refused_however_it_is_spelt(
         "https://nowhere.example/",
     ],
 )
-async def test_any_other_url_is_not_refused(url: str) -> None:
+async def test_other_urls_are_not_refused(url: str) -> None:
     with resolving(NAMES):
         assert await url_refusal(url, PUBLIC_ONLY) is None
 
 
-async def test_what_is_allowed_is_not_refused() -> None:
+async def test_allowed_url_is_not_refused() -> None:
     with resolving(NAMES):
         for url in ("http://localhost:9000/", "http://2130706433/", "http://[::1]/"):
             assert await url_refusal(url, LOOPBACK) is None
         assert await url_refusal("http://intra.example/", LOOPBACK) is not None
 
 
-async def test_a_name_server_that_does_not_answer_is_not_waited_for(
+async def test_url_check_does_not_wait_for_a_silent_name_server(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     with resolving(NAMES):
@@ -167,7 +167,7 @@ async def test_a_name_server_that_does_not_answer_is_not_waited_for(
     assert autojump_clock.current_time() == pytest.approx(3.0)
 
 
-async def test_names_whose_servers_are_silent_hold_up_no_others_and_no_other_threads(
+async def test_silent_name_servers_delay_no_other_names_or_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     silence, asked = threading.Event(), []

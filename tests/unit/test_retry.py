@@ -37,14 +37,14 @@ def test_2xx_is_success(status: int) -> None:
 @pytest.mark.parametrize(
     "status", [100, 199, 300, 301, 307, 400, 401, 404, 409, 422, 500, 502, 599]
 )
-def test_any_other_status_is_tried_again(status: int) -> None:
+def test_other_statuses_are_retried(status: int) -> None:
     result = verdict(Answer(status))
     assert result.outcome is Outcome.RETRY
     assert result.error is not None
     assert result.error.startswith(f"HTTP {status}")
 
 
-def test_an_error_is_tried_again_even_after_a_2xx_status_line() -> None:
+def test_broken_2xx_response_is_retried() -> None:
     broken = verdict(
         Answer(200, failure=Failure.TIMEOUT_BODY, error="no complete answer within 15 s")
     )
@@ -52,13 +52,13 @@ def test_an_error_is_tried_again_even_after_a_2xx_status_line() -> None:
     assert verdict(Answer(error="cannot connect")).outcome is Outcome.RETRY
 
 
-def test_410_gives_up_at_once_and_disables_the_webhook() -> None:
+def test_410_fails_at_once_and_disables_the_webhook() -> None:
     result = verdict(Answer(410))
     assert result.outcome is Outcome.FAILED
     assert result.disable == "the receiver answered 410 Gone"
 
 
-def test_the_schedule_is_followed_and_then_it_is_given_up() -> None:
+def test_delivery_fails_at_the_end_of_the_schedule() -> None:
     waits = [
         verdict(Answer(500), attempt).retry_seconds
         for attempt in range(1, len(RETRY_SCHEDULE_SECONDS))
@@ -95,7 +95,7 @@ def test_retry_after_is_obeyed_within_bounds(
     assert verdict(Answer(status, retry_after=header)).retry_seconds == pytest.approx(seconds)
 
 
-def test_every_kind_of_failure_and_every_status_has_its_entry() -> None:
+def test_every_failure_and_status_has_a_rule() -> None:
     assert set(BY_FAILURE) == set(Failure)
     for status in range(100, 1000):
         outcome = rule_of(Answer(status)).outcome
@@ -103,7 +103,7 @@ def test_every_kind_of_failure_and_every_status_has_its_entry() -> None:
 
 
 @pytest.mark.parametrize("failure", list(Failure))
-def test_what_is_no_whole_answer_never_disables_and_is_tried_again_while_it_can_help(
+def test_only_a_missing_event_is_not_retried(
     failure: Failure,
 ) -> None:
     result = verdict(Answer(200, failure=failure, error="x"))
@@ -114,11 +114,11 @@ def test_what_is_no_whole_answer_never_disables_and_is_tried_again_while_it_can_
 @pytest.mark.parametrize(
     ("status", "failure"), [(302, "3xx"), (404, "4xx"), (500, "5xx"), (700, "other")]
 )
-def test_a_status_is_told_by_its_class(status: int, failure: str) -> None:
+def test_failure_names_the_class_of_the_status(status: int, failure: str) -> None:
     assert verdict(Answer(status)).failure == f"http_{failure}"
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_receiver_that_asks_to_wait_is_left_alone_as_a_whole(status: int) -> None:
+def test_retry_after_pauses_the_whole_webhook(status: int) -> None:
     assert verdict(Answer(status, retry_after="120")).pause_seconds == 120
     assert verdict(Answer(500, retry_after="120")).pause_seconds == 0

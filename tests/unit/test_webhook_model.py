@@ -38,7 +38,7 @@ def refused_field(model: type[NewWebhook | WebhookChanges], form: dict[str, Any]
         "https://example.com/" + "a" * 2028,
     ],
 )
-def test_a_url_is_kept_as_it_was_sent(url: str) -> None:
+def test_url_is_kept_unchanged(url: str) -> None:
     assert new(url=url).url == url
 
 
@@ -116,12 +116,12 @@ def test_a_url_is_kept_as_it_was_sent(url: str) -> None:
         ["https://example.com/"],
     ],
 )
-def test_a_url_that_nothing_can_be_sent_to_is_refused(url: object) -> None:
+def test_unusable_url_is_rejected(url: object) -> None:
     assert refused_field(NewWebhook, {**FORM, "url": url}) == "url"
 
 
 @pytest.mark.parametrize("event_type", ["user.created", "a", "ticket.*", "a.b.c.*", "*", "A-b_9.c"])
-def test_a_type_or_a_pattern_is_an_event_type(event_type: str) -> None:
+def test_event_type_may_be_a_type_or_pattern(event_type: str) -> None:
     assert new(event_type=event_type).event_type == event_type
 
 
@@ -148,23 +148,23 @@ def test_a_type_or_a_pattern_is_an_event_type(event_type: str) -> None:
         1,
     ],
 )
-def test_anything_else_is_no_event_type(event_type: object) -> None:
+def test_invalid_event_type_is_rejected(event_type: object) -> None:
     assert refused_field(NewWebhook, {**FORM, "event_type": event_type}) == "event_type"
 
 
 @pytest.mark.parametrize("field", ["name", "secret", "description"])
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b", "\udfff", 5, ["a"], {"a": 1}, math.nan])
-def test_a_text_that_cannot_be_stored_is_refused(field: str, text: object) -> None:
+def test_unstorable_text_is_rejected(field: str, text: object) -> None:
     assert refused_field(NewWebhook, {**FORM, field: text}) == field
     assert refused_field(WebhookChanges, {field: text}) == field
 
 
 @pytest.mark.parametrize("name", ["", "n" * 256, None])
-def test_a_new_webhook_needs_a_name_of_1_to_255_characters(name: object) -> None:
+def test_name_has_1_to_255_characters(name: object) -> None:
     assert refused_field(NewWebhook, {**FORM, "name": name}) == "name"
 
 
-def test_a_name_may_have_255_characters_of_any_script() -> None:
+def test_name_may_have_255_characters_of_any_script() -> None:
     assert new(name="🎫" * 255).name == "🎫" * 255
 
 
@@ -185,18 +185,18 @@ def test_a_name_may_have_255_characters_of_any_script() -> None:
         ("is_active", math.nan),
     ],
 )
-def test_numbers_out_of_their_bounds_are_refused(field: str, value: object) -> None:
+def test_numbers_out_of_bounds_are_rejected(field: str, value: object) -> None:
     assert refused_field(NewWebhook, {**FORM, field: value}) == field
     assert refused_field(WebhookChanges, {field: value}) == field
 
 
 @pytest.mark.parametrize("field", ["name", "url", "event_type"])
-def test_a_new_webhook_needs_name_url_and_event_type(field: str) -> None:
+def test_name_url_and_event_type_are_required(field: str) -> None:
     form = {name: value for name, value in FORM.items() if name != field}
     assert refused_field(NewWebhook, form) == field
 
 
-def test_a_new_webhook_is_active_with_the_defaults_of_its_table() -> None:
+def test_defaults_equal_those_of_the_table() -> None:
     webhook = new()
     assert (webhook.is_active, webhook.timeout_seconds, webhook.max_concurrency) == (True, 15, 4)
 
@@ -206,30 +206,30 @@ def test_empty_fields_of_the_create_form_are_none() -> None:
     assert (webhook.secret, webhook.description) == (None, None)
 
 
-def test_changes_name_only_the_columns_that_were_sent() -> None:
+def test_changes_contain_only_the_sent_columns() -> None:
     assert WebhookChanges.model_validate({}).columns() == {}
     assert WebhookChanges.model_validate({"is_active": False}).columns() == {"is_active": False}
 
 
-def test_an_empty_secret_is_no_change_and_null_removes_it() -> None:
+def test_empty_secret_is_no_change_and_null_removes_it() -> None:
     assert WebhookChanges.model_validate({"secret": ""}).columns() == {}
     assert WebhookChanges.model_validate({"secret": None}).columns() == {"secret": None}
     assert WebhookChanges.model_validate({"secret": "s"}).columns() == {"secret": "s"}
 
 
 @pytest.mark.parametrize("empty", ["", None])
-def test_an_empty_description_removes_it(empty: object) -> None:
+def test_empty_description_removes_it(empty: object) -> None:
     assert WebhookChanges.model_validate({"description": empty}).columns() == {"description": None}
 
 
 @pytest.mark.parametrize(
     "field", ["name", "url", "event_type", "is_active", "timeout_seconds", "max_concurrency"]
 )
-def test_null_leaves_a_field_that_cannot_be_removed_as_it_is(field: str) -> None:
+def test_null_keeps_a_required_field(field: str) -> None:
     assert WebhookChanges.model_validate({field: None}).columns() == {}
 
 
-def test_fields_that_only_the_bridge_writes_are_ignored() -> None:
+def test_read_only_fields_are_ignored() -> None:
     form = {"id": "x", "created_at": 1, "success_count": -5, "unknown": {"a": [math.nan]}}
     assert WebhookChanges.model_validate(form).columns() == {}
     assert new(**form) == new()
@@ -246,7 +246,7 @@ def test_fields_that_only_the_bridge_writes_are_ignored() -> None:
         ("9" * 5000, "9" * 5000),
     ],
 )
-def test_a_payload_is_shown_as_it_was_logged(stored: str, shown: object) -> None:
+def test_payload_is_shown_as_logged(stored: str, shown: object) -> None:
     delivery = Delivery.model_validate(
         {
             "id": 1,
