@@ -1,4 +1,4 @@
-"""A real PostgreSQL for every test: one server a run, one cloned database a test."""
+"""Fixtures for a real PostgreSQL: one server per worker, one cloned database per test."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.pgbouncer import pgbouncer
 from tests.system.processes import SERVICE_LOGIN
 
-#: The directories of tests; any other comes before them.
+#: Test directories, the one with the longest files first; unknown ones come before all of them.
 LONGEST_FIRST = ("docs", "system", "browser", "packaging", "integration", "unit")
 
-#: Linux' file system in memory, and what has to be free there; four workers took 360 MB of it.
+#: Linux's in-memory file system, and the free space it must have; four workers used 360 MB.
 MEMORY = Path("/dev/shm")
 FREE_IN_MEMORY_BYTES = 2 * 1024**3
 
@@ -30,16 +30,16 @@ BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of tests/browser, which pytest would not see in a conftest further down."""
+    """Add the options of tests/browser; pytest does not find them in a nested conftest."""
     parser.addoption(
-        "--screenshots", metavar="DIRECTORY", help="keep pictures of the pages that are tested"
+        "--screenshots", metavar="DIRECTORY", help="write screenshots of the tested pages"
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with long files where several run at once: at the end no worker waits for another.
+    """Start with the longest files if several workers run, so that none idles at the end.
 
-    One after the other, tests run as pytest finds them: a plain mistake shows at once.
+    A single worker keeps pytest's order, in which simple mistakes show first.
     """
     ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
     if hasattr(config, "workerinput"):
@@ -48,15 +48,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
-    """The server that all tests share; nobody stops it."""
+    """The server shared by all tests of a worker; no test stops it."""
     with embedded_postgres(_memory()) as running:
         with psycopg.connect(running.url(), autocommit=True) as connection:
-            # For applications that commit in two phases.
+            # For tests of two-phase commit.
             connection.execute("alter system set max_prepared_transactions = 8")
-            # Nobody cuts this machine's power for a test, and what is cloned or dropped would wait
-            # for the disk. Tests that crash a server have one of their own, with fsync.
+            # Cloning and dropping databases would wait for the disk. Tests that crash a server
+            # start their own, with fsync.
             connection.execute("alter system set fsync = off")
-            # So much of each worker's stays in memory, if that is where the server is.
+            # Bounds the memory of each worker if the server is in memory.
             connection.execute("alter system set max_wal_size = '256MB'")
             create_roles(connection)
         running.stop()
@@ -65,9 +65,9 @@ def server() -> Iterator[EmbeddedPostgres]:
 
 
 def _memory() -> Path | None:
-    """Return a file system in memory that has room for the servers of all workers, if there is one.
+    """Return an in-memory file system with room for the servers of all workers, if there is one.
 
-    A database for each test is some hundred files: on a disk they take three times as long.
+    Each test's database has hundreds of files; on disk, creating them takes three times as long.
     """
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= FREE_IN_MEMORY_BYTES:
         return MEMORY
@@ -75,7 +75,7 @@ def _memory() -> Path | None:
 
 
 def create_roles(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Make the roles that init grants rights to, and a login that has the service's alone."""
+    """Create the roles that init grants rights to, and a login with only the service's rights."""
     connection.execute(
         "create role bridge_service; create role bridge_reader;"
         f" create role {SERVICE_LOGIN} login in role bridge_service".encode()
@@ -84,7 +84,7 @@ def create_roles(connection: psycopg.Connection[tuple[object, ...]]) -> None:
 
 @pytest.fixture(scope="session")
 def bot_template(server: EmbeddedPostgres) -> str:
-    """A database with the bot's tables and nothing of ours."""
+    """A database with the bot's tables only."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute("create database template_bot")
     with psycopg.connect(server.url("template_bot")) as connection:
@@ -94,7 +94,7 @@ def bot_template(server: EmbeddedPostgres) -> str:
 
 @pytest.fixture(scope="session")
 def bridge_template(server: EmbeddedPostgres, bot_template: str) -> str:
-    """The bot's tables with pgbridge installed by its own init."""
+    """A database with the bot's tables and pgbridge installed."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"create database template_bridge template {bot_template}".encode())
     init(server.url("template_bridge"))
@@ -115,7 +115,7 @@ def init(url: str, rules: Sequence[Rule] | None = None) -> Plan:
 
 @pytest.fixture
 def clone(server: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
-    """Clones a template into a database of the test's own; returns its URL."""
+    """Clones a template into a new database for the test; returns its URL."""
     made: list[str] = []
 
     def make(template: str) -> str:
@@ -154,7 +154,7 @@ def bridge_url(clone: Callable[[str], str], bridge_template: str) -> str:
 
 @pytest.fixture
 def pooled_url(bridge_url: str) -> Iterator[str]:
-    """``bridge_url`` through a PgBouncer in transaction mode with few sessions of the server."""
+    """``bridge_url`` through a PgBouncer in transaction mode with few server sessions."""
     with pgbouncer(bridge_url) as url:
         yield url
 

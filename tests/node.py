@@ -1,4 +1,4 @@
-"""The Node of this machine, for the tests of clients in JavaScript."""
+"""The installed Node, for tests of JavaScript clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.system.processes import environment
 
 @cache
 def node() -> tuple[str, ...]:
-    """Return how to run a Node that has a WebSocket; nothing if there is none."""
+    """Return the command of a Node with WebSocket, or an empty tuple."""
     for command in (["node"], ["node", "--experimental-websocket"]):
         if _runs([*command, "-e", "new WebSocket('ws://127.0.0.1:1').onerror = () => {}"]):
             return tuple(command)
@@ -30,13 +30,15 @@ def _runs(command: list[str]) -> bool:
 
 
 def node_environment(**settings: object) -> dict[str, str]:
-    """Return the environment of a Node with these settings: BRIDGE_<NAME>."""
-    # Where Debian's node-ws is.
+    """Return the environment for Node with the given BRIDGE_<NAME> settings."""
+    # The location of Debian's node-ws.
     paths = [os.environ.get("NODE_PATH", ""), "/usr/share/nodejs"]
     return {**environment(None, **settings), "NODE_PATH": ":".join(filter(None, paths))}
 
 
 def needs_node() -> None:
-    """Skip the test where there is none."""
+    """Skip the test without a usable Node."""
     if not node():
-        pytest.skip("no usable Node: it needs 20 or newer, or 18 with `ws` (Debian: node-ws)")
+        pytest.skip(
+            "no usable Node: version 20 or newer is needed, or 18 with `ws` (Debian: node-ws)"
+        )

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import pytest
 
-#: Debian installs it where only root's PATH looks.
+#: Debian installs it in a directory that only root has in PATH.
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 CONFIGURATION = """
@@ -31,8 +31,8 @@ pool_mode = {mode}
 default_pool_size = {pool_size}
 {more}
 """
-#: Has it take clients that ask for settings of their sessions, which they do not get.
-TAKES_SETTINGS = (
+#: Makes PgBouncer accept clients that request session settings, and ignore the settings.
+IGNORE_SETTINGS = (
     "ignore_startup_parameters = tcp_keepalives_idle, tcp_keepalives_interval,"
     " tcp_keepalives_count, search_path, jit"
 )
@@ -40,17 +40,17 @@ TAKES_SETTINGS = (
 
 @contextmanager
 def pgbouncer(
-    url: str, *, mode: str = "transaction", pool_size: int = 4, takes_settings: bool = False
+    url: str, *, mode: str = "transaction", pool_size: int = 4, ignore_settings: bool = False
 ) -> Iterator[str]:
-    """Run a PgBouncer in front of a database; yields the URL that leads through it.
+    """Run a PgBouncer in front of a database; yield the URL through it.
 
-    Where there is none, the test is skipped.
+    Skip the test if PgBouncer is not installed.
     """
     if PGBOUNCER is None:
-        pytest.skip("there is no pgbouncer; on Debian: apt-get install pgbouncer")
+        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     parts = urlsplit(url)
     [directory] = parse_qs(parts.query)["host"]
-    # It refuses to be root, and the server's socket is in a directory of the server's own user.
+    # It refuses to run as root, and only the server's user can reach the server's socket.
     owner = Path(directory).stat().st_uid
     with tempfile.TemporaryDirectory(prefix="pgbridge-") as home:
         with socket.socket() as free:
@@ -64,7 +64,7 @@ def pgbouncer(
                 port=port,
                 mode=mode,
                 pool_size=pool_size,
-                more=TAKES_SETTINGS if takes_settings else "",
+                more=IGNORE_SETTINGS if ignore_settings else "",
             )
         )
         Path(home).chmod(0o755)
@@ -83,7 +83,7 @@ def pgbouncer(
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until it takes connections."""
+    """Wait until it accepts connections."""
     deadline = time.monotonic() + 20
     while True:
         try:

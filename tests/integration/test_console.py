@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from typing import Any
 
-import httpx
 import pytest
 import trio
 import trio.testing
@@ -18,7 +15,8 @@ from bridge.access.authenticator import SESSION_SECONDS
 from bridge.access.throttle import Throttle
 from bridge.database.errors import DatabaseUnavailable
 from bridge.web.console.overview import Overviews
-from tests.integration.calling import TOKEN, Bot, add_token, calling
+from tests.integration.calling import TOKEN, Bot, add_token
+from tests.integration.console_pages import csrf_of, sign_in, visiting
 
 #: Pages, and the scope that each needs.
 PAGES = [
@@ -28,30 +26,6 @@ PAGES = [
     ("/console/deliveries/redeliver", "webhooks:write"),
     ("/console/audit", "admin"),
 ]
-CSRF = re.compile(r'name="csrf" value="([^"]+)"')
-
-
-def csrf_of(page: httpx.Response) -> str:
-    """Return the hidden fields of a page's form."""
-    found = CSRF.search(page.text)
-    assert found, page.text
-    return found[1]
-
-
-@asynccontextmanager
-async def visiting(url: str, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client without a token that keeps cookies, as a browser does."""
-    async with calling(url, token=None, **options) as browser:
-        yield browser
-
-
-async def sign_in(
-    browser: httpx.AsyncClient, token: str = TOKEN, wanted: str = "", **headers: str
-) -> httpx.Response:
-    """Sign in with the form."""
-    form = await browser.get("/console/sign-in", params={"next": wanted})
-    fields = {"csrf": csrf_of(form), "token": token, "next": wanted}
-    return await browser.post("/console/sign-in", data=fields, headers=headers)
 
 
 # --- signing in and out

@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from bridge.web.console import changes
 from tests.integration.calling import FORM, TOKEN, Bot, add_token, calling
-from tests.integration.test_console import sign_in, visiting
+from tests.integration.console_pages import sign_in, visiting
 
 PATH = "/console/audit"
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(1)</script>\u202e' + "w" * 3_000

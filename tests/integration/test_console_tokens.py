@@ -13,8 +13,14 @@ from bridge.access.scopes import SCOPES
 from bridge.access.tokens import hash_token
 from bridge.web.console.tokens import ON_A_PAGE
 from tests.integration.calling import Bot, add_token
-from tests.integration.test_console import visiting
-from tests.integration.test_console_webhooks import HOSTILE, field, problem, shown, signed_in
+from tests.integration.console_pages import (
+    HOSTILE,
+    field,
+    problem,
+    shown,
+    signed_in,
+    visiting,
+)
 
 FILLED: dict[str, Any] = {
     "name": "crm",

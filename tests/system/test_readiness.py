@@ -126,7 +126,7 @@ async def test_a_connection_that_listens_and_cannot_come_back_is_told(
 async def test_a_listen_url_that_leads_through_a_pooler_is_told_with_what_to_set(
     bridge_url: str,
 ) -> None:
-    with trio.fail_after(120), pgbouncer(as_service(bridge_url), takes_settings=True) as pooled:
+    with trio.fail_after(120), pgbouncer(as_service(bridge_url), ignore_settings=True) as pooled:
         async with running(bridge_url, listen_url=pooled) as bridge:
             reasons = await until_trouble(bridge, "listen", "BRIDGE_LISTEN_URL")
             assert "set BRIDGE_LISTEN_URL to PostgreSQL's own address" in reasons["listen"]
