@@ -13,6 +13,7 @@ from psycopg import sql
 
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.integration.application import Application
+from tests.integration.psql import Psql, Session
 
 Payload = dict[str, Any]
 
@@ -141,3 +142,34 @@ def dump_schema(server: EmbeddedPostgres) -> Callable[..., str]:
         return "\n".join(kept) + "\n"
 
     return dump
+
+
+@pytest.fixture(scope="module")
+def psql_url(server: EmbeddedPostgres, bridge_template: str) -> Iterator[str]:
+    """A database with pgbridge for all tests of one module; each test creates its own webhooks."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"create database operators template {bridge_template}".encode())
+        yield server.url("operators")
+        connection.execute("drop database operators with (force)")
+
+
+@pytest.fixture
+def connect(psql_url: str) -> Iterator[Callable[[], Session]]:
+    """Open further sessions, without autocommit."""
+    opened: list[Session] = []
+
+    def make() -> Session:
+        opened.append(psycopg.connect(psql_url))
+        return opened[-1]
+
+    yield make
+    for session in opened:
+        session.close()
+
+
+@pytest.fixture
+def psql(psql_url: str) -> Iterator[Psql]:
+    opened = Psql(psql_url)
+    yield opened
+    opened.assert_counts_are_exact()
+    opened.session.close()

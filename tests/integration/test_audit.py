@@ -54,7 +54,7 @@ def pgbridge(url: str, *arguments: str, stdin: str = "") -> str:
     return done.stdout
 
 
-async def test_what_comes_over_rest_is_the_tokens_doing(bridge_url: str, bot: Bot) -> None:
+async def test_rest_changes_are_attributed_to_the_token(bridge_url: str, bot: Bot) -> None:
     token_id = add_token(bot, "token", "webhooks:write")
     forget(bot)
     async with calling(bridge_url, token="token", address="198.51.100.7") as client:
@@ -84,7 +84,7 @@ async def test_what_comes_over_rest_is_the_tokens_doing(bridge_url: str, bot: Bo
     assert rows[3]["changes"]["url"] == {"from": FORM["url"], "to": None}
 
 
-async def test_of_secrets_it_is_only_written_that_there_is_one(bridge_url: str, bot: Bot) -> None:
+async def test_secrets_are_not_recorded(bridge_url: str, bot: Bot) -> None:
     async with calling(bridge_url) as client:
         form = {**FORM, "secret": "the-first-secret"}
         path = f"/webhooks/{(await client.post('/webhooks', json=form)).json()['id']}"
@@ -117,7 +117,7 @@ async def test_of_secrets_it_is_only_written_that_there_is_one(bridge_url: str, 
         assert secret not in everything
 
 
-async def test_a_redelivery_is_written_down_and_a_dry_run_is_not(bridge_url: str, bot: Bot) -> None:
+async def test_redelivery_is_audited_but_not_a_dry_run(bridge_url: str, bot: Bot) -> None:
     async with calling(bridge_url) as client:
         webhook = (await client.post("/webhooks", json=FORM)).json()["id"]
         bot.execute(
@@ -144,7 +144,7 @@ async def test_a_redelivery_is_written_down_and_a_dry_run_is_not(bridge_url: str
     assert {first["actor"], second["actor"]} == {"BRIDGE_TOKEN"}
 
 
-def test_what_commands_do_is_the_doing_of_who_runs_them(bridge_url: str, bot: Bot) -> None:
+def test_commands_are_attributed_to_their_user(bridge_url: str, bot: Bot) -> None:
     pgbridge(bridge_url, "token", "create", "--name", "dashboard", "--scope", "admin")
     pgbridge(bridge_url, "token", "revoke", "1")
     pgbridge(
@@ -167,7 +167,7 @@ def test_what_commands_do_is_the_doing_of_who_runs_them(bridge_url: str, bot: Bo
     assert "the-secret-of-stdin" not in str(rows)
 
 
-def test_what_is_done_in_psql_is_written_down_with_the_role(bridge_url: str, bot: Bot) -> None:
+def test_changes_in_psql_are_audited_with_the_role(bridge_url: str, bot: Bot) -> None:
     bot.execute("set application_name = psql")
     bot.execute(
         "insert into bridge.webhooks (name, url, event_type) values ('x', 'http://x/', '*')"
@@ -179,7 +179,7 @@ def test_what_is_done_in_psql_is_written_down_with_the_role(bridge_url: str, bot
     assert (paused["via"], paused["actor"], paused["db_role"]) == ("sql", "psql", "postgres")
 
 
-def test_a_table_that_is_emptied_is_written_down(bridge_url: str, bot: Bot) -> None:
+def test_truncate_is_audited(bridge_url: str, bot: Bot) -> None:
     bot.execute("set application_name = psql")
     add_token(bot, "a", "admin")
     add_token(bot, "b", "admin")
@@ -199,7 +199,7 @@ def test_a_table_that_is_emptied_is_written_down(bridge_url: str, bot: Bot) -> N
     "setting",
     ["nonsense", "[]", "7", '{"via": "bridge", "actor": "x"}', '{"via": 7}', "{}", '"api"'],
 )
-def test_a_setting_that_names_nobody_stops_nothing(bot: Bot, setting: str) -> None:
+def test_invalid_actor_setting_does_no_harm(bot: Bot, setting: str) -> None:
     bot.execute("select set_config('bridge.actor', %s, false)", [setting])
     bot.execute(
         "insert into bridge.webhooks (name, url, event_type) values ('x', 'http://x/', '*')"
@@ -208,7 +208,7 @@ def test_a_setting_that_names_nobody_stops_nothing(bot: Bot, setting: str) -> No
     assert row["via"] == "sql"
 
 
-async def test_what_the_bridge_does_by_itself_is_its_own_doing(bridge_url: str, bot: Bot) -> None:
+async def test_automatic_changes_are_attributed_to_the_bridge(bridge_url: str, bot: Bot) -> None:
     bot.execute(
         "insert into bridge.webhooks (name, url, event_type, secret)"
         " values ('x', 'http://x/', '*', 'in the clear')"
@@ -221,7 +221,7 @@ async def test_what_the_bridge_does_by_itself_is_its_own_doing(bridge_url: str, 
     assert row["changes"] == {"secret": {"from": "(secret)", "to": "(secret)"}}
 
 
-async def test_an_actor_does_not_stay_behind_in_the_session(bridge_url: str, bot: Bot) -> None:
+async def test_actor_does_not_stay_in_the_session(bridge_url: str, bot: Bot) -> None:
     async with open_database(bridge_url, pool_size=1) as database:
         actor = json.dumps({"via": "api", "actor": "somebody"})
         add_token(bot, "a", "admin")
@@ -235,7 +235,7 @@ async def test_an_actor_does_not_stay_behind_in_the_session(bridge_url: str, bot
     ]
 
 
-async def test_behind_a_pooler_every_change_is_its_own_actors_doing(
+async def test_actors_do_not_mix_behind_a_pooler(
     bridge_url: str, pooled_url: str, bot: Bot
 ) -> None:
     ids = [add_token(bot, f"token{number}", "admin") for number in range(40)]
@@ -254,14 +254,14 @@ async def test_behind_a_pooler_every_change_is_its_own_actors_doing(
     }
 
 
-async def test_a_change_that_fails_is_not_written_down(bridge_url: str, bot: Bot) -> None:
+async def test_failed_change_is_not_audited(bridge_url: str, bot: Bot) -> None:
     async with calling(bridge_url) as client:
         assert (await client.post("/webhooks", json={**FORM, "filter": "$.("})).status_code == 422
         assert (await client.delete("/webhooks/7")).status_code == 404
     assert written(bot) == []
 
 
-async def test_an_admin_reads_it_in_pages_newest_first(bridge_url: str, bot: Bot) -> None:
+async def test_admin_reads_the_audit_log_in_pages(bridge_url: str, bot: Bot) -> None:
     for number in range(3):
         add_token(bot, f"token{number}", "webhooks:read")
     ids = [row["id"] for row in written(bot)][::-1]
@@ -275,9 +275,7 @@ async def test_an_admin_reads_it_in_pages_newest_first(bridge_url: str, bot: Bot
         assert page["next_before_id"] is None
 
 
-async def test_it_is_kept_for_as_long_as_is_said_but_never_less_than_a_month(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_audit_entries_are_kept_at_least_a_month(bridge_url: str, bot: Bot) -> None:
     for days in (400, 100, 29):
         bot.execute(
             """insert into bridge.audit_log (changed_at, action, via, actor, changes)
@@ -294,7 +292,7 @@ async def test_it_is_kept_for_as_long_as_is_said_but_never_less_than_a_month(
     assert await kept(1) == 1
 
 
-def test_it_follows_the_columns_of_a_webhook(bot: Bot) -> None:
+def test_every_webhook_column_is_audited_or_bookkeeping(bot: Bot) -> None:
     """Whoever adds a column says whether it is audited."""
     bookkeeping = {
         "id", "created_at", "updated_at", "last_triggered_at", "success_count", "failure_count",

@@ -45,9 +45,7 @@ def outbox(bot: Bot) -> list[str]:
     return [row[0] for row in bot.execute("select event_type from bridge.outbox order by id")]
 
 
-async def test_it_opens_when_four_fifths_fail_and_then_nothing_is_claimed(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_breaker_opens_at_80_percent_failures(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", max_concurrency=100)
     enqueue(bot, webhook, count=100)
     async with open_database(bridge_url) as database:
@@ -63,7 +61,7 @@ async def test_it_opens_when_four_fifths_fail_and_then_nothing_is_claimed(
     ("failing", "shortest", "longest"),
     [("1 s", 8, 12), ("2 minutes", 24, 37), ("1 hour", 480, 720), ("4 days", 480, 720)],
 )
-async def test_the_longer_it_has_failed_the_rarer_it_is_tried(
+async def test_probe_interval_grows_with_the_outage(
     bridge_url: str, bot: Bot, failing: str, shortest: int, longest: int
 ) -> None:
     webhook = add_webhook(bot, "http://x/")
@@ -81,9 +79,7 @@ async def test_the_longer_it_has_failed_the_rarer_it_is_tried(
     assert shortest <= float(str(row[0])) <= longest
 
 
-async def test_many_that_opened_together_are_tried_at_different_times(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_probes_of_many_webhooks_are_jittered(bridge_url: str, bot: Bot) -> None:
     bot.execute(
         "insert into bridge.webhooks"
         " (name, url, event_type, failure_share, failing_since, probe_at)"
@@ -109,7 +105,7 @@ async def test_many_that_opened_together_are_tried_at_different_times(
     assert spread[1] > 150
 
 
-async def test_one_is_tried_over_all_bridges(bridge_url: str, bot: Bot) -> None:
+async def test_open_breaker_allows_one_probe_over_all_bridges(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", max_concurrency=10)
     enqueue(bot, webhook, count=20)
     open_breaker(bot, webhook)
@@ -126,7 +122,7 @@ async def test_one_is_tried_over_all_bridges(bridge_url: str, bot: Bot) -> None:
     assert probe["is_probe"]
 
 
-async def test_one_is_tried_by_two_couriers(bridge_url: str, bot: Bot) -> None:
+async def test_two_couriers_send_one_probe(bridge_url: str, bot: Bot) -> None:
     released = trio.Event()
     async with receiving() as receiver:
         receiver.behaviours["/probed"] = hang_until(released)
@@ -142,9 +138,7 @@ async def test_one_is_tried_by_two_couriers(bridge_url: str, bot: Bot) -> None:
             released.set()
 
 
-async def test_a_probe_that_is_never_settled_is_replaced_when_its_lease_has_run_out(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_lost_probe_is_replaced_when_its_lease_expires(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/")
     enqueue(bot, webhook, count=5)
     open_breaker(bot, webhook)
@@ -161,7 +155,9 @@ async def test_a_probe_that_is_never_settled_is_replaced_when_its_lease_has_run_
         assert len(await claim(database)) == 1
 
 
-async def test_a_probe_that_succeeds_closes_it_and_tells_once(bridge_url: str, bot: Bot) -> None:
+async def test_successful_probe_closes_the_breaker_once(
+    bridge_url: str, bot: Bot
+) -> None:
     webhook = add_webhook(bot, "http://x/")
     enqueue(bot, webhook, count=9)
     open_breaker(bot, webhook)
@@ -178,15 +174,13 @@ async def test_a_probe_that_succeeds_closes_it_and_tells_once(bridge_url: str, b
 
 
 @pytest.mark.parametrize("share", [0.125, 0.375, 0.625, 0.75, 0.875])
-async def test_the_larger_the_share_that_fails_the_fewer_go_at_once(
-    bridge_url: str, bot: Bot, share: float
-) -> None:
+async def test_concurrency_falls_as_failures_rise(bridge_url: str, bot: Bot, share: float) -> None:
     enqueue(bot, add_webhook(bot, "http://x/", max_concurrency=10, failure_share=share), count=20)
     async with open_database(bridge_url) as database:
         assert len(await claim(database)) == math.ceil(10 * (1 - share))
 
 
-async def test_only_the_probe_decides_while_it_is_under_way(bridge_url: str, bot: Bot) -> None:
+async def test_only_the_probe_decides_while_in_flight(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", max_concurrency=2)
     enqueue(bot, webhook, count=5)
     async with open_database(bridge_url) as database:
@@ -200,7 +194,7 @@ async def test_only_the_probe_decides_while_it_is_under_way(bridge_url: str, bot
         assert column(bot, "probe_at < now() + interval '30 s'")
 
 
-async def test_failing_for_too_long_disables_and_resuming_sends_the_backlog(
+async def test_long_failure_disables_and_resume_sends_the_backlog(
     bridge_url: str, bot: Bot
 ) -> None:
     async with receiving() as receiver:
@@ -231,7 +225,7 @@ async def test_two_failures_five_days_apart_do_not_disable(bridge_url: str, bot:
     assert outbox(bot) == []
 
 
-async def test_what_becomes_of_a_webhook_reaches_the_live_stream(bridge_url: str, bot: Bot) -> None:
+async def test_disabled_and_recovered_reach_the_live_stream(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver, relaying(bridge_url) as relayed:
         receiver.behaviours["/gone"] = answer("410 Gone")
         gone = add_webhook(bot, receiver.url("/gone"), event_type="x")
@@ -254,7 +248,7 @@ async def test_what_becomes_of_a_webhook_reaches_the_live_stream(bridge_url: str
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
 @pytest.mark.parametrize("form", ["seconds", "date"])
-async def test_retry_after_holds_the_delivery_and_the_whole_webhook(
+async def test_retry_after_pauses_the_whole_webhook(
     bridge_url: str, bot: Bot, status: str, form: str
 ) -> None:
     row = bot.execute("select clock_timestamp() + interval '5 minutes'").fetchone()
@@ -289,7 +283,7 @@ async def test_retry_after_is_bounded(bridge_url: str, bot: Bot) -> None:
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_a_success_of_before_does_not_cancel_what_the_receiver_asks_for(
+async def test_earlier_success_does_not_cancel_retry_after(
     bridge_url: str, bot: Bot, together: bool
 ) -> None:
     async def second_is_too_many(request: Request, stream: trio.SocketStream) -> None:
@@ -312,9 +306,7 @@ async def test_a_success_of_before_does_not_cancel_what_the_receiver_asks_for(
     assert column(bot, "probe_at > now() + interval '4 min'")
 
 
-async def test_when_the_time_that_was_asked_for_is_over_any_answer_ends_it(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_any_answer_after_retry_after_closes_the_breaker(bridge_url: str, bot: Bot) -> None:
     enqueue(bot, add_webhook(bot, "http://x/", max_concurrency=2), count=5)
     async with open_database(bridge_url) as database:
         await settle(database, await claim(database, 1), failure="http_4xx", pause_seconds=60)

@@ -10,7 +10,7 @@ from tests.conftest import BOT_TABLES, init
 from tests.integration.relaying import relaying, sign_up
 
 
-async def test_with_commit_timestamps_an_event_knows_its_commit_and_not_its_statement() -> None:
+async def test_committed_at_is_the_commit_not_the_statement() -> None:
     with embedded_postgres() as server:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("alter system set track_commit_timestamp = on")

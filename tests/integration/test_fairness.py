@@ -30,7 +30,7 @@ def by_webhook(rows: list[Row]) -> Counter[int]:
     return Counter(row["webhook_id"] for row in rows)
 
 
-async def test_a_dead_receiver_with_a_long_queue_delays_nobody(bridge_url: str, bot: Bot) -> None:
+async def test_dead_receiver_delays_no_other_webhook(bridge_url: str, bot: Bot) -> None:
     released = trio.Event()
     async with receiving() as receiver, delivering(bridge_url) as courier:
         receiver.behaviours["/dead"] = hang_until(released)
@@ -67,9 +67,7 @@ async def test_slots_are_held_until_a_delivery_is_settled(bridge_url: str, bot: 
     assert len(receiver.requests) == 40
 
 
-async def test_requests_to_a_receiver_never_overlap_more_than_max_concurrency(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_requests_never_exceed_max_concurrency(bridge_url: str, bot: Bot) -> None:
     now, most = Counter[str](), Counter[str]()
 
     async def counting(request: Request, stream: trio.SocketStream) -> None:
@@ -89,9 +87,7 @@ async def test_requests_to_a_receiver_never_overlap_more_than_max_concurrency(
     assert all(most[f"/{limit}"] <= limit for limit in (1, 3, 10)), most
 
 
-async def test_healthy_webhooks_go_first_and_failing_ones_get_half_at_most(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_failing_webhooks_get_at_most_half_the_slots(bridge_url: str, bot: Bot) -> None:
     failing = {add_webhook(bot, "http://failing/", failure_share=0.7) for _ in range(40)}
     healthy = {add_webhook(bot, "http://healthy/") for _ in range(60)}
     # The failing ones have waited for longest.
@@ -108,7 +104,7 @@ async def test_healthy_webhooks_go_first_and_failing_ones_get_half_at_most(
     assert all(count == 1 for webhook, count in by_webhook(rows).items() if webhook in failing)
 
 
-async def test_failing_webhooks_never_hold_more_than_half_of_a_courier(
+async def test_failing_webhooks_never_hold_more_than_half_a_courier(
     bridge_url: str, bot: Bot
 ) -> None:
     released = trio.Event()
@@ -128,7 +124,7 @@ async def test_failing_webhooks_never_hold_more_than_half_of_a_courier(
         released.set()
 
 
-async def test_a_courier_with_one_slot_still_tries_those_that_fail(
+async def test_courier_with_one_slot_still_tries_failing_webhooks(
     bridge_url: str, bot: Bot
 ) -> None:
     async with receiving() as receiver, delivering(bridge_url, concurrency=1):
@@ -147,7 +143,7 @@ async def test_each_webhook_gets_one_before_any_gets_two(bridge_url: str, bot: B
         assert sorted(by_webhook(rows).values()) == [1] * 5 + [2] * 5
 
 
-async def test_more_webhooks_than_slots_are_all_served_without_another_sweep(
+async def test_more_webhooks_than_slots_need_no_second_sweep(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "SWEEP_SECONDS", 1e9)
@@ -161,9 +157,7 @@ async def test_more_webhooks_than_slots_are_all_served_without_another_sweep(
     assert len(receiver.requests) == 40
 
 
-async def test_of_a_rate_a_second_s_worth_goes_at_once_however_long_nothing_went(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_rate_allows_a_burst_of_one_second(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", rate_per_second=10, max_concurrency=100)
     enqueue(bot, webhook, count=100)
     async with open_database(bridge_url) as database:
@@ -173,7 +167,7 @@ async def test_of_a_rate_a_second_s_worth_goes_at_once_however_long_nothing_went
         assert await claim(database, 100) == []
 
 
-async def test_a_rate_is_spent_once_over_all_bridges(bridge_url: str, bot: Bot) -> None:
+async def test_rate_is_shared_by_all_bridges(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", rate_per_second=100, max_concurrency=1000)
     enqueue(bot, webhook, count=1000)
     claimed: list[Row] = []
@@ -197,7 +191,7 @@ async def test_a_rate_is_spent_once_over_all_bridges(bridge_url: str, bot: Bot) 
     assert start + timedelta(seconds=0.01) * len(claimed) <= spent <= now
 
 
-async def test_a_rate_below_one_is_one_attempt_every_so_often(bridge_url: str, bot: Bot) -> None:
+async def test_rate_below_one_spaces_out_single_attempts(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", rate_per_second=0.01, max_concurrency=100)
     enqueue(bot, webhook, count=10)
     async with open_database(bridge_url) as database:
@@ -209,16 +203,14 @@ async def test_a_rate_below_one_is_one_attempt_every_so_often(bridge_url: str, b
         assert len(await claim(database)) == 1
 
 
-async def test_without_a_rate_nothing_is_counted(bridge_url: str, bot: Bot) -> None:
+async def test_unlimited_webhook_keeps_no_pace(bridge_url: str, bot: Bot) -> None:
     enqueue(bot, add_webhook(bot, "http://x/", max_concurrency=100), count=100)
     async with open_database(bridge_url) as database:
         assert len(await claim(database, 100)) == 100
     assert bot.execute("select paced_until from bridge.webhooks").fetchone() == (None,)
 
 
-async def test_redeliveries_go_after_what_is_new_and_at_their_rate(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_redeliveries_follow_new_deliveries_at_their_rate(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", max_concurrency=3)
     old = enqueue(bot, webhook, count=5)
     async with open_database(bridge_url) as database:
@@ -242,7 +234,7 @@ async def test_redeliveries_go_after_what_is_new_and_at_their_rate(
         assert [row["id"] for row in await claim(database)] == [old[1], *new]
 
 
-async def test_a_redelivery_starts_the_schedule_anew_and_goes_on_counting(
+async def test_redelivery_restarts_the_schedule_but_not_the_count(
     bridge_url: str, bot: Bot
 ) -> None:
     async with receiving() as receiver, delivering(bridge_url, schedule=(0, 0, 0)):
@@ -256,7 +248,7 @@ async def test_a_redelivery_starts_the_schedule_anew_and_goes_on_counting(
     assert len(receiver.requests) == 6
 
 
-async def test_a_webhook_s_own_schedule_counts(bridge_url: str, bot: Bot) -> None:
+async def test_own_retry_schedule_takes_precedence(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver, delivering(bridge_url, schedule=(0, 3600)):
         receiver.behaviours["/"] = answer("500 Oops")
         own = enqueue(bot, add_webhook(bot, receiver.url(), retry_schedule=[0, 0, 0, 0]))

@@ -133,7 +133,7 @@ def test_refused(statement: str, clerk: Bot, bot: Bot) -> None:
         clerk.execute(statement.encode())
 
 
-def test_a_function_is_called_with_its_callers_rights_not_with_ours(clerk: Bot) -> None:
+def test_other_roles_may_execute_no_function(clerk: Bot) -> None:
     """What runs with the owner's rights, the capture functions, runs only as a trigger."""
     functions = clerk.execute(
         "select proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
@@ -172,7 +172,7 @@ TRAPS = {
 
 @pytest.mark.parametrize("trap", TRAPS)
 @pytest.mark.parametrize("is_too_late", [False, True], ids=["told", "sprung"])
-async def test_what_the_owner_of_the_bots_tokens_makes_of_them_does_not_act_as_the_bridge(
+async def test_owner_of_the_bots_tokens_runs_no_code_as_the_bridge(
     bridge_url: str, clerk: Bot, bot: Bot, trap: str, is_too_late: bool
 ) -> None:
     theirs = hashlib.sha256(b"theirs").hexdigest()
@@ -209,9 +209,7 @@ async def test_what_the_owner_of_the_bots_tokens_makes_of_them_does_not_act_as_t
     assert bot.execute("select from bridge.api_tokens").fetchall() == []
 
 
-async def test_sessions_of_the_bridge_are_not_ended_by_a_stranger(
-    bridge_url: str, clerk: Bot
-) -> None:
+async def test_other_roles_cannot_terminate_the_bridge(bridge_url: str, clerk: Bot) -> None:
     async with at_work(bridge_url) as relayed:
         pids = clerk.execute(
             "select pid from pg_stat_activity where usename = 'bridge_login'"
@@ -230,9 +228,7 @@ async def test_sessions_of_the_bridge_are_not_ended_by_a_stranger(
         await assert_captured(relayed, clerk)
 
 
-async def test_who_listens_learns_when_something_happened_and_not_what(
-    bridge_url: str, session: Callable[[], Bot]
-) -> None:
+async def test_notifications_carry_no_data(bridge_url: str, session: Callable[[], Bot]) -> None:
     spy = session()
     for channel in CHANNELS:
         spy.execute(f"listen {channel}".encode())
@@ -271,7 +267,7 @@ create domain {0}.text as varchar(1);
 
 
 @pytest.mark.parametrize("schema", ["pg_temp", "public"])
-async def test_nothing_that_is_created_where_the_role_may_is_taken_for_ours(
+async def test_foreign_objects_are_never_mistaken_for_ours(
     schema: str, bridge_url: str, session: Callable[[], Bot]
 ) -> None:
     clerk, plain = session(), session()
@@ -326,7 +322,7 @@ SETTINGS = {
 }
 
 
-async def test_no_setting_of_a_session_changes_what_is_captured_of_it(
+async def test_session_settings_do_not_change_capture(
     bridge_url: str, session: Callable[[], Bot]
 ) -> None:
     async with at_work(bridge_url) as relayed:
@@ -346,7 +342,7 @@ async def test_no_setting_of_a_session_changes_what_is_captured_of_it(
             expected = payload
 
 
-async def test_a_transaction_that_may_not_write_changes_nothing_and_is_no_event(
+async def test_read_only_transaction_makes_no_event(
     bridge_url: str, session: Callable[[], Bot]
 ) -> None:
     clerk = session()
@@ -361,7 +357,7 @@ async def test_a_transaction_that_may_not_write_changes_nothing_and_is_no_event(
 # --- hold up
 
 
-async def test_locks_with_the_names_of_ours_keep_nobody_from_anything(
+async def test_foreign_advisory_locks_block_nothing(
     bridge_url: str, session: Callable[[], Bot], bot: Bot
 ) -> None:
     clerk = session()
@@ -395,7 +391,7 @@ async def test_locks_with_the_names_of_ours_keep_nobody_from_anything(
         bot.execute("rollback prepared 'held'")
 
 
-async def test_a_queue_for_the_drainers_own_lock_is_no_queue_to_drain(
+async def test_waiting_for_the_leaders_lock_gives_no_leadership(
     bridge_url: str, session: Callable[[], Bot], bot: Bot
 ) -> None:
     queued = [session() for _ in range(5)]
@@ -414,7 +410,7 @@ async def test_a_queue_for_the_drainers_own_lock_is_no_queue_to_drain(
     assert key_now != key
 
 
-async def test_a_flood_of_notifications_holds_up_no_event(
+async def test_notification_flood_delays_no_event(
     bridge_url: str, session: Callable[[], Bot]
 ) -> None:
     async with at_work(bridge_url) as relayed:
@@ -427,7 +423,7 @@ async def test_a_flood_of_notifications_holds_up_no_event(
         await assert_captured(relayed, session())
 
 
-async def test_a_transaction_that_stays_open_holds_up_its_own_events_alone(
+async def test_open_transaction_delays_only_its_own_events(
     bridge_url: str, session: Callable[[], Bot]
 ) -> None:
     staying, clerk = session(), session()
@@ -441,7 +437,7 @@ async def test_a_transaction_that_stays_open_holds_up_its_own_events_alone(
         assert names(relayed) == ["now", "still", "later"]
 
 
-async def test_a_prepared_transaction_holds_up_its_own_events_alone(
+async def test_prepared_transaction_delays_only_its_own_events(
     bridge_url: str, session: Callable[[], Bot], bot: Bot
 ) -> None:
     preparing, clerk = session(), session()
@@ -455,7 +451,7 @@ async def test_a_prepared_transaction_holds_up_its_own_events_alone(
         assert names(relayed) == ["now", "prepared"]
 
 
-async def test_locked_tables_of_the_application_do_not_keep_the_bridge_from_the_others(
+async def test_locked_application_tables_do_not_stop_the_bridge(
     bridge_url: str, session: Callable[[], Bot]
 ) -> None:
     locking = session()

@@ -24,7 +24,7 @@ from tests.integration.installing import (
 )
 
 
-def test_the_first_init_installs_everything_and_the_second_plans_nothing(bot_url: str) -> None:
+def test_first_init_installs_everything_and_the_second_nothing(bot_url: str) -> None:
     first = init(bot_url)
     assert first.new == RULES
     assert first.summary() == f"rules: 8 new ({', '.join(RULES)}), 0 changed, 0 kept, 0 removed"
@@ -34,7 +34,7 @@ def test_the_first_init_installs_everything_and_the_second_plans_nothing(bot_url
     assert second.kept == RULES
 
 
-def test_the_script_of_a_dry_run_does_what_init_does(
+def test_dry_run_script_does_what_init_does(
     bot_url: str, bridge_url: str, dump_schema: Dump
 ) -> None:
     script = plan(bot_url).script()
@@ -47,15 +47,13 @@ def test_the_script_of_a_dry_run_does_what_init_does(
     assert dump_schema(bot_url) == dump_schema(bridge_url)
 
 
-def test_a_plan_changes_nothing(bot_url: str, dump_schema: Dump) -> None:
+def test_planning_changes_nothing(bot_url: str, dump_schema: Dump) -> None:
     before = dump_schema(bot_url)
     assert plan(bot_url).steps
     assert dump_schema(bot_url) == before
 
 
-def test_twenty_inits_at_once_all_succeed_and_leave_one_state(
-    bot_url: str, bridge_url: str, dump_schema: Dump
-) -> None:
+def test_concurrent_inits_all_succeed(bot_url: str, bridge_url: str, dump_schema: Dump) -> None:
     together = threading.Barrier(20)
 
     def one(_: int) -> bool:
@@ -68,13 +66,13 @@ def test_twenty_inits_at_once_all_succeed_and_leave_one_state(
     assert dump_schema(bot_url) == dump_schema(bridge_url)
 
 
-def test_the_applications_tables_must_be_there(empty_url: str, dump_schema: Dump) -> None:
+def test_missing_application_table_is_refused(empty_url: str, dump_schema: Dump) -> None:
     with pytest.raises(InstallError, match=r"table public\.\w+ is not in this database"):
         init(empty_url)
     assert "bridge" not in dump_schema(empty_url)
 
 
-def test_a_role_that_may_not_create_a_schema_is_told_what_would_let_it(bot_url: str) -> None:
+def test_missing_create_privilege_names_the_grant(bot_url: str) -> None:
     with open_session(bot_url) as connection:
         connection.execute("set session authorization pg_monitor")
         with pytest.raises(InstallError, match="may not create schema bridge") as raised:
@@ -90,14 +88,14 @@ def test_a_role_that_may_not_create_a_schema_is_told_what_would_let_it(bot_url: 
             plan_install(connection, load_preset("telegram-shop"))
 
 
-def test_a_role_that_may_not_see_our_schema_is_told_so_in_one_line(bridge_url: str) -> None:
+def test_missing_usage_privilege_is_reported_in_one_line(bridge_url: str) -> None:
     with open_session(bridge_url) as connection:
         connection.execute("set session authorization pg_monitor")
         with pytest.raises(InstallError, match="permission denied for schema bridge"):
             plan_install(connection, load_preset("telegram-shop"))
 
 
-def test_an_init_that_is_to_leave_the_doorbell_quiet_does(bridge_url: str) -> None:
+def test_init_can_quiet_the_doorbell(bridge_url: str) -> None:
     rules = load_preset("telegram-shop")
     with open_session(bridge_url) as connection:
         # As init left it: nobody drains, so nobody is rung.
@@ -111,14 +109,14 @@ def test_an_init_that_is_to_leave_the_doorbell_quiet_does(bridge_url: str) -> No
         assert plan_install(connection, rules, quiet_doorbell=True).steps == []
 
 
-def test_a_first_init_leaves_the_doorbell_quiet(bot_url: str) -> None:
+def test_first_init_leaves_the_doorbell_quiet(bot_url: str) -> None:
     with open_session(bot_url) as connection:
         planned = plan_install(connection, load_preset("telegram-shop"), quiet_doorbell=True)
         apply(bot_url, planned.steps)
         assert connection.execute("select last_value from bridge.doorbell").fetchone() == (1,)
 
 
-def test_uninstall_restores_the_database_byte_for_byte(bot_url: str, dump_schema: Dump) -> None:
+def test_uninstall_restores_the_database_exactly(bot_url: str, dump_schema: Dump) -> None:
     before = dump_schema(bot_url)
     init(bot_url)
     shop = Shop(bot_url)
@@ -135,7 +133,7 @@ def test_uninstall_restores_the_database_byte_for_byte(bot_url: str, dump_schema
         assert plan_removal(connection) == []
 
 
-def test_uninstall_copes_with_tables_and_triggers_that_went_before(bridge_url: str) -> None:
+def test_uninstall_tolerates_missing_tables_and_triggers(bridge_url: str) -> None:
     with psycopg.connect(bridge_url) as connection:
         connection.execute("drop table public.ticket_messages")
         connection.execute("alter table public.tickets rename to requests")

@@ -28,7 +28,7 @@ from tests.integration.installing import (
 )
 
 
-def test_init_steps_back_from_a_locked_table_and_holds_up_nobody_for_longer_than_its_timeout(
+def test_init_blocks_writers_no_longer_than_its_lock_timeout(
     bot_url: str,
 ) -> None:
     timeout_seconds = 0.3
@@ -74,7 +74,7 @@ def test_init_steps_back_from_a_locked_table_and_holds_up_nobody_for_longer_than
     shop.close()
 
 
-def test_init_gives_up_on_a_table_that_stays_locked_and_says_which(
+def test_init_gives_up_on_a_locked_table_and_names_it(
     bot_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.capture.apply.LOCK_ATTEMPTS", 2)
@@ -102,7 +102,7 @@ def refuse_to_wait(message: str) -> None:
     assert "is locked by" not in message
 
 
-def test_who_only_reads_does_not_hold_up_a_first_init(bot_url: str) -> None:
+def test_readers_do_not_block_a_first_init(bot_url: str) -> None:
     with (
         at_work(bot_url, "select count(*) from public.users, public.tickets"),
         open_session(impatient(bot_url)) as connection,
@@ -112,7 +112,7 @@ def test_who_only_reads_does_not_hold_up_a_first_init(bot_url: str) -> None:
     assert len(triggers(bot_url)) == len(RULES)
 
 
-def test_who_only_reads_does_not_hold_up_a_trigger_that_is_replaced_in_its_place(
+def test_readers_do_not_block_replacing_a_trigger_in_place(
     bridge_url: str,
 ) -> None:
     before = triggers(bridge_url)
@@ -141,7 +141,7 @@ def test_who_only_reads_does_not_hold_up_a_trigger_that_is_replaced_in_its_place
         "lock table public.users in access exclusive mode",
     ],
 )
-def test_who_writes_holds_up_init_and_is_named(
+def test_blocking_writer_is_named(
     bot_url: str, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
     monkeypatch.setattr("bridge.capture.apply.LOCK_ATTEMPTS", 2)
@@ -165,7 +165,7 @@ def test_who_writes_holds_up_init_and_is_named(
     )
 
 
-def test_a_reader_is_named_where_a_trigger_has_to_go(
+def test_blocking_reader_is_named_when_a_trigger_is_dropped(
     bridge_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.capture.apply.LOCK_ATTEMPTS", 1)

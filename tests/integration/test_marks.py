@@ -14,7 +14,7 @@ from tests.waiting import until_true
 from tests.webhook_rows import add_webhook
 
 
-async def test_what_turns_up_below_the_marks_is_found(bridge_url: str, bot: Bot) -> None:
+async def test_delivery_below_the_watermark_is_found(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver, delivering(bridge_url):
         webhook = add_webhook(bot, receiver.url())
         with psycopg.connect(bridge_url) as late:
@@ -60,7 +60,7 @@ def pages_of_a_claim(bot: Bot, webhook: int, due_since: datetime | None) -> int:
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
-def test_a_claim_does_not_read_what_lies_below_its_marks(bridge_url: str, bot: Bot) -> None:
+def test_claim_does_not_read_below_its_watermark(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/")
     with psycopg.connect(bridge_url) as reader:
         reader.execute("set transaction isolation level repeatable read")

@@ -27,23 +27,21 @@ def add_migrations(monkeypatch: pytest.MonkeyPatch, *files: tuple[str, str]) -> 
     monkeypatch.setattr(assets, "migrations", lambda: [*released, *files])
 
 
-def test_a_released_migration_must_not_be_edited(
-    bridge_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_edited_migration_is_refused(bridge_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (name, text), *rest = assets.migrations()
     monkeypatch.setattr(assets, "migrations", lambda: [(name, text + "\n"), *rest])
     with pytest.raises(InstallError, match=r"migration 0001 .* must not be edited"):
         plan(bridge_url)
 
 
-def test_a_newer_database_is_refused(bridge_url: str) -> None:
+def test_newer_database_is_refused(bridge_url: str) -> None:
     with psycopg.connect(bridge_url) as connection:
         connection.execute("insert into bridge.migrations values (9999, 'from the future', 'x')")
     with pytest.raises(InstallError, match="the database is newer than this pgbridge"):
         plan(bridge_url)
 
 
-def test_an_upgrade_runs_only_the_new_migrations_in_their_order(
+def test_upgrade_runs_only_new_migrations_in_order(
     bridge_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_migrations(
@@ -60,7 +58,7 @@ def test_an_upgrade_runs_only_the_new_migrations_in_their_order(
         assert connection.execute("table bridge.second").fetchall() == []
 
 
-def test_a_migration_that_fails_leaves_nothing_of_itself(
+def test_failed_migration_is_rolled_back(
     bridge_url: str, monkeypatch: pytest.MonkeyPatch, dump_schema: Dump
 ) -> None:
     before = dump_schema(bridge_url)
@@ -79,7 +77,7 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(
     assert row == (True,)
 
 
-def test_an_init_that_failed_at_the_start_can_be_repeated_or_undone(
+def test_failed_first_init_can_be_repeated_or_undone(
     bot_url: str, monkeypatch: pytest.MonkeyPatch, dump_schema: Dump
 ) -> None:
     before = dump_schema(bot_url)
@@ -101,7 +99,7 @@ def test_an_init_that_failed_at_the_start_can_be_repeated_or_undone(
     "table",
     ["precious (id int)", "migrations (id int)", "migrations (version int, name text)"],
 )
-def test_somebody_elses_schema_with_our_name_is_refused_and_left_alone(
+def test_foreign_schema_named_bridge_is_left_alone(
     bot_url: str, dump_schema: Dump, table: str
 ) -> None:
     with psycopg.connect(bot_url) as connection:

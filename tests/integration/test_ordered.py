@@ -28,7 +28,7 @@ def enqueue_numbered(bot: Bot, webhook: int, count: int) -> list[int]:
     return [enqueue(bot, webhook, str(number))[0] for number in range(count)]
 
 
-async def test_events_arrive_one_at_a_time_in_order_over_two_couriers(
+async def test_ordered_events_arrive_one_at_a_time_over_two_couriers(
     bridge_url: str, bot: Bot
 ) -> None:
     in_flight, most = 0, 0
@@ -51,9 +51,7 @@ async def test_events_arrive_one_at_a_time_in_order_over_two_couriers(
     assert most == 1
 
 
-async def test_a_head_that_fails_keeps_the_others_waiting_and_given_up_lets_them_go(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_failing_head_blocks_until_it_is_given_up(bridge_url: str, bot: Bot) -> None:
     async def second_fails(request: Request, stream: trio.SocketStream) -> None:
         await answer("500 Oops" if request.body == b"1" else "200 OK")(request, stream)
 
@@ -67,7 +65,7 @@ async def test_a_head_that_fails_keeps_the_others_waiting_and_given_up_lets_them
     assert event_ids(receiver) == [0, 1, 1, 1, 2, 3]
 
 
-async def test_nothing_goes_past_a_head_that_waits_for_its_retry(bridge_url: str, bot: Bot) -> None:
+async def test_nothing_overtakes_a_head_waiting_for_its_retry(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", ordered=True)
     first, second = enqueue(bot, webhook, count=2)
     async with open_database(bridge_url) as database:
@@ -83,9 +81,7 @@ async def test_nothing_goes_past_a_head_that_waits_for_its_retry(bridge_url: str
         assert [row["id"] for row in await claim(database)] == [second]
 
 
-async def test_what_is_redelivered_goes_first_again_and_never_beside_another(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_ordered_redelivery_goes_first_and_alone(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/", ordered=True)
     first, second, third = enqueue(bot, webhook, count=3)
     async with open_database(bridge_url) as database:

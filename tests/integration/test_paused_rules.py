@@ -21,7 +21,7 @@ from tests.integration.installing import (
 )
 
 
-def test_a_paused_rule_captures_nothing_and_the_others_go_on(bridge_url: str) -> None:
+def test_paused_rule_captures_nothing_and_others_continue(bridge_url: str) -> None:
     shop = Shop(bridge_url)
     with open_session(bridge_url) as connection:
         assert pause(connection, "user.created") == ["user.created"]
@@ -41,7 +41,7 @@ def test_a_paused_rule_captures_nothing_and_the_others_go_on(bridge_url: str) ->
     assert init(bridge_url).steps == []
 
 
-def test_all_rules_are_paused_and_resumed_at_once(bridge_url: str) -> None:
+def test_all_rules_pause_and_resume_together(bridge_url: str) -> None:
     shop = Shop(bridge_url)
     with open_session(bridge_url) as connection:
         assert sorted(pause(connection, None)) == sorted(RULES)
@@ -61,7 +61,7 @@ def test_all_rules_are_paused_and_resumed_at_once(bridge_url: str) -> None:
     shop.close()
 
 
-def test_pausing_and_resuming_need_no_lock_on_the_applications_table(bridge_url: str) -> None:
+def test_pause_and_resume_need_no_lock_on_the_table(bridge_url: str) -> None:
     with (
         psycopg.connect(bridge_url) as busy,
         open_session(impatient(bridge_url)) as connection,
@@ -76,7 +76,7 @@ def test_pausing_and_resuming_need_no_lock_on_the_applications_table(bridge_url:
     assert rows == [("2",)]
 
 
-def test_a_paused_rule_stays_paused_through_init_and_is_resumed_as_it_then_is(
+def test_paused_rule_survives_init_and_resumes_as_changed(
     bridge_url: str,
 ) -> None:
     shop = Shop(bridge_url)
@@ -98,7 +98,7 @@ def test_a_paused_rule_stays_paused_through_init_and_is_resumed_as_it_then_is(
     assert triggers(bridge_url) == before
 
 
-def test_a_paused_rule_whose_trigger_goes_or_changes_stays_paused(bridge_url: str) -> None:
+def test_paused_rule_stays_paused_when_its_trigger_changes(bridge_url: str) -> None:
     shop = Shop(bridge_url)
     with open_session(bridge_url) as connection:
         pause(connection, "user.created")
@@ -116,7 +116,7 @@ def test_a_paused_rule_whose_trigger_goes_or_changes_stays_paused(bridge_url: st
     shop.close()
 
 
-def test_a_rule_that_there_is_not_cannot_be_paused_and_those_there_are_are_named(
+def test_unknown_rule_error_lists_the_known_rules(
     bridge_url: str,
 ) -> None:
     there = ", ".join(sorted(RULES))
@@ -127,7 +127,7 @@ def test_a_rule_that_there_is_not_cannot_be_paused_and_those_there_are_are_named
             assert str(raised.value) == f"unknown rule 'user.crated'; the rules are {there}"
 
 
-def test_before_init_there_is_no_rule_to_pause(bot_url: str) -> None:
+def test_pause_before_init_says_to_run_init(bot_url: str) -> None:
     with open_session(bot_url) as connection:
         for act in (pause, resume):
             for name in ("user.created", None):

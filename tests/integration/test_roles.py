@@ -13,11 +13,10 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from bridge import assets
-from bridge.capture.apply import apply_steps, install_lock
+from bridge.capture.apply import install_lock
 from bridge.capture.models import InstallError
 from bridge.capture.plan import plan_install
 from bridge.capture.rules import load_preset
-from bridge.database.migrate import plan_migrations
 from bridge.database.rights import READER, ROLES, SERVICE, missing_rights
 from bridge.database.sessions import fetch, open_session
 from bridge.operations.status import read_status
@@ -95,12 +94,12 @@ def listed(connection: Bot) -> set[Right]:
 # --- what init grants
 
 
-def test_init_grants_what_is_listed_and_nobody_has_anything_else(bridge_url: str, bot: Bot) -> None:
+def test_init_grants_exactly_the_listed_rights(bridge_url: str, bot: Bot) -> None:
     assert granted(bot) == listed(bot)
     assert {role for role, *_ in listed(bot)} == set(ROLES)
 
 
-def test_rights_that_were_taken_away_come_back_and_only_those(bridge_url: str, bot: Bot) -> None:
+def test_init_restores_only_revoked_rights(bridge_url: str, bot: Bot) -> None:
     bot.execute(
         f"revoke delete on bridge.outbox from {SERVICE};"
         f"revoke execute on function bridge.lead() from {SERVICE};"
@@ -117,34 +116,20 @@ def test_rights_that_were_taken_away_come_back_and_only_those(bridge_url: str, b
     assert init(bridge_url).steps == []
 
 
-def test_rights_that_somebody_gave_besides_are_left_alone(bridge_url: str, bot: Bot) -> None:
+def test_additional_grants_are_left_alone(bridge_url: str, bot: Bot) -> None:
     bot.execute(f"grant update on bridge.outbox to {SERVICE}".encode())
     assert init(bridge_url).steps == []
     assert granted(bot) - listed(bot) == {(SERVICE, "bridge.outbox", "update", None)}
 
 
-def test_a_dry_run_shows_the_grants(bot_url: str) -> None:
+def test_dry_run_shows_the_grants(bot_url: str) -> None:
     with open_session(bot_url) as connection:
         script = plan_install(connection, load_preset("telegram-shop")).script()
         every = [row["grant_sql"] for row in fetch(connection, "rights")]
     assert [line for line in script.splitlines() if line.startswith("grant ")] == every
 
 
-def test_an_upgrade_from_before_the_roles_ends_with_all_their_rights(
-    bot_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    released = assets.migrations()
-    with monkeypatch.context() as before, open_session(bot_url) as connection:
-        before.setattr(assets, "migrations", lambda: released[:7])
-        steps = plan_migrations(connection)
-        apply_steps(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
-    init(bot_url)
-    assert init(bot_url).steps == []
-    with psycopg.connect(bot_url) as connection:
-        assert granted(connection) == listed(connection)
-
-
-def test_no_function_is_left_for_everybody_to_execute(bot: Bot) -> None:
+def test_public_may_execute_no_function(bot: Bot) -> None:
     functions = bot.execute("""
         select proname, has_function_privilege('pg_monitor', oid, 'execute')
         from pg_proc where pronamespace = 'bridge'::regnamespace
@@ -153,7 +138,7 @@ def test_no_function_is_left_for_everybody_to_execute(bot: Bot) -> None:
     assert [name for name, anybody in functions if anybody] == []
 
 
-def test_what_runs_with_the_owners_rights_finds_nothing_by_a_name_that_others_make(
+def test_security_definer_functions_set_search_path(
     bot: Bot,
 ) -> None:
     rows = bot.execute("""
@@ -220,9 +205,7 @@ NEEDED_WITHIN = {
 }
 
 
-def test_the_service_may_run_every_query_and_has_no_right_that_none_needs(
-    bridge_url: str, bot: Bot
-) -> None:
+def test_service_has_exactly_the_rights_its_queries_need(bridge_url: str, bot: Bot) -> None:
     # The bot's own table of tokens, which its owner lets the bridge read.
     bot.execute(
         "create table public.web_api_tokens (id serial, name varchar, token_hash varchar,"
@@ -248,7 +231,7 @@ def test_the_service_may_run_every_query_and_has_no_right_that_none_needs(
     assert unneeded == NEEDED_WITHIN
 
 
-def test_a_bridges_whole_day_as_the_service(service: Bot, bot: Bot) -> None:
+def test_service_role_runs_everything_a_bridge_does(service: Bot, bot: Bot) -> None:
     """Every function and trigger that it sets off, which no EXPLAIN looks into."""
     values: Callable[..., Any] = lambda text, *args: service.execute(text, args).fetchall()  # noqa: E731
     assert values("select bridge.lead()") == [(True,)]
@@ -343,7 +326,7 @@ REFUSED_TO_THE_SERVICE = [
 
 
 @pytest.mark.parametrize("statement", REFUSED_TO_THE_SERVICE, ids=lambda text: text[:60])
-def test_the_service_may_not(statement: str, service: Bot) -> None:
+def test_service_may_not(statement: str, service: Bot) -> None:
     with pytest.raises(errors.InsufficientPrivilege), service.transaction():
         service.execute(statement.encode())
 
@@ -365,14 +348,12 @@ def test_the_service_may_not(statement: str, service: Bot) -> None:
         "drop_expired_partition(null, 1)",
     ],
 )
-def test_what_the_service_has_the_owner_do_is_bounded(call: str, service: Bot) -> None:
+def test_owner_functions_bound_their_arguments(call: str, service: Bot) -> None:
     with pytest.raises(errors.InvalidParameterValue):
         service.execute(f"select bridge.{call}".encode())
 
 
-def test_no_partition_of_today_or_later_is_dropped_however_little_is_kept(
-    service: Bot, bot: Bot
-) -> None:
+def test_partition_of_today_or_later_is_never_dropped(service: Bot, bot: Bot) -> None:
     needed = (
         "select count(*) from pg_class where relname ~ '^events_p'"
         " and right(relname, 8) >= to_char(now() at time zone 'UTC', 'YYYYMMDD')"
@@ -386,7 +367,7 @@ def test_no_partition_of_today_or_later_is_dropped_however_little_is_kept(
     assert before not in [(0,), None]
 
 
-def test_what_a_role_lacks_to_be_the_service_is_told_in_one_line(bot: Bot) -> None:
+def test_missing_rights_are_reported_in_one_line(bot: Bot) -> None:
     assert missing_rights(fetch(bot, "rights")) is None
     bot.execute("set session authorization pg_monitor")
     found = missing_rights(fetch(bot, "rights"))
@@ -403,7 +384,7 @@ def test_what_a_role_lacks_to_be_the_service_is_told_in_one_line(bot: Bot) -> No
 # --- the reader
 
 
-def test_the_reader_may_read_every_column_but_secrets(reader: Bot) -> None:
+def test_reader_may_read_every_column_except_secrets(reader: Bot) -> None:
     columns = reader.execute("""
         select c.relname, a.attname, has_column_privilege(c.oid, a.attnum, 'select')
         from pg_class c join pg_attribute a on a.attrelid = c.oid
@@ -414,7 +395,7 @@ def test_the_reader_may_read_every_column_but_secrets(reader: Bot) -> None:
     assert {(table, column) for table, column, may in columns if not may} == SECRETS | TICKETS
 
 
-def test_every_column_that_may_be_a_secret_is_kept_from_the_reader(bot: Bot) -> None:
+def test_columns_with_secrets_are_hidden_from_the_reader(bot: Bot) -> None:
     named = bot.execute("""
         select c.relname, a.attname
         from pg_class c join pg_attribute a on a.attrelid = c.oid
@@ -455,12 +436,12 @@ def test_every_column_that_may_be_a_secret_is_kept_from_the_reader(bot: Bot) -> 
         "select * from public.users",
     ],
 )
-def test_the_reader_may_not(statement: str, reader: Bot) -> None:
+def test_reader_may_not(statement: str, reader: Bot) -> None:
     with pytest.raises(errors.InsufficientPrivilege):
         reader.execute(statement.encode())
 
 
-def test_the_reader_writes_nothing_and_takes_no_lock_that_holds_anything_up(reader: Bot) -> None:
+def test_reader_cannot_write_or_block_anything(reader: Bot) -> None:
     tables = reader.execute(
         "select relname from pg_class where relnamespace = 'bridge'::regnamespace"
         " and relkind in ('r', 'p')"
@@ -481,16 +462,14 @@ def test_the_reader_writes_nothing_and_takes_no_lock_that_holds_anything_up(read
                 reader.execute(statement.format(f"bridge.{table}").encode())
 
 
-def test_the_reader_sees_the_status(bridge_url: str, reader: Bot, service: Bot) -> None:
+def test_reader_sees_the_status(bridge_url: str, reader: Bot, service: Bot) -> None:
     service.execute("select bridge.lead()")
     status = read_status(reader)
     assert status.drainer.pid == service.info.backend_pid
     assert status.drainer.rings is False
 
 
-def test_a_reader_that_reads_for_long_postpones_a_drop_and_nothing_else(
-    reader: Bot, service: Bot
-) -> None:
+def test_long_reader_postpones_only_the_drop(reader: Bot, service: Bot) -> None:
     service.execute("select bridge.create_partitions(current_date - 50, 1)")
     with reader.transaction():
         reader.execute("select count(*) from bridge.events")
@@ -508,9 +487,7 @@ def test_a_reader_that_reads_for_long_postpones_a_drop_and_nothing_else(
 # --- the lock of installers
 
 
-def test_whoever_holds_the_lock_of_installers_is_named_and_not_waited_for_for_ever(
-    bridge_url: str, bot: Bot
-) -> None:
+def test_holder_of_the_install_lock_is_named(bridge_url: str, bot: Bot) -> None:
     with psycopg.connect(as_service(bridge_url), application_name="idler") as stranger:
         stranger.execute("select pg_advisory_lock(hashtext('bridge.install'))")
         with open_session(bridge_url) as connection:

@@ -18,7 +18,7 @@ from tests.integration.installing import (
 )
 
 
-def test_a_trigger_dropped_by_hand_is_put_back_and_no_other_is_touched(bridge_url: str) -> None:
+def test_dropped_trigger_is_restored_and_no_other_touched(bridge_url: str) -> None:
     before = triggers(bridge_url)
     [dropped] = [name for name in before if name.endswith("_user_created")]
     with psycopg.connect(bridge_url) as connection:
@@ -31,7 +31,7 @@ def test_a_trigger_dropped_by_hand_is_put_back_and_no_other_is_touched(bridge_ur
     assert {name for name in before if after[name] != before[name]} == {dropped}
 
 
-def test_a_table_made_anew_gets_its_triggers_again(bridge_url: str) -> None:
+def test_recreated_table_gets_its_triggers_again(bridge_url: str) -> None:
     with psycopg.connect(bridge_url) as connection:
         connection.execute("create table public.copy (like public.ticket_messages)")
         connection.execute("drop table public.ticket_messages")
@@ -40,7 +40,7 @@ def test_a_table_made_anew_gets_its_triggers_again(bridge_url: str) -> None:
     assert len(triggers(bridge_url)) == 8
 
 
-def test_a_rule_that_changes_in_its_function_does_not_touch_its_locked_table(
+def test_changed_function_needs_no_lock_on_the_table(
     bridge_url: str,
 ) -> None:
     before = triggers(bridge_url)
@@ -57,7 +57,7 @@ def test_a_rule_that_changes_in_its_function_does_not_touch_its_locked_table(
     shop.close()
 
 
-def test_a_rule_that_is_no_longer_wanted_is_removed(bridge_url: str) -> None:
+def test_rule_missing_from_the_configuration_is_removed(bridge_url: str) -> None:
     wanted = [rule for rule in load_preset("telegram-shop") if rule.name != "ticket.message_added"]
     planned = plan(bridge_url, wanted)
     assert planned.removed == ["ticket.message_added"]
@@ -70,7 +70,7 @@ def test_a_rule_that_is_no_longer_wanted_is_removed(bridge_url: str) -> None:
     shop.close()
 
 
-def test_no_row_is_missed_while_the_rules_are_changed(bridge_url: str) -> None:
+def test_no_row_is_missed_while_rules_change(bridge_url: str) -> None:
     shop = Shop(bridge_url)
     # One rule goes, and where a table has two, they change places.
     rules = [rule for rule in load_preset("telegram-shop") if rule.name != "user.created"]
@@ -94,7 +94,7 @@ def test_no_row_is_missed_while_the_rules_are_changed(bridge_url: str) -> None:
     assert plan(bridge_url, wanted).steps == []
 
 
-def test_a_rule_moved_to_another_table_leaves_the_first(bridge_url: str) -> None:
+def test_rule_moved_to_another_table_leaves_the_first(bridge_url: str) -> None:
     moved = [
         rule.model_copy(update={"table": "public.tickets", "payload": {"id": "id"}})
         if isinstance(rule, CaptureRule) and rule.event == "user.created"
@@ -110,9 +110,7 @@ def test_a_rule_moved_to_another_table_leaves_the_first(bridge_url: str) -> None
     shop.close()
 
 
-def test_an_expression_that_is_no_sql_is_refused_with_the_rules_name(
-    bridge_url: str, dump_schema: Dump
-) -> None:
+def test_invalid_sql_expression_names_the_rule(bridge_url: str, dump_schema: Dump) -> None:
     before = dump_schema(bridge_url)
     with pytest.raises(
         InstallError,
@@ -184,7 +182,7 @@ def functions(url: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("rule", "change"), BY_HAND.values(), ids=BY_HAND.keys())
-def test_what_another_hand_changed_is_put_right_and_nothing_else_is_touched(
+def test_manual_changes_are_repaired_and_nothing_else_touched(
     bridge_url: str, dump_schema: Dump, rule: str, change: str
 ) -> None:
     before = dump_schema(bridge_url)

@@ -60,9 +60,7 @@ async def seal_secrets(url: str, vault: Vault) -> None:
         await Upkeep(database, {}, vault).seal_secrets()
 
 
-async def test_secrets_in_the_clear_are_sealed_and_nothing_else_of_the_webhook_changes(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_plain_secrets_are_sealed_and_nothing_else_changes(bridge_url: str, bot: Bot) -> None:
     webhook = add_secrets(bot, "s3cret-1", "s3cret-2")
     unsigned = add_secrets(bot, None)
     rest = "select to_jsonb(w) - 'secret' - 'previous_secret' from bridge.webhooks w order by id"
@@ -76,13 +74,13 @@ async def test_secrets_in_the_clear_are_sealed_and_nothing_else_of_the_webhook_c
     assert bot.execute(rest.encode()).fetchall() == before
 
 
-async def test_what_an_older_key_sealed_is_sealed_with_the_first(bridge_url: str, bot: Bot) -> None:
+async def test_secret_sealed_with_an_old_key_is_sealed_again(bridge_url: str, bot: Bot) -> None:
     webhook = add_secrets(bot, Vault([OLD]).seal("s3cret-1"), Vault([OLD]).seal("s3cret-2"))
     await seal_secrets(bridge_url, Vault([NEW, OLD]))
     assert opened(bot, webhook, NEW) == ["s3cret-1", "s3cret-2"]
 
 
-async def test_what_is_sealed_with_the_first_key_is_left_alone(bridge_url: str, bot: Bot) -> None:
+async def test_secret_sealed_with_the_first_key_is_left_alone(bridge_url: str, bot: Bot) -> None:
     webhook = add_secrets(bot, Vault([NEW]).seal("s3cret"))
     version = "select xmin::text, secret from bridge.webhooks where id = %s"
     before = bot.execute(version.encode(), [webhook]).fetchone()
@@ -90,7 +88,7 @@ async def test_what_is_sealed_with_the_first_key_is_left_alone(bridge_url: str, 
     assert bot.execute(version.encode(), [webhook]).fetchone() == before
 
 
-async def test_without_a_key_secrets_stay_as_they_are(bridge_url: str, bot: Bot) -> None:
+async def test_secrets_are_unchanged_without_a_key(bridge_url: str, bot: Bot) -> None:
     webhook = add_secrets(bot, "s3cret", "s3cret-2")
     with capture_logs() as logged:
         await seal_secrets(bridge_url, Vault())
@@ -98,9 +96,7 @@ async def test_without_a_key_secrets_stay_as_they_are(bridge_url: str, bot: Bot)
     assert stored(bot, webhook) == ("s3cret", "s3cret-2")
 
 
-async def test_a_secret_that_is_changed_meanwhile_is_not_overwritten(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_concurrently_changed_secret_is_not_overwritten(bridge_url: str, bot: Bot) -> None:
     webhook = add_secrets(bot, "s3cret", "s3cret-2")
 
     def change() -> None:
@@ -113,7 +109,7 @@ async def test_a_secret_that_is_changed_meanwhile_is_not_overwritten(
     assert "changed" not in stored(bot, webhook)
 
 
-async def test_a_secret_that_is_rotated_meanwhile_is_sealed_where_it_is_now(
+async def test_concurrently_rotated_secret_is_sealed_in_its_new_place(
     bridge_url: str, bot: Bot
 ) -> None:
     webhook = add_secrets(bot, "s3cret")
@@ -129,7 +125,7 @@ async def test_a_secret_that_is_rotated_meanwhile_is_sealed_where_it_is_now(
     assert stored(bot, webhook)[1] != "s3cret"
 
 
-async def test_a_webhook_that_is_deleted_meanwhile_stays_deleted(bridge_url: str, bot: Bot) -> None:
+async def test_concurrently_deleted_webhook_stays_deleted(bridge_url: str, bot: Bot) -> None:
     add_secrets(bot, "s3cret")
     await seal_secrets(
         bridge_url, Interrupted(NEW, lambda: bot.execute("delete from bridge.webhooks").close())
@@ -137,7 +133,7 @@ async def test_a_webhook_that_is_deleted_meanwhile_stays_deleted(bridge_url: str
     assert bot.execute("select from bridge.webhooks").fetchall() == []
 
 
-async def test_two_bridges_that_seal_at_once_spoil_nothing(bridge_url: str, bot: Bot) -> None:
+async def test_two_bridges_sealing_at_once_are_harmless(bridge_url: str, bot: Bot) -> None:
     webhooks = [add_secrets(bot, f"s3cret-{number}", f"old-{number}") for number in range(50)]
     with capture_logs() as logged:
         async with trio.open_nursery() as nursery:
@@ -149,9 +145,7 @@ async def test_two_bridges_that_seal_at_once_spoil_nothing(bridge_url: str, bot:
         assert not set(stored(bot, webhook)) & {f"s3cret-{number}", f"old-{number}"}
 
 
-async def test_what_cannot_be_opened_is_left_alone_and_logged_once(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_unreadable_secret_is_left_alone_and_logged_once(bridge_url: str, bot: Bot) -> None:
     sealed = Vault([LOST]).seal("s3cret")
     lost, other = add_secrets(bot, sealed), add_secrets(bot, "s3cret")
     async with open_database(bridge_url) as database:
@@ -184,7 +178,7 @@ async def test_sealed_secrets_without_a_key_are_logged(bridge_url: str, bot: Bot
     ]
 
 
-async def test_old_secrets_are_forgotten_when_their_time_is_over(bridge_url: str, bot: Bot) -> None:
+async def test_expired_previous_secrets_are_deleted(bridge_url: str, bot: Bot) -> None:
     expired = add_secrets(bot, "new", "old", hours=0)
     lasting = add_secrets(bot, "new", "old", hours=1)
     async with open_database(bridge_url) as database:
@@ -195,7 +189,7 @@ async def test_old_secrets_are_forgotten_when_their_time_is_over(bridge_url: str
     assert stored(bot, lasting) == ("new", "old")
 
 
-async def test_a_bridge_does_both_when_it_starts(bridge_url: str, bot: Bot) -> None:
+async def test_bridge_seals_and_expires_secrets_at_start(bridge_url: str, bot: Bot) -> None:
     webhook = add_secrets(bot, "s3cret", "old", hours=0)
     async with open_database(bridge_url) as database, trio.open_nursery() as nursery:
         nursery.start_soon(Upkeep(database, {}, Vault([NEW])).run)
