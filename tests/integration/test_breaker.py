@@ -155,9 +155,7 @@ async def test_lost_probe_is_replaced_when_its_lease_expires(bridge_url: str, bo
         assert len(await claim(database)) == 1
 
 
-async def test_successful_probe_closes_the_breaker_once(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_successful_probe_closes_the_breaker_once(bridge_url: str, bot: Bot) -> None:
     webhook = add_webhook(bot, "http://x/")
     enqueue(bot, webhook, count=9)
     open_breaker(bot, webhook)
