@@ -173,3 +173,23 @@ def psql(psql_url: str) -> Iterator[Psql]:
     yield opened
     opened.assert_counts_are_exact()
     opened.session.close()
+
+
+@pytest.fixture
+def bot_tokens(bot: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    """The bot's table of tokens, as its migrations create it."""
+    bot.execute("""
+        create table public.web_api_tokens (
+            id serial primary key,
+            name varchar(255) not null,
+            token_hash varchar(128) not null unique,
+            token_prefix varchar(32) not null,
+            description text,
+            created_at timestamptz,
+            updated_at timestamptz,
+            expires_at timestamptz,
+            last_used_at timestamptz,
+            last_used_ip varchar(64),
+            is_active boolean)""")
+    yield bot
+    bot.execute("drop table public.web_api_tokens")

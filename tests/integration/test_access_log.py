@@ -1,4 +1,4 @@
-"""What is logged of requests, if anything."""
+"""The access log of requests."""
 
 from ipaddress import ip_network
 
@@ -7,9 +7,7 @@ import structlog
 from tests.integration.calling import Bot, add_token, calling
 
 
-async def test_a_request_is_logged_with_who_sent_it_and_without_its_query(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_log_has_client_and_token_but_no_query(bridge_url: str, bot: Bot) -> None:
     token_id = add_token(bot, "the-token", "webhooks:read")
     proxies = [ip_network("10.0.0.0/8")]
     headers = {"X-Forwarded-For": "198.51.100.7"}
@@ -53,7 +51,7 @@ async def test_a_request_is_logged_with_who_sent_it_and_without_its_query(
     assert "the-token" not in str(logs)
 
 
-async def test_without_the_setting_no_request_is_logged(bridge_url: str) -> None:
+async def test_access_log_is_off_by_default(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         with structlog.testing.capture_logs() as logs:
             await client.get("/webhooks")

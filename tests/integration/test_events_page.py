@@ -1,4 +1,4 @@
-"""``GET /events``: the log, page by page, as a client polls it."""
+"""``GET /events``: the event log in pages."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from tests.integration.calling import MAX_BIGINT, Bot, assert_refused, calling
 
 
 def log(bot: Bot, event_id: int, event_type: str = "test.event", payload: object = None) -> None:
-    """Log an event with this id, as the drain does; its sequence has given the id out."""
+    """Add an event to the log, as the drain does, and advance the sequence to its id."""
     bot.execute(
         "insert into bridge.events (id, event_type, payload, occurred_at)"
         " values (%s, %s, %s, '2026-01-15 10:30:00.123456+00')",
@@ -45,7 +45,7 @@ async def followed(client: httpx.AsyncClient, **params: Any) -> list[list[int]]:
     return pages
 
 
-async def test_an_empty_log_has_nothing_and_says_so(bridge_url: str) -> None:
+async def test_empty_log(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         assert await page(client) == {
             "items": [],
@@ -55,7 +55,7 @@ async def test_an_empty_log_has_nothing_and_says_so(bridge_url: str) -> None:
         }
 
 
-async def test_events_come_in_order_and_as_on_the_stream(bridge_url: str, bot: Bot) -> None:
+async def test_events_are_ordered_and_look_as_on_the_stream(bridge_url: str, bot: Bot) -> None:
     log(bot, 5, "user.created", {"name": "Ваня 🚀", "user_id": 7})
     log(bot, 3, "ticket.created", [None, 1.5])
     log(bot, 8, "user.created", "text")
@@ -70,21 +70,19 @@ async def test_events_come_in_order_and_as_on_the_stream(bridge_url: str, bot: B
     assert found["items"][1]["timestamp"] == "2026-01-15T10:30:00.123456Z"
 
 
-async def test_a_log_is_followed_to_its_end_and_each_event_comes_once(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_following_pages_returns_each_event_once(bridge_url: str, bot: Bot) -> None:
     for event_id in (1, 2, 4, 7, 8):
         log(bot, event_id)
     async with calling(bridge_url) as client:
         assert await followed(client, limit=2) == [[1, 2], [4, 7], [8]]
         assert await followed(client, limit=1, since=4) == [[7], [8]]
         assert await followed(client, since=8) == [[]]
-        # What comes later is found from where the last page ended.
+        # Later events follow the last page.
         log(bot, 9)
         assert await followed(client, since=8) == [[9]]
 
 
-async def test_a_page_that_holds_the_last_event_is_the_last(bridge_url: str, bot: Bot) -> None:
+async def test_page_with_the_last_event_is_the_last(bridge_url: str, bot: Bot) -> None:
     for event_id in (1, 2, 3, 4):
         log(bot, event_id)
     async with calling(bridge_url) as client:
@@ -105,7 +103,7 @@ async def test_since_is_exclusive_and_until_inclusive(bridge_url: str, bot: Bot)
         assert ids(await page(client, until=2**63 - 1)) == [1, 2, 3, 4]
 
 
-async def test_types_are_chosen_as_on_the_stream(bridge_url: str, bot: Bot) -> None:
+async def test_patterns_select_as_on_the_stream(bridge_url: str, bot: Bot) -> None:
     types = ["user.created", "ticket.created", "ticket.message.added", "ticketing", "user"]
     for event_id, event_type in enumerate(types, 1):
         log(bot, event_id, event_type)
@@ -144,9 +142,7 @@ async def test_invalid_parameter_is_rejected(bridge_url: str) -> None:
             assert_refused(await client.get("/events", params={parameter: value}), parameter)
 
 
-async def test_what_matches_little_is_looked_for_a_piece_at_a_time(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_rare_matches_are_searched_in_bounded_steps(bridge_url: str, bot: Bot) -> None:
     last = 2 * MOST_LOOKED_AT + 10
     bot.execute(
         "insert into bridge.events (id, event_type, payload, occurred_at)"
@@ -160,15 +156,15 @@ async def test_what_matches_little_is_looked_for_a_piece_at_a_time(
         assert (first["items"], first["next_since"]) == ([], MOST_LOOKED_AT)
         assert await followed(client, event_type="rare") == [[], [], [last]]
         assert await followed(client, event_type="nothing") == [[], [], []]
-        # Events that are left unread for the limit's sake are not skipped.
+        # Events beyond the limit are not skipped.
         found = await page(client, event_type="common", limit=3, since=MOST_LOOKED_AT - 2)
         assert ids(found) == [MOST_LOOKED_AT - 1, MOST_LOOKED_AT, MOST_LOOKED_AT + 1]
         assert found["next_since"] == MOST_LOOKED_AT + 1
 
 
-async def test_a_page_ends_at_its_bytes_but_has_one_event(bridge_url: str, bot: Bot) -> None:
+async def test_page_is_bounded_in_bytes_but_has_one_event(bridge_url: str, bot: Bot) -> None:
     for event_id in (1, 2, 3):
-        log(bot, event_id, payload="x" * PAGE_BYTES)  # which is stored compressed
+        log(bot, event_id, payload="x" * PAGE_BYTES)  # stored compressed
     log(bot, 4)
     async with calling(bridge_url) as client:
         assert await followed(client) == [[1], [2], [3], [4]]
@@ -185,9 +181,7 @@ async def test_payload_with_huge_numbers_is_shown(bridge_url: str, bot: Bot) -> 
     assert item["payload"] == {"int": "9" * 5000, "float": int("1" + "0" * 400)}
 
 
-async def test_what_is_no_longer_in_the_log_is_told_by_where_it_begins(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_available_from_tells_of_deleted_events(bridge_url: str, bot: Bot) -> None:
     for event_id in (41, 42):
         log(bot, event_id)
     async with calling(bridge_url) as client:
@@ -203,8 +197,8 @@ async def test_what_is_no_longer_in_the_log_is_told_by_where_it_begins(
         }
 
 
-def test_a_page_of_a_long_log_reads_little_of_it(bot: Bot) -> None:
-    # One transaction: in between, a session may report what it has counted, and begin anew.
+def test_page_of_a_long_log_reads_few_rows(bot: Bot) -> None:
+    # One transaction: between two, a session may report and reset its counters.
     with bot.transaction():
         bot.execute(
             "insert into bridge.events (id, event_type, payload, occurred_at)"
@@ -220,14 +214,13 @@ def test_a_page_of_a_long_log_reads_little_of_it(bot: Bot) -> None:
             bot.execute(
                 f"execute page (20000, {MAX_BIGINT}, {patterns}, 50, {MOST_LOOKED_AT}, 1000000)"
             )
-            # Those that are looked at, those that are shown, and the ends of the log in each
-            # partition.
+            # Rows examined, rows returned, and the ends of the log in each partition.
             read = rows_read(bot) - before
             assert MOST_LOOKED_AT <= read <= MOST_LOOKED_AT + 200, patterns
 
 
 def rows_read(bot: Bot) -> int:
-    """Return how many rows of the log this session has read, of what it has yet to report."""
+    """Return how many rows of the log this session has read in its transaction."""
     row = bot.execute(
         """select sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint
            from pg_stat_xact_user_tables

@@ -1,4 +1,4 @@
-"""What the REST API reads of a request, and what it refuses to guess."""
+"""Which bodies and queries the API accepts, and which it rejects as ambiguous."""
 
 import gzip
 import json
@@ -10,16 +10,16 @@ JSON = {"Content-Type": "application/json"}
 
 
 def form_with(text: str) -> bytes:
-    """Return a whole form whose field ``extra``, which nobody knows, is this JSON."""
+    """Return a complete form with this JSON as the unknown field ``extra``."""
     return (json.dumps(FORM)[:-1] + f', "extra": {text}}}').encode()
 
 
 def nested(depth: int) -> bytes:
-    """Return a whole form that has so many lists and objects within each other."""
+    """Return a complete form nested this deep."""
     return form_with("[" * (depth - 1) + "]" * (depth - 1))
 
 
-NO_JSON_OBJECT = {
+REJECTED = {
     "empty": b"",
     "blank": b"  ",
     "null": b"null",
@@ -27,7 +27,7 @@ NO_JSON_OBJECT = {
     "text": b'"text"',
     "number": b"1",
     "cut off": json.dumps(FORM)[:-1].encode(),
-    "garbage behind it": json.dumps(FORM).encode() + b"x",
+    "trailing garbage": json.dumps(FORM).encode() + b"x",
     "two of them": json.dumps(FORM).encode() * 2,
     "byte order mark": b"\xef\xbb\xbf" + json.dumps(FORM).encode(),
     "utf-16": json.dumps(FORM).encode("utf-16"),
@@ -35,23 +35,23 @@ NO_JSON_OBJECT = {
     "not utf-8": form_with('"\xff"').replace(b"\xc3\xbf", b"\xff"),
     "a bare control character": form_with('"\0"'),
     "a level too deep": nested(MAX_NESTING + 1),
-    "nesting without end": nested(100_000),
-    "opened and never closed": b"[" * 500_000,
-    "objects without end": b'{"a":' * 100_000,
+    "deep nesting": nested(100_000),
+    "unclosed lists": b"[" * 500_000,
+    "unclosed objects": b'{"a":' * 100_000,
     "thousands of digits": form_with("9" * 5000),
     "NaN": form_with("NaN"),
     "Infinity": form_with("Infinity"),
     "-Infinity": form_with("[-Infinity]"),
-    "a key that comes twice": form_with('1, "name": "other"'),
-    "a key that comes twice within": form_with('{"a": 1, "a": 1}'),
-    "a key in two spellings": form_with('1, "n\\u0061me": "other"'),
+    "duplicate key": form_with('1, "name": "other"'),
+    "nested duplicate key": form_with('{"a": 1, "a": 1}'),
+    "duplicate key, escaped": form_with('1, "n\\u0061me": "other"'),
 }
 
 
-async def test_what_is_no_plain_json_object_is_refused(bridge_url: str) -> None:
+async def test_malformed_and_ambiguous_bodies_are_rejected(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         webhook = await create(client)
-        for name, body in NO_JSON_OBJECT.items():
+        for name, body in REJECTED.items():
             for method, path in ("POST", "/webhooks"), ("PATCH", f"/webhooks/{webhook['id']}"):
                 answer = await client.request(method, path, content=body, headers=JSON)
                 assert answer.status_code == 422, (name, answer.text)
@@ -61,7 +61,7 @@ async def test_what_is_no_plain_json_object_is_refused(bridge_url: str) -> None:
         assert (await client.get("/webhooks")).json()["items"] == [webhook]
 
 
-async def test_json_may_be_as_deep_as_is_said_and_keys_may_come_again_elsewhere(
+async def test_nested_objects_may_repeat_keys_of_others(
     bridge_url: str,
 ) -> None:
     async with calling(bridge_url) as client:
@@ -70,7 +70,7 @@ async def test_json_may_be_as_deep_as_is_said_and_keys_may_come_again_elsewhere(
             assert answer.status_code == 201, answer.text
 
 
-async def test_a_text_that_postgresql_cannot_hold_is_refused(bridge_url: str) -> None:
+async def test_text_postgresql_cannot_store_is_rejected(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         for text in ["a\\u0000b", "\\ud800", "\\udc00\\ud800"]:
             for field in "name", "description", "secret", "filter", "url", "event_type":
@@ -79,7 +79,7 @@ async def test_a_text_that_postgresql_cannot_hold_is_refused(bridge_url: str) ->
                 assert_refused(answer, field)
 
 
-async def test_a_number_beyond_every_float_is_refused(bridge_url: str) -> None:
+async def test_infinite_numbers_are_rejected(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         for field in "timeout_seconds", "rate_per_second":
             body = json.dumps(FORM)[:-1] + f', "{field}": 1e999}}'
@@ -87,7 +87,7 @@ async def test_a_number_beyond_every_float_is_refused(bridge_url: str) -> None:
             assert_refused(answer, field)
 
 
-async def test_what_was_sent_is_not_in_the_answer(bridge_url: str) -> None:
+async def test_errors_do_not_quote_the_body(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         for body in (
             b'{"secret": "s3cret"',
@@ -101,10 +101,10 @@ async def test_what_was_sent_is_not_in_the_answer(bridge_url: str) -> None:
             assert "s3cret" not in answer.text
 
 
-# What the body is said to be
+# Content-Type and Content-Encoding
 
 
-async def test_json_is_json_also_where_nobody_says_so(bridge_url: str) -> None:
+async def test_json_is_accepted_with_or_without_content_type(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         for content_type in [
             "application/json",
@@ -121,7 +121,7 @@ async def test_json_is_json_also_where_nobody_says_so(bridge_url: str) -> None:
             assert answer.status_code == 201, answer.text
 
 
-async def test_json_that_is_said_to_be_something_else_is_refused(bridge_url: str, bot: Bot) -> None:
+async def test_other_content_types_are_rejected(bridge_url: str, bot: Bot) -> None:
     async with calling(bridge_url) as client:
         webhook = await create(client, secret="the-first")
         path = f"/webhooks/{webhook['id']}"
@@ -137,7 +137,7 @@ async def test_json_that_is_said_to_be_something_else_is_refused(bridge_url: str
             for method, suffix, body in (
                 ("POST", "/webhooks", FORM),
                 ("PATCH", path, {"name": "other"}),
-                # Without its body it would make a secret of its own.
+                # Without its body, it would generate a secret.
                 ("POST", f"{path}/rotate-secret", {"secret": "the-second"}),
                 ("POST", f"{path}/redeliver", {"since": "2026-01-01T00:00:00Z"}),
             ):
@@ -155,7 +155,7 @@ async def test_json_that_is_said_to_be_something_else_is_refused(bridge_url: str
         assert secrets_of(bot, webhook["id"]) == ["the-first", None]
 
 
-async def test_a_compressed_body_is_refused(bridge_url: str) -> None:
+async def test_compressed_bodies_are_rejected(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         for coding in "gzip", "br", "identity, gzip", "GZIP":
             answer = await client.post(
@@ -170,7 +170,7 @@ async def test_a_compressed_body_is_refused(bridge_url: str) -> None:
         assert answer.status_code == 201
 
 
-async def test_a_body_that_is_announced_as_too_large_is_not_read(bridge_url: str) -> None:
+async def test_too_large_content_length_is_rejected_unread(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         for length in ["1048577", "9" * 30]:
             headers = {**JSON, "Content-Length": length}
@@ -184,7 +184,7 @@ async def test_a_body_that_is_announced_as_too_large_is_not_read(bridge_url: str
 # Queries
 
 
-async def test_a_parameter_that_postgresql_cannot_hold_is_refused(bridge_url: str) -> None:
+async def test_parameters_postgresql_cannot_store_are_rejected(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         for value in ["%00", "a%00b"]:
             for path, parameter in (
@@ -199,7 +199,7 @@ async def test_a_parameter_that_postgresql_cannot_hold_is_refused(bridge_url: st
                 assert_refused(await client.get(f"{path}?{parameter}={value}"), parameter)
 
 
-async def test_a_query_that_is_not_utf8_is_refused(bridge_url: str) -> None:
+async def test_query_that_is_not_utf8_is_rejected(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         for value in ["%FF", "%ED%A0%80", "%C0%80", "%F4%90%80%80"]:
             for query in f"event_type={value}", f"{value}=1", f"limit=1&x={value}":
@@ -207,7 +207,7 @@ async def test_a_query_that_is_not_utf8_is_refused(bridge_url: str) -> None:
                     assert_refused(await client.get(f"{path}?{query}"), "query")
 
 
-async def test_a_parameter_that_comes_twice_is_refused_unless_nobody_knows_it(
+async def test_repeated_known_parameters_are_rejected(
     bridge_url: str,
 ) -> None:
     async with calling(bridge_url) as client:
@@ -222,7 +222,7 @@ async def test_a_parameter_that_comes_twice_is_refused_unless_nobody_knows_it(
         assert (await client.get("/webhooks?limit=1&_=1&_=2")).status_code == 200
 
 
-async def test_a_number_that_only_python_would_read_is_refused(bridge_url: str) -> None:
+async def test_numbers_in_python_notation_are_rejected(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         for value in ["1_0", "1.0", "+1", "%201", "1%20", "1%0A", "0x1", "٣", "1e1"]:
             number = value.replace("+", "%2B")

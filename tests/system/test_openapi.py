@@ -1,6 +1,6 @@
-"""A running bridge answers as its OpenAPI document says, whatever it is sent.
+"""A running bridge conforms to its OpenAPI document.
 
-Schemathesis reads the document and sends what it allows, what it forbids, and sequences of both.
+Schemathesis sends valid and invalid requests, and sequences of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.integration.calling import add_finished
 from tests.system.processes import TOKEN, running
 
 OPENAPI = Path(__file__).parent / "openapi"
-#: On PYTHONPATH, it keeps a process on this machine.
+#: On PYTHONPATH, it restricts a process to loopback.
 FENCE = OPENAPI / "fence"
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 
@@ -33,7 +33,7 @@ Bot = psycopg.Connection[tuple[Any, ...]]
 async def schemathesis(
     url: str, report: Path, **environ: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Have schemathesis test the API at this URL; it writes what it did to the report."""
+    """Run schemathesis on the API at this URL, with a report."""
     return await trio.run_process(
         [
             *(sys.executable, "-m", "schemathesis.cli"),
@@ -45,7 +45,7 @@ async def schemathesis(
         env={
             **os.environ,
             "PYTHONPATH": f"{FENCE}{os.pathsep}{OPENAPI}",
-            "PYTHONHASHSEED": "0",  # the same every time
+            "PYTHONHASHSEED": "0",  # deterministic
             **environ,
         },
         cwd=report.parent,
@@ -57,19 +57,19 @@ async def schemathesis(
 
 
 def scenarios(report: Path) -> Iterator[dict[str, Any]]:
-    """Yield what was done, an operation or a sequence of them at a time."""
+    """Yield the scenarios: single operations or sequences of them."""
     for line in report.read_text("utf-8").splitlines():
         if (finished := json.loads(line).get("ScenarioFinished")) is not None:
             yield finished
 
 
-async def test_every_operation_does_as_the_document_says_and_nothing_fails(
+async def test_bridge_conforms_to_its_openapi_document(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(FENCE))
     report = tmp_path / "report.ndjson"
     with trio.fail_after(300):
-        # It asks, and guesses, as fast as it can.
+        # Schemathesis sends requests without pauses, some with invalid tokens.
         unlimited = {"requests_per_second": 0, "failed_logins_per_minute": 0}
         async with running(bridge_url, **unlimited) as bridge:
             headers = {"X-API-Key": TOKEN}
@@ -99,7 +99,7 @@ async def test_every_operation_does_as_the_document_says_and_nothing_fails(
     assert set(tested) == set(PHASES)
     assert tested["coverage"] == tested["fuzzing"] == set(operations)
     for label, operation in operations.items():
-        # It came through to the thing itself, and past it.
+        # Requests both succeeded and failed.
         documented = {int(status) for status in operation["responses"]}
         expected = {status for status in documented if status < 300 or status in (401, 404)}
         if "parameters" in operation or "requestBody" in operation:
@@ -107,7 +107,7 @@ async def test_every_operation_does_as_the_document_says_and_nothing_fails(
         assert expected <= answered[label], label
 
 
-def test_what_is_behind_the_fence_reaches_nothing_but_this_machine() -> None:
+def test_fence_allows_only_loopback() -> None:
     program = """
 import socket, sys
 with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,4 +1,4 @@
-"""Looking tokens up, without a database."""
+"""Token lookups against a simulated database."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -17,14 +17,14 @@ from bridge.database.shares import SHARE_SECONDS
 
 
 class Silent:
-    """A database that does not answer."""
+    """A database that does not respond."""
 
     async def fetch(self, *_arguments: Any) -> None:
         with trio.CancelScope(shield=True):  # as a statement is
             await trio.sleep(1000 * SHARE_SECONDS)
 
 
-async def test_who_waits_for_a_database_that_does_not_answer_can_leave_or_is_told_soon(
+async def test_waiting_for_a_silent_database_ends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     store = Authenticator(cast(Database, Silent()), "static")
@@ -42,7 +42,7 @@ async def test_who_waits_for_a_database_that_does_not_answer_can_leave_or_is_tol
         assert await store.authenticate("static") is not None
 
 
-async def test_of_one_address_only_so_many_wait_for_a_database_that_does_not_answer(
+async def test_lookups_waiting_per_address_are_bounded(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.access.authenticator.MOST_AT_ONCE", 5)
@@ -65,12 +65,12 @@ async def test_of_one_address_only_so_many_wait_for_a_database_that_does_not_ans
                 await show("unknown", attacker)
         with pytest.raises(DatabaseUnavailable):
             await store.authenticate("unknown", other)
-        # They have left: there is room again.
+        # They have left, so others may wait.
         with pytest.raises(DatabaseUnavailable):
             await store.authenticate("unknown", attacker)
 
 
-async def test_whoever_floods_with_tokens_does_not_hide_that_another_is_revoked(
+async def test_flood_of_tokens_does_not_hide_a_revocation(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     class Flooded(Silent):
@@ -96,7 +96,7 @@ async def test_whoever_floods_with_tokens_does_not_hide_that_another_is_revoked(
 
 
 class Table:
-    """A database that knows the tokens that begin with ``right``, and takes a moment."""
+    """A slow database with the tokens that begin with ``right``."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self._rows = {
@@ -113,7 +113,7 @@ class Table:
 
 
 async def outcomes(store: Authenticator, tokens: Iterable[str]) -> Counter[str]:
-    """Show all tokens at once, from one address; return what came of how many."""
+    """Authenticate all tokens concurrently from one address, and count the outcomes."""
     came: Counter[str] = Counter()
 
     async def show(token: str) -> None:
@@ -122,7 +122,7 @@ async def outcomes(store: Authenticator, tokens: Iterable[str]) -> Counter[str]:
         except (TooManyFailuresError, DatabaseUnavailable) as error:
             came[type(error).__name__] += 1
         else:
-            came["nobody" if grant is None else "valid"] += 1
+            came["invalid" if grant is None else "valid"] += 1
 
     async with trio.open_nursery() as nursery:
         for token in tokens:
@@ -137,23 +137,23 @@ WRONG = [f"wrong {number}" for number in range(100)]
 @pytest.mark.parametrize(
     ("tokens", "expected"),
     [
-        pytest.param(RIGHT, {"valid": 100}, id="a hundred of an office"),
-        pytest.param(RIGHT[:1] * 200, {"valid": 200}, id="a page that asks for much at once"),
-        pytest.param(WRONG, {"nobody": 10, "TooManyFailuresError": 90}, id="guesses"),
+        pytest.param(RIGHT, {"valid": 100}, id="office"),
+        pytest.param(RIGHT[:1] * 200, {"valid": 200}, id="busy page"),
+        pytest.param(WRONG, {"invalid": 10, "TooManyFailuresError": 90}, id="guesses"),
         pytest.param(
-            [*WRONG[:9], *RIGHT], {"nobody": 9, "valid": 100}, id="an office where some are wrong"
+            [*WRONG[:9], *RIGHT], {"invalid": 9, "valid": 100}, id="office with some wrong"
         ),
     ],
 )
-async def test_valid_tokens_at_once_are_not_taken_for_failures_and_guesses_at_once_are_held(
+async def test_concurrent_valid_tokens_pass_and_guesses_are_blocked(
     tokens: list[str], expected: dict[str, int], autojump_clock: trio.testing.MockClock
 ) -> None:
     database = Table(tokens)
-    # So rarely that time allows none beside.
+    # The refill is negligible.
     store = Authenticator(cast(Database, database), None, failures=Throttle(1e-6, 10))
     assert await outcomes(store, tokens) == expected
-    assert database.lookups <= expected.get("nobody", 0) + expected.get("valid", 0)
-    # Nothing of it is left: who has failed too often is refused at once, and who is known is not.
+    assert database.lookups <= expected.get("invalid", 0) + expected.get("valid", 0)
+    # Afterwards, new guesses are blocked at once, and known tokens are not.
     if "TooManyFailuresError" in expected:
         assert await outcomes(store, ["wrong again"]) == {"TooManyFailuresError": 1}
     if "valid" in expected:

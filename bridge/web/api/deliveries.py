@@ -16,16 +16,10 @@ reading = guarded_router(WEBHOOKS_READ)
 writing = guarded_router(WEBHOOKS_WRITE)
 ROUTERS = (reading, writing)
 
-_FIRST = {"delivery_id": "$response.body#/items/0/id"}
-_LINKS = {
-    "GetDelivery": {"operationId": "get_delivery", "parameters": _FIRST},
-    "Redeliver": {"operationId": "redeliver", "parameters": _FIRST},
-}
-
 
 @reading.get(
     "/webhooks/{webhook_id}/deliveries",
-    responses={**NO_WEBHOOK, 200: {"links": _LINKS}},
+    responses=NO_WEBHOOK,
     tags=["deliveries"],
     summary="List a webhook's deliveries",
 )

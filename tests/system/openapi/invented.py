@@ -1,4 +1,4 @@
-"""What schemathesis cannot know of the API: values of our formats, and what no schema can say."""
+"""What schemathesis cannot read from the schema: formats, and rules between fields."""
 
 import os
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
-# A receiver is on this machine, and nobody listens: a test of a webhook fails at once.
+# Nobody listens there, so test deliveries fail at once.
 _PATHS = st.text(st.sampled_from("abcdefghijklmnopqrstuvwxyz0123456789-_/"), max_size=20)
 schemathesis.openapi.format("uri", _PATHS.map(lambda path: f"http://127.0.0.1:1/{path}"))
 
@@ -18,23 +18,23 @@ _PREDICATES = st.builds(
 )
 schemathesis.openapi.format("jsonpath", _PREDICATES)
 
-#: What pydantic takes for true or false beside them.
+#: Other values that pydantic accepts as booleans.
 _FLAGS = {"0", "1", "0.0", "1.0", "-0.0", "f", "n", "no", "off", "on", "t", "y", "yes"}
 
 
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
-    """Send only what is as right, or as wrong, as it was meant to be."""
+    """Fix cases that are not as valid, or invalid, as schemathesis intends."""
     is_negative = case.meta.generation.mode.is_negative
     query = case.query if isinstance(case.query, dict) else {}
     body = case.body if isinstance(case.body, dict) else {}
     path = case.path_parameters if isinstance(case.path_parameters, dict) else {}
     if "before_id" in query and "offset" in query:
-        # A page begins at an id or at an offset.
+        # The two exclude each other.
         del query["offset"]
     if is_negative and str(body.get("is_active", "")).lower() in _FLAGS:
-        # The contract's forms may say 1 for true, so what is wrong is neither.
+        # The contract allows 1 for true, so use a value that is certainly invalid.
         body["is_active"] = "perhaps"
     if not is_negative and len(str(path.get("delivery_id", ""))) == 1:
-        # Deliveries come of events only: no request makes one.
+        # No request creates a delivery.
         path["delivery_id"] = int(os.environ["DELIVERY_ID"])

@@ -1,0 +1,126 @@
+"""The bot's own tokens, read from its table."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+import pytest
+import structlog
+import trio
+
+from bridge.access.tokens import BotTokens
+from tests.integration.bot_tokens import PLAIN, SCOPES, add_bot_token, sha256
+from tests.integration.calling import Bot, add_token, calling
+
+
+@pytest.mark.parametrize(
+    ("known", "stored"),
+    [
+        (PLAIN, sha256("bot-token")),
+        (BotTokens("sha384", None, SCOPES), hashlib.sha384(b"bot-token").hexdigest()),
+        (BotTokens("sha512", None, SCOPES), hashlib.sha512(b"bot-token").hexdigest()),
+        (
+            BotTokens("sha256", b"key", SCOPES),
+            hmac.new(b"key", b"bot-token", hashlib.sha256).hexdigest(),
+        ),
+        (
+            BotTokens("sha512", b"key", SCOPES),
+            hmac.new(b"key", b"bot-token", hashlib.sha512).hexdigest(),
+        ),
+    ],
+    ids=["sha256", "sha384", "sha512", "hmac", "hmac-sha512"],
+)
+async def test_bot_token_is_accepted_and_its_row_unchanged(
+    bridge_url: str, bot_tokens: Bot, known: BotTokens, stored: str
+) -> None:
+    add_bot_token(bot_tokens, stored)
+    before = bot_tokens.execute("select * from public.web_api_tokens").fetchall()
+    async with calling(bridge_url, token="bot-token", bot_tokens=known) as client:
+        assert (await client.get("/webhooks")).status_code == 200
+        refused = await client.post("/webhooks", json={})
+        assert refused.status_code == 403
+        wrong = await client.get("/webhooks", headers={"Authorization": f"Bearer {stored}"})
+        assert wrong.status_code == 401
+    # Not even the last use is stored.
+    assert bot_tokens.execute("select * from public.web_api_tokens").fetchall() == before
+
+
+async def test_inactive_and_expired_bot_tokens_are_rejected(
+    bridge_url: str, bot_tokens: Bot
+) -> None:
+    add_bot_token(bot_tokens, sha256("active"), expires="now() + interval '1 hour'")
+    add_bot_token(bot_tokens, sha256("inactive"), active=False)
+    add_bot_token(bot_tokens, sha256("never active"), active=None)
+    add_bot_token(bot_tokens, sha256("expired"), expires="now() - interval '1 second'")
+    async with calling(bridge_url, token=None, bot_tokens=PLAIN) as client:
+        statuses = {
+            token: (await client.get("/webhooks", headers={"X-API-Key": token})).status_code
+            for token in ("active", "inactive", "never active", "expired", "unknown")
+        }
+    assert statuses == {
+        "active": 200, "inactive": 401, "never active": 401, "expired": 401, "unknown": 401,
+    }  # fmt: skip
+
+
+async def test_bot_tokens_are_off_by_default(bridge_url: str, bot_tokens: Bot) -> None:
+    add_bot_token(bot_tokens, sha256("bot-token"))
+    async with calling(bridge_url, token="bot-token") as client:
+        assert (await client.get("/webhooks")).status_code == 401
+
+
+async def test_timestamps_without_time_zone_are_utc(bridge_url: str, bot_tokens: Bot) -> None:
+    bot_tokens.execute(
+        "alter table public.web_api_tokens alter column expires_at type timestamp"
+        " using expires_at at time zone 'UTC'"
+    )
+    utc = "now() at time zone 'UTC'"
+    add_bot_token(bot_tokens, sha256("valid"), expires=f"{utc} + interval '1 minute'")
+    add_bot_token(bot_tokens, sha256("expired"), expires=f"{utc} - interval '1 minute'")
+    async with calling(bridge_url, token="valid", bot_tokens=PLAIN) as client:
+        assert (await client.get("/webhooks")).status_code == 200
+        expired = await client.get("/webhooks", headers={"Authorization": "Bearer expired"})
+        assert expired.status_code == 401
+
+
+async def test_changed_bot_table_fails_bot_tokens_only(bridge_url: str, bot_tokens: Bot) -> None:
+    add_bot_token(bot_tokens, sha256("bot-token"))
+    add_token(bot_tokens, "ours", "webhooks:read")
+    bot_tokens.execute("alter table public.web_api_tokens rename column is_active to active")
+    async with calling(bridge_url, token="bot-token", bot_tokens=PLAIN) as client:
+        with structlog.testing.capture_logs() as logs:
+            answers = [await client.get("/webhooks") for _ in range(3)]
+            ours = await client.get("/webhooks", headers={"Authorization": "Bearer ours"})
+    # Not 401: a dashboard would discard its token.
+    assert [each.status_code for each in answers] == [503] * 3
+    assert answers[0].json() == {"detail": "Database unavailable"}
+    assert ours.status_code == 200
+    [entry] = [each for each in logs if each["event"] == "bot_token_lookup_failed"]
+    assert "is_active" in entry["reason"]
+
+
+async def test_locked_bot_table_delays_bot_tokens_only(
+    bridge_url: str, bot: Bot, bot_tokens: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.database.shares.SHARE_SECONDS", 0.5)
+    add_token(bot, "ours", "webhooks:read")
+    add_bot_token(bot_tokens, sha256("bot-token"))
+    answered: list[int] = []
+    async with calling(bridge_url, token=None, bot_tokens=PLAIN) as client:
+
+        async def status(token: str) -> int:
+            return (await client.get("/webhooks", headers={"X-API-Key": token})).status_code
+
+        async def come_too_early() -> None:
+            answered.append(await status("bot-token"))
+
+        with trio.fail_after(25):
+            async with trio.open_nursery() as nursery:
+                # As a migration of the bot does.
+                with bot_tokens.transaction():
+                    bot_tokens.execute("lock table public.web_api_tokens")
+                    for _ in range(8):
+                        nursery.start_soon(come_too_early)
+                    while len(answered) < 7:  # one is being looked up
+                        assert await status("ours") == 200
+            assert answered == [503] * 7 + [200]
