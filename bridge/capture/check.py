@@ -64,8 +64,8 @@ def check_rules(
         found = fetch(connection, "describe_table", table=rule.table)
         if not found:
             raise MismatchError(
-                f"{where}: table {rule.table} is not in this database; "
-                "is BRIDGE_DATABASE_URL the application's database, with its tables created?"
+                f"{where}: table {rule.table} does not exist; check that BRIDGE_DATABASE_URL names "
+                "the application's database, and create its tables first"
             )
         [described] = found
         kind, heirs = described["kind"], described["heirs"]

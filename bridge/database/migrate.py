@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bridge import assets
 from bridge.database.quoting import literal
-from bridge.database.sessions import Connection
+from bridge.database.sessions import Connection, fetch
 
 
 class MigrationError(Exception):
@@ -66,17 +66,12 @@ def is_installed(connection: Connection) -> bool:
     Raises:
         MigrationError: the schema is not pgbridge's.
     """
-    found = connection.execute(
-        "select array(select attname::text from pg_attribute"
-        "             where attrelid = to_regclass('bridge.migrations') and attnum > 0)"
-        "       @> array['version', 'name', 'checksum', 'applied_at']"
-        " from pg_namespace where nspname = 'bridge'"
-    ).fetchone()
-    if found == (False,):
+    [found] = fetch(connection, "is_installed")
+    if found["has_schema"] and not found["is_ours"]:
         raise MigrationError(
             "the database has a schema called bridge that is not pgbridge's; rename it first"
         )
-    return found is not None
+    return bool(found["has_schema"])
 
 
 def _read(file_name: str, sql: str) -> _Migration:

@@ -67,7 +67,7 @@ def test_concurrent_inits_all_succeed(bot_url: str, bridge_url: str, dump_schema
 
 
 def test_missing_application_table_is_refused(empty_url: str, dump_schema: Dump) -> None:
-    with pytest.raises(InstallError, match=r"table public\.\w+ is not in this database"):
+    with pytest.raises(InstallError, match=r"table public\.\w+ does not exist; check"):
         init(empty_url)
     assert "bridge" not in dump_schema(empty_url)
 

@@ -24,10 +24,7 @@ create index t_id on public.t (id);
 create sequence public.s;
 """
 _LIST = 'payload = ["id"]'
-_MISSING = (
-    "is not in this database; is BRIDGE_DATABASE_URL the application's database, with its tables"
-    " created?"
-)
+_MISSING = "does not exist; check that BRIDGE_DATABASE_URL names the application's database"
 _COLUMNS = "its columns are id, status, at"
 _AMBIGUOUS = 'column reference "status" is ambiguous; prefix it with new. or old.'
 _TWO_STATEMENTS = "1) end from pg_class; select case when true then (2"

@@ -118,7 +118,7 @@ def test_tables_on_a_narrow_terminal_leave_nothing_out(
 def test_the_applications_tables_are_missing(empty_url: str) -> None:
     for command in (("init",), ("init", "--dry-run")):
         line = complaint(pgbridge(*command, url=empty_url), 1)
-        assert "table public.tickets is not in this database" in line
+        assert "table public.tickets does not exist; check" in line
     with psycopg.connect(empty_url) as connection:
         assert connection.execute("select to_regnamespace('bridge')").fetchone() == (None,)
 
