@@ -1,5 +1,5 @@
-// The contract document's JavaScript client, as it stands there but for its address, comments in
-// English and what its page calls; and timers that run a hundred times as fast.
+// The contract document's JavaScript client, verbatim except for its address, English comments and the
+// page's functions. Timers run a hundred times as fast.
 const updateDashboard = (payload) => console.log('Dashboard:', JSON.stringify(payload));
 const realSetInterval = setInterval;
 globalThis.setInterval = (work, milliseconds) => realSetInterval(work, milliseconds / 100);

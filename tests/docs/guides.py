@@ -1,4 +1,4 @@
-"""The fenced blocks of the documentation, for the tests that run them."""
+"""Run the fenced blocks of the documentation."""
 
 from __future__ import annotations
 
@@ -16,51 +16,49 @@ import pytest
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.system.processes import environment
 
-#: Kind and text.
+#: Language and text.
 Block = tuple[str, str]
 
 ROOT = Path(__file__).parents[2]
-#: What a command of the documentation may take.
+#: Timeout of a command.
 SECONDS = 120
 
-#: The pages whose commands are run, and the tests that do. A page with commands has to be here.
+#: The test that runs the commands of each page. Every page with commands must be listed.
 RUN_BY = {
-    "README.md": "tests/docs/test_guides.py::test_the_commands_of_the_readme_run",
-    # Its commands are those of README.md, which are run.
-    "README.ru.md": "tests/docs/test_readme_ru.py::"
-    "test_the_russian_page_says_what_the_english_one_says",
-    "docs/access.md": "tests/docs/test_guides.py::test_the_commands_of_the_page_on_access_run",
+    "README.md": "tests/docs/test_guides.py::test_readme_commands_run",
+    # Same commands as README.md.
+    "README.ru.md": "tests/docs/test_readme_ru.py::test_russian_readme_matches_the_english_one",
+    "docs/access.md": "tests/docs/test_guides.py::test_access_commands_run",
     "docs/capture.md": "tests/docs/test_capture_guide.py::test_tutorial_works_as_printed",
-    "docs/dashboard.md": "tests/docs/test_guides.py::test_a_dashboard_connects_as_the_page_says",
+    "docs/dashboard.md": "tests/docs/test_guides.py::test_dashboard_server_hands_out_tickets",
     "docs/first-steps.md": "tests/docs/test_first_steps.py::"
-    "test_the_first_steps_lead_to_a_verified_webhook",
-    "docs/install.md": "tests/docs/test_install_guides.py::"
-    "test_an_installation_goes_as_the_page_says",
+    "test_first_steps_lead_to_a_verified_webhook",
+    "docs/install.md": "tests/docs/test_install_guides.py::test_installation_works_as_written",
     "docs/metrics.md": "tests/system/test_monitoring.py::test_the_commands_of_the_page_run",
     "docs/logs.md": "tests/system/test_logs.py::test_the_commands_of_the_page_run",
-    "docs/operate.md": "tests/docs/test_guides.py::test_every_look_of_the_runbook_can_be_had",
-    "docs/receivers.md": "tests/docs/test_guides.py::test_a_receiver_gets_what_the_page_shows",
-    "docs/roles.md": "tests/docs/test_roles_guide.py::test_the_sql_of_the_page_sets_the_logins_up",
+    "docs/operate.md": "tests/docs/test_guides.py::test_runbook_queries_and_commands_run",
+    "docs/receivers.md": "tests/docs/test_guides.py::test_receiver_gets_the_documented_request",
+    "docs/roles.md": "tests/docs/test_roles_guide.py::test_sql_of_the_page_creates_the_logins",
     "docs/upgrade.md": "tests/docs/test_install_guides.py::"
-    "test_a_database_is_upgraded_restored_and_cleared_as_the_page_says",
+    "test_upgrade_restore_and_uninstall_work_as_written",
 }
 
-_SYSTEMD = "there is no systemd where the tests run; test_layout.py has systemd look at the unit"
-_DOCKER = "there is no Docker where the tests run; test_layout.py looks at the composition"
-_PROXY = "the proxy of this machine is not the tests'; test_proxies.py runs both, as they are"
-_SERVES = "it runs until it is ended"
-#: Commands that are not run as they stand: page and first line, and why not.
+_SYSTEMD = "the tests have no systemd; test_layout.py checks the unit"
+_DOCKER = "the tests have no Docker; test_layout.py checks docker-compose.yml"
+_PROXY = "needs the machine's own proxy; test_proxies.py runs both configurations"
+_SERVES = "it runs until it is stopped"
+#: Commands that cannot run: page and first line, and the reason.
 NOT_RUN = {
     (
         "README.md",
         "make demo     # a shop bot, its PostgreSQL, the bridge and a webhook receiver",
-    ): ("test_first_steps.py has the demo run; the other command is the one that runs this"),
-    ("README.md", "python3 -m venv /opt/pgbridge"): "as on docs/install.md",
+    ): ("test_first_steps.py runs the demo; the other command runs this test"),
+    ("README.md", "python3 -m venv /opt/pgbridge"): "same as in docs/install.md",
     (
         "README.md",
         "pgbridge run     # set BRIDGE_PORT=8090 if the bot already uses 8080",
-    ): f"{_SERVES}; the test of the page has a bridge run",
-    ("docs/install.md", "python3 -m venv /opt/pgbridge"): "it downloads, and writes to /opt; "
+    ): f"{_SERVES}; the page's test runs a bridge",
+    ("docs/install.md", "python3 -m venv /opt/pgbridge"): "it downloads and writes to /opt; "
     "tests/packaging/test_wheel.py installs the same",
     ("docs/install.md", "cp examples/pgbridge.service /etc/systemd/system/"): _SYSTEMD,
     ("docs/install.md", "docker compose build"): _DOCKER,
@@ -70,31 +68,34 @@ NOT_RUN = {
     ): _DOCKER,
     ("docs/install.md", "cp examples/nginx.conf /etc/nginx/pgbridge.conf"): _PROXY,
     ("docs/install.md", "cp examples/Caddyfile /etc/caddy/Caddyfile"): _PROXY,
-    ("docs/install.md", "curl https://example.org/webhooks"): "it needs a name and a certificate; "
-    "test_proxies.py asks the same of both proxies",
+    (
+        "docs/install.md",
+        "curl https://example.org/webhooks",
+    ): "it needs a domain and a certificate; "
+    "test_proxies.py sends the same requests to both proxies",
     ("docs/receivers.md", "WEBHOOK_SECRET=your-secret python3 examples/receivers/receiver.py"): (
-        f"{_SERVES}; test_a_receiver_gets_what_the_page_shows has it run"
+        f"{_SERVES}; test_receiver_gets_the_documented_request runs it"
     ),
     ("docs/receivers.md", "WEBHOOK_SECRET=your-secret node examples/receivers/receiver.mjs"): (
-        f"{_SERVES}; test_receiver_examples.py has it run"
+        f"{_SERVES}; test_receiver_examples.py runs it"
     ),
     ("docs/receivers.md", "WEBHOOK_SECRET=your-secret go run examples/receivers/receiver.go"): (
-        f"{_SERVES}; test_receiver_examples.py has it run"
+        f"{_SERVES}; test_receiver_examples.py runs it"
     ),
     (
         "docs/roles.md",
         "BRIDGE_DATABASE_URL=postgresql://shop_owner:…@127.0.0.1/shop pgbridge init",
-    ): "the test of the page has init run as the same role",
+    ): "the page's test runs init as the same role",
     (
         "docs/roles.md",
         "export BRIDGE_DATABASE_URL=postgresql://shop_bridge:choose-one@127.0.0.1/shop",
-    ): f"{_SERVES}; the test of the page looks whether that role lacks any right",
+    ): f"{_SERVES}; the page's test checks that role's rights",
     ("docs/upgrade.md", "systemctl restart pgbridge"): _SYSTEMD,
     ("docs/upgrade.md", "systemctl stop pgbridge"): _SYSTEMD,
     ("docs/upgrade.md", "systemctl disable --now pgbridge"): _SYSTEMD,
 }
 
-#: What no two runs have in common, and what stands in its place in both.
+#: Text that differs between runs, and its replacement on both sides.
 VARYING = {
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(Z|\+00:00)": r"<time>\1",
     r"127\.0\.0\.1:\d+": "<address>",
@@ -110,43 +111,45 @@ def guide(name: str) -> str:
 
 
 def section(text: str, number: int) -> str:
-    """Return the section of a page with this number; 0 is what stands before the first."""
+    """Return a section by number; 0 is the text before the first."""
     return re.split(r"^## (?=\d+\. )", text, flags=re.M)[number]
 
 
 def blocks(text: str) -> list[Block]:
-    """Return the fenced blocks of a text."""
+    """Return the fenced blocks of a text, with their languages."""
     return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)
 
 
 def first_line(text: str) -> str:
-    """Return by what a block is known in ``NOT_RUN``."""
+    """Return the first line, which identifies a block in ``NOT_RUN``."""
     return text.split("\n", 1)[0]
 
 
 def statements(text: str) -> list[str]:
-    """Return the statements of a block of SQL: each ends in a semicolon and an empty line."""
+    """Split a block of SQL into statements, which end in a semicolon and an empty line."""
     return [each for each in re.split(r";\n(?:\n|$)", text) if each]
 
 
 def shows(shown: str, real: str) -> None:
-    """Hold what a page shows against what really came. ``…`` stands for anything."""
+    """Compare documented with actual output. ``…`` matches anything."""
     for pattern, stand_in in VARYING.items():
         shown, real = re.sub(pattern, stand_in, shown), re.sub(pattern, stand_in, real)
     if not re.fullmatch(".*?".join(map(re.escape, shown.split("…"))), real, re.S):
-        assert real == shown, f"the page shows something else than\n{real}"
+        assert real == shown, f"the page does not match\n{real}"
 
 
 @dataclass
 class Shell:
-    """Somebody who follows a page: in a shell and in psql, on a machine that is not the page's.
+    """Run a page's commands and SQL on this machine.
 
     Args:
-        page: as in ``RUN_BY``.
-        directory: where commands are run.
-        server: whose psql, pg_dump and the like are on the path.
-        url: of the database, for SQL and, if ``stands_for`` says nothing else, for commands.
-        stands_for: what this machine has in the place of what the page says.
+        page: key in ``RUN_BY``.
+        directory: working directory of commands.
+        server: provides psql, pg_dump and other programs.
+        url: of the database.
+        stands_for: texts of the page, such as addresses, and their replacements here.
+        settings: passed to commands as ``BRIDGE_*``.
+        variables: further environment variables of commands.
     """
 
     page: str
@@ -158,21 +161,21 @@ class Shell:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def here(self, text: str) -> str:
-        """Return a text of the page with what this machine has."""
+        """Return the text with this machine's replacements."""
         for written, here in self.stands_for.items():
             text = text.replace(written, here)
         return text
 
     def run(self, text: str) -> str:
-        """Run a block of commands; return what it prints, which is nothing if it is not to run."""
+        """Run a block of commands and return its output; empty if it is in ``NOT_RUN``."""
         if (self.page, first_line(text)) in NOT_RUN:
             return ""
         for program in ("bash", "curl"):
             if shutil.which(program) is None:
-                pytest.skip(f"no {program} here: the commands of {self.page} cannot be run")
+                pytest.skip(f"the commands of {self.page} need {program}")
         programs = self.directory / "bin"
         programs.mkdir(exist_ok=True)
-        # An answer other than 2xx is a failure, and only an answer is printed.
+        # Make curl fail on errors and print only the response.
         for name, command in {
             "pgbridge": f'{sys.executable} -m bridge "$@"',
             "curl": f'PATH=${{PATH#"{programs}:"}} curl -sS --fail-with-body "$@"',
@@ -198,13 +201,13 @@ class Shell:
         return done.stdout
 
     def ask(self, text: str) -> None:
-        """Run a block of SQL, as whoever ``url`` names."""
+        """Run a block of SQL as the user in ``url``."""
         with psycopg.connect(self.url, autocommit=True) as psql:
             for statement in statements(self.here(text)):
                 psql.execute(statement.encode())
 
     def follow(self, text: str) -> None:
-        """Run all commands and all SQL of a text, in order."""
+        """Run all commands and SQL of a text in order."""
         for kind, block in blocks(text):
             if kind == "sh":
                 self.run(block)

@@ -1,6 +1,6 @@
-// Runs examples/pgbridge.js by a clock of its own, with a server whose first ticket comes late:
+// Runs examples/pgbridge.js with a simulated clock, and a server whose first ticket is late:
 //   node late_ticket.mjs MODULE
-// Prints each state, and the ticket that each connection is opened with.
+// Prints each state, and the ticket of each connection.
 
 const [module] = process.argv.slice(2);
 const { PgBridge } = await import(module);
@@ -34,8 +34,8 @@ const pass = async (milliseconds) => {
   await null;
 };
 await pass(14_000);
-await pass(2_000); // it has waited long enough
-await pass(1_000); // and asks again
+await pass(2_000); // times out
+await pass(1_000); // requests another ticket
 tickets[0]('first');
 tickets[1]('second');
 await null;

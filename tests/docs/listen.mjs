@@ -1,4 +1,4 @@
-// Runs examples/pgbridge.js as a program, which says the same as examples/listen.py:
+// Runs examples/pgbridge.js as a program with the same output as examples/listen.py:
 //   node listen.mjs MODULE URL OPTIONS-AS-JSON
 
 import { createRequire } from 'node:module';
@@ -8,7 +8,7 @@ const { PgBridge } = await import(module);
 const { closeAfter, tickets, ...rest } = JSON.parse(options);
 const token = process.env.BRIDGE_TOKEN;
 
-// What a page's server would do for it.
+// Done by the page's server in production.
 async function getTicket() {
   const headers = { Authorization: `Bearer ${token}` };
   const answer = await fetch(tickets, { method: 'POST', headers });
@@ -20,7 +20,7 @@ let events = 0;
 
 const bridge = new PgBridge(url, {
   ...(tickets ? { getTicket } : { token }),
-  // A Node without a global one has the package's.
+  // Without a global WebSocket, use that of the package ws.
   WebSocket: globalThis.WebSocket ?? createRequire(import.meta.url)('ws'),
   onEvent: ({ id, type, payload }) => {
     console.log(id, type, JSON.stringify(payload));

@@ -173,7 +173,7 @@ async def _curl(arguments: list[str]) -> str:
     headers = dict(header.split(": ", 1) for header in given.headers)
     async with httpx.AsyncClient(trust_env=False) as http:
         answer = await http.request(given.method, given.url, headers=headers, content=given.data)
-    return answer.text + "\n"  # where the next prompt would stand
+    return answer.text + "\n"  # before the next prompt
 
 
 async def test_tutorial_works_as_printed(empty_url: str, tmp_path: Path) -> None:

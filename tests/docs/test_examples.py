@@ -1,4 +1,4 @@
-"""The clients in examples/, and the contract document's own, with a real bridge."""
+"""The example clients, and that of the contract document, work with a real bridge."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from tests.system.writers import SIGN_UP, logged, writing
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
 Bot = psycopg.Connection[tuple[object, ...]]
-#: Runs a client of the bridge on a port, with a token, until the end of the context.
+#: Runs a client with a port and a token until the end of the context.
 Client = Callable[[int, str], AbstractAsyncContextManager[Child]]
 
 
 @pytest.fixture
 def javascript(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Child]]:
-    """Runs pgbridge.js; keywords are its options."""
+    """Run pgbridge.js with its options as keywords."""
     needs_node()
-    # Some Nodes take only this ending for a module.
+    # Some versions of Node require this extension for modules.
     module = shutil.copy(EXAMPLES / "pgbridge.js", tmp_path / "pgbridge.mjs")
 
     def run(port: int, token: str = TOKEN, **options: Any) -> AbstractAsyncContextManager[Child]:
@@ -74,20 +74,20 @@ def client(request: pytest.FixtureRequest) -> Client:
 
 
 def names(lines: list[str]) -> list[str]:
-    """Return who signed up, of lines such as `7 user.created {"username": …}`."""
+    """Return the user names in lines such as `7 user.created {"username": …}`."""
     found = [line.split(" ", 2) for line in lines]
     ids = [int(event_id) for event_id, _, _ in found]
     assert ids == sorted(set(ids))
     return [json.loads(payload)["username"] for _, _, payload in found]
 
 
-async def test_killed_bridges_cost_an_example_no_event_and_it_repeats_none(
+async def test_example_client_survives_killed_bridges_without_loss(
     bridge_url: str, client: Client
 ) -> None:
     port = lasting_port()
     async with running(bridge_url, port=port) as bridge, client(port, TOKEN) as listener:
         await listener.err.having("listening")
-        # Before there was any event.
+        # Before the first event.
         await bridge.kill()
         with writing(bridge_url) as writer:
             for _ in range(2):
@@ -99,7 +99,7 @@ async def test_killed_bridges_cost_an_example_no_event_and_it_repeats_none(
             assert names(await listener.out.count(len(written))) == written
 
 
-async def test_an_example_stops_for_good_when_its_token_is_refused(
+async def test_example_client_stops_when_its_token_is_rejected(
     bridge_url: str, client: Client
 ) -> None:
     async with running(bridge_url) as bridge, client(bridge.port, "wrong") as listener:
@@ -108,9 +108,7 @@ async def test_an_example_stops_for_good_when_its_token_is_refused(
         assert listener.err.all[-1] == "refused: Invalid or expired API token"
 
 
-async def test_an_example_tells_what_the_log_has_no_more(
-    bridge_url: str, bot: Bot, client: Client
-) -> None:
+async def test_example_client_reports_a_gap(bridge_url: str, bot: Bot, client: Client) -> None:
     port = lasting_port()
     async with running(bridge_url, port=port) as bridge, client(port, TOKEN) as listener:
         await listener.err.having("listening")
@@ -127,7 +125,7 @@ async def test_an_example_tells_what_the_log_has_no_more(
             assert await listener.err.having("missed") == "missed events after 1"
 
 
-async def test_an_example_is_not_misled_by_ids_that_are_given_out_again(
+async def test_example_client_accepts_reused_ids_after_a_restore(
     bridge_url: str, bot: Bot, client: Client
 ) -> None:
     port = lasting_port()
@@ -137,7 +135,7 @@ async def test_an_example_is_not_misled_by_ids_that_are_given_out_again(
             bot.execute(SIGN_UP, (name,))
         await listener.out.count(3)
         await bridge.kill()
-        # As after a backup of when there was one event.
+        # As after restoring a backup with one event.
         bot.execute("delete from bridge.events where id > 1")
         bot.execute("alter sequence bridge.event_id restart with 2")
         async with running(bridge_url, port=port):
@@ -146,7 +144,7 @@ async def test_an_example_is_not_misled_by_ids_that_are_given_out_again(
             assert (await listener.out.count(4))[3].startswith("2 user.created ")
 
 
-async def test_pgbridge_js_takes_what_it_asks_for_and_closes(
+async def test_pgbridge_js_filters_and_closes(
     bridge_url: str, bot: Bot, javascript: Callable[..., AbstractAsyncContextManager[Child]]
 ) -> None:
     bot.execute("select bridge.emit(t, '[]') from unnest('{a.b,gap,a.c.d,b}'::text[]) t")
@@ -167,7 +165,7 @@ async def test_pgbridge_js_takes_what_it_asks_for_and_closes(
             assert "is no pattern" in listener.err.all[-1]
 
 
-async def test_pgbridge_js_ends_where_its_token_may_not_see_what_it_asks_for(
+async def test_pgbridge_js_stops_when_its_filter_is_forbidden(
     bridge_url: str, javascript: Callable[..., AbstractAsyncContextManager[Child]]
 ) -> None:
     arguments = ("token", "create", "--name", "tickets", "--scope", "events:read:ticket.*")
@@ -182,7 +180,7 @@ async def test_pgbridge_js_ends_where_its_token_may_not_see_what_it_asks_for(
         assert "user.*" in listener.err.all[-1]
 
 
-async def test_pgbridge_js_notices_a_bridge_that_has_vanished(
+async def test_pgbridge_js_notices_a_silent_bridge(
     bridge_url: str, bot: Bot, javascript: Callable[..., AbstractAsyncContextManager[Child]]
 ) -> None:
     async with (
@@ -197,7 +195,7 @@ async def test_pgbridge_js_notices_a_bridge_that_has_vanished(
         assert names(await listener.out.count(1)) == ["meanwhile"]
 
 
-async def test_the_contract_documents_client_works_as_it_is(bridge_url: str, bot: Bot) -> None:
+async def test_client_of_the_contract_document_works(bridge_url: str, bot: Bot) -> None:
     needs_node()
     async with running(bridge_url) as bridge:
         command = [*node(), str(HERE / "contract_client.js")]
@@ -221,7 +219,7 @@ async def test_the_contract_documents_client_works_as_it_is(bridge_url: str, bot
             assert page.err.all == [] or "Warning" in page.err.all[0]
 
 
-async def test_pgbridge_js_gets_a_ticket_for_every_connection(
+async def test_pgbridge_js_requests_a_ticket_per_connection(
     bridge_url: str, bot: Bot, javascript: Callable[..., AbstractAsyncContextManager[Child]]
 ) -> None:
     port = lasting_port()
@@ -239,7 +237,7 @@ async def test_pgbridge_js_gets_a_ticket_for_every_connection(
     assert bot.execute("select from bridge.ws_tickets").fetchall() == []
 
 
-def test_a_ticket_that_does_not_come_is_asked_for_again(tmp_path: Path) -> None:
+def test_pgbridge_js_requests_a_late_ticket_again(tmp_path: Path) -> None:
     needs_node()
     module = shutil.copy(EXAMPLES / "pgbridge.js", tmp_path / "pgbridge.mjs")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The way of a newcomer, from the demo to a verified webhook of a table of one's own."""
+"""The tutorial leads from the demo to a verified webhook."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.system.test_demo import end, start
 
 
 def where_everything_is(demo: subprocess.Popen[str]) -> dict[str, str]:
-    """Read what the demo says, until the bot works; return it by its names."""
+    """Read the demo's output until the bot works; return its values by name."""
     assert demo.stdout is not None
     said: dict[str, str] = {}
     for line in demo.stdout:
@@ -27,7 +27,7 @@ def where_everything_is(demo: subprocess.Popen[str]) -> dict[str, str]:
 
 
 def run(commands: str) -> None:
-    """Run commands in a shell of their own, in the clone."""
+    """Run commands in a new shell, in the clone."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
         cwd=ROOT,
@@ -40,7 +40,7 @@ def run(commands: str) -> None:
     assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
 
 
-def test_the_first_steps_lead_to_a_verified_webhook(tmp_path: Path) -> None:
+def test_first_steps_lead_to_a_verified_webhook(tmp_path: Path) -> None:
     page = guide("first-steps.md")
     port = child.free_port()
     here = page.replace("/tmp/", f"{tmp_path}/").replace("127.0.0.1:9000", f"127.0.0.1:{port}")
@@ -65,7 +65,7 @@ def test_the_first_steps_lead_to_a_verified_webhook(tmp_path: Path) -> None:
                 assert receiver is not None
                 assert receiver.stdout is not None
                 shows(block, receiver.stdout.readline())
-        # What a person does beside the bot is no business of the demo's books.
+        # The demo's own count ignores changes by the user.
         rest_url = said["REST"].partition("/docs")[0]
         sent = httpx.get(
             f"{rest_url}/webhooks/3/deliveries",

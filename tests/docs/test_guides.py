@@ -1,4 +1,4 @@
-"""The pages of docs/ do what they say: their commands and their SQL are run, in order."""
+"""Run the commands and SQL of the pages in order."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ PAGES = sorted(
     str(path.relative_to(guides.ROOT))
     for path in [*guides.ROOT.glob("*.md"), *(guides.ROOT / "docs").glob("*.md")]
 )
-# --- the list of what is run
+# --- the list of commands
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_a_page_is_run_by_a_test_or_named_with_a_reason(page: str) -> None:
+def test_every_command_of_a_page_is_run_or_excused(page: str) -> None:
     text = (guides.ROOT / page).read_text("utf-8")
     commands = [block for kind, block in blocks(text) if kind == "sh"]
     assert bool(commands) == (page in guides.RUN_BY)
     if commands:
         file, _, name = guides.RUN_BY[page].partition("::")
         assert f"def {name}(" in (guides.ROOT / file).read_text("utf-8")
-    # Nobody opens a block in a way that is not looked for here.
+    # No block escapes the pattern.
     assert len(blocks(text)) == len(re.findall(r"^```\w+$", text, re.M))
 
 
-def test_every_command_that_is_not_run_stands_in_a_page_and_has_a_reason() -> None:
+def test_every_excused_command_exists() -> None:
     for (page, line), reason in guides.NOT_RUN.items():
         text = (guides.ROOT / page).read_text("utf-8")
         assert line in {guides.first_line(block) for kind, block in blocks(text) if kind == "sh"}
@@ -65,12 +65,12 @@ def test_every_command_that_is_not_run_stands_in_a_page_and_has_a_reason() -> No
 
 @pytest.fixture
 def shell(server: EmbeddedPostgres, bridge_url: str, tmp_path: Path) -> Shell:
-    """Somebody with a bridge's database; the page is still to be said."""
+    """A shell with a bridge's database; the test sets its page."""
     return Shell("", tmp_path, server, bridge_url)
 
 
 def has(shell: Shell, bridge: Bridge, **stands_for: str) -> Shell:
-    """Tell the shell where the bridge is, and what its tokens are."""
+    """Replace addresses and tokens by those of the bridge."""
     here = f"127.0.0.1:{bridge.port}"
     tokens = dict.fromkeys(("YOUR_TOKEN", "ADMIN_TOKEN", "Bearer TOKEN"), TOKEN)
     tokens["Bearer TOKEN"] = f"Bearer {TOKEN}"
@@ -85,16 +85,16 @@ def has(shell: Shell, bridge: Bridge, **stands_for: str) -> Shell:
 
 
 async def run(shell: Shell, text: str) -> str:
-    """Run a block of commands, while a bridge or a receiver of this process is at work."""
+    """Run a block of commands in a thread, so that servers in this process keep working."""
     return await trio.to_thread.run_sync(shell.run, text)
 
 
 async def follow(shell: Shell, text: str) -> None:
-    """Run all commands and all SQL of a text, in order."""
+    """Run all commands and SQL of a text in order."""
     await trio.to_thread.run_sync(shell.follow, text)
 
 
-async def test_the_commands_of_the_readme_run(shell: Shell, bridge_url: str, bot: Bot) -> None:
+async def test_readme_commands_run(shell: Shell, bridge_url: str, bot: Bot) -> None:
     shell.page = "README.md"
     readme = (guides.ROOT / "README.md").read_text("utf-8")
     async with running(bridge_url) as bridge:
@@ -106,19 +106,17 @@ async def test_the_commands_of_the_readme_run(shell: Shell, bridge_url: str, bot
     assert row == ("payment.completed", "your-secret")
 
 
-async def test_the_commands_of_the_page_on_access_run(
-    shell: Shell, bridge_url: str, bot: Bot
-) -> None:
+async def test_access_commands_run(shell: Shell, bridge_url: str, bot: Bot) -> None:
     shell.page = "docs/access.md"
     done = pgbridge("token", "create", "--name", "dashboard", url=bridge_url)
     assert done.returncode == 0
     async with running(bridge_url) as bridge:
-        has(shell, bridge, **{"2027-01-31": "2099-01-31"})  # it is to be in the future
+        has(shell, bridge, **{"2027-01-31": "2099-01-31"})  # must be in the future
         page = guide("access.md")
         for kind, block in blocks(page):
             if kind == "sh":
                 await run(shell, block)
-        # The page's own SQL is that of docs/roles.md, and run with it.
+        # The test of docs/roles.md runs the same SQL as this page's.
         await follow(shell, guide("console.md"))
     named = bot.execute("select name, revoked_at is not null from bridge.api_tokens order by id")
     assert named.fetchall() == [("dashboard", False), ("support", True)]
@@ -128,7 +126,7 @@ async def test_the_commands_of_the_page_on_access_run(
 # --- the page on receivers
 
 
-async def test_a_receiver_gets_what_the_page_shows(
+async def test_receiver_gets_the_documented_request(
     shell: Shell, bridge_url: str, bot: Bot, tmp_path: Path
 ) -> None:
     shell.page = "docs/receivers.md"
@@ -158,7 +156,7 @@ async def test_a_receiver_gets_what_the_page_shows(
 
 @asynccontextmanager
 async def ticket_server(command: list[str], port: int, **settings: str) -> AsyncIterator[str]:
-    """Run a server of the page; yields where it gives tickets."""
+    """Run a server of the page; yields its ticket URL."""
     env = {**node_environment(), "PORT": str(port), **settings}
     async with child(command, env):
         while True:
@@ -174,10 +172,10 @@ def parts_of_the_dashboard(kind: str) -> list[str]:
     return [text for each, text in blocks(guide("dashboard.md")) if each == kind]
 
 
-async def test_a_dashboard_connects_as_the_page_says(
+async def test_dashboard_server_hands_out_tickets(
     shell: Shell, bridge_url: str, bot: Bot, tmp_path: Path
 ) -> None:
-    """The page's commands, and its server in Python, which hands out tickets."""
+    """Run the page's commands and its ticket server in Python."""
     shell.page = "docs/dashboard.md"
     create, tail = [text for kind, text in blocks(guide("dashboard.md")) if kind == "sh"]
     [script] = parts_of_the_dashboard("python")
@@ -211,7 +209,7 @@ async def test_a_dashboard_connects_as_the_page_says(
         assert '"user.created"' in await run(shell, tail)
 
 
-#: What a browser has, and a page of one's own.
+#: What a browser and the page provide.
 BROWSER = """
 globalThis.location = { host: '%(host)s', reload: () => console.log('reloaded') };
 globalThis.localStorage = {
@@ -228,7 +226,7 @@ globalThis.getTicket = async () =>
 """
 
 
-async def test_the_page_of_a_dashboard_shows_events_and_goes_on_where_it_was(
+async def test_dashboard_page_shows_events_and_resumes(
     bridge_url: str, bot: Bot, tmp_path: Path
 ) -> None:
     needs_node()
@@ -261,7 +259,7 @@ async def test_the_page_of_a_dashboard_shows_events_and_goes_on_where_it_was(
             async with child([*start, str(tmp_path / "keeps.mjs")], kept) as tab:
                 assert (await tab.out.having("ticket.created")).startswith("2 ")
                 await tab.out.having("kept since 2")
-            # Of a database that never had such an id.
+            # An id that this database never assigned.
             kept["KEPT_since"] = "4000"
             async with child([*start, str(tmp_path / "keeps.mjs")], kept) as tab:
                 await tab.out.having("reloaded")
@@ -271,9 +269,7 @@ async def test_the_page_of_a_dashboard_shows_events_and_goes_on_where_it_was(
 # --- the runbook
 
 
-async def test_every_look_of_the_runbook_can_be_had(
-    shell: Shell, bridge_url: str, bot: Bot
-) -> None:
+async def test_runbook_queries_and_commands_run(shell: Shell, bridge_url: str, bot: Bot) -> None:
     shell.page = "docs/operate.md"
     page = guide("operate.md")
     async with (
@@ -298,14 +294,14 @@ async def test_every_look_of_the_runbook_can_be_had(
                     assert set(json.loads(text)["checks"]) == set(answer["checks"])
                 else:
                     assert kind == "sql"
-                    # What only looks, a reader may.
+                    # A reader may run every query.
                     for statement in statements(text):
                         who = bot if "bridge.emit" in statement else reader
                         who.execute(statement.encode())
         assert '"hello"' in str([request.body for request in receiver.at("/")])
 
 
-def test_the_runbook_leads_from_its_beginning_to_every_symptom() -> None:
+def test_runbook_index_lists_every_symptom() -> None:
     page = guide("operate.md")
     headings = re.findall(r"^### (.*)$", page, re.M)
     listed = page.partition("## Events")[0]

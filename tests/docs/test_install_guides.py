@@ -1,4 +1,4 @@
-"""The pages docs/install.md and docs/upgrade.md do what they say, on a server of their own."""
+"""Follow docs/install.md and docs/upgrade.md on a separate server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.receiver import receiving
 from tests.system.processes import TOKEN, as_role, lasting_port, running
 from tests.system.writers import SIGN_UP
 
-#: Of the bot, what is not among the tables of the demo.
+#: Tables of the bot that the demo lacks.
 MORE_OF_THE_BOT = """
     create table public.web_api_tokens (id serial primary key, name varchar(255),
         token_hash varchar(128) unique, is_active boolean, expires_at timestamptz);
@@ -32,13 +32,13 @@ MORE_OF_THE_BOT = """
 
 
 async def _follow(shell: Shell, text: str) -> None:
-    """Run all commands and all SQL of a text, while bridges and receivers are at work."""
+    """Run all commands and SQL of a text in a thread, so that servers here keep working."""
     await trio.to_thread.run_sync(shell.follow, text)
 
 
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server without any role of ours, with the bot's database, whose owner is the bot."""
+    """A server without pgbridge's roles, and with a database that the bot owns."""
     with embedded_postgres() as server:
         with psycopg.connect(server.url(), autocommit=True) as admin:
             admin.execute("create role bot login")
@@ -49,9 +49,7 @@ def own_server() -> Iterator[EmbeddedPostgres]:
         yield server
 
 
-async def test_an_installation_goes_as_the_page_says(
-    own_server: EmbeddedPostgres, tmp_path: Path
-) -> None:
+async def test_installation_works_as_written(own_server: EmbeddedPostgres, tmp_path: Path) -> None:
     page = guide("install.md")
     url = own_server.url("bot")
     owner, login = as_role(url, "bot"), as_role(url, "pgbridge")
@@ -98,7 +96,7 @@ async def test_an_installation_goes_as_the_page_says(
         assert imported == [("crm", True)]
 
 
-async def test_a_database_is_upgraded_restored_and_cleared_as_the_page_says(
+async def test_upgrade_restore_and_uninstall_work_as_written(
     own_server: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     page = guide("upgrade.md")
@@ -130,7 +128,7 @@ async def test_a_database_is_upgraded_restored_and_cleared_as_the_page_says(
                 await receiver.until(lambda: len(receiver.requests) == 2)
         await _follow(shell, section(page, 2))
         await _follow(shell, section(page, 3))
-        # One that is lost with what was committed after the backup.
+        # Committed after the backup, so lost in the restore.
         with psycopg.connect(owner, autocommit=True) as bot:
             async with running(as_role(url, "pgbridge")):
                 for name in ("lost", "lost, too"):

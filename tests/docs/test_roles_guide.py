@@ -1,4 +1,4 @@
-"""The page docs/roles.md has the list of rights as it is, and its SQL does what it says."""
+"""docs/roles.md lists the actual rights, and its SQL works."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.system.processes import as_role
 Bot = psycopg.Connection[tuple[Any, ...]]
 
 PAGE = guide("roles.md")
-#: Of the bot's table, what the bridge looks up.
+#: Columns of the bot's table that the bridge reads.
 TOKEN_COLUMNS = "id, name, token_hash, is_active, expires_at"
-#: The table as the bot has it.
+#: The bot's table.
 BOT_TOKENS = (
     "create table public.web_api_tokens (id serial primary key, name varchar(255),"
     " token_hash varchar(128) unique, token_prefix varchar(32), is_active boolean,"
@@ -31,12 +31,12 @@ BOT_TOKENS = (
 
 
 def _cell(rows: list[Mapping[str, Any]]) -> str:
-    """Return what one role may do with one object."""
+    """Format the rights of a role on an object."""
     parts = []
     for row in rows:
         of_columns = ""
         if row["columns"]:
-            # Most of the columns are more than a table can hold; the page names those left out.
+            # The page names the excluded columns instead of long lists.
             few = row["columns"].count(",") < 3
             of_columns = f" ({row['columns']})" if few else " (columns)"
         parts.append(row["privileges"] + of_columns)
@@ -44,7 +44,7 @@ def _cell(rows: list[Mapping[str, Any]]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the list of rights as the page has it."""
+    """Format the list of rights like the page."""
     objects = dict.fromkeys((row["kind"], row["object"]) for row in rows)
     lines = []
     for kind, name in objects:
@@ -59,16 +59,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server without any role of ours."""
+    """A server without pgbridge's roles."""
     with embedded_postgres() as server:
         yield server
 
 
-def test_the_page_has_the_list_of_rights(bot: Bot) -> None:
+def test_page_lists_the_actual_rights(bot: Bot) -> None:
     assert table(fetch(bot, "rights")) in PAGE
 
 
-def test_the_sql_of_the_page_sets_the_logins_up(own_server: EmbeddedPostgres) -> None:
+def test_sql_of_the_page_creates_the_logins(own_server: EmbeddedPostgres) -> None:
     first, watcher, bot_tokens, removal = [text for kind, text in blocks(PAGE) if kind == "sql"]
     with psycopg.connect(own_server.url(), autocommit=True) as admin:
         admin.execute("create role shop_owner login")
@@ -93,14 +93,14 @@ def test_the_sql_of_the_page_sets_the_logins_up(own_server: EmbeddedPostgres) ->
         admin.execute(removal.encode())
 
 
-def test_the_page_on_access_grants_the_same_of_the_bots_tokens_as_this_one() -> None:
+def test_access_page_has_the_same_grant_on_bot_tokens() -> None:
     [granted] = [text for _, text in blocks(guide("access.md")) if "web_api_tokens" in text]
     [here] = [text for kind, text in blocks(PAGE) if "web_api_tokens" in text]
     assert granted.replace(" to pgbridge;", "") == here.replace(" to shop_bridge;", "")
     assert f"({TOKEN_COLUMNS})" in granted
 
 
-def test_every_command_of_the_page_is_one() -> None:
+def test_every_command_of_the_page_exists() -> None:
     commands = {command.name or command.callback for command in app.registered_commands}
     known = {each if isinstance(each, str) else getattr(each, "__name__", "") for each in commands}
     known |= {group.name or "" for group in app.registered_groups}
@@ -110,7 +110,7 @@ def test_every_command_of_the_page_is_one() -> None:
     assert words >= {"init", "run", "token", "status", "doctor", "uninstall"}
 
 
-def test_what_only_reads_in_the_page_on_sql_works_as_the_reader(bot: Bot) -> None:
+def test_queries_of_the_sql_page_work_as_reader(bot: Bot) -> None:
     statements = [
         statement
         for _, text in blocks(guide("sql.md"))

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-#: Page, and how many rows it has at least.
+#: Pages, and their minimum number of rows.
 PAGES = {"docs/threats.md": 60, "docs/contract.md": 40}
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
 @cache
 def names_in(path: str) -> set[str]:
-    """Return the names of the tests in a file, read without importing it."""
+    """Return the names of a file's tests without importing it."""
     module = ast.parse((ROOT / path).read_text("utf-8"))
     return {
         each.name
@@ -28,7 +28,7 @@ def names_in(path: str) -> set[str]:
 
 
 def rows(page: str) -> list[list[str]]:
-    """Return the cells of every row of the page's tables whose last column names tests."""
+    """Return the rows of tables whose last column names tests."""
     found: list[list[str]] = []
     in_table = False
     for line in (ROOT / page).read_text("utf-8").splitlines():
@@ -42,7 +42,7 @@ def rows(page: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_row_names_tests_that_exist(page: str) -> None:
+def test_every_row_names_existing_tests(page: str) -> None:
     named = rows(page)
     assert len(named) >= PAGES[page]
     for row in named:
@@ -50,7 +50,7 @@ def test_every_row_names_tests_that_exist(page: str) -> None:
         assert all(row), row
         tests = TEST.findall(row[2])
         assert tests, row
-        # Nothing but tests, so that none is misspelt unseen.
+        # The cell contains nothing else, so misspelt tests are found.
         assert re.fullmatch(r"[\s,]*", TEST.sub("", row[2])), row
         for path, name in tests:
             assert (ROOT / path).is_file(), path
@@ -58,12 +58,12 @@ def test_every_row_names_tests_that_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_no_row_stands_twice(page: str) -> None:
+def test_no_row_is_repeated(page: str) -> None:
     first_cells = [row[0] for row in rows(page)]
     assert sorted(first_cells) == sorted(set(first_cells))
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_the_text_around_the_tables_names_exists_as_well(page: str) -> None:
+def test_tests_named_outside_tables_exist(page: str) -> None:
     for path, name in TEST.findall((ROOT / page).read_text("utf-8")):
         assert name in names_in(path), f"{path} has no {name}"

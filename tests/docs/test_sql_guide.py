@@ -1,4 +1,4 @@
-"""The page docs/sql.md does what it says: its blocks are run in order, and find something."""
+"""Every query in docs/sql.md runs and finds something."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HISTORY = """
     insert into bridge.delivery_attempts
         (delivery_id, webhook_id, attempt_number, started_at, finished_at, failure, error_message)
     values (1, 1, 1, now(), now(), 'dns', 'no such name'), (2, 1, 1, now(), now(), null, null);
-    -- Of a webhook of which the page sends nothing again.
+    -- A webhook whose deliveries the page does not redeliver.
     insert into bridge.webhooks (name, url, event_type, delivered_count)
     values ('other', 'http://other', 'user.*', 1);
     insert into bridge.delivery_log
@@ -49,9 +49,7 @@ HISTORY = """
 """
 
 
-def test_every_block_of_the_page_runs_and_every_query_finds_something(
-    bridge_url: str, bot: Bot
-) -> None:
+def test_every_query_runs_and_finds_something(bridge_url: str, bot: Bot) -> None:
     bot.execute(HISTORY.encode())
     found = blocks(PAGE)
     assert {kind for kind, _ in found} == {"sql"}
@@ -63,9 +61,9 @@ def test_every_block_of_the_page_runs_and_every_query_finds_something(
                 assert cursor.fetchall(), statement
 
 
-def test_a_day_is_sent_again_with_what_was_taken(bridge_url: str, bot: Bot) -> None:
+def test_requeue_of_a_day_includes_successes(bridge_url: str, bot: Bot) -> None:
     bot.execute(HISTORY.encode())
-    # As if it were tomorrow: all of it was yesterday.
+    # Shift the time by a day, so that everything happened yesterday.
     again = [
         statement.replace("now()", "(now() + interval '1 day')")
         for _, text in blocks(PAGE)
@@ -78,7 +76,7 @@ def test_a_day_is_sent_again_with_what_was_taken(bridge_url: str, bot: Bot) -> N
     assert queued.fetchone() == (4, True)
 
 
-def test_a_query_with_a_bound_leaves_out_the_days_before_it(bridge_url: str, bot: Bot) -> None:
+def test_bounded_queries_skip_older_partitions(bridge_url: str, bot: Bot) -> None:
     bot.execute("select bridge.create_partitions((now() at time zone 'UTC')::date - 30, 30)")
     bounded = [
         statement
@@ -95,7 +93,7 @@ def test_a_query_with_a_bound_leaves_out_the_days_before_it(bridge_url: str, bot
         assert max(removed, default=0) >= 25, statement
 
 
-def test_the_contents_of_the_page_name_its_sections() -> None:
+def test_table_of_contents_matches_the_sections() -> None:
     listed = re.findall(r"^\d+\. \[(.*)\]\(#(\d+)-(.*)\)$", PAGE, re.M)
     assert [f"## {number}. {title}" for title, number, _ in listed] == re.findall(
         r"^## .*$", PAGE, re.M

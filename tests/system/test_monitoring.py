@@ -1,4 +1,4 @@
-"""What deploy/ watches a bridge with asks for what a bridge shows, and alerts when it should."""
+"""Alerts and dashboard use existing metrics, and alerts fire when they should."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ RULES: list[dict[str, Any]] = yaml.safe_load((PROMETHEUS / "alerts.yml").read_te
 #: Labels and series that Prometheus itself adds.
 OF_PROMETHEUS = {"job", "instance"}
 SERIES_OF_PROMETHEUS = {"up": set[str](), "ALERTS": {"alertname", "alertstate"}}
-#: What stands in expressions beside metrics and labels.
+#: Words of PromQL.
 WORDS = {
     *("absent", "by", "count", "histogram_quantile", "increase", "max", "min", "offset", "or"),
     *("rate", "sum", "time", "unless", "vector"),
 }
-#: By name of a sample: its labels, and the values of each.
+#: Labels and their values, by the name of the sample.
 Shown = dict[str, dict[str, set[str]]]
 
 
@@ -55,7 +55,7 @@ def filled_in(text: str) -> str:
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Yield where each expression stands, and the expression."""
+    """Yield each expression with its location."""
     for rule in RULES:
         yield rule["alert"], rule["expr"]
     for panel in panels():
@@ -69,7 +69,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 async def shown_by_a_bridge(url: str, wanted: set[str]) -> Shown:
-    """Return what two workers show, once they show what is wanted: all that can happen, does."""
+    """Cause all kinds of events, and return the metrics of two workers once all are there."""
     shown: Shown = {}
     with trio.move_on_after(60):
         async with receiving() as receiver:
@@ -84,7 +84,7 @@ async def shown_by_a_bridge(url: str, wanted: set[str]) -> Shown:
                         " values ('test', %s, 'user.created')",
                         (receiver.url(path),),
                     )
-                # A rule that fails from then on.
+                # From now on this rule fails.
                 owner.execute("alter table public.users drop column referral_code")
                 async with (
                     running(url, "--workers", "2", poll_seconds=0.2) as bridge,
@@ -111,7 +111,7 @@ def samples(text: str) -> Shown:
 
 
 def names_and_matchers(expression: str) -> Iterator[tuple[str, str]]:
-    """Yield the metrics of an expression, each with what stands behind it in braces."""
+    """Yield the metrics of an expression with their label matchers."""
     bare = re.sub(r'"[^"]*"|\[[^]]*\]|\b(by|offset)\s*(\([^)]*\)|\w+)', "", expression)
     names = set(re.findall(r"\b[a-zA-Z_]\w*\b", re.sub(r"\{[^}]*\}", "", bare))) - WORDS
     for name in names:
@@ -119,7 +119,7 @@ def names_and_matchers(expression: str) -> Iterator[tuple[str, str]]:
             yield name, behind
 
 
-async def test_what_dashboard_and_alerts_ask_for_is_shown_by_a_bridge(bridge_url: str) -> None:
+async def test_dashboard_and_alerts_use_existing_metrics(bridge_url: str) -> None:
     asked = {name for _, each in expressions() for name, _ in names_and_matchers(each)}
     shown = await shown_by_a_bridge(bridge_url, asked - SERIES_OF_PROMETHEUS.keys())
     for place, expression in expressions():
@@ -138,7 +138,7 @@ async def test_what_dashboard_and_alerts_ask_for_is_shown_by_a_bridge(bridge_url
                 assert set(values) <= shown[name][label], f"{place}: {wanted}"
         for labels in re.findall(r"\bby \(([^)]*)\)", expression):
             assert set(labels.split(", ")) <= known, f"{place}: {labels}"
-    # And what a bridge shows of its work is asked for somewhere.
+    # Every metric is used somewhere.
     whole = {re.sub("_(sum|count|created)$", "_bucket", name) for name in shown}
     unseen = {name for name in whole if name.startswith("pgbridge_")} - asked
     assert {name for name in unseen if name.removesuffix("_bucket") + "_total" not in shown} == {
@@ -146,7 +146,7 @@ async def test_what_dashboard_and_alerts_ask_for_is_shown_by_a_bridge(bridge_url
     }
 
 
-def test_a_legend_has_labels_that_its_expression_keeps() -> None:
+def test_legends_use_labels_of_their_expression() -> None:
     for panel in panels():
         for target in panel["targets"]:
             legend = set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")))
@@ -155,7 +155,7 @@ def test_a_legend_has_labels_that_its_expression_keeps() -> None:
                 assert legend <= set(kept[0].split(", ")), panel["title"]
 
 
-def test_the_dashboard_is_whole() -> None:
+def test_dashboard_is_complete() -> None:
     assert DASHBOARD["schemaVersion"] >= 36
     assert (DASHBOARD["uid"], DASHBOARD["title"]) == ("pgbridge", "pgbridge")
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
@@ -196,7 +196,7 @@ def headings(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in found}
 
 
-def test_every_alert_says_how_bad_it_is_what_to_do_and_where_more_stands() -> None:
+def test_every_alert_has_severity_description_and_runbook() -> None:
     assert len({rule["alert"] for rule in RULES}) == len(RULES) >= 11
     for rule in RULES:
         assert rule["alert"].startswith("Pgbridge")
@@ -208,7 +208,7 @@ def test_every_alert_says_how_bad_it_is_what_to_do_and_where_more_stands() -> No
         assert anchor in headings(page), rule["alert"]
 
 
-def test_the_page_has_every_alert_and_every_alert_is_tried() -> None:
+def test_every_alert_is_documented_and_tested() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     listed = dict(re.findall(r"^\| `(Pgbridge\w+)` \| (\w+) \|", page, re.MULTILINE))
     assert listed == {rule["alert"]: rule["labels"]["severity"] for rule in RULES}
@@ -227,20 +227,20 @@ async def test_the_commands_of_the_page_run(
         shell.stands_for = {"127.0.0.1:8090": f"127.0.0.1:{bridge.port}"}
         for block in found:
             if "promtool" in block and shutil.which("promtool") is None:
-                continue  # the tests below say so
+                continue  # the tests below report it
             printed = await trio.to_thread.run_sync(shell.run, block)
             if "/metrics" in block:
                 assert "pgbridge_build_info" in printed
 
 
-# --- by Prometheus' own tool
+# --- promtool
 
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
     found = shutil.which("promtool")
     if found is None:
-        pytest.skip("no promtool here: it comes with Prometheus")
+        pytest.skip("promtool is missing: it comes with Prometheus")
     return found
 
 
@@ -251,15 +251,15 @@ def run(*command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_prometheus_takes_its_configuration_and_the_alerts(promtool: str) -> None:
+def test_prometheus_accepts_configuration_and_alerts(promtool: str) -> None:
     run(promtool, "check", "config", "deploy/prometheus/prometheus.yml")
 
 
-def test_each_alert_fires_when_it_should_and_alone(promtool: str) -> None:
+def test_each_alert_fires_alone(promtool: str) -> None:
     run(promtool, "test", "rules", "deploy/prometheus/alerts_test.yml")
 
 
-def test_an_alert_that_fires_too_late_fails_its_test(promtool: str, tmp_path: Path) -> None:
+def test_late_alert_fails_its_test(promtool: str, tmp_path: Path) -> None:
     text = (PROMETHEUS / "alerts.yml").read_text("utf-8")
     (tmp_path / "alerts.yml").write_text(text.replace("> 60\n", "> 6000\n"), "utf-8")
     shutil.copy(PROMETHEUS / "alerts_test.yml", tmp_path)
@@ -267,8 +267,8 @@ def test_an_alert_that_fires_too_late_fails_its_test(promtool: str, tmp_path: Pa
         run(promtool, "test", "rules", str(tmp_path / "alerts_test.yml"))
 
 
-def test_every_expression_of_the_dashboard_can_be_read(promtool: str, tmp_path: Path) -> None:
-    # A recording rule of each: promtool reads expressions of rules only.
+def test_every_expression_of_the_dashboard_parses(promtool: str, tmp_path: Path) -> None:
+    # promtool checks only rules, so make one of each expression.
     rules = [
         {"record": f"expression:{number}", "expr": expression}
         for number, (_, expression) in enumerate(expressions())
