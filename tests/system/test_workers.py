@@ -169,7 +169,7 @@ async def test_when_the_drainer_is_killed_another_drains_and_one_comes_in_its_pl
                 await until(lambda: pids(bridge)[killed] != killed_pid)
             [line] = bridge.logged("worker_exited")
             assert (line["number"], line["pid"]) == (killed, killed_pid)
-            assert line["status"] == "signal 9"
+            assert line["exit_status"] == "signal 9"
             async with a_client_on_each(bridge) as clients:
                 sign_up(bot, ["again"])
                 for client in clients.values():
