@@ -1,74 +1,74 @@
-# Needs make and Python >= 3.11 with venv; everything else is installed into .venv.
+# Requires make and Python >= 3.11 with venv. Everything else is installed into .venv.
 
 PYTHON ?= python3
-# Options for what a target runs: make demo ARGS="--seconds 30", make test ARGS="-k capture -x"
+# Pass options to a target's command: make demo ARGS="--seconds 30", make test ARGS="-k capture -x"
 ARGS ?=
 
 venv := .venv
 lock := tests/constraints.txt
 pip := $(venv)/bin/python -m pip --disable-pip-version-check --quiet
 
-# Tests start pgbridge hundreds of times. Where this is set, as it is in many containers, each of those
-# would compile it anew.
+# Tests start pgbridge hundreds of times. If this variable is set, as in many containers, each start would
+# compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## Show this list.
+help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
-demo: $(venv)/installed-demo ## Show the bridge at work: PostgreSQL, a shop bot and a receiver, all of its own.
+demo: $(venv)/installed-demo ## Run the demo: a shop bot, its PostgreSQL, the bridge and a receiver.
 	$(venv)/bin/pgbridge demo $(ARGS)
 
 .PHONY: test
-test: $(venv)/installed-test ## Run every test, on a real PostgreSQL that is started for them.
+test: $(venv)/installed-test ## Run all tests; they start their own PostgreSQL.
 	$(venv)/bin/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
-check: $(venv)/installed-test ## Check style, types and the direction of imports.
+check: $(venv)/installed-test ## Check style, types and import directions.
 	$(venv)/bin/ruff check
 	$(venv)/bin/ruff format --check
 	$(venv)/bin/mypy
 	$(venv)/bin/lint-imports
 
 .PHONY: pictures
-pictures: $(venv)/installed-test ## Take the pictures of the documents anew, of the console beside the demo.
+pictures: $(venv)/installed-test ## Update the screenshots in docs/images; needs Chromium.
 	$(venv)/bin/pytest --numprocesses 0 --screenshots docs/images tests/browser/test_pictures.py
 
 .PHONY: chaos
-chaos: $(venv)/installed-test ## Kill, freeze and crash for two minutes, and see that nothing is lost.
+chaos: $(venv)/installed-test ## Kill, freeze and crash for two minutes, and check that nothing is lost.
 	$(venv)/bin/python -m tests.stress.chaos $(ARGS)
 
 .PHONY: hostile
-hostile: $(venv)/installed-test ## Attack the one port for a minute, and see that honest clients notice nothing.
+hostile: $(venv)/installed-test ## Attack the port for a minute, and check that honest clients notice nothing.
 	$(venv)/bin/python -m tests.stress.hostile $(ARGS)
 
 .PHONY: bench
-bench: $(venv)/installed-test ## Measure the figures that the documentation gives.
+bench: $(venv)/installed-test ## Run the benchmarks of the documentation.
 	$(venv)/bin/python -m tests.bench $(ARGS)
 
 .PHONY: schema
-schema: $(venv)/installed-test ## Write tests/integration/schema.sql anew, after a migration was added.
+schema: $(venv)/installed-test ## Update tests/integration/schema.sql after adding a migration.
 	$(venv)/bin/python -m tests.integration.test_schema
 
-# The oldest Python has the most packages, so lock with that: make lock PYTHON=python3.11
+# The oldest Python needs the most packages, so lock with it: make lock PYTHON=python3.11
 .PHONY: lock
-lock: ## Write tests/constraints.txt anew, with the newest versions that fit.
+lock: ## Update tests/constraints.txt to the newest compatible versions.
 	@$(python_usable)
 	@set -e; clean=$$(mktemp -d); trap 'rm -rf "$$clean"' EXIT; \
 	$(PYTHON) -m venv "$$clean"; \
 	"$$clean/bin/python" -m pip --disable-pip-version-check --quiet install -e '.[embedded,test]'; \
-	{ echo '# What make demo and make test install. Written by make lock.'; \
+	{ echo '# Installed by make demo and make test. Written by make lock.'; \
 	  "$$clean/bin/python" -m pip --disable-pip-version-check freeze --exclude-editable; \
 	} > "$$clean/constraints.txt"; \
 	cp "$$clean/constraints.txt" $(lock)
 
-# Not a part of make test: what is known of a package changes without anything changing here. The
-# report, and not pip-audit's exit code, says what was looked up.
+# Not part of make test, because advisories change without any change here. The report, not pip-audit's
+# exit code, shows what was checked.
 .PHONY: audit
-audit: ## Check the packages of the lock against known vulnerabilities; needs the network.
+audit: ## Check locked packages against known vulnerabilities; needs the network.
 	@$(python_usable)
 	@set -e; clean=$$(mktemp -d); trap 'rm -rf "$$clean"' EXIT; \
 	$(PYTHON) -m venv "$$clean/venv"; \
@@ -79,11 +79,11 @@ audit: ## Check the packages of the lock against known vulnerabilities; needs th
 	$(PYTHON) -m tests.packaging.audit "$$clean/report.json"
 
 .PHONY: clean
-clean: ## Remove what the other targets made.
+clean: ## Remove everything the other targets created.
 	rm -rf $(venv) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find bridge tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each stamp says that .venv has what its name says, as pyproject.toml and the lock want it now.
+# Each stamp marks what is installed in .venv, for the current pyproject.toml and lock.
 $(venv)/installed-demo: $(venv)/bin/python pyproject.toml $(lock)
 	$(pip) install -c $(lock) -e '.[embedded]'
 	@touch $@

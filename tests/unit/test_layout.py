@@ -1,4 +1,4 @@
-"""The files around the code fit together."""
+"""Files outside the code are consistent with it."""
 
 import configparser
 import re
@@ -29,22 +29,22 @@ MIGRATIONS = [name for name, _ in assets.migrations()]
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_every_query_is_asked_for_by_its_name(name: str) -> None:
+def test_every_query_is_used(name: str) -> None:
     assert f'"{name}"' in CODE
 
 
-def test_every_query_that_is_asked_for_is_there() -> None:
+def test_every_used_query_exists() -> None:
     called = re.findall(r"\b(?:fetch|fetch_one|fetch_value|query)\(\s*\"(\w+)\"", CODE)
     assert called
     assert sorted(set(called) - set(QUERIES)) == []
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_every_query_begins_with_what_it_is_for(name: str) -> None:
+def test_every_query_begins_with_a_comment(name: str) -> None:
     assert assets.query(name).startswith("-- ")
 
 
-def test_migrations_are_numbered_without_a_gap_and_named_by_a_verb_phrase() -> None:
+def test_migrations_are_numbered_and_named() -> None:
     assert [name[:4] for name in MIGRATIONS] == [
         f"{number:04}" for number in range(1, len(MIGRATIONS) + 1)
     ]
@@ -56,7 +56,7 @@ def test_migrations_are_numbered_without_a_gap_and_named_by_a_verb_phrase() -> N
 # --- the command
 
 
-def test_a_command_does_not_wait_for_what_only_a_running_bridge_needs() -> None:
+def test_commands_do_not_import_the_daemon() -> None:
     program = "import sys, bridge.cli.main; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     imported = set(ran.stdout.decode().split())
@@ -67,7 +67,7 @@ def test_a_command_does_not_wait_for_what_only_a_running_bridge_needs() -> None:
 # --- the lock
 
 
-def test_every_package_of_the_lock_is_pinned_exactly_and_once() -> None:
+def test_every_locked_package_is_pinned_once() -> None:
     lines = (ROOT / "tests" / "constraints.txt").read_text("utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert len(pins) > 20
@@ -78,7 +78,7 @@ def test_every_package_of_the_lock_is_pinned_exactly_and_once() -> None:
     assert len(names) == len(set(names))
 
 
-def test_the_lock_has_everything_that_pyproject_asks_for() -> None:
+def test_lock_contains_all_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"].values()
     asked = [*project["dependencies"], *(name for extra in extras for name in extra)]
@@ -97,7 +97,7 @@ def compose() -> dict[str, Any]:
     return parsed
 
 
-def test_the_bridge_waits_for_init_and_is_watched(compose: dict[str, Any]) -> None:
+def test_compose_bridge_waits_for_init_and_is_watched(compose: dict[str, Any]) -> None:
     bridge = compose["services"]["bridge"]
     assert bridge["depends_on"]["init"] == {"condition": "service_completed_successfully"}
     assert "/readyz" in " ".join(bridge["healthcheck"]["test"])
@@ -105,7 +105,7 @@ def test_the_bridge_waits_for_init_and_is_watched(compose: dict[str, Any]) -> No
     assert compose["services"]["init"]["command"] == ["init"]
 
 
-def test_the_database_of_the_composition_is_an_option_and_not_published(
+def test_compose_database_is_optional_and_not_published(
     compose: dict[str, Any],
 ) -> None:
     postgres = compose["services"]["postgres"]
@@ -116,13 +116,12 @@ def test_the_database_of_the_composition_is_an_option_and_not_published(
         assert waits == {"condition": "service_healthy", "required": False}
         url = compose["services"][service]["environment"]["BRIDGE_DATABASE_URL"]
         assert "${BRIDGE_DATABASE_URL:-" in url
-    # Who owns the schema may be another than who runs the bridge. init goes to the second address
-    # where there is one.
+    # The schema's owner may differ from the bridge's role. init prefers the listen address.
     for name in ("BRIDGE_DATABASE_URL", "BRIDGE_LISTEN_URL"):
         assert compose["services"]["init"]["environment"][name].startswith("${BRIDGE_OWNER_URL:-")
 
 
-def test_a_bridge_without_a_token_is_not_started_and_not_open_to_the_world(
+def test_compose_requires_a_token_and_binds_to_localhost(
     compose: dict[str, Any],
 ) -> None:
     bridge = compose["services"]["bridge"]
@@ -130,7 +129,7 @@ def test_a_bridge_without_a_token_is_not_started_and_not_open_to_the_world(
     assert bridge["ports"] == ["${BRIDGE_PUBLISH:-127.0.0.1:8080}:8080"]
 
 
-def test_monitoring_is_an_option_of_pinned_images_that_only_this_machine_can_reach(
+def test_compose_monitoring_is_optional_pinned_and_local(
     compose: dict[str, Any],
 ) -> None:
     for service, port in (("prometheus", 9090), ("grafana", 3000)):
@@ -146,9 +145,9 @@ def test_monitoring_is_an_option_of_pinned_images_that_only_this_machine_can_rea
                 assert (ROOT / source).exists()
             else:
                 assert source in compose["volumes"]
-        # Compose looks for these in every file it reads, whatever the profile.
+        # Compose checks required variables in every profile.
         assert "${GRAFANA_PASSWORD:?" not in str(given)
-    # What is scraped is the bridge of the composition, and what Grafana asks is its Prometheus.
+    # Prometheus scrapes this bridge, and Grafana queries this Prometheus.
     deployed = ROOT / "deploy"
     scraped = yaml.safe_load((deployed / "prometheus" / "prometheus.yml").read_text("utf-8"))
     [job] = scraped["scrape_configs"]
@@ -167,10 +166,10 @@ def test_monitoring_is_an_option_of_pinned_images_that_only_this_machine_can_rea
     assert "/etc/grafana/provisioning" in mounted
 
 
-def test_grafana_does_not_start_without_a_password(compose: dict[str, Any]) -> None:
+def test_grafana_requires_a_password(compose: dict[str, Any]) -> None:
     grafana = compose["services"]["grafana"]
     assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == "${GRAFANA_PASSWORD:-}"
-    # As Compose hands it on.
+    # As Compose passes it.
     command = [
         part.replace("$$", "$").replace("/run.sh", "/bin/true") for part in grafana["entrypoint"]
     ]
@@ -186,7 +185,7 @@ def test_grafana_does_not_start_without_a_password(compose: dict[str, Any]) -> N
         assert ("set GRAFANA_PASSWORD" in done.stderr) == (code == 1)
 
 
-def test_who_may_come_in_is_said_to_the_composition_as_to_a_bridge_without_it(
+def test_compose_passes_on_access_settings(
     compose: dict[str, Any],
 ) -> None:
     given = compose["services"]["bridge"]["environment"]
@@ -200,25 +199,25 @@ def test_who_may_come_in_is_said_to_the_composition_as_to_a_bridge_without_it(
         assert given[name] == f"${{{name}:-}}"
 
 
-def test_the_unit_of_systemd_runs_the_bridge_as_nobody_and_lets_it_end() -> None:
-    # A key may come twice there: the second one adds.
+def test_systemd_unit_is_unprivileged_and_stops_gracefully() -> None:
+    # Keys may be repeated; later values are added.
     unit = configparser.RawConfigParser(delimiters="=", strict=False)
     unit.read(ROOT / "examples" / "pgbridge.service", "utf-8")
     service = unit["Service"]
     assert service["ExecStart"].endswith("/bin/pgbridge run")
     assert service["DynamicUser"] == "yes"
     assert "User" not in service
-    # What is in flight has ten seconds.
+    # Attempts in flight have ten seconds.
     assert int(service["TimeoutStopSec"]) > 10
     assert service["Restart"] == "on-failure"
-    # Wrong usage or configuration would be wrong again.
+    # A restart does not help against wrong settings.
     assert service["RestartPreventExitStatus"] == "2"
     assert service["EnvironmentFile"] in (ROOT / "docs" / "install.md").read_text("utf-8")
 
 
-def test_systemd_finds_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("no systemd here")
+        pytest.skip("systemd is missing")
     text = (ROOT / "examples" / "pgbridge.service").read_text("utf-8")
     here = tmp_path / "pgbridge.service"
     here.write_text(text.replace("/opt/pgbridge/bin/pgbridge", sys.executable), "utf-8")
@@ -229,12 +228,12 @@ def test_systemd_finds_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-        # An old one cannot look at the security of a file.
+        # Old versions cannot check the security of a file.
         too_old = command[0] == "security" and "unrecognized option" in done.stderr
         assert done.returncode == 0 or too_old, done.stdout + done.stderr
 
 
-def test_what_the_image_copies_is_there_and_not_ignored() -> None:
+def test_files_copied_into_the_image_exist() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
     kept = {
         line[1:]
@@ -258,13 +257,13 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
 
 
 def headings(page: Path) -> set[str]:
-    """Return the names by which links lead to the headings of a page."""
+    """Return the anchors of a page's headings."""
     found = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in found}
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+def test_every_link_of_a_page_works(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text("utf-8"))
     for file, heading in links:
@@ -275,7 +274,7 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_picture_of_a_page_is_there_for_light_and_dark(page: str) -> None:
+def test_every_picture_exists_in_light_and_dark(page: str) -> None:
     path = ROOT / page
     pictures = re.findall(r"<picture>.*?</picture>", path.read_text("utf-8"), re.DOTALL)
     for picture in pictures:
@@ -288,18 +287,18 @@ def test_every_picture_of_a_page_is_there_for_light_and_dark(page: str) -> None:
         assert (path.parent / dark).is_file(), dark
 
 
-def test_the_page_on_the_console_has_every_room_with_its_scope() -> None:
+def test_console_page_lists_every_page_with_its_scope() -> None:
     text = (ROOT / "docs" / "console.md").read_text("utf-8")
     rows = re.findall(r"^\| ([A-Z]\w+) \| (?:any|`([a-z:]+)`)", text, re.MULTILINE)
     assert rows == [(title, scope or "") for _, _, title, scope in ROOMS]
 
 
-def test_there_are_links_to_test() -> None:
+def test_links_are_found() -> None:
     assert "3-the-bots-own-tokens" in headings(ROOT / "docs" / "access.md")
     assert "(docs/access.md#3-the-bots-own-tokens)" in (ROOT / "README.md").read_text("utf-8")
 
 
-def test_every_source_of_the_comparison_is_asked_for_and_there() -> None:
+def test_every_source_of_the_comparison_is_cited() -> None:
     text = (ROOT / "docs" / "comparison.md").read_text("utf-8")
     said, sources = text.split("## Sources\n")
     numbers = [int(number) for number in re.findall(r"^(\d+)\. \[.*\]\(https://", sources, re.M)]
