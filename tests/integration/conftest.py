@@ -146,7 +146,7 @@ def dump_schema(server: EmbeddedPostgres) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def psql_url(server: EmbeddedPostgres, bridge_template: str) -> Iterator[str]:
-    """A database with pgbridge for all tests of one module; each test creates its own webhooks."""
+    """Return a database with pgbridge, shared by a module. Each test creates its own webhooks."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"create database operators template {bridge_template}".encode())
         yield server.url("operators")
@@ -155,7 +155,7 @@ def psql_url(server: EmbeddedPostgres, bridge_template: str) -> Iterator[str]:
 
 @pytest.fixture
 def connect(psql_url: str) -> Iterator[Callable[[], Session]]:
-    """Open further sessions, without autocommit."""
+    """Return a function that opens further sessions, without autocommit."""
     opened: list[Session] = []
 
     def make() -> Session:

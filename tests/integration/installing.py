@@ -47,7 +47,7 @@ def uninstall(url: str) -> None:
 
 
 def triggers(url: str) -> dict[str, int]:
-    """Our triggers on the application's tables by name, each with its oid: a new one is another."""
+    """Return our triggers on the application's tables, by name, with their oids."""
     with psycopg.connect(url) as connection:
         rows = connection.execute(
             "select tgname, t.oid from pg_trigger t join pg_proc p on p.oid = tgfoid"
@@ -72,5 +72,5 @@ def with_operations(event: str, *operations: str) -> list[Rule]:
 
 
 def impatient(url: str) -> str:
-    """The URL for a session that fails where it would wait without an end."""
+    """Return the URL of a session that fails instead of waiting forever."""
     return f"{url}&options=-c%20statement_timeout%3D10s"

@@ -1,4 +1,4 @@
-"""An operator's psql session on a database of its own."""
+"""An operator's psql session on a separate database."""
 
 from __future__ import annotations
 

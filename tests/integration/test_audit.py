@@ -1,4 +1,4 @@
-"""Who changed what is written down, whichever way it came."""
+"""Changes are audited, whatever made them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
 def written(bot: Bot) -> list[dict[str, Any]]:
-    """What the log has, oldest first."""
+    """Return the audit log, oldest first."""
     with bot.cursor(row_factory=dict_row) as cursor:
         return cursor.execute("select * from bridge.audit_log order by id").fetchall()
 
@@ -33,13 +33,13 @@ def forget(bot: Bot) -> None:
 
 
 @pytest.fixture(autouse=True)
-def begin_with_nothing_written(bot: Bot) -> None:
-    """The rules' own beginning is written down as well."""
+def empty_audit_log(bot: Bot) -> None:
+    """Empty the audit log, which records that init created the rules."""
     forget(bot)
 
 
 def pgbridge(url: str, *arguments: str, stdin: str = "") -> str:
-    """Run a command; return what it prints."""
+    """Run a command and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "bridge", *arguments],
         env={"PATH": os.environ["PATH"], "BRIDGE_DATABASE_URL": url, "BRIDGE_SECRET_KEY": KEY},
@@ -223,14 +223,14 @@ async def test_automatic_changes_are_attributed_to_the_bridge(bridge_url: str, b
 
 async def test_actor_does_not_stay_in_the_session(bridge_url: str, bot: Bot) -> None:
     async with open_database(bridge_url, pool_size=1) as database:
-        actor = json.dumps({"via": "api", "actor": "somebody"})
+        actor = json.dumps({"via": "api", "actor": "an actor"})
         add_token(bot, "a", "admin")
         add_token(bot, "b", "admin")
         forget(bot)
         await database.change(actor, "revoke_token", 1)
         await database.fetch("revoke_token", 2)
     assert [(row["via"], row["actor"]) for row in written(bot)] == [
-        ("api", "somebody"),
+        ("api", "an actor"),
         ("bridge", "pgbridge"),
     ]
 
@@ -243,14 +243,14 @@ async def test_actors_do_not_mix_behind_a_pooler(
     async with open_database(pooled_url, listen_url=bridge_url) as database:
 
         async def revoke(token_id: int) -> None:
-            actor = json.dumps({"via": "api", "actor": f"somebody {token_id}"})
+            actor = json.dumps({"via": "api", "actor": f"actor {token_id}"})
             await database.change(actor, "revoke_token", token_id)
 
         async with trio.open_nursery() as nursery:
             for token_id in ids:
                 nursery.start_soon(revoke, token_id)
     assert {row["target_id"]: row["actor"] for row in written(bot)} == {
-        token_id: f"somebody {token_id}" for token_id in ids
+        token_id: f"actor {token_id}" for token_id in ids
     }
 
 
@@ -293,7 +293,7 @@ async def test_audit_entries_are_kept_at_least_a_month(bridge_url: str, bot: Bot
 
 
 def test_every_webhook_column_is_audited_or_bookkeeping(bot: Bot) -> None:
-    """Whoever adds a column says whether it is audited."""
+    """A new column must be listed here or audited."""
     bookkeeping = {
         "id", "created_at", "updated_at", "last_triggered_at", "success_count", "failure_count",
         "failure_share", "failing_since", "probe_at", "paced_until", "delivered_count",

@@ -1,4 +1,4 @@
-"""A receiver that mostly fails is left alone, tried from time to time, and in the end given up."""
+"""The circuit breaker pauses failing webhooks, probes them, and disables them in the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.webhook_rows import add_webhook
 
 
 def open_breaker(bot: Bot, webhook: int, failing: str = "1 minute") -> None:
-    """Have a webhook have failed for so long, and be due for a probe."""
+    """Make a webhook look as if it had failed for this long and were due for a probe."""
     bot.execute(
         "update bridge.webhooks set probe_at = now(), failure_share = 0.9,"
         " failing_since = now() - %s::interval where id = %s",
@@ -69,7 +69,7 @@ async def test_probe_interval_grows_with_the_outage(
     open_breaker(bot, webhook, failing)
     async with open_database(bridge_url) as database:
         await settle(database, await claim(database), failure="dns")
-        # The statement's own time is that of the retry, which is one hour after it.
+        # The retry is one hour after the time of the statement.
         row = bot.execute(
             "select extract(epoch from w.probe_at - max(q.next_attempt_at)) + 3600"
             " from bridge.webhooks w join bridge.delivery_queue q on q.webhook_id = w.id"

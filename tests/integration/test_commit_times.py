@@ -1,4 +1,4 @@
-"""A server that tracks commit timestamps tells exactly when an event was committed."""
+"""With track_commit_timestamp, events carry their exact commit time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_committed_at_is_the_commit_not_the_statement() -> None:
             async with relaying(url) as relayed:
                 with bot.transaction():
                     sign_up(bot, "early")
-                    # A savepoint has a transaction id of its own, and the same commit.
+                    # A savepoint has its own transaction id but the same commit.
                     with bot.transaction():
                         sign_up(bot, "within")
                     await trio.sleep(0.05)

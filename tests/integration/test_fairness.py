@@ -1,4 +1,4 @@
-"""Nobody waits for somebody else's receiver, and nobody gets more at once than was agreed."""
+"""Webhooks do not delay each other, and none exceeds its limits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_slots_are_held_until_a_delivery_is_settled(bridge_url: str, bot: 
     async with receiving() as receiver:
         limited = add_webhook(bot, receiver.url("/limited"), max_concurrency=3)
         other = add_webhook(bot, receiver.url("/other"))
-        # As long as this row is locked, nothing to the webhook is settled.
+        # While this row is locked, no delivery of the webhook is settled.
         with psycopg.connect(bridge_url) as locking:
             locking.execute(
                 "select from bridge.webhooks where id = %s for no key update", (limited,)
@@ -59,7 +59,7 @@ async def test_slots_are_held_until_a_delivery_is_settled(bridge_url: str, bot: 
                 enqueue(bot, limited, count=20)
                 await receiver.until(lambda: len(receiver.at("/limited")) == 3)
                 enqueue(bot, other, count=20)
-                # Those of the other fill what is left, and no more is claimed.
+                # The other webhook gets the remaining slots, and nothing more is claimed.
                 await receiver.until(lambda: len(receiver.at("/other")) >= 1)
                 assert len(receiver.at("/limited")) == 3
                 locking.rollback()
@@ -90,7 +90,7 @@ async def test_requests_never_exceed_max_concurrency(bridge_url: str, bot: Bot) 
 async def test_failing_webhooks_get_at_most_half_the_slots(bridge_url: str, bot: Bot) -> None:
     failing = {add_webhook(bot, "http://failing/", failure_share=0.7) for _ in range(40)}
     healthy = {add_webhook(bot, "http://healthy/") for _ in range(60)}
-    # The failing ones have waited for longest.
+    # The failing webhooks have waited longest.
     for webhook in sorted(failing) + sorted(healthy):
         enqueue(bot, webhook, count=4)
     async with open_database(bridge_url) as database:
@@ -150,7 +150,7 @@ async def test_more_webhooks_than_slots_need_no_second_sweep(
     async with receiving() as receiver:
         for _ in range(20):
             enqueue(bot, add_webhook(bot, receiver.url()), count=2)
-        # As after a while without any bridge: all of them are older than what marks let pass.
+        # As after an outage: everything is older than the watermarks allow.
         bot.execute("update bridge.delivery_queue set next_attempt_at = now() - interval '1 hour'")
         async with delivering(bridge_url, concurrency=4):
             await until_true(bot, SETTLED)
@@ -183,7 +183,7 @@ async def test_rate_is_shared_by_all_bridges(bridge_url: str, bot: Bot) -> None:
         bot.execute("update bridge.webhooks set paced_until = now() - interval '1 s'")
         [(start,)] = bot.execute("select paced_until from bridge.webhooks")
         async with trio.open_nursery() as nursery:
-            # Each on a connection of its own.
+            # Each on its own connection.
             nursery.start_soon(take)
             nursery.start_soon(take)
     [(spent, now)] = bot.execute("select paced_until, clock_timestamp() from bridge.webhooks")
@@ -225,7 +225,7 @@ async def test_redeliveries_follow_new_deliveries_at_their_rate(bridge_url: str,
         rows = await claim(database)
         assert [row["id"] for row in rows] == [old[0], *new]
         await settle(database, rows)
-        # The others have their turn one after the other, and not before what is new by then.
+        # The others follow one by one, after the deliveries that are new by then.
         assert await claim(database) == []
         bot.execute(
             "update bridge.delivery_queue set next_attempt_at = next_attempt_at - '200 s'::interval"

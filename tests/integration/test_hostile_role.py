@@ -1,6 +1,6 @@
-"""A role of the application's can neither read, forge, divert nor hold up events.
+"""Roles of the application cannot read, forge, divert or block events.
 
-Every test has a relay at work with the rights of the service, and looks for the event after it.
+Every test runs a relay with the rights of the service, and expects the next event to arrive.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.waiting import until
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 CHANNELS = ("bridge_outbox", "bridge_events", "bridge_deliveries")
-#: What a lock could be named after.
+#: Names that advisory locks might be derived from.
 LOCK_NAMES = (
     "bridge",
     "bridge.drain",
@@ -44,9 +44,9 @@ LOCK_NAMES = (
 
 @pytest.fixture
 def session(bridge_url: str, bot: Bot) -> Iterator[Callable[[], Bot]]:
-    """Opens sessions of a role that owns nothing of the application's and nothing of ours.
+    """Return a function that opens sessions of a role that owns no objects.
 
-    It reads and writes the application's tables, and creates what it likes in public and pg_temp.
+    The role may read and write the application's tables, and create objects in public and pg_temp.
     """
     bot.execute(
         "do $$ begin create role clerk login; exception when duplicate_object then null; end $$;"
@@ -68,14 +68,14 @@ def clerk(session: Callable[[], Bot]) -> Bot:
 
 @asynccontextmanager
 async def at_work(bridge_url: str, **settings: Any) -> AsyncIterator[Relayed]:
-    """Run a relay as the service; it drains when the context begins."""
+    """Run a relay as the service; it drains before the context is entered."""
     async with relaying(as_service(bridge_url), **settings) as relayed:
         await until(lambda: relayed.relay.leading)
         yield relayed
 
 
 async def assert_captured(relayed: Relayed, clerk: Bot, name: str = "after") -> None:
-    """Have the role do its business, and wait until it has been published."""
+    """Let the role sign up a user, and wait for the published event."""
     sign_up(clerk, name)
     await relayed.until(lambda: name in names(relayed))
 
@@ -134,7 +134,7 @@ def test_refused(statement: str, clerk: Bot, bot: Bot) -> None:
 
 
 def test_other_roles_may_execute_no_function(clerk: Bot) -> None:
-    """What runs with the owner's rights, the capture functions, runs only as a trigger."""
+    """Capture functions run with the owner's rights, but only as triggers."""
     functions = clerk.execute(
         "select proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
         " where n.nspname = 'bridge' and has_function_privilege(p.oid, 'execute')"
@@ -143,7 +143,7 @@ def test_other_roles_may_execute_no_function(clerk: Bot) -> None:
 
 
 _COLUMNS = "id serial, name text, token_hash text, is_active boolean, expires_at timestamptz"
-#: The bot's table of tokens, as somebody makes it whose code would run with the reader's rights.
+#: Token tables whose owner's code would run with the rights of the reader.
 TRAPS = {
     "view": """
         create view public.web_api_tokens as
@@ -197,7 +197,7 @@ async def test_owner_of_the_bots_tokens_runs_no_code_as_the_bridge(
         bots = BotTokens("sha256", None, frozenset([EVENTS_READ]))
         store = Authenticator(database, None, bot=bots)
         if is_too_late:
-            # It came between the look at the table and the query.
+            # The trap was set between the check of the table and the query.
             with pytest.raises(DatabaseUnavailable, match="read-only transaction"):
                 await database.read_foreign("install_lock_holder", "bot_token", theirs)
         with (
@@ -220,7 +220,7 @@ async def test_other_roles_cannot_terminate_the_bridge(bridge_url: str, clerk: B
             for function in ("pg_terminate_backend", "pg_cancel_backend"):
                 with pytest.raises(errors.InsufficientPrivilege):
                     clerk.execute(f"select {function}({pid})".encode())
-        # Nor does it see what they run.
+        # Nor can it see their queries.
         shown = clerk.execute(
             "select distinct query from pg_stat_activity where usename = 'bridge_login'"
         ).fetchall()
@@ -241,8 +241,8 @@ async def test_notifications_carry_no_data(bridge_url: str, session: Callable[[]
 
 # --- divert
 
-#: In each of these schemas, which the role may create in, things with the names of ours and of
-#: PostgreSQL's own, that would be found in their place.
+#: Objects with the names of pgbridge's and PostgreSQL's, to be created in every schema where the
+#: role may create. An unqualified name would find them instead.
 DIVERSIONS = """
 create table {0}.outbox (id bigint generated always as identity, event_type text, payload jsonb,
     captured_at timestamptz);
@@ -272,7 +272,7 @@ async def test_foreign_objects_are_never_mistaken_for_ours(
 ) -> None:
     clerk, plain = session(), session()
     for statement in DIVERSIONS.format(schema).split(";\n"):
-        # The one in C takes a right that the role has not got.
+        # Functions in C need a privilege that the role does not have.
         try:
             clerk.execute(statement.encode())
         except errors.InsufficientPrivilege:
@@ -288,7 +288,7 @@ async def test_foreign_objects_are_never_mistaken_for_ours(
         assert (await database.fetch("create_partitions", 30))[0]["created"] > 0
 
 
-# --- settings of its own sessions
+# --- session settings
 
 SETTINGS = {
     "search_path": "pg_temp",
@@ -354,7 +354,7 @@ async def test_read_only_transaction_makes_no_event(
         assert names(relayed) == ["after"]
 
 
-# --- hold up
+# --- block
 
 
 async def test_foreign_advisory_locks_block_nothing(
@@ -365,7 +365,7 @@ async def test_foreign_advisory_locks_block_nothing(
         clerk.execute("select pg_advisory_lock(hashtext(%s))", [name])
         clerk.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [name])
         clerk.execute("select pg_advisory_lock(hashtext(%s), 0)", [name])
-    # Also for a transaction, and for one that waits to be committed by nobody.
+    # Also for a transaction, and for a prepared one that is never committed.
     in_transaction, prepared = session(), session()
     in_transaction.execute("begin; select pg_advisory_xact_lock(1)")
     prepared.execute("begin; select pg_advisory_xact_lock(2); prepare transaction 'held'")

@@ -83,7 +83,7 @@ def test_missing_create_privilege_names_the_grant(bot_url: str) -> None:
         grant = message.partition("run first: ")[2]
         connection.execute(grant.encode())
         connection.execute("set session authorization pg_monitor")
-        # Now it gets as far as the tables, which are somebody else's.
+        # Now it reaches the tables, which belong to another role.
         with pytest.raises(InstallError, match="may not create triggers"):
             plan_install(connection, load_preset("telegram-shop"))
 
@@ -98,7 +98,7 @@ def test_missing_usage_privilege_is_reported_in_one_line(bridge_url: str) -> Non
 def test_init_can_quiet_the_doorbell(bridge_url: str) -> None:
     rules = load_preset("telegram-shop")
     with open_session(bridge_url) as connection:
-        # As init left it: nobody drains, so nobody is rung.
+        # As init left it: quiet until a bridge drains.
         assert plan_install(connection, rules, quiet_doorbell=True).steps == []
         connection.execute("select setval('bridge.doorbell', 0)")
         assert plan_install(connection, rules).steps == []

@@ -56,7 +56,7 @@ def test_init_blocks_writers_no_longer_than_its_lock_timeout(
     with psycopg.connect(bot_url) as busy:
         busy.execute("insert into public.users (auth_type) values ('telegram')")
         thread.start()
-        # The bot goes on signing up users for as long as init tries, and once more to be sure.
+        # The bot keeps signing up users while init tries.
         while not stepped_back.is_set() and not installed.is_set():
             started = time.monotonic()
             shop.user()
@@ -67,7 +67,7 @@ def test_init_blocks_writers_no_longer_than_its_lock_timeout(
     thread.join(timeout=30)
     assert failures == []
     assert installed.is_set()
-    # A second for a slow machine; without the timeout it would have been for ever.
+    # One second of slack for a slow machine. Without the timeout, this would wait forever.
     assert longest_seconds < timeout_seconds + 1.0
     shop.user()
     assert len(shop.events("user.created")) == 1
@@ -83,7 +83,7 @@ def test_init_gives_up_on_a_locked_table_and_names_it(
         planned = plan(bot_url)
         with pytest.raises(InstallError, match=r"keeps public\.users locked; try again"):
             apply(impatient(bot_url), planned.steps, lock_timeout_seconds=0.05)
-    # What went before stays, and the next init goes on from there.
+    # Completed steps remain, and the next init continues after them.
     again = init(bot_url)
     assert "user.created" in again.new
     assert "note ticket.opened" in again.kept
@@ -91,7 +91,7 @@ def test_init_gives_up_on_a_locked_table_and_names_it(
 
 @contextmanager
 def at_work(url: str, statement: str) -> Iterator[int]:
-    """Have a session of the application in the midst of a transaction; its pid."""
+    """Keep a session of the application inside a transaction; yield its pid."""
     with psycopg.connect(url, application_name="nightly import") as busy:
         busy.execute(statement.encode())
         yield busy.info.backend_pid

@@ -1,4 +1,4 @@
-"""What has been looked through is not read again, and what turns up in it is found all the same."""
+"""Couriers do not scan below their watermarks, and still find what appears there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def test_delivery_below_the_watermark_is_found(bridge_url: str, bot: Bot) 
     async with receiving() as receiver, delivering(bridge_url):
         webhook = add_webhook(bot, receiver.url())
         with psycopg.connect(bridge_url) as late:
-            # Enqueued before everything else, and not yet to be seen.
+            # Enqueued first, but not visible yet.
             committed_late = enqueue(late, webhook)
             expired, given_back = enqueue(bot, webhook, count=2)
             bot.execute(
@@ -48,7 +48,7 @@ async def test_delivery_below_the_watermark_is_found(bridge_url: str, bot: Bot) 
 
 
 def pages_of_a_claim(bot: Bot, webhook: int, due_since: datetime | None) -> int:
-    """Return how many pages a claim looks at that has gone as far as this."""
+    """Return how many pages a claim with these watermarks reads."""
     sql = re.sub(r"\$(\d+)", r"%(p\1)s", query("claim").replace("%", "%%"))
     values = [webhook], [0], [due_since], due_since, 64, 32, list[int]()
     row = bot.execute(
@@ -64,7 +64,7 @@ def test_claim_does_not_read_below_its_watermark(bridge_url: str, bot: Bot) -> N
     webhook = add_webhook(bot, "http://x/")
     with psycopg.connect(bridge_url) as reader:
         reader.execute("set transaction isolation level repeatable read")
-        # While this is open, vacuum removes nothing, and no index forgets anything.
+        # While this is open, vacuum removes nothing, neither from tables nor from indexes.
         reader.execute("select count(*) from bridge.delivery_queue")
         enqueue(bot, webhook, count=20_000)
         bot.execute("delete from bridge.delivery_queue")

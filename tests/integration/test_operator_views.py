@@ -122,7 +122,7 @@ def test_webhook_has_one_state(psql: Psql, columns: dict[str, object], state: st
 
 
 def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the nodes of a plan that read a partition of the delivery log."""
+    """Yield the plan nodes that read a partition of the delivery log."""
     if str(plan.get("Relation Name", "")).startswith("delivery_log"):
         yield plan
     for below in plan.get("Plans", ()):
@@ -136,7 +136,7 @@ def explained(session: Session, sql: str) -> list[dict[str, Any]]:
 
 
 def fill_log(session: Session, webhook_id: int, count: int) -> None:
-    """Log deliveries of a webhook among as many of others: half successes, over two days."""
+    """Log deliveries of a webhook and as many of others, half of them successes, over two days."""
     session.execute(
         """
         insert into bridge.delivery_log

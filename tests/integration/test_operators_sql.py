@@ -53,7 +53,7 @@ def test_invalid_webhook_is_refused(psql: Psql, column: str, value: str) -> None
         ("strict $.a.b == 1", "[]", False),
         ("$.a / 0 > 1", '{"a": 1}', False),
         ("$ ? (@.a > 1)", '{"a": 5}', False),
-        # What the operators raise for.
+        # Errors that operators raise.
         ("$variable > 5", '{"a": 5}', False),
         (
             '$.a.datetime() > "2024-01-01".datetime()',
@@ -99,7 +99,7 @@ def test_activation_clears_past_failures(psql: Psql) -> None:
     assert not psql.value(forgiven, webhook)
     psql.run("update bridge.webhooks set is_active = true where id = %s", webhook)
     assert psql.value(forgiven, webhook)
-    # One that is on already is not forgiven by being left on.
+    # Setting is_active again on an active webhook forgives nothing.
     psql.run(trouble, True, webhook)
     assert not psql.value(forgiven, webhook)
 
@@ -108,7 +108,7 @@ def test_activation_clears_past_failures(psql: Psql) -> None:
 
 
 def drain(psql: Psql) -> None:
-    """Move the outbox on, as a bridge does."""
+    """Drain the outbox, as a bridge does."""
     sql = query("drain")
     for number, value in (("4", "1000"), ("3", "'{}'"), ("2", "'{}'"), ("1", "0")):
         sql = re.sub(rf"\${number}\b", value, sql)

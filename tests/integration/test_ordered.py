@@ -1,4 +1,4 @@
-"""An ordered webhook gets one delivery at a time, in the order of events."""
+"""Ordered webhooks get one delivery at a time, in event order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def event_ids(receiver: Receiver) -> list[int]:
 
 
 def enqueue_numbered(bot: Bot, webhook: int, count: int) -> list[int]:
-    """Enqueue deliveries whose payloads are their places in the order."""
+    """Enqueue deliveries with their position as the payload."""
     return [enqueue(bot, webhook, str(number))[0] for number in range(count)]
 
 
@@ -89,7 +89,7 @@ async def test_ordered_redelivery_goes_first_and_alone(bridge_url: str, bot: Bot
         in_flight = await claim(database)
         assert [row["id"] for row in in_flight] == [second]
         bot.execute("select bridge.redeliver(%s)", (first,))
-        # Another bridge does not know what is in flight here, but the queue does.
+        # Another bridge learns from the queue what is in flight here.
         assert await claim(database) == []
         await settle(database, in_flight)
         for expected in (first, third):

@@ -22,7 +22,7 @@ def drop(session: Session, parent: str) -> str | None:
 
 
 def drop_all(psql: Psql) -> None:
-    """Leave no expired day behind: of each log the oldest goes first."""
+    """Drop every expired day."""
     for parent in "delivery_log_failed", "delivery_log_success", "delivery_attempts", "events":
         while drop(psql.session, parent):
             pass
@@ -66,7 +66,7 @@ def test_day_with_pending_events_is_kept(psql: Psql) -> None:
         psql.make_day(day)
     webhook = psql.webhook()
     pending = psql.pending(webhook, at=days[0])
-    # Finished a moment ago, of an event of long ago: redelivered, it is pending again.
+    # A recent delivery of an old event is pending again after its redelivery.
     redelivered = psql.pending(webhook, at=days[1])
     psql.finish(redelivered)
     psql.run("select bridge.redeliver(%s)", redelivered)
@@ -105,9 +105,9 @@ def test_drop_and_redelivery_exclude_each_other(psql: Psql, connect: Callable[[]
             drop(upkeep, parent)
         upkeep.rollback()
     operator.commit()
-    # Now the event is pending, and its day is kept.
+    # The event is pending now, so its day is kept.
     assert drop(psql.session, "events") is None
-    # The other way round: the redelivery waits for the drop, and then it is made.
+    # The other way round: the redelivery waits for the drop and then succeeds.
     psql.finish(delivery)
     assert drop(upkeep, "delivery_log_failed") == name("delivery_log_failed", day)
     [refusal, _] = together(
@@ -129,14 +129,14 @@ def psql_error(session: Session, sql: str, *values: object) -> str | None:
 
 
 def commit_when(holds: Callable[[], bool], session: Session) -> None:
-    """Commit as soon as something holds."""
+    """Commit as soon as a condition holds."""
     while not holds():
         pass
     session.commit()
 
 
 def settle_one(session: Session, webhook_id: int, delivery: int, token: str) -> None:
-    """Settle a success by the courier's own query."""
+    """Settle a success with the courier's query."""
     sql = re.sub(r"\$(\d+)", r"%(p\1)s", query("settle").replace("%", "%%"))
     values: Sequence[object] = (
         [delivery], [token], [webhook_id], [1], ["now"], ["now"], ["success"], [0.0], [200],
@@ -161,7 +161,7 @@ def test_long_reader_defeats_the_drop_but_blocks_no_settle(
         psql.pending(webhook, lease_token=token, leased_until=LONG_AGO): token
         for token in (f"00000000-0000-0000-0000-{n:012}" for n in range(20))
     }
-    # A settle that the drop held up for as long as the drop lasts would be refused.
+    # If the drop blocked a settle for its whole duration, this timeout would fail the settle.
     courier.execute("set lock_timeout = '200ms'")
     courier.commit()
     settled = 0
@@ -224,7 +224,7 @@ def test_settle_and_drop_do_not_deadlock(psql: Psql, connect: Callable[[], Sessi
     token = "00000000-0000-0000-0000-000000000099"
     delivery = psql.pending(webhook, lease_token=token, leased_until=LONG_AGO)
     courier = connect()
-    # It has its locks and is about to commit.
+    # The courier holds its locks and is about to commit.
     settle_one(courier, webhook, delivery, token)
 
     dropping = connect()

@@ -31,7 +31,7 @@ def test_paused_rule_captures_nothing_and_others_continue(bridge_url: str) -> No
         assert pause(connection, "user.created") == []
         assert resume(connection, "user.created") == ["user.created"]
         assert resume(connection, "user.created") == []
-    # What happened meanwhile is never captured.
+    # Changes made during the pause are never captured.
     assert shop.events() == []
     user = shop.user()
     assert [(kind, payload["user_id"]) for kind, payload in shop.events()] == [

@@ -47,7 +47,7 @@ def test_redelivering_a_pending_delivery_sends_it_now(psql: Psql) -> None:
     row = psql.queued(retrying)
     assert row["next_attempt_at"] <= datetime.now(UTC)
     assert (row["attempt_number"], row["attempts_before"], row["is_redelivery"]) == (2, 0, False)
-    # One that is overdue does not lose its turn.
+    # An overdue delivery keeps its place.
     overdue = psql.pending(psql.webhook(), next_attempt_at=LONG_AGO)
     psql.run("select bridge.redeliver(%s)", overdue)
     assert psql.queued(overdue)["next_attempt_at"] == LONG_AGO
@@ -107,7 +107,7 @@ def test_redeliver_failed_requeues_exactly_the_range(psql: Psql) -> None:
         )
         assert queued == ([] if dry_run is not False else [(failed[1],), (failed[2],)])
         psql.assert_counts_are_exact()
-    # Until is open, and the rest is found without it.
+    # p_until is exclusive. Without it, the rest is found.
     assert psql.value(redeliver, webhook, days[0], None, True) == 2
 
 
@@ -148,7 +148,7 @@ def test_concurrent_redelivery_moves_a_delivery_once(
 ) -> None:
     webhook = psql.webhook()
     delivery = psql.finished(webhook)
-    # All of them look, find it finished, and wait for the webhook.
+    # All sessions find it finished and wait for the webhook.
     holder = connect()
     holder.execute("select from bridge.webhooks where id = %s for update", [webhook])
     sessions = [connect() for _ in range(4)]

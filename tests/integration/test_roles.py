@@ -1,4 +1,4 @@
-"""The service may do what a bridge has to, the reader sees all but secrets, and that is all."""
+"""The service role can do what a bridge needs; the reader sees everything except secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Bot = psycopg.Connection[tuple[Any, ...]]
 Right = tuple[str, str, str, str | None]
 
 QUERIES = Path(__file__).parents[2] / "sql" / "queries"
-#: Queries of commands for the owner, who installs.
+#: Queries that only the owner runs, to install.
 OWNERS = {"bootstrap", "mark_rule_paused"}
 SECRETS = {
     ("webhooks", "secret"),
@@ -36,27 +36,27 @@ SECRETS = {
     ("ws_tickets", "ticket_hash"),
     ("console_sessions", "session_hash"),
 }
-#: Of no use to anybody but the bridge, within seconds.
+#: Useful only to the bridge, and only for seconds.
 TICKETS = {("ws_tickets", column) for column in ("token_source", "token_id", "expires_at")}
 
 
 @pytest.fixture
 def service(bridge_url: str) -> Iterator[Bot]:
-    """A session of a role that has what the service has."""
+    """Return a session with the rights of the service."""
     with psycopg.connect(as_service(bridge_url), autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
 def reader(bridge_url: str) -> Iterator[Bot]:
-    """A session with the rights of the reader."""
+    """Return a session with the rights of the reader."""
     with psycopg.connect(bridge_url, autocommit=True) as connection:
         connection.execute(f"set session authorization {READER}".encode())
         yield connection
 
 
 def granted(connection: Bot) -> set[Right]:
-    """Return who but the owner has which right on what of schema bridge, by the catalog's lists."""
+    """Return the rights on schema bridge of every role except the owner, from the catalog."""
     rows = connection.execute("""
         select grantee, name, lower(privilege_type), column_name
         from (
@@ -82,7 +82,7 @@ def granted(connection: Bot) -> set[Right]:
 
 
 def listed(connection: Bot) -> set[Right]:
-    """Return the same as ``rights.sql`` has it."""
+    """Return the rights that ``rights.sql`` lists."""
     return {
         (row["role"], row["object"], privilege, column)
         for row in fetch(connection, "rights")
@@ -159,7 +159,7 @@ def test_security_definer_functions_set_search_path(
 
 
 def _explained(name: str) -> tuple[str, int]:
-    """Return a query with parameters as a prepared statement has them, and how many it has."""
+    """Return a query with numbered parameters, and their number."""
     text = assets.query(name)
     named = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
     for number, parameter in enumerate(named, 1):
@@ -169,7 +169,7 @@ def _explained(name: str) -> tuple[str, int]:
 
 
 def refused_queries(url: str) -> set[str]:
-    """Return which queries the service may not run."""
+    """Return the queries that the service may not run."""
     refused = set()
     with psycopg.connect(as_service(url), autocommit=True, prepare_threshold=None) as service:
         for name in (path.stem for path in QUERIES.iterdir()):
@@ -179,14 +179,14 @@ def refused_queries(url: str) -> set[str]:
             nulls = f"({', '.join(['null'] * count)})" if count else ""
             try:
                 service.execute(f"prepare {name} as {text}".encode())
-                # Checks the rights that running it does, on tables, columns and functions called.
+                # EXPLAIN checks the same rights as running it: on tables, columns and functions.
                 service.execute(f"explain execute {name}{nulls}".encode())
             except errors.InsufficientPrivilege:
                 refused.add(name)
     return refused
 
 
-#: What is needed only within functions and triggers, and of sequences.
+#: Rights that only functions and triggers need, and rights on sequences.
 NEEDED_WITHIN = {
     ("bridge.outbox_id_seq", "select"),  # outbox_last_id
     ("bridge.doorbell", "select"),  # drainer, ring
@@ -206,7 +206,7 @@ NEEDED_WITHIN = {
 
 
 def test_service_has_exactly_the_rights_its_queries_need(bridge_url: str, bot: Bot) -> None:
-    # The bot's own table of tokens, which its owner lets the bridge read.
+    # The bot's own table of tokens, readable for the bridge.
     bot.execute(
         "create table public.web_api_tokens (id serial, name varchar, token_hash varchar,"
         " token_prefix varchar, is_active boolean, expires_at timestamptz)"
@@ -232,7 +232,7 @@ def test_service_has_exactly_the_rights_its_queries_need(bridge_url: str, bot: B
 
 
 def test_service_role_runs_everything_a_bridge_does(service: Bot, bot: Bot) -> None:
-    """Every function and trigger that it sets off, which no EXPLAIN looks into."""
+    """Covers functions and triggers, which EXPLAIN does not look into."""
     values: Callable[..., Any] = lambda text, *args: service.execute(text, args).fetchall()  # noqa: E731
     assert values("select bridge.lead()") == [(True,)]
     assert values("select setval('bridge.doorbell', 0)") == [(0,)]
@@ -307,7 +307,7 @@ REFUSED_TO_THE_SERVICE = [
     "update bridge.api_tokens set token_hash = 'x'",
     "delete from bridge.api_tokens",
     "insert into bridge.audit_log (action, via, actor, changes) values ('x', 'sql', 'x', '{}')",
-    "update bridge.audit_log set actor = 'somebody else'",
+    "update bridge.audit_log set actor = 'another actor'",
     "delete from bridge.audit_log",
     "truncate bridge.audit_log",
     "alter table bridge.webhooks disable trigger audit_update",
@@ -452,7 +452,7 @@ def test_reader_cannot_write_or_block_anything(reader: Bot) -> None:
             "insert into {} default values",
             "delete from {}",
             "truncate {}",
-            # Nothing that the bridge does waits for ACCESS SHARE but the drop of a day.
+            # Of all that the bridge does, only dropping a day conflicts with ACCESS SHARE.
             "lock table {} in row share mode",
             "lock table {} in row exclusive mode",
             "lock table {} in share mode",
@@ -484,7 +484,7 @@ def test_long_reader_postpones_only_the_drop(reader: Bot, service: Bot) -> None:
     assert found != (None,)
 
 
-# --- the lock of installers
+# --- the install lock
 
 
 def test_holder_of_the_install_lock_is_named(bridge_url: str, bot: Bot) -> None:

@@ -72,7 +72,7 @@ def test_rule_missing_from_the_configuration_is_removed(bridge_url: str) -> None
 
 def test_no_row_is_missed_while_rules_change(bridge_url: str) -> None:
     shop = Shop(bridge_url)
-    # One rule goes, and where a table has two, they change places.
+    # Remove one rule, and swap the order of rules on the same table.
     rules = [rule for rule in load_preset("telegram-shop") if rule.name != "user.created"]
     wanted = rules[:2] + rules[:1:-1]
     planned = plan(bridge_url, wanted)
@@ -120,7 +120,7 @@ def test_invalid_sql_expression_names_the_rule(bridge_url: str, dump_schema: Dum
     assert dump_schema(bridge_url) == before
 
 
-#: What an administrator may do to the trigger or function of a rule, and how its rule is called.
+#: Manual changes to the trigger or function of a rule, with the rule's name.
 BY_HAND = {
     "disabled": (
         "user.created",
@@ -157,7 +157,7 @@ BY_HAND = {
         "create or replace trigger bridge_001_user_created after insert on public.users"
         " for each row when (new.id > 100) execute function bridge.capture_user_created()",
     ),
-    "trigger made anew": (
+    "trigger recreated": (
         "ticket.message_added",
         "drop trigger bridge_002_ticket_message_added on public.ticket_messages;"
         "create trigger bridge_002_ticket_message_added after insert on public.ticket_messages"
@@ -172,7 +172,7 @@ BY_HAND = {
 
 
 def functions(url: str) -> dict[str, str]:
-    """The functions of rules by name, each as it is and the version of its row."""
+    """Return the rules' functions by name, with their row versions."""
     with psycopg.connect(url) as connection:
         rows = connection.execute(
             "select proname, xmin::text from pg_proc where pronamespace = 'bridge'::regnamespace"

@@ -1,4 +1,4 @@
-"""Upkeep seals secrets that are stored otherwise, whatever happens to them meanwhile."""
+"""Upkeep seals stored secrets, also while they change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OLD, NEW, LOST = (Fernet.generate_key().decode() for _ in range(3))
 
 
 class Interrupted(Vault):
-    """A vault beside which something happens whenever it has sealed a secret anew."""
+    """A vault that runs a callback after sealing a secret."""
 
     def __init__(self, key: str, happens: Callable[[], None]) -> None:
         super().__init__([key])
@@ -36,7 +36,7 @@ class Interrupted(Vault):
 def add_secrets(
     bot: Bot, secret: str | None, previous: str | None = None, *, hours: int = 1
 ) -> int:
-    """Add a webhook with secrets as they are stored; the previous one expires in so many hours."""
+    """Add a webhook with stored secrets; the previous one expires in this many hours."""
     expires_at = None if previous is None else datetime.now(UTC) + timedelta(hours=hours)
     return add_webhook(
         bot, secret=secret, previous_secret=previous, previous_secret_expires_at=expires_at
