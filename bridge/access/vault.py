@@ -15,6 +15,8 @@ SEALED: Final = "fernet:"
 
 #: Key lengths in bytes: the limits of Standard Webhooks, and the length of generated keys.
 SHORTEST_KEY, LONGEST_KEY, NEW_KEY = 24, 64, 32
+#: Length in bytes of the keys that encrypt secrets.
+VAULT_KEY: Final = 32
 #: Decrypted secrets that a vault caches, a few hundred bytes each, so that deliveries need not
 #: decrypt. With more webhooks than this, the least used secrets are decrypted each time.
 KEPT_OPEN = 4096
@@ -43,6 +45,24 @@ def secret_problem(secret: str) -> str | None:
             f"{SHORTEST_KEY} to {LONGEST_KEY} bytes in base64 with padding"
         )
     return None
+
+
+def url_safe_key(text: str) -> str:
+    """Convert an encryption key in any alphabet of base64 to the form that a vault takes.
+
+    Raises:
+        ValueError: it is not a key of ``VAULT_KEY`` bytes. The message does not show it.
+    """
+    encoded = text.rstrip("=").translate(str.maketrans("-_", "+/"))
+    try:
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != VAULT_KEY:
+        raise ValueError(
+            f"must be {VAULT_KEY} bytes in base64; create a key: openssl rand -base64 {VAULT_KEY}"
+        )
+    return base64.urlsafe_b64encode(key).decode()
 
 
 def is_sealed(stored: str) -> bool:

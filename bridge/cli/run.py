@@ -46,7 +46,8 @@ def _run_bridge(settings: Settings) -> None:
     import structlog
     import trio
 
-    from bridge.daemon.app import StartError, serve
+    from bridge.daemon.app import serve
+    from bridge.daemon.start import StartError
     from bridge.tasks import first_error
 
     refusal: BaseException | None = None

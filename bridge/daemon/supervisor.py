@@ -26,13 +26,13 @@ from bridge.settings import Settings
 
 log = structlog.get_logger()
 
-#: Workers that have not ended by then are killed. Each ends by itself a little earlier.
+#: Workers still running after this long are killed. Each gives up by itself a little earlier.
 STOP_SECONDS = 9.7
-#: The pause before a worker is replaced doubles from the first of these to the second, and starts
-#: over after one that lived long.
+#: The pause before a worker is replaced doubles from the first value up to the second. It is reset
+#: after a worker that lived for LONG_LIFE_SECONDS.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 LONG_LIFE_SECONDS = 30.0
-#: Connections that wait to be accepted; the kernel has a limit of its own, too.
+#: Connections waiting to be accepted; the kernel may lower this.
 BACKLOG = 0xFFFF
 
 
@@ -53,13 +53,13 @@ class Address:
     name: Any
 
     def bind(self, *, shared: bool = True) -> socket.socket:
-        """Return a socket that is bound to it and does not listen yet.
+        """Return a bound socket that does not listen yet.
 
         Args:
-            shared: whether other sockets of this user may listen there, too.
+            shared: whether other sockets of this user may listen on the same address.
 
         Raises:
-            OSError: somebody else is there, or it is none of this machine's.
+            OSError: the address is in use or does not belong to this machine.
         """
         bound = socket.socket(self.family, socket.SOCK_STREAM)
         try:
@@ -77,29 +77,29 @@ class Address:
 
 @dataclass(frozen=True)
 class Orders:
-    """What a worker is told."""
+    """What the supervisor sends to a worker."""
 
-    #: As the supervisor read them: what changes in the file later is for the next start of all.
+    #: As the supervisor read them; later changes of the file apply when all are restarted.
     settings: Settings
-    #: Where to listen, together with the other workers.
+    #: Where all workers listen.
     addresses: tuple[Address, ...]
-    #: The descriptor of a listening Unix socket, on which to tell the others what is counted here.
+    #: The descriptor of a listening Unix socket on which the worker serves its metrics.
     metrics_fd: int
-    #: Where each worker tells what it has counted, by its number.
+    #: Where each worker serves its metrics, by its number.
     metrics_addresses: Mapping[int, bytes]
 
 
 async def supervise(settings: Settings, announce: Callable[[str], None]) -> bool:
-    """Run as many workers as the settings say until SIGTERM or SIGINT.
+    """Run the workers until SIGTERM or SIGINT.
 
     Args:
-        announce: gets one line when all of them serve.
+        announce: called with one line when all workers serve.
 
     Returns:
-        Whether all of them ended in order.
+        Whether every worker shut down cleanly.
 
     Raises:
-        WorkersFailedError: one of them could not start; there are none left.
+        WorkersFailedError: a worker could not start; the others were stopped.
     """
     with ExitStack() as stack:
         try:
@@ -108,7 +108,7 @@ async def supervise(settings: Settings, announce: Callable[[str], None]) -> bool
             raise WorkersFailedError(
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
             ) from None
-        # Kept here, so that a replacement has the same one, and nobody else gets its name.
+        # Held here, so that a replacement keeps its predecessor's address.
         metrics_sockets = {
             number: stack.enter_context(_unnamed_listener())
             for number in range(1, settings.workers + 1)
@@ -132,11 +132,11 @@ async def supervise(settings: Settings, announce: Callable[[str], None]) -> bool
 class _Ended:
     """How a worker ended."""
 
-    #: None if there was no process.
+    #: None if no process was started.
     pid: int | None
-    #: A signal is a negative number.
+    #: A negative number is a signal.
     exit_code: int
-    #: Why it could not serve, if it said so.
+    #: Why it could not serve, if it reported that.
     reason: str | None
 
     @property
@@ -149,7 +149,7 @@ class _Supervisor:
         self._announce = announce
         self._orders = orders
         self._all = trio.CancelScope()
-        #: The numbers of the workers that have served.
+        #: The numbers of the workers that have ever served.
         self._served: set[int] = set()
         self._announced = False
         self._failure: WorkersFailedError | None = None
@@ -158,7 +158,7 @@ class _Supervisor:
     async def run(self) -> bool:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as obeying:
-                # To the very end: a second signal that nobody took would end us by force.
+                # Until the very end: an unhandled second signal would kill this process.
                 obeying.start_soon(self._obey, signals)
                 with self._all:
                     async with trio.open_nursery() as workers:
@@ -176,23 +176,23 @@ class _Supervisor:
             self._all.cancel()
 
     async def _keep(self, number: int) -> None:
-        """Run a worker, and another in its place whenever it ends, until cancelled.
+        """Run a worker and replace it whenever it ends, until cancelled.
 
-        What is retried: whatever it ended with, a database that is away among it. Only before all
-        have served for the first time, the end of one is the end of all.
+        Any failure is retried, an unreachable database included. But until all workers have served
+        once, the end of one stops all.
         """
         pause = FIRST_PAUSE_SECONDS
         while True:
             started = trio.current_time()
             ended = await self._run_worker(number)
             if not self._announced:
-                reason = ended.reason or f"worker {number} ended with {ended.status} at its start"
+                reason = ended.reason or f"worker {number} ended with {ended.status} during startup"
                 self._failure = WorkersFailedError(reason, max(ended.exit_code, 1))
                 self._all.cancel()
                 return
             if trio.current_time() - started > LONG_LIFE_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
-            # Jittered, so that workers that failed together do not all return together.
+            # Add jitter, so that workers that failed together do not restart together.
             seconds = random.uniform(0.5, 1.0) * pause  # noqa: S311
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             log.warning(
@@ -206,7 +206,7 @@ class _Supervisor:
             await trio.sleep(seconds)
 
     async def _run_worker(self, number: int) -> _Ended:
-        """Run a worker to its end; when cancelled, have it end, and wait for that."""
+        """Run a worker until it ends; on cancellation, stop it and wait."""
         orders = self._orders[number]
         try:
             process = await trio.lowlevel.open_process(
@@ -214,7 +214,7 @@ class _Supervisor:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=(orders.metrics_fd,),
-                # Ctrl-C reaches a terminal's whole process group; only we end workers.
+                # Ctrl-C signals the whole process group; only the supervisor may stop workers.
                 start_new_session=True,
             )
         except OSError as error:
@@ -235,7 +235,7 @@ class _Supervisor:
             finally:
                 if process.returncode is None:
                     exit_code = await _end(process)
-                    # A second SIGTERM, as systemd sends to every process, ends what has stopped.
+                    # systemd sends SIGTERM to every process; a second one kills a stopped worker.
                     if serving and exit_code not in (0, -signal.SIGTERM):
                         self._in_order = False
 
@@ -247,10 +247,10 @@ class _Supervisor:
 
 
 def _reserve(stack: ExitStack, host: str, port: int) -> tuple[Address, ...]:
-    """Bind a host's addresses until the stack is closed, so that the port stays ours.
+    """Bind a host's addresses until the stack is closed, which reserves the port.
 
     Raises:
-        OSError: somebody else is there, or there is no such host.
+        OSError: the port is in use, or the host does not exist.
     """
     reserved = []
     unsupported: OSError | None = None
@@ -259,14 +259,14 @@ def _reserve(stack: ExitStack, host: str, port: int) -> tuple[Address, ...]:
     ):
         try:
             if port != 0:
-                # Another bridge of this user would share the port with us, and half of the clients
-                # would come to it; it is noticed only so.
+                # An unshared bind is the only way to notice another bridge of the same user, which
+                # would get half of the clients.
                 Address(family, name).bind(shared=False).close()
             bound = stack.enter_context(Address(family, name).bind())
         except OSError as error:
             if error.errno != errno.EAFNOSUPPORT:
                 raise
-            # Names such as localhost have IPv6 addresses where the system has no IPv6, too.
+            # Names such as localhost have IPv6 addresses even on systems without IPv6.
             unsupported = error
         else:
             reserved.append(Address(family, bound.getsockname()))
@@ -276,7 +276,7 @@ def _reserve(stack: ExitStack, host: str, port: int) -> tuple[Address, ...]:
 
 
 def _unnamed_listener() -> socket.socket:
-    """Return a listening Unix socket for which the kernel made a name, not one of a file."""
+    """Return a listening Unix socket with a kernel-assigned abstract address."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind("")
     listener.listen()
@@ -284,7 +284,7 @@ def _unnamed_listener() -> socket.socket:
 
 
 def _command(number: int) -> list[str]:
-    """Return the command of a worker: this process's own up to ``run``, with all of its options."""
+    """Return a worker's command: this process's own, with ``worker`` instead of ``run``."""
     return [
         sys.executable,
         *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1],
@@ -294,7 +294,7 @@ def _command(number: int) -> list[str]:
 
 
 async def _report(stdout: trio.abc.ReceiveStream) -> dict[str, str]:
-    """Return what a worker reports in its line; nothing if it ends without one."""
+    """Return a worker's report, or nothing if it ends without one."""
     received = b""
     async for chunk in stdout:
         received += chunk
@@ -305,7 +305,7 @@ async def _report(stdout: trio.abc.ReceiveStream) -> dict[str, str]:
 
 
 async def _end(process: trio.Process) -> int:
-    """Have a process end in order, or by force after ``STOP_SECONDS``; return its exit code."""
+    """Stop a process, kill it after ``STOP_SECONDS``, and return its exit code."""
     with trio.CancelScope(shield=True):
         process.terminate()
         with trio.move_on_after(STOP_SECONDS):

@@ -1,4 +1,4 @@
-"""One of several bridges on one port: a process that ``bridge/daemon/supervisor.py`` started."""
+"""Run one of several bridges on one port, as a child process of the supervisor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from functools import partial
 import structlog
 import trio
 
-from bridge.daemon.app import StartError, serve
+from bridge.daemon.app import serve
+from bridge.daemon.start import StartError
 from bridge.daemon.supervisor import BACKLOG, Address, Orders
 from bridge.tasks import first_error
 from bridge.telemetry.exposition import merge_metrics, render_metrics
@@ -23,32 +24,34 @@ from bridge.telemetry.logs import configure_logs
 
 log = structlog.get_logger()
 
-#: How long another worker may take to tell what it has counted; one that is ending is left out.
+#: Timeout for the metrics of another worker; one that is shutting down is left out.
 METRICS_SECONDS = 1.0
-#: Ends what a worker tells. Without it the worker died over it.
+#: Marks a complete exposition; without it the worker died while sending.
 METRICS_END = b"# EOF\n"
 
 
 class NoOrdersError(Exception):
-    """Nobody gave orders. The message says what to run instead."""
+    """This process was not started by a supervisor. The message says what to run instead."""
 
 
 def run_worker(number: int) -> bool:
-    """Run a bridge as the supervisor ordered, until SIGTERM or the supervisor's own end.
+    """Run a bridge as the supervisor ordered, until SIGTERM or until the supervisor ends.
 
     Args:
-        number: which of the workers it is, from 1.
+        number: the number of this worker, from 1.
 
     Returns:
-        Whether it has served.
+        Whether it served.
 
     Raises:
-        NoOrdersError: it was not a supervisor that started it.
+        NoOrdersError: no supervisor started this process.
     """
     try:
         orders: Orders = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our parent
-    except Exception:  # what is not a pickle may raise anything
-        raise NoOrdersError("only a supervisor starts workers: pgbridge run --workers 2") from None
+    except Exception:  # invalid pickles may raise anything
+        raise NoOrdersError(
+            "only a supervisor starts workers; run: pgbridge run --workers 2"
+        ) from None
     configure_logs(orders.settings.log_level, orders.settings.log_format, worker=number)
     served = False
     try:
@@ -64,7 +67,7 @@ def run_worker(number: int) -> bool:
 async def _work(number: int, orders: Orders) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_with_supervisor)
-        nursery.start_soon(_tell_metrics, orders.metrics_fd)
+        nursery.start_soon(_serve_metrics, orders.metrics_fd)
         await serve(
             orders.settings,
             partial(_report, "serves"),
@@ -75,12 +78,12 @@ async def _work(number: int, orders: Orders) -> None:
 
 
 def _report(what: str, line: str) -> None:
-    with suppress(BrokenPipeError):  # the supervisor is gone, and we go, too
+    with suppress(BrokenPipeError):  # the supervisor has died; this process follows
         print(json.dumps({what: line}), flush=True)
 
 
 async def _end_with_supervisor() -> None:
-    """Stop as by SIGTERM when the supervisor has ended, however that came."""
+    """Stop as on SIGTERM when the supervisor ends for any reason."""
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as orders:
         async for _ in orders:
             pass
@@ -97,32 +100,32 @@ async def _open_listeners(addresses: tuple[Address, ...]) -> list[trio.SocketLis
     return listeners
 
 
-# --- metrics: whichever worker is asked answers for all
+# --- metrics: any worker returns the metrics of all
 
 
-async def _tell_metrics(fd: int) -> None:
-    """Tell whoever connects what is counted here."""
+async def _serve_metrics(fd: int) -> None:
+    """Serve this worker's metrics to the other workers."""
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(socket.socket(fileno=fd)))
-    await trio.serve_listeners(_tell, [listener])
+    await trio.serve_listeners(_send_metrics, [listener])
 
 
-async def _tell(stream: trio.SocketStream) -> None:
+async def _send_metrics(stream: trio.SocketStream) -> None:
     async with stream:
-        # It hung up, or does not read.
+        # The peer may hang up or not read.
         with suppress(trio.BrokenResourceError), trio.move_on_after(METRICS_SECONDS):
             await stream.send_all(await render_metrics() + METRICS_END)
 
 
 async def _collect_metrics(number: int, addresses: Mapping[int, bytes]) -> bytes:
-    """Ask the other workers, all at once, and return what they and this one have counted."""
+    """Return the merged metrics of all workers, asked concurrently."""
     by_worker = {number: await render_metrics()}
 
     async def ask(other: int) -> None:
         with suppress(OSError, trio.BrokenResourceError), trio.move_on_after(METRICS_SECONDS):
             async with await trio.open_unix_socket(addresses[other]) as stream:
-                told = b"".join([chunk async for chunk in stream])
-                if told.endswith(METRICS_END):
-                    by_worker[other] = told
+                received = b"".join([chunk async for chunk in stream])
+                if received.endswith(METRICS_END):
+                    by_worker[other] = received
 
     async with trio.open_nursery() as nursery:
         for other in addresses.keys() - {number}:

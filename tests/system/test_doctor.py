@@ -122,7 +122,7 @@ def test_invalid_settings_exit_with_2() -> None:
     for url, listen_url, said in [
         (None, NOWHERE, "BRIDGE_DATABASE_URL is not set"),
         (NOWHERE, "mysql://u:hunter2@h/d", "BRIDGE_LISTEN_URL: must begin with postgresql://"),
-        (NOWHERE, "postgresql://u:hunter2%@h/d", "BRIDGE_LISTEN_URL: has a % that begins no"),
+        (NOWHERE, "postgresql://u:hunter2%@h/d", "BRIDGE_LISTEN_URL: has an invalid % escape"),
     ]:
         result = pgbridge("doctor", url=url, listen_url=listen_url)
         assert (result.returncode, result.stdout) == (2, "")

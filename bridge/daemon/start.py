@@ -1,0 +1,83 @@
+"""Check before a bridge starts that it can use the database and the port."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from bridge import assets
+from bridge.database import rights
+from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError
+from bridge.database.pool import Database
+from bridge.relay.upkeep import create_partitions
+from bridge.settings import Settings
+
+
+class StartError(Exception):
+    """The bridge cannot start. The message says why and what to do."""
+
+
+async def prepare_database(database: Database) -> int:
+    """Check privileges and schema version, create today's partitions, return the last event's ID.
+
+    Raises:
+        StartError: the database cannot be used.
+    """
+    try:
+        # Report missing privileges now: a rare statement may need them only hours later.
+        if missing := rights.missing_rights(await database.fetch("rights")):
+            raise StartError(f"permission denied: {missing}; {missing.remedy}")
+        [row] = await database.fetch("schema_version")
+        if mismatch := assets.schema_mismatch(row["version"]):
+            raise StartError("; ".join(mismatch))
+        await create_partitions(database)
+    except DatabaseUnavailable as error:
+        raise StartError(f"cannot use the database: {error}") from None
+    except DatabaseError as error:
+        raise StartError(
+            f"the database has no schema bridge that this role can use: {error}; run: pgbridge init"
+        ) from None
+    last_event_id: int = row["last_event_id"]
+    return last_event_id
+
+
+async def check_bot_tokens(database: Database) -> None:
+    """Check that the bot's own token table can be read.
+
+    Raises:
+        StartError: it cannot, or reading it would be unsafe.
+    """
+    try:
+        await database.read_foreign("bot_tokens_table", "valid_bot_tokens", [])
+    except DatabaseUnavailable as error:
+        raise StartError(f"cannot use the database: {error}") from None
+    except UnfitTableError as error:
+        raise StartError(
+            f"BRIDGE_BOT_TOKENS is on, but public.web_api_tokens is unsafe to read because {error}:"
+            " code of its owner would run with the bridge's privileges; turn BRIDGE_BOT_TOKENS off"
+        ) from None
+    except DatabaseError as error:
+        raise StartError(
+            f"BRIDGE_BOT_TOKENS is on, but public.web_api_tokens cannot be read: {error}; as its "
+            "owner, run: grant select (id, name, token_hash, is_active, expires_at) on "
+            "public.web_api_tokens to the bridge's role; or turn BRIDGE_BOT_TOKENS off"
+        ) from None
+
+
+async def listen(
+    settings: Settings, open_listeners: Callable[[], Awaitable[list[trio.SocketListener]]] | None
+) -> list[trio.SocketListener]:
+    """Open the listeners, by default on the host and port of the settings.
+
+    Raises:
+        StartError: the address is in use or does not exist.
+    """
+    try:
+        if open_listeners is not None:
+            return await open_listeners()
+        return await trio.open_tcp_listeners(settings.port, host=settings.host)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from None
