@@ -22,7 +22,7 @@ from bridge.live.hub import Hub
 from bridge.live.stream import LiveStream, StreamLimits
 from bridge.operations.activity import Activity
 from bridge.operations.gauges import Gauges
-from bridge.operations.readiness import ListenProof, Readiness
+from bridge.operations.readiness import ListenProbe, Readiness
 from bridge.relay.drain import Relay
 from bridge.relay.upkeep import Upkeep, create_partitions
 from bridge.settings import Settings
@@ -65,7 +65,7 @@ def build_bridge(
     hub = Hub(History(last_event_id, partial(read_log, database)), clock)
     tokens = _authenticator(settings, database)
     live = LiveStream(hub, tokens, _stream_limits(settings), access_log=settings.access_log)
-    proof = ListenProof(
+    probe = ListenProbe(
         database,
         listens=lambda: relay.listens,
         held_up=lambda: relay.trouble() is not None,
@@ -83,9 +83,9 @@ def build_bridge(
         poll_seconds=settings.poll_seconds,
         quiet_poll_seconds=settings.quiet_poll_seconds,
         batch=settings.drain_batch,
-        listen_to={proof.channel: proof.heard},
+        listen_to={probe.channel: probe.arrived},
     )
-    readiness = _readiness(settings, database, relay, proof, courier)
+    readiness = _readiness(settings, database, relay, probe, courier)
     api = build_api(
         database,
         tokens,
@@ -107,7 +107,7 @@ def build_bridge(
         relay=relay,
         courier=courier,
         live=live,
-        proof=proof,
+        probe=probe,
         readiness=readiness,
         gauges=Gauges(database),
         activity=Activity(
@@ -159,13 +159,13 @@ def _stream_limits(settings: Settings) -> StreamLimits:
 
 
 def _readiness(
-    settings: Settings, database: Database, relay: Relay, proof: ListenProof, courier: Courier
+    settings: Settings, database: Database, relay: Relay, probe: ListenProbe, courier: Courier
 ) -> Readiness:
     return Readiness(
         database,
         {
             "relay": relay.trouble,
-            "listen": proof.trouble,
+            "listen": probe.trouble,
             "claim": courier.claim_trouble,
             "settle": courier.settle_trouble,
         },

@@ -17,7 +17,7 @@ from bridge.delivery.courier import Courier
 from bridge.live.stream import LiveStream
 from bridge.operations.activity import Activity
 from bridge.operations.gauges import Gauges
-from bridge.operations.readiness import ListenProof, Readiness
+from bridge.operations.readiness import ListenProbe, Readiness
 from bridge.relay.drain import Relay
 from bridge.relay.upkeep import Upkeep
 from bridge.telemetry import metrics
@@ -40,7 +40,7 @@ class Bridge:
     relay: Relay
     courier: Courier
     live: LiveStream
-    proof: ListenProof
+    probe: ListenProbe
     readiness: Readiness
     gauges: Gauges
     activity: Activity
@@ -65,7 +65,7 @@ class Bridge:
             nursery.start_soon(keep_running, "relay", self.relay.run)
             nursery.start_soon(self.courier.run)
             nursery.start_soon(self.live.run)
-            nursery.start_soon(self.proof.run)
+            nursery.start_soon(self.probe.run)
             nursery.start_soon(self.readiness.run)
             nursery.start_soon(self.gauges.run)
             nursery.start_soon(self.activity.run)

@@ -1,7 +1,6 @@
-"""Whether the bridge makes progress, and if not, what is wrong: known at any moment, from memory.
+"""Tell from memory whether the bridge makes progress, and if not, why.
 
-What receivers do is no matter of it: one that is down or slow makes no bridge unfit, and to take
-the bridge out of service would mend nothing.
+Receivers do not count: restarting a bridge does not help a receiver that is down or slow.
 """
 
 from __future__ import annotations
@@ -20,33 +19,34 @@ from bridge.telemetry import metrics
 
 log = structlog.get_logger()
 
-#: An event that is still the first in the outbox after so long keeps all others up.
+#: An event that stays the oldest in the outbox for this long blocks all later ones.
 STALL_SECONDS = 10.0
-#: How often the outbox is looked at. And so many times as long as a look took passes before the
-#: next, up to a bound: while vacuum is held back, it walks over all that was drained since.
+#: Pause between looks at the outbox. A look scans everything drained while vacuum is held back, so
+#: after a slow one, wait ``PAUSE_FACTOR`` times its duration, at most ``LONGEST_PAUSE_SECONDS``.
 LOOK_SECONDS = 2.0
-REST = 10
-LONGEST_REST_SECONDS = 30.0
-#: A look that takes longer is not answered.
+PAUSE_FACTOR = 10
+LONGEST_PAUSE_SECONDS = 30.0
+#: When a look that has not returned fails the check.
 ANSWER_SECONDS = 10.0
-#: How often it is proven that what is notified is heard; how long hearing it may take, and, after
-#: a connection is lost, to have another; and how soon it is tried again after it was not heard.
-PROOF_SECONDS = 10.0
-HEARING_SECONDS = 5.0
-REPEAT_SECONDS = 0.5
-#: How often it is noticed that the bridge is ready, or not any more.
+#: How often test notifications are sent, how long one may take and a lost LISTEN connection may
+#: take to return, and the pause before another try.
+PROBE_SECONDS = 10.0
+ARRIVAL_SECONDS = 5.0
+RETRY_SECONDS = 0.5
+#: How often changes of readiness are noticed.
 WATCH_SECONDS = 1.0
 
-#: Returns what is wrong, in a line; None if nothing is.
+#: Returns the problem in one line, or None.
 Check = Callable[[], str | None]
 
 
 class Readiness:
-    """What keeps the bridge from its work.
+    """The readiness checks of a bridge.
 
     Args:
-        checks: further ones, by name.
-        stall_seconds: how long the first event in the outbox may stay the first.
+        checks: more checks, by name.
+        stall_seconds: how long an event may stay the oldest in the outbox; at least
+            ``STALL_SECONDS``.
     """
 
     def __init__(
@@ -59,29 +59,29 @@ class Readiness:
             "outbox": self._outbox_trouble,
             "database": self._database_trouble,
         }
-        # The first event in the outbox, and when it was seen there first.
-        self._first: int | None = None
-        self._first_seen_at = 0.0
+        # The oldest event in the outbox, and when it was first seen as the oldest.
+        self._oldest: int | None = None
+        self._oldest_since = 0.0
         self._seen: Mapping[str, Any] | None = None
         self._stalled = False
-        # When the look began that is under way, and whether the one before it was answered.
+        # When the current look started, and whether the previous one succeeded.
         self._asked_at: float | None = None
         self._answered = False
 
     def troubles(self) -> dict[str, str | None]:
-        """Return what is wrong by each of the checks; None if nothing is."""
+        """Return the problem of each check, or None for a check that passes."""
         return {name: check() for name, check in self._checks.items()}
 
     async def run(self) -> None:
-        """Look for ever, show in metrics what comes of it, and log when it changes."""
+        """Look for ever, update the metrics, and log changes."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._look_now_and_then)
+            nursery.start_soon(self._look_repeatedly)
             nursery.start_soon(self._watch)
 
-    async def _look_now_and_then(self) -> None:
+    async def _look_repeatedly(self) -> None:
         while True:
             self._asked_at = started = trio.current_time()
-            rest = 0.0
+            pause = 0.0
             try:
                 [self._seen] = await self._database.fetch("progress")
             except (DatabaseUnavailable, DatabaseError):
@@ -89,41 +89,42 @@ class Readiness:
             else:
                 self._answered = True
                 self._compare(started, self._seen)
-                rest = min(REST * (trio.current_time() - started), LONGEST_REST_SECONDS)
+                took = trio.current_time() - started
+                pause = min(PAUSE_FACTOR * took, LONGEST_PAUSE_SECONDS)
             self._asked_at = None
-            await trio.sleep(max(LOOK_SECONDS, rest))
+            await trio.sleep(max(LOOK_SECONDS, pause))
 
     def _compare(self, now: float, seen: Mapping[str, Any]) -> None:
-        if seen["oldest_id"] != self._first:
-            self._first, self._first_seen_at = seen["oldest_id"], now
-        self._stalled = self._first is not None and now - self._first_seen_at >= self._stall_seconds
+        if seen["oldest_id"] != self._oldest:
+            self._oldest, self._oldest_since = seen["oldest_id"], now
+        self._stalled = self._oldest is not None and now - self._oldest_since >= self._stall_seconds
 
     def _outbox_trouble(self) -> str | None:
-        """Say that the outbox stands still. However much it holds, it does not if that changes."""
+        """Return a problem if the same event stays the oldest. A moving backlog is none."""
         if not self._stalled or self._seen is None:
             return None
-        drainer = "no bridge drains"
+        drainer = "no bridge is draining"
         if self._seen["is_drained"]:
             drainer = f"the drainer is {self._seen['drainer']}"
         return (
-            f"row {self._first} of bridge.outbox is the first and has waited for "
+            f"row {self._oldest}, the oldest in bridge.outbox, has waited for "
             f"{self._seen['oldest_seconds']:.0f} s; {drainer}"
         )
 
     def _database_trouble(self) -> str | None:
-        # Not the error's text: whoever asks has shown no token, and the log has it.
+        # Without the error's text, because /readyz needs no token. The log has it.
         if self._asked_at is not None:
             waited = trio.current_time() - self._asked_at
             if waited > ANSWER_SECONDS:
                 return f"the database has not answered for {waited:.0f} s"
         if not self._answered:
-            return "the database is away or refuses; see database_task_failed in the log"
+            return "the database is unavailable or rejects queries; see the bridge's log"
         return None
 
     async def _watch(self) -> None:
         was_ready = True
         while True:
-            # First a while for the other tasks to begin.
+            # Sleep first, so that the other tasks can start.
             await trio.sleep(WATCH_SECONDS)
             troubles = self.troubles()
             metrics.ready.show_states({name: why is None for name, why in troubles.items()})
@@ -135,17 +136,17 @@ class Readiness:
             was_ready = not reasons
 
 
-class ListenProof:
-    """Proves that what one connection notifies, the one that listens hears.
+class ListenProbe:
+    """Sends test notifications and checks that they reach the LISTEN connection.
 
-    A pooler in transaction mode takes a LISTEN and never delivers anything, and a connection may be
-    gone for long before that is noticed.
+    A pooler in transaction mode accepts LISTEN but never delivers, and a broken connection may go
+    unnoticed for long.
 
     Args:
-        listens: tells whether there is a connection that listens to ``channel``.
-        held_up: tells whether that connection is busy with something that does not end: then what
-            is notified comes only after that, whatever stands between.
-        needed: whether anything depends on it; without, nothing is done.
+        listens: returns whether a connection listens to ``channel``.
+        held_up: returns whether a statement blocks that connection. Notifications arrive only
+            after the statement, so they say nothing about a pooler.
+        needed: False disables the probe, because nothing depends on notifications.
     """
 
     def __init__(
@@ -160,54 +161,54 @@ class ListenProof:
         self._listens = listens
         self._held_up = held_up
         self._needed = needed
-        self._heard = trio.Event()
-        self._heard_at = -float("inf")
+        self._arrived = trio.Event()
+        self._arrived_at = -float("inf")
         self._listened_at = trio.current_time()
         self._failed = False
-        #: What is to be listened to, on the connection that listens to all else.
-        self.channel = f"bridge_proof_{secrets.token_hex(8)}"
+        #: The channel of the test notifications. The LISTEN connection must listen to it too.
+        self.channel = f"bridge_probe_{secrets.token_hex(8)}"
 
-    def heard(self) -> None:
-        """Take note: what was notified has come."""
-        self._heard.set()
+    def arrived(self) -> None:
+        """Record that a test notification arrived."""
+        self._arrived.set()
 
     async def run(self) -> None:
-        """Prove it for ever."""
+        """Probe for ever."""
         while self._needed:
             now = trio.current_time()
             if self._listens():
                 self._listened_at = now
-                if self._failed or now - self._heard_at > PROOF_SECONDS:
-                    await self._prove()
-            elif now - self._listened_at > HEARING_SECONDS:
+                if self._failed or now - self._arrived_at > PROBE_SECONDS:
+                    await self._probe()
+            elif now - self._listened_at > ARRIVAL_SECONDS:
                 self._failed = True
             metrics.listening.show(self.trouble() is None)
-            await trio.sleep(REPEAT_SECONDS)
+            await trio.sleep(RETRY_SECONDS)
 
-    async def _prove(self) -> None:
-        self._heard = trio.Event()
+    async def _probe(self) -> None:
+        self._arrived = trio.Event()
         started = trio.current_time()
         try:
-            await self._database.fetch("notify_proof", self.channel)
+            await self._database.fetch("notify_probe", self.channel)
         except (DatabaseUnavailable, DatabaseError):
-            return  # There is a check of its own for that, and this one fails when it lasts.
-        with trio.move_on_after(HEARING_SECONDS):
-            await self._heard.wait()
-        self._failed = not self._heard.is_set()
+            return  # the check "database" reports this; ours fails if it lasts
+        with trio.move_on_after(ARRIVAL_SECONDS):
+            await self._arrived.wait()
+        self._failed = not self._arrived.is_set()
         if not self._failed:
-            self._heard_at = trio.current_time()
-            metrics.listen_round_trip.show(self._heard_at - started)
+            self._arrived_at = trio.current_time()
+            metrics.listen_round_trip.show(self._arrived_at - started)
 
     def trouble(self) -> str | None:
-        """Say why what is notified may not be heard; None if it was of late."""
-        late = trio.current_time() - self._heard_at > PROOF_SECONDS + 2 * HEARING_SECONDS
+        """Return why notifications may not arrive, or None if one arrived recently."""
+        late = trio.current_time() - self._arrived_at > PROBE_SECONDS + 2 * ARRIVAL_SECONDS
         if not self._needed or not (self._failed or late):
             return None
         if not self._listens():
-            return "there is no connection that listens; see database_task_failed in the log"
+            return "the LISTEN connection is down; see the bridge's log"
         if self._held_up():
-            return "the connection that listens is held up by the relay's own statement; see relay"
+            return "the LISTEN connection is blocked by a statement of the relay; see check relay"
         return (
-            "what is notified is not heard on the connection that listens; "
+            "test notifications do not reach the LISTEN connection; "
             "behind a pooler such as PgBouncer, set BRIDGE_LISTEN_URL to PostgreSQL's own address"
         )

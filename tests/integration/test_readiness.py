@@ -1,4 +1,4 @@
-"""Readiness is progress: what stops it is named, and what is merely slow does not."""
+"""Readiness means progress. Its problems are named, and slowness alone is none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from bridge.database.pool import Database, open_database
 from bridge.delivery import courier as couriers
 from bridge.operations import readiness
-from bridge.operations.readiness import ListenProof, Readiness
+from bridge.operations.readiness import ListenProbe, Readiness
 from bridge.telemetry import exposition
 from tests.integration.delivering import delivering, enqueue
 from tests.integration.relaying import Relayed, relaying, sign_up
@@ -25,7 +25,7 @@ from tests.webhook_rows import add_webhook
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
-#: So that it need not take ten seconds.
+#: Instead of ten seconds.
 STALL_SECONDS = 0.5
 
 
@@ -34,14 +34,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "STALL_SECONDS", STALL_SECONDS)
     monkeypatch.setattr(couriers, "STALL_SECONDS", STALL_SECONDS)
     monkeypatch.setattr(readiness, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(readiness, "REST", 1)
+    monkeypatch.setattr(readiness, "PAUSE_FACTOR", 1)
     monkeypatch.setattr(readiness, "WATCH_SECONDS", 0.05)
-    monkeypatch.setattr(readiness, "REPEAT_SECONDS", 0.05)
+    monkeypatch.setattr(readiness, "RETRY_SECONDS", 0.05)
 
 
 @asynccontextmanager
 async def watching(database: Database) -> AsyncIterator[Readiness]:
-    """Run the checks of the outbox and of the database, once they have begun."""
+    """Run the checks of outbox and database; yield when they have started."""
     async with trio.open_nursery() as nursery:
         ready = Readiness(database, {}, stall_seconds=0)
         nursery.start_soon(ready.run)
@@ -53,25 +53,21 @@ async def watching(database: Database) -> AsyncIterator[Readiness]:
 # --- the outbox
 
 
-async def test_an_event_that_stays_the_first_is_named_with_who_should_drain_it(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_stuck_event_is_named_with_its_drainer(bridge_url: str, bot: Bot) -> None:
     with trio.fail_after(60):
         async with open_database(bridge_url) as database, watching(database) as ready:
             sign_up(bot, "ivan")
             await until(lambda: ready.troubles()["outbox"])
             reason = ready.troubles()["outbox"]
             assert reason is not None
-            assert reason.startswith("row 1 of bridge.outbox is the first and has waited for ")
-            assert reason.endswith(" s; no bridge drains")
+            assert reason.startswith("row 1, the oldest in bridge.outbox, has waited for ")
+            assert reason.endswith(" s; no bridge is draining")
             async with relaying(bridge_url) as relayed:
                 await relayed.until_count(1)
                 await until(lambda: ready.troubles()["outbox"] is None)
 
 
-async def test_a_table_that_somebody_has_locked_stops_the_drain_and_not_the_check(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_locked_table_stops_the_drain_but_not_the_check(bridge_url: str, bot: Bot) -> None:
     async with relaying(bridge_url) as relayed, watching(relayed.database) as ready:
         sign_up(bot, "before")
         await relayed.until_count(1)
@@ -85,18 +81,15 @@ async def test_a_table_that_somebody_has_locked_stops_the_drain_and_not_the_chec
         await until(lambda: ready.troubles()["outbox"] is None)
 
 
-async def test_a_backlog_that_is_being_drained_is_no_trouble(bridge_url: str) -> None:
+async def test_moving_backlog_is_no_problem(bridge_url: str) -> None:
     async with open_database(bridge_url) as database:
         ready = Readiness(database, {}, stall_seconds=10)
         for seconds in range(0, 3600, 9):
             seen = {"oldest_id": seconds, "oldest_seconds": 3600.0, "is_drained": False}
             ready._compare(float(seconds), seen)
             assert ready.troubles()["outbox"] is None
-        # One that stays the first for as long is.
-        ready._compare(3600.0, seen)
-        assert ready.troubles()["outbox"] is None
         ready._seen = seen
-        ready._compare(3602.0, seen)
+        ready._compare(3602.0, seen)  # the last one again, 11 s after it was first seen
         assert ready.troubles()["outbox"] is not None
 
 
@@ -104,90 +97,88 @@ async def test_a_backlog_that_is_being_drained_is_no_trouble(bridge_url: str) ->
 
 
 @asynccontextmanager
-async def proving(
+async def probing(
     relayed: Relayed,
     listens: Callable[[], bool] = lambda: True,
     *,
     held_up: Callable[[], bool] = lambda: False,
     needed: bool = True,
-) -> AsyncIterator[ListenProof]:
+) -> AsyncIterator[ListenProbe]:
     async with trio.open_nursery() as nursery:
-        proof = ListenProof(relayed.database, listens=listens, held_up=held_up, needed=needed)
-        nursery.start_soon(proof.run)
-        yield proof
+        probe = ListenProbe(relayed.database, listens=listens, held_up=held_up, needed=needed)
+        nursery.start_soon(probe.run)
+        yield probe
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_notified_is_heard(bridge_url: str) -> None:
+async def test_arriving_notifications_pass_the_check(bridge_url: str) -> None:
     listens: list[object] = []
     async with (
         relaying(bridge_url) as relayed,
-        proving(relayed, lambda: bool(listens)) as proof,
+        probing(relayed, lambda: bool(listens)) as probe,
         relayed.database.connect() as connection,
     ):
-        assert proof.trouble() is not None  # not yet
-        await connection.listen(proof.channel, proof.heard)
+        assert probe.trouble() is not None  # nothing listens yet
+        await connection.listen(probe.channel, probe.arrived)
         listens.append(connection)
-        await until(lambda: proof.trouble() is None)
+        await until(lambda: probe.trouble() is None)
         assert b"pgbridge_listening 1.0" in await exposition.render_metrics()
         assert b"pgbridge_listen_round_trip_seconds 0." in await exposition.render_metrics()
 
 
-async def test_a_connection_that_hears_nothing_is_no_connection(
+async def test_lost_notifications_fail_the_check(
     bridge_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "HEARING_SECONDS", 0.2)
-    monkeypatch.setattr(readiness, "PROOF_SECONDS", 0.2)
+    monkeypatch.setattr(readiness, "ARRIVAL_SECONDS", 0.2)
+    monkeypatch.setattr(readiness, "PROBE_SECONDS", 0.2)
     async with (
         relaying(bridge_url) as relayed,
-        proving(relayed) as proof,
+        probing(relayed) as probe,
         relayed.database.connect() as connection,
     ):
-        await connection.listen(proof.channel, proof.heard)
-        await until(lambda: proof.trouble() is None)
-        # As behind a pooler: the LISTEN was taken, and another session is notified.
-        await connection.unlisten(proof.channel)
-        await until(proof.trouble)
-        assert "set BRIDGE_LISTEN_URL" in str(proof.trouble())
-        await connection.listen(proof.channel, proof.heard)
-        await until(lambda: proof.trouble() is None)
+        await connection.listen(probe.channel, probe.arrived)
+        await until(lambda: probe.trouble() is None)
+        # As behind a pooler that accepts LISTEN and notifies another session.
+        await connection.unlisten(probe.channel)
+        await until(probe.trouble)
+        assert "set BRIDGE_LISTEN_URL" in str(probe.trouble())
+        await connection.listen(probe.channel, probe.arrived)
+        await until(lambda: probe.trouble() is None)
 
 
-async def test_a_connection_that_a_lock_holds_up_is_not_called_a_poolers(
+async def test_blocked_connection_is_not_mistaken_for_a_pooler(
     bridge_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "HEARING_SECONDS", 0.2)
-    async with relaying(bridge_url) as relayed, proving(relayed, held_up=lambda: True) as proof:
-        await until(lambda: proof._failed)
-        assert str(proof.trouble()).startswith("the connection that listens is held up")
+    monkeypatch.setattr(readiness, "ARRIVAL_SECONDS", 0.2)
+    async with relaying(bridge_url) as relayed, probing(relayed, held_up=lambda: True) as probe:
+        await until(lambda: probe._failed)
+        assert str(probe.trouble()).startswith("the LISTEN connection is blocked")
 
 
-async def test_without_a_connection_nothing_is_heard(
+async def test_missing_connection_fails_the_check(
     bridge_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "HEARING_SECONDS", 0.2)
+    monkeypatch.setattr(readiness, "ARRIVAL_SECONDS", 0.2)
     async with (
         relaying(bridge_url) as relayed,
-        proving(relayed, lambda: False) as proof,
+        probing(relayed, lambda: False) as probe,
     ):
-        await until(lambda: proof._failed)
-        assert str(proof.trouble()).startswith("there is no connection that listens")
+        await until(lambda: probe._failed)
+        assert str(probe.trouble()).startswith("the LISTEN connection is down")
 
 
-async def test_a_bridge_that_polls_need_not_listen(bridge_url: str) -> None:
+async def test_polling_bridge_needs_no_notifications(bridge_url: str) -> None:
     async with (
         relaying(bridge_url, mode="poll") as relayed,
-        proving(relayed, lambda: False, needed=False) as proof,
+        probing(relayed, lambda: False, needed=False) as probe,
     ):
-        assert proof.trouble() is None
+        assert probe.trouble() is None
 
 
 # --- delivery
 
 
-async def test_receivers_that_hang_or_refuse_are_no_trouble_of_a_full_courier(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_failing_receivers_do_not_fail_the_check(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver:
         released = trio.Event()
         receiver.behaviours["/hang"] = hang_until(released)
@@ -196,7 +187,7 @@ async def test_receivers_that_hang_or_refuse_are_no_trouble_of_a_full_courier(
         async with delivering(bridge_url, concurrency=4) as courier:
             await receiver.until(lambda: len(receiver.requests) == 4)
             assert courier.in_flight == 4
-            # It gets around to looking, again and again, though there is room for nothing more.
+            # It keeps polling, although all its slots are taken.
             for _ in range(20):
                 polled_at = courier._polled_at
                 await until(lambda: courier._polled_at > polled_at)  # noqa: B023
@@ -208,7 +199,7 @@ async def test_receivers_that_hang_or_refuse_are_no_trouble_of_a_full_courier(
             released.set()
 
 
-async def test_a_courier_that_cannot_look_for_deliveries_says_so(bridge_url: str, bot: Bot) -> None:
+async def test_courier_that_cannot_claim_fails_the_check(bridge_url: str, bot: Bot) -> None:
     async with delivering(bridge_url) as courier:
         with psycopg.connect(bridge_url) as locker:
             locker.execute("lock table bridge.delivery_queue")
@@ -217,23 +208,23 @@ async def test_a_courier_that_cannot_look_for_deliveries_says_so(bridge_url: str
         await until(lambda: courier.claim_trouble() is None)
 
 
-async def test_an_attempt_that_cannot_be_written_down_is_told(bridge_url: str, bot: Bot) -> None:
+async def test_result_that_cannot_be_saved_fails_the_check(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver, delivering(bridge_url) as courier:
         with psycopg.connect(bridge_url) as locker:
             locker.execute("lock table bridge.delivery_attempts")
             enqueue(bot, add_webhook(bot, receiver.url()))
             await until(courier.settle_trouble)
             assert "has not been saved for" in str(courier.settle_trouble())
-            # It looks for deliveries all the while.
+            # It still polls for deliveries.
             polled_at = courier._polled_at
             await until(lambda: courier._polled_at > polled_at)
         await until(lambda: courier.settle_trouble() is None)
 
 
-# --- telling
+# --- log and metrics
 
 
-async def test_what_changes_is_logged_once_and_shown(bridge_url: str, bot: Bot) -> None:
+async def test_each_change_is_logged_once_and_shown(bridge_url: str, bot: Bot) -> None:
     with trio.fail_after(60), capture_logs() as logged:
         async with open_database(bridge_url) as database, watching(database) as ready:
             logged.clear()
@@ -245,9 +236,9 @@ async def test_what_changes_is_logged_once_and_shown(bridge_url: str, bot: Bot) 
             await until(lambda: b'ready{check="outbox"} 1.0' in _shown())
             await until(lambda: any(line["event"] == "readiness_regained" for line in logged))
             assert ready.troubles() == {"outbox": None, "database": None}
-    told = [line for line in logged if line["event"] in ("readiness_lost", "readiness_regained")]
-    assert [line["event"] for line in told] == ["readiness_lost", "readiness_regained"]
-    assert list(told[0]["reasons"]) == ["outbox"]
+    changes = [line for line in logged if line["event"] in ("readiness_lost", "readiness_regained")]
+    assert [line["event"] for line in changes] == ["readiness_lost", "readiness_regained"]
+    assert list(changes[0]["reasons"]) == ["outbox"]
 
 
 def _shown() -> bytes:

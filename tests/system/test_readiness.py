@@ -1,4 +1,4 @@
-"""What ``/readyz`` says of a bridge while real damage is done to what it stands on."""
+"""``/readyz`` reports real damage to the bridge's surroundings."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Bot = psycopg.Connection[tuple[Any, ...]]
 
 
 async def readyz(bridge: Bridge) -> dict[str, Any]:
-    """Return what it answers, which comes from memory."""
+    """Return the answer of ``/readyz``."""
     async with httpx.AsyncClient() as client:
         answer = await client.get(f"{bridge.rest_url}/readyz", timeout=20)
-    told: dict[str, Any] = answer.json()
-    assert answer.status_code == (200 if told["status"] == "ready" else 503)
-    assert set(told["reasons"]) == {name for name, well in told["checks"].items() if not well}
-    return told
+    body: dict[str, Any] = answer.json()
+    assert answer.status_code == (200 if body["status"] == "ready" else 503)
+    assert set(body["reasons"]) == {name for name, passes in body["checks"].items() if not passes}
+    return body
 
 
 async def until_ready(bridge: Bridge) -> None:
-    while (await readyz(bridge))["status"] != "ready":  # noqa: ASYNC110 - nobody announces it
+    while (await readyz(bridge))["status"] != "ready":  # noqa: ASYNC110 - polled
         await trio.sleep(0.05)
 
 
 async def until_trouble(bridge: Bridge, check: str, says: str = "") -> dict[str, str]:
-    """Wait until a check finds something that says this; return all reasons."""
+    """Wait until a check fails with a reason that contains this; return all reasons."""
     while True:
         reasons: dict[str, str] = (await readyz(bridge))["reasons"]
         if says in reasons.get(check, ""):
@@ -49,7 +49,7 @@ def sign_up(bot: Bot) -> None:
     bot.execute("insert into public.users (auth_type) values ('telegram')")
 
 
-async def test_all_is_checked_and_well(bridge_url: str) -> None:
+async def test_healthy_bridge_passes_every_check(bridge_url: str) -> None:
     with trio.fail_after(60):
         async with running(bridge_url) as bridge:
             await until_ready(bridge)
@@ -63,10 +63,8 @@ async def test_all_is_checked_and_well(bridge_url: str) -> None:
             }
 
 
-async def test_a_frozen_drainer_makes_the_bridge_beside_it_unready(
-    bridge_url: str, bot: Bot
-) -> None:
-    """By a signal that no process sees: its session goes on holding the drainer's lock."""
+async def test_frozen_drainer_makes_the_other_bridge_unready(bridge_url: str, bot: Bot) -> None:
+    """The session of a stopped process keeps the drainer's lock."""
     with trio.fail_after(120):
         async with running(bridge_url) as drainer:
             await until_ready(drainer)
@@ -77,14 +75,14 @@ async def test_a_frozen_drainer_makes_the_bridge_beside_it_unready(
                     sign_up(bot)
                     reasons = await until_trouble(other, "outbox")
                     assert list(reasons) == ["outbox"]
-                    assert reasons["outbox"].startswith("row 1 of bridge.outbox")
+                    assert reasons["outbox"].startswith("row 1, the oldest in bridge.outbox")
                     assert f"the drainer is {_name(bot)}" in reasons["outbox"]
                 finally:
                     drainer.process.send_signal(signal.SIGCONT)
                 await until_ready(other)
                 lines = other.logged("readiness_lost")
                 [line] = [line for line in lines if "outbox" in line["reasons"]]
-                assert line["reasons"]["outbox"].startswith("row 1 of bridge.outbox")
+                assert line["reasons"]["outbox"].startswith("row 1, the oldest in bridge.outbox")
                 while not other.logged("readiness_regained"):  # noqa: ASYNC110 - polled
                     await trio.sleep(0.05)
 
@@ -94,7 +92,7 @@ def _name(bot: Bot) -> str:
     return str(name)
 
 
-async def test_a_database_that_has_stopped_is_told_at_once_and_for_as_long(
+async def test_stopped_database_fails_the_check_until_it_is_back(
     own_server: EmbeddedPostgres, own_url: str
 ) -> None:
     with trio.fail_after(120):
@@ -102,28 +100,28 @@ async def test_a_database_that_has_stopped_is_told_at_once_and_for_as_long(
             await until_ready(bridge)
             await trio.to_thread.run_sync(own_server.stop)
             reasons = await until_trouble(bridge, "database")
-            assert reasons["database"].startswith("the database is away or refuses")
+            assert reasons["database"].startswith("the database is unavailable")
             await trio.to_thread.run_sync(own_server.start)
             await until_ready(bridge)
 
 
-async def test_a_connection_that_listens_and_cannot_come_back_is_told(
+async def test_lost_listen_connection_fails_the_check_until_it_is_back(
     bridge_url: str, bot: Bot
 ) -> None:
     with trio.fail_after(120):
         async with running(bridge_url) as bridge:
             await until_ready(bridge)
-            # What is there stays; who comes back is refused.
+            # Existing connections stay, and new ones are rejected.
             bot.execute(f"alter database {bot.info.dbname} with connection limit 1".encode())
             bot.execute("select pg_terminate_backend(bridge.leader_pid())")
             reasons = await until_trouble(bridge, "listen")
-            assert reasons["listen"].startswith("there is no connection that listens")
+            assert reasons["listen"].startswith("the LISTEN connection is down")
             assert reasons["relay"].startswith("this bridge has not polled for events")
             bot.execute(f"alter database {bot.info.dbname} with connection limit -1".encode())
             await until_ready(bridge)
 
 
-async def test_a_listen_url_that_leads_through_a_pooler_is_told_with_what_to_set(
+async def test_listen_url_of_a_pooler_fails_with_a_hint(
     bridge_url: str,
 ) -> None:
     with trio.fail_after(120), pgbouncer(as_service(bridge_url), ignore_settings=True) as pooled:
@@ -136,9 +134,7 @@ def _pid_of_server(directory: str) -> int:
     return int(Path(directory, "postmaster.pid").read_text().split()[0])
 
 
-async def test_a_frozen_database_is_told_from_memory_at_once(
-    own_server: EmbeddedPostgres, own_url: str
-) -> None:
+async def test_frozen_database_fails_the_check(own_server: EmbeddedPostgres, own_url: str) -> None:
     with trio.fail_after(120), psycopg.connect(own_url) as connection:
         [(directory,)] = connection.execute("show data_directory").fetchall()
         postmaster = psutil.Process(_pid_of_server(directory))
