@@ -1,4 +1,4 @@
-"""A receiver that does what a test tells it to, and remembers what it was sent."""
+"""A receiver that behaves as the test wants and records its requests."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import trio
 
 @dataclass(frozen=True)
 class Request:
-    """What arrived."""
+    """A request that arrived."""
 
     target: str
     headers: dict[str, str]
     body: bytes
 
 
-#: Gets the request and the connection, and answers as it likes; returning hangs up.
+#: Gets the request and the connection. Returning closes the connection.
 Behaviour = Callable[[Request, trio.SocketStream], Awaitable[None]]
 
 
 def answer(status: str = "200 OK", body: bytes = b"ok", headers: tuple[str, ...] = ()) -> Behaviour:
-    """Return the behaviour of a receiver that answers at once."""
+    """Respond at once."""
     head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
 
     async def behave(_request: Request, stream: trio.SocketStream) -> None:
@@ -34,12 +34,12 @@ def answer(status: str = "200 OK", body: bytes = b"ok", headers: tuple[str, ...]
 
 
 async def hang(_request: Request, _stream: trio.SocketStream) -> None:
-    """Accept, and never answer."""
+    """Never respond."""
     await trio.sleep_forever()
 
 
 def hang_until(released: trio.Event) -> Behaviour:
-    """Return the behaviour of a receiver that accepts, and answers only then."""
+    """Respond once the event is set."""
 
     async def behave(request: Request, stream: trio.SocketStream) -> None:
         await released.wait()
@@ -50,7 +50,7 @@ def hang_until(released: trio.Event) -> Behaviour:
 
 @dataclass
 class Receiver:
-    """A running receiver. ``behaviours`` maps a path to what happens there; others answer 200."""
+    """A running receiver. ``behaviours`` maps paths to behaviours; other paths respond with 200."""
 
     port: int
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
@@ -61,11 +61,11 @@ class Receiver:
         return f"http://127.0.0.1:{self.port}{path}"
 
     def at(self, path: str) -> list[Request]:
-        """Return the requests that came to a path."""
+        """Return the requests to a path."""
         return [request for request in self.requests if request.target == path]
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds; it is looked at after every request."""
+        """Wait until a condition holds; it is checked after every request."""
         while not holds():
             await self.changed.wait()
 
@@ -78,11 +78,11 @@ class Receiver:
                 self.changed = trio.Event()
                 await self.behaviours.get(request.target, answer())(request, stream)
             except (trio.BrokenResourceError, h11.RemoteProtocolError, _HungUpError):
-                pass  # It is the sender's tests that look at what this means.
+                pass  # the test checks what the sender makes of this
 
 
 class _HungUpError(Exception):
-    """The sender hung up before its request was whole."""
+    """The sender closed the connection during its request."""
 
 
 async def _read(stream: trio.SocketStream) -> Request:

@@ -1,4 +1,4 @@
-"""Name resolution for tests: names have the addresses that the test gives them, and no others."""
+"""Resolve names in tests: only the given names exist."""
 
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +9,9 @@ import trio
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """Knows the names it is given; a name with no addresses never answers.
+    """Resolves the given names; the lookup of a name without addresses never ends.
 
-    trio asks it only for names: what the system takes for an address, it resolves by itself.
+    trio resolves whatever the system accepts as an address by itself.
     """
 
     def __init__(self, names: Mapping[str, Sequence[str]]) -> None:
@@ -23,7 +23,7 @@ class Resolver(trio.abc.HostnameResolver):
         host: bytes | None,
         port: bytes | str | int | None,
         family: int = 0,
-        type: int = 0,  # noqa: A002 - its name is given
+        type: int = 0,  # noqa: A002 - named by trio
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
@@ -45,7 +45,7 @@ class Resolver(trio.abc.HostnameResolver):
 
 @contextmanager
 def resolving(names: Mapping[str, Sequence[str]]) -> Iterator[Resolver]:
-    """Resolve these names and no others, in this run of trio, until the end of the context."""
+    """Resolve only these names for the duration of the context."""
     resolver = Resolver(names)
     before = trio.socket.set_custom_hostname_resolver(resolver)
     try:

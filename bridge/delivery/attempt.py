@@ -49,7 +49,7 @@ class Delivery:
     id: int
     lease_token: UUID
     event: Event
-    #: When the event was committed; None for a redelivery, which somebody requested later.
+    #: When the event was committed; None for a redelivery, which was requested later.
     committed_at: datetime | None
     attempt_number: int
     #: The attempt's number since the last redelivery, which restarts the schedule.

@@ -25,7 +25,7 @@ class UnresolvableError(Exception):
 
 
 class Lookups(trio.abc.HostnameResolver):
-    """Resolves names in threads of its own, so that slow name servers delay only their own names.
+    """Resolves names in separate threads, so that slow name servers delay only their own names.
 
     By default all threads of trio share one limit, and a few unresponsive name servers would use it
     up for everything else that needs a thread.

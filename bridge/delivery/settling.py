@@ -115,7 +115,7 @@ def _is_permanent(error: DatabaseError) -> bool:
 
     A full disk, a lock timeout or a missing privilege can pass; the results wait until then.
     """
-    # Invalid values, violated constraints, and exceptions raised by somebody's trigger.
+    # Invalid values, violated constraints, and exceptions raised by a foreign trigger.
     return (error.sqlstate or "").startswith(("22", "23", "P0"))
 
 

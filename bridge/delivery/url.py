@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import httpx
 
-# "identity": responses are stored as they are sent.
+# "identity": responses are stored verbatim.
 _COMMON_HEADERS = b"User-Agent: pgbridge\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
 
 

@@ -191,8 +191,8 @@ class RotatedSecret(BaseModel):
         description="The generated secret, never shown again; null if the request contained one.",
     )
     previous_secret_expires_at: datetime | None = Field(
-        description="Until when requests are also signed with the previous secret; null if there "
-        "was none."
+        description="Until when requests are also signed with the previous secret; null if the "
+        "webhook had no secret."
     )
 
 

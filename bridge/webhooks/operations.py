@@ -295,7 +295,7 @@ class Webhooks:
         """Return the first row of a query about one webhook or delivery.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is no row.
         """
         rows = await self._queries.fetch(name, _stored_id(row_id, what), *values)
         if not rows:

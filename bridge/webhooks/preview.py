@@ -44,7 +44,7 @@ def preview(
     Args:
         payload: the event's JSON; None if it is no longer in the log.
         is_signed: whether the webhook has a secret.
-        is_signed_twice: whether the previous secret still signs, too.
+        is_signed_twice: whether the previous secret also still signs.
 
     Raises:
         ValueError: the request cannot be built.

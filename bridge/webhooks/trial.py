@@ -1,4 +1,4 @@
-"""Sends a webhook a test request, so that nobody has to wait for an event to try it."""
+"""Sends a webhook a test request, to try it without waiting for an event."""
 
 from __future__ import annotations
 

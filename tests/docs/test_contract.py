@@ -1,7 +1,6 @@
-"""What a dashboard and a receiver of the contract do, with a bridge that runs as a process.
+"""A dashboard and a receiver written for the contract work with a running bridge.
 
-Only what no other test shows is here. docs/contract.md lists every sentence of the contract with
-the test that shows it.
+docs/contract.md lists every sentence of the contract with its test; many are in other files.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ from bridge.settings import load_settings
 from tests.receiver import answer, hang, receiving
 from tests.system.processes import environment, pgbridge
 
-#: A static token with every character that means something in a URL, as base64 and people make
-#: them.
+#: A static token with every character that has a meaning in a URL.
 TOKEN = "a+b/c=d&e%2Bf?g#h~"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 ORIGIN = "https://admin.example"
@@ -74,7 +72,7 @@ DELIVERY = {
     "delivered_at": (str, type(None)),
     "next_retry_at": (str, type(None)),
 }
-#: What the statistics count; beside it, they have a rate.
+#: The counts in the statistics, beside the rate.
 COUNTS = (
     "total_webhooks",
     "active_webhooks",
@@ -82,7 +80,7 @@ COUNTS = (
     "successful_deliveries",
     "failed_deliveries",
 )
-#: The document's example of a user, and the statement that makes it.
+#: The document's example of a user, and the statement that creates it.
 USER = {
     "telegram_id": 456789,
     "username": "testuser",
@@ -99,7 +97,7 @@ SIGN_UP = (
 
 @dataclass(frozen=True)
 class Served:
-    """A bridge that serves, and its database."""
+    """A running bridge and its database."""
 
     port: int
     database_url: str
@@ -109,14 +107,14 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def execute(self, statement: str) -> None:
-        """Run a statement of the application's."""
+        """Run a statement as the application."""
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             connection.execute(statement.encode())
 
 
 @pytest.fixture(scope="module")
 def served(server: EmbeddedPostgres, bridge_template: str) -> Iterator[Served]:
-    """One bridge for all tests here, on a database of its own."""
+    """Run one bridge for all tests of this module, on its own database."""
     with psycopg.connect(server.url(), autocommit=True) as operator:
         operator.execute(f"create database contract template {bridge_template}".encode())
         url = server.url("contract")
@@ -137,7 +135,7 @@ def served(server: EmbeddedPostgres, bridge_template: str) -> Iterator[Served]:
             try:
                 port = re.search(r"http://127\.0\.0\.1:(\d+) ", process.stdout.readline())
                 late.cancel()
-                assert port is not None, "it did not start"
+                assert port is not None, "the bridge did not start"
                 yield Served(int(port[1]), url)
             finally:
                 late.cancel()
@@ -149,8 +147,8 @@ def served(server: EmbeddedPostgres, bridge_template: str) -> Iterator[Served]:
 
 @pytest.fixture
 def bridge(served: Served) -> Served:
-    """The bridge, without webhooks and people."""
-    # Over REST, which gives way to a delivery that is being settled, and tries again.
+    """The bridge, after removing all webhooks and users."""
+    # REST retries a deletion that deadlocks with a courier.
     with httpx.Client(
         base_url=served.rest_url, headers=AUTH, trust_env=False, timeout=60
     ) as client:
@@ -162,7 +160,7 @@ def bridge(served: Served) -> Served:
 
 @pytest.fixture
 async def http(bridge: Served) -> AsyncIterator[httpx.AsyncClient]:
-    """A dashboard's way to REST."""
+    """A client of REST, as a dashboard is."""
     async with httpx.AsyncClient(
         base_url=bridge.rest_url, headers=AUTH, trust_env=False, timeout=60
     ) as client:
@@ -192,7 +190,7 @@ async def said(client: WebSocketConnection) -> dict[str, Any]:
 
 
 def has_shape(thing: dict[str, Any], shape: dict[str, Any]) -> None:
-    """Hold what was answered against the fields that a dashboard reads, and their types."""
+    """Check the fields that a dashboard reads, and their types."""
     for name, types in shape.items():
         assert isinstance(thing[name], types), (name, thing.get(name))
         if name.endswith("_at") and thing[name] is not None:
@@ -213,7 +211,7 @@ async def create(http: httpx.AsyncClient, **form: object) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def made_token(served: Served) -> str:
-    """A token of ``pgbridge token create`` that may do nothing but listen."""
+    """Create a token with ``pgbridge token create``, which may only read events."""
     made = pgbridge("token", "create", "--name", "dashboard", url=served.database_url)
     assert made.returncode == 0, made.stderr
     return made.stdout.strip()
@@ -258,9 +256,7 @@ def test_default_idle_limit_allows_the_documented_pings() -> None:
     assert settings.ws_origins == ()
 
 
-async def test_reconnecting_dashboard_is_welcomed_each_time(
-    bridge: Served,
-) -> None:
+async def test_reconnecting_dashboard_is_welcomed_each_time(bridge: Served) -> None:
     for _ in range(20):
         async with stream(bridge, "", [(b"X-API-Key", TOKEN.encode())]) as client:
             assert (await said(client))["status"] == "connected"
@@ -310,7 +306,7 @@ async def test_user_event_arrives_as_documented(bridge: Served, http: httpx.Asyn
     user_id = event["payload"].pop("user_id")
     assert isinstance(user_id, int)
     assert event["payload"] == USER
-    # A page that only knows times without a zone reads the beginning as one.
+    # Dashboards that expect no zone parse the beginning of the text.
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$", event["timestamp"])
     [request] = receiver.at("/hook")
     assert json.loads(request.body) == {"user_id": user_id, **USER}
@@ -327,7 +323,7 @@ async def test_user_event_arrives_as_documented(bridge: Served, http: httpx.Asyn
 
 
 def verify_webhook_signature(payload: dict[str, Any], signature_header: str, secret: str) -> bool:
-    """Verify as the document's example does: of the payload serialised again."""
+    """Verify like the document's example, with the payload serialised again."""
     payload_json = json.dumps(payload, sort_keys=True)
     expected_signature = hmac.new(
         secret.encode("utf-8"), payload_json.encode("utf-8"), hashlib.sha256
@@ -398,7 +394,7 @@ async def test_empty_secret_means_none_or_unchanged(
     async with receiving() as receiver:
 
         async def signature(path: str) -> str | None:
-            """Have somebody sign up, and return how that is signed."""
+            """Insert a user and return the signature of the request."""
             before = len(receiver.at(path))
             bridge.execute("insert into public.users (auth_type) values ('email')")
             with trio.fail_after(60):
@@ -425,15 +421,13 @@ async def test_empty_secret_means_none_or_unchanged(
         edited = await http.patch(f"/webhooks/{webhook['id']}", json=form)
         assert (edited.status_code, edited.json()["name"]) == (200, "Edited")
         has_shape(edited.json(), WEBHOOK)
-        assert await signature("/kept") is not None, "the secret is as it was"
+        assert await signature("/kept") is not None, "the secret must be unchanged"
         removed = await http.patch(f"/webhooks/{webhook['id']}", json={**form, "secret": None})
         assert removed.status_code == 200
         assert await signature("/kept") is None
 
 
-async def test_documented_patch_and_delete_work(
-    http: httpx.AsyncClient,
-) -> None:
+async def test_documented_patch_and_delete_work(http: httpx.AsyncClient) -> None:
     path = f"/webhooks/{(await create(http, url='https://example.com/webhook'))['id']}"
     changed = await http.patch(path, json={"name": "Updated Name", "is_active": False})
     assert changed.status_code == 200
@@ -501,7 +495,7 @@ async def test_deliveries_and_statistics_are_as_documented(
         bridge.execute(SIGN_UP)
         with trio.fail_after(60):
             await receiver.until(lambda: len(receiver.requests) == 3)
-            while await finished() < 2:  # noqa: ASYNC110 - the bridge announces it to nobody
+            while await finished() < 2:  # noqa: ASYNC110 - nothing announces it
                 await trio.sleep(0.01)
         for path, webhook in webhooks.items():
             status = path.removeprefix("/")
@@ -516,11 +510,8 @@ async def test_deliveries_and_statistics_are_as_documented(
             assert delivery["webhook_id"] == webhook["id"]
             assert delivery["event_type"] == "user.created"
             assert {**delivery["payload"], **USER} == delivery["payload"]
-            others = {"success", "failed", "pending"} - {status}
-            for other in others:
-                none = await http.get(
-                    f"/webhooks/{webhook['id']}/deliveries", params={"status": other}
-                )
+            for other in {"success", "failed", "pending"} - {status}:
+                none = await http.get(f"/webhooks/{webhook['id']}/deliveries?status={other}")
                 assert (none.json()["items"], none.json()["total"]) == ([], 0)
             now = (await http.get(f"/webhooks/{webhook['id']}")).json()
             has_shape(now, WEBHOOK)
@@ -591,7 +582,7 @@ async def test_allowed_origin_may_read_every_response(
 
 
 async def test_rest_accepts_http_1_0(bridge: Served) -> None:
-    # As nginx does where proxy_http_version is not set.
+    # The default of nginx.
     request = (
         "GET /webhooks?limit=1 HTTP/1.0\r\n"
         "Host: bot.example\r\n"

@@ -227,7 +227,7 @@ def moment(text: str) -> datetime:
 
 
 def secret_of(bot: Bot, webhook_id: int) -> object:
-    """Return a webhook's secret as it is stored."""
+    """Return a webhook's stored secret."""
     row = bot.execute("select secret from bridge.webhooks where id = %s", [webhook_id]).fetchone()
     assert row is not None
     return row[0]

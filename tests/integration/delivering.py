@@ -1,4 +1,4 @@
-"""A courier on a test's database, and its two queries by themselves."""
+"""Run a courier on a test's database, or its two queries by themselves."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from bridge.delivery.resolve import resolve
 from bridge.delivery.transport import Transport
 from bridge.relay.upkeep import create_partitions
 
-#: Secrets are stored as they are.
+#: Stores secrets in plain text.
 PLAIN = Vault()
-#: Receivers of tests are on this machine.
+#: Allows the tests' receivers, which run on this machine.
 LOCAL = AddressPolicy([ip_network("127.0.0.0/8")])
 
-#: As the settings have it.
+#: The default of the settings.
 DISABLE_SECONDS = 5 * 86_400.0
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
 
 def enqueue(bot: Bot, webhook_id: int, payload: str = "{}", count: int = 1) -> list[int]:
-    """Log events and enqueue their deliveries to a webhook; return the deliveries' ids."""
+    """Log events and queue their deliveries to a webhook; return the ids of the deliveries."""
     rows = bot.execute(
         """
         with logged as (
@@ -50,7 +50,7 @@ def enqueue(bot: Bot, webhook_id: int, payload: str = "{}", count: int = 1) -> l
 
 
 def delivery(bot: Bot, delivery_id: int) -> dict[str, Any]:
-    """Return what the view says of a delivery."""
+    """Return a delivery's row of the view."""
     with bot.cursor(row_factory=psycopg.rows.dict_row) as cursor:
         row = cursor.execute(
             "select * from bridge.webhook_deliveries where id = %s", (delivery_id,)
@@ -72,7 +72,7 @@ async def delivering(
     vault: Vault = PLAIN,
     policy: AddressPolicy = LOCAL,
 ) -> AsyncIterator[Courier]:
-    """Run a courier for the time of the context; it stops as it does in a bridge."""
+    """Run a courier for the duration of the context, then stop it."""
     with (
         trio.fail_after(30),
         Transport(partial(resolve, policy=policy), max_idle=concurrency) as transport,
@@ -104,12 +104,13 @@ async def claim(
     in_flight: Mapping[int, int] | None = None,
     due_since: datetime | None = None,
 ) -> list[Row]:
-    """Claim as a courier does that has so many in flight, by webhook.
+    """Claim deliveries as a courier does.
 
     Args:
-        limit: how many at most.
-        failing: how many of them at most to webhooks that mostly fail; None: all may be.
-        due_since: what was due before has been looked through; None: nothing has.
+        limit: maximum number of deliveries.
+        failing: maximum number of them to webhooks that mostly fail; None: no limit.
+        in_flight: deliveries in flight by webhook.
+        due_since: skip deliveries due earlier, as after a sweep; None: sweep.
     """
     known = in_flight or {}
     rows = await database.fetch(
@@ -135,7 +136,7 @@ async def settle(
     pause_seconds: float = 0.0,
     started_at: datetime | None = None,
 ) -> None:
-    """Settle claimed deliveries, in one batch, as attempts that have all ended the same way."""
+    """Settle claimed deliveries in one batch, all with the same result."""
     outcome = "success" if failure is None else "failed" if gives_up else "retry"
     at = started_at or datetime.now(UTC)
     attempts = [

@@ -115,7 +115,7 @@ async def test_failed_attempt_is_recorded_and_retried(
         bad = add_webhook(bot, receiver.url("/bad"), timeout_seconds=1)
         good = add_webhook(bot, receiver.url("/good"))
         [number] = enqueue(bot, bad)
-        # The good one is not kept waiting by the bad one.
+        # The failing webhook does not delay the other.
         enqueue(bot, good, count=20)
         await receiver.until(lambda: len(receiver.at("/good")) == 20)
         await until_true(bot, SETTLED)
@@ -177,7 +177,7 @@ async def test_binary_response_is_stored_as_far_as_possible(bridge_url: str, bot
         [packed] = enqueue(bot, add_webhook(bot, receiver.url("/bomb")))
         await until_true(bot, SETTLED)
     assert delivery(bot, nul)["response_body"] == "a\ufffdb\ufffd"
-    assert len(delivery(bot, packed)["response_body"]) <= RESPONSE_BYTES, "it was not unpacked"
+    assert len(delivery(bot, packed)["response_body"]) <= RESPONSE_BYTES, "decompressed"
 
 
 async def test_cookies_are_not_kept(bridge_url: str, bot: Bot) -> None:
@@ -250,8 +250,7 @@ async def test_max_concurrency_limits_attempts_in_flight(bridge_url: str, bot: B
         webhook = add_webhook(bot, receiver.url("/counting"), max_concurrency=3)
         enqueue(bot, webhook, count=12)
         await receiver.until(lambda: in_flight == 3)
-        # Another webhook's deliveries go on while these hang; they also show that the courier
-        # has had its chance to claim more.
+        # Another webhook's deliveries continue meanwhile, so the courier could have claimed more.
         enqueue(bot, add_webhook(bot, receiver.url("/other")), count=5)
         await receiver.until(lambda: len(receiver.at("/other")) == 5)
         release.set()

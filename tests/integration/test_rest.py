@@ -236,7 +236,7 @@ async def test_readyz_is_current(bridge_url: str) -> None:
 
 @contextmanager
 def away(url: str) -> Iterator[None]:
-    """Take a database away for the time of the context: its sessions end, and nobody gets in."""
+    """Make a database unavailable: end its sessions and reject new ones."""
     name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
     elsewhere = psycopg.conninfo.make_conninfo(url, dbname="postgres")
     with psycopg.connect(elsewhere, autocommit=True) as operator:
@@ -261,7 +261,7 @@ async def test_unavailable_database_is_answered_with_503(bridge_url: str) -> Non
     async with calling(bridge_url) as client:
         webhook = await create(client)
         with away(bridge_url):
-            # The pool has yet to see its connections end.
+            # Wait until the pool has noticed.
             await trio.testing.wait_all_tasks_blocked(0.1)
             for method, path in PROTECTED:
                 body = {**FORM, "since": NOW} if method in ("POST", "PATCH") else None
@@ -283,7 +283,7 @@ async def test_allowed_origin_may_call(bridge_url: str) -> None:
         assert {"GET", "POST", "PATCH", "DELETE"} <= set(methods.split(", "))
         headers = allowed.headers["Access-Control-Allow-Headers"].lower().split(", ")
         assert {"authorization", "x-api-key", "content-type"} <= set(headers)
-        # An answer that the browser hides from the dashboard would explain nothing.
+        # Without the header, the browser would hide the response from the dashboard.
         refused = await client.get("/webhooks", headers={"Origin": "https://admin.example"})
         assert refused.status_code == 401
         assert refused.headers["Access-Control-Allow-Origin"] == "https://admin.example"
@@ -301,7 +301,7 @@ async def test_cors_is_off_without_origins(bridge_url: str) -> None:
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-async def test_openapi_document_is_complete(bridge_url: str) -> None:
+async def test_openapi_document_lists_every_response(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         document = (await client.get("/openapi.json")).json()
     assert document["info"]["title"] == "pgbridge"
@@ -309,7 +309,7 @@ async def test_openapi_document_is_complete(bridge_url: str) -> None:
         "Bearer": {
             "type": "http",
             "scheme": "bearer",
-            "description": "A token of `pgbridge token create`.",
+            "description": "A token from `pgbridge token create`.",
         },
         "ApiKey": {
             "type": "apiKey",
@@ -360,6 +360,11 @@ async def test_openapi_document_is_complete(bridge_url: str) -> None:
         assert "security" not in document["paths"][path]["get"]
     (webhook_id,) = document["paths"]["/webhooks/{webhook_id}"]["get"]["parameters"]
     assert webhook_id["schema"]["type"] == "integer"
+
+
+async def test_openapi_operations_and_schemas_are_described(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        document = (await client.get("/openapi.json")).json()
     operations = [
         operation for operations in document["paths"].values() for operation in operations.values()
     ]

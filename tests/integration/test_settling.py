@@ -82,12 +82,12 @@ async def test_holder_of_an_expired_lease_changes_nothing(bridge_url: str, bot: 
 @pytest.mark.parametrize(
     ("change", "sent"),
     [
-        # After minutes without the database: its holder does not send it again.
+        # As after minutes without the database: its holder does not send it again.
         ("leased_until = now() - interval '1 s'", 1),
-        # A server that lost the lease: it cannot know, and the courier lives through it.
+        # The server lost the lease: the courier cannot know, and must survive it.
         ("leased_until = null, lease_token = null", 2),
     ],
-    ids=["ran out", "is gone"],
+    ids=["expired", "lost"],
 )
 async def test_courier_survives_a_lost_lease(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch, change: str, sent: int
@@ -232,7 +232,7 @@ async def test_settling_is_retried_after_a_deadlock(
 
 
 def refuse_attempts_of(bot: Bot, number: int) -> None:
-    """Have the database refuse whatever is settled of a delivery."""
+    """Make the database reject every result of a delivery."""
     bot.execute(
         "create function refuse() returns trigger language plpgsql as"
         " $$ begin raise 'refused'; end $$"
@@ -262,7 +262,7 @@ async def test_results_settled_one_by_one_are_not_repeated(
         if name == "settle":
             size = len(values[0])
             if size < 5 and not sizes:
-                # So that all five come together.
+                # Wait until all five are in one batch.
                 await trio.sleep(0.01)
                 raise DeadlockError("deadlock detected")
             sizes.append(size)

@@ -79,7 +79,7 @@ async def test_forbidden_address_is_not_connected_to(bridge_url: str, bot: Bot) 
 
 @asynccontextmanager
 async def woken(url: str, courier: Courier) -> AsyncIterator[None]:
-    """Have a courier woken by the notifications that a relay gets, as a bridge joins them."""
+    """Wake a courier by the notifications that a relay receives, as in a bridge."""
     async with open_database(url) as database, trio.open_nursery() as nursery:
         relay = Relay(
             database,

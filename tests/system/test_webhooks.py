@@ -1,4 +1,4 @@
-"""``pgbridge webhooks`` as an operator uses it: words, exit codes, and what scripts can read."""
+"""``pgbridge webhooks``: its output, exit codes and messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CREATE = ("create", "--name", "CRM", "--url", "http://receiver/hook", "--event-t
 
 
 def command(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run ``pgbridge webhooks`` to its end, in this process: starting one takes a second."""
+    """Run ``pgbridge webhooks`` in this process: starting another takes a second."""
     environ = {name: None for name in os.environ if name.startswith(("BRIDGE_", "PG"))}
     given = {name: value for name, value in environment(url).items() if name.startswith("BRIDGE_")}
     ran = CliRunner().invoke(app, ["webhooks", *arguments], input=stdin, env={**environ, **given})
@@ -36,7 +36,7 @@ def command(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedP
 
 
 def webhooks(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command that succeeds."""
+    """Run a command that must succeed."""
     done = command(url, *arguments, stdin=stdin)
     assert done.returncode == 0, done.stderr
     return done
@@ -65,7 +65,7 @@ def add_failed(bot: Bot, webhook_id: int) -> None:
     )
 
 
-def test_a_webhook_is_created_and_its_id_is_all_that_is_printed(bridge_url: str, bot: Bot) -> None:
+def test_create_prints_only_the_id(bridge_url: str, bot: Bot) -> None:
     options = ["--rate-per-second", "2.5", "--max-concurrency", "8", "--timeout-seconds", "30"]
     options += ["--ordered", "--filter", '$.priority == "high"']
     created = webhooks(bridge_url, *CREATE, *options)
@@ -81,9 +81,7 @@ def test_a_webhook_is_created_and_its_id_is_all_that_is_printed(bridge_url: str,
     ]
 
 
-def test_a_generated_secret_is_the_second_line_and_one_from_stdin_is_not_shown(
-    bridge_url: str, bot: Bot
-) -> None:
+def test_only_a_generated_secret_is_printed(bridge_url: str, bot: Bot) -> None:
     generated = webhooks(bridge_url, *CREATE, "--generate-secret").stdout.splitlines()
     given = webhooks(bridge_url, *CREATE, "--secret-stdin", stdin="s3 cret\n")
     [(first, secret), (second, from_stdin)] = stored(bot, "id", "secret")
@@ -108,13 +106,13 @@ REFUSED = {
 }
 
 
-def test_a_webhook_that_the_api_would_not_take_is_wrong_usage(bridge_url: str, bot: Bot) -> None:
+def test_invalid_webhook_is_a_usage_error(bridge_url: str, bot: Bot) -> None:
     for options, said in REFUSED.items():
         assert said in complaint(command(bridge_url, *CREATE, *options), 2)
     assert stored(bot, "id") == []
 
 
-def test_webhooks_are_listed_for_people_and_for_scripts(bridge_url: str, bot: Bot) -> None:
+def test_list_prints_a_table_or_json(bridge_url: str, bot: Bot) -> None:
     assert listed(bridge_url) == []
     webhook_id = int(webhooks(bridge_url, *CREATE).stdout)
     bot.execute("update bridge.webhooks set name = 'a [red]name[/red]'")
@@ -141,7 +139,7 @@ def test_webhooks_are_listed_for_people_and_for_scripts(bridge_url: str, bot: Bo
     assert "75 %" in table
 
 
-def test_webhooks_are_switched_and_paused(bridge_url: str) -> None:
+def test_commands_change_the_state(bridge_url: str) -> None:
     webhook_id = webhooks(bridge_url, *CREATE).stdout.strip()
     for name, state in (
         ("disable", "off"),
@@ -153,22 +151,20 @@ def test_webhooks_are_switched_and_paused(bridge_url: str) -> None:
         assert listed(bridge_url)[0]["state"] == state
 
 
-def test_a_webhook_that_there_is_not(bridge_url: str) -> None:
+def test_unknown_webhook_is_an_error(bridge_url: str) -> None:
     for name in "enable", "disable", "pause", "resume", "redeliver":
         options = ("--since", "2026-01-01", "--yes") if name == "redeliver" else ()
         line = complaint(command(bridge_url, name, "7", *options), 1)
         assert line == "pgbridge: there is no webhook 7; see: pgbridge webhooks list"
 
 
-def test_failed_deliveries_are_counted_before_they_are_sent_again(
-    bridge_url: str, bot: Bot
-) -> None:
+def test_redeliver_counts_and_needs_confirmation(bridge_url: str, bot: Bot) -> None:
     webhook_id = webhooks(bridge_url, *CREATE).stdout.strip()
     for _ in range(3):
         add_failed(bot, int(webhook_id))
     redeliver = ("redeliver", webhook_id, "--since", "2026-01-01 10:00")
     assert webhooks(bridge_url, *redeliver, "--dry-run").stdout == "3\n"
-    # Without --yes somebody has to be asked, and here is nobody.
+    # Without a terminal, --yes is required.
     line = complaint(command(bridge_url, *redeliver), 2)
     assert "--yes" in line
     until = webhooks(bridge_url, *redeliver, "--until", "2026-01-01 11:00", "--yes")
@@ -182,7 +178,7 @@ def test_failed_deliveries_are_counted_before_they_are_sent_again(
 
 
 @pytest.mark.parametrize(("answer", "code", "moved"), [("n", 1, 0), ("y", 0, 1)])
-def test_at_a_terminal_it_asks(
+def test_redeliver_asks_at_a_terminal(
     bridge_url: str, bot: Bot, answer: str, code: int, moved: int
 ) -> None:
     webhook_id = webhooks(bridge_url, *CREATE).stdout.strip()
@@ -223,9 +219,7 @@ ROWS = """
 """
 
 
-def test_the_bots_active_webhooks_are_copied_once_and_never_changed(
-    bridge_url: str, bot: Bot
-) -> None:
+def test_import_copies_active_webhooks_once(bridge_url: str, bot: Bot) -> None:
     bot.execute("drop table if exists public.webhooks cascade")
     bot.execute(OWN)
     bot.execute(ROWS)
@@ -255,7 +249,7 @@ def test_the_bots_active_webhooks_are_copied_once_and_never_changed(
     assert bot.execute("select w::text, xmin::text from public.webhooks w").fetchall() == before
 
 
-def test_columns_that_a_release_does_not_have_are_not_missed(bridge_url: str, bot: Bot) -> None:
+def test_import_needs_only_the_required_columns(bridge_url: str, bot: Bot) -> None:
     bot.execute("drop table if exists public.webhooks cascade")
     bot.execute("create table public.webhooks (name text, url text, event_type text)")
     bot.execute("insert into public.webhooks values ('a', 'http://a', 'user.created')")
@@ -265,9 +259,7 @@ def test_columns_that_a_release_does_not_have_are_not_missed(bridge_url: str, bo
     assert "public.webhooks has no column event_type" in line
 
 
-def test_where_the_bot_has_no_webhooks_there_is_nothing_to_import(
-    bridge_url: str, bot: Bot
-) -> None:
+def test_import_without_a_table_fails(bridge_url: str, bot: Bot) -> None:
     bot.execute("drop table if exists public.webhooks cascade")
     line = complaint(command(bridge_url, "import"), 1)
     assert line == ("pgbridge: this database has no table public.webhooks to import from")
@@ -275,7 +267,7 @@ def test_where_the_bot_has_no_webhooks_there_is_nothing_to_import(
 
 @contextmanager
 def receiving(status: int) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
-    """Run a receiver that answers so; yields its URL and what it was sent."""
+    """Run a receiver that responds with this status; yield its URL and its requests."""
     requests: list[tuple[dict[str, str], bytes]] = []
 
     class Receiver(BaseHTTPRequestHandler):
@@ -299,7 +291,7 @@ def receiving(status: int) -> Iterator[tuple[str, list[tuple[dict[str, str], byt
             thread.join()
 
 
-def test_a_test_is_signed_and_what_the_receiver_answers_is_printed(bridge_url: str) -> None:
+def test_test_is_signed_and_prints_the_response(bridge_url: str) -> None:
     with receiving(200) as (target, requests):
         create = ("create", "--name", "x", "--url", target, "--event-type", "*")
         webhook_id, secret = webhooks(bridge_url, *create, "--generate-secret").stdout.split()
@@ -312,7 +304,7 @@ def test_a_test_is_signed_and_what_the_receiver_answers_is_printed(bridge_url: s
     assert headers["X-Webhook-Event"] == "webhook.test"
 
 
-def test_a_test_that_the_receiver_does_not_take_says_why_and_fails(bridge_url: str) -> None:
+def test_rejected_test_fails_with_the_reason(bridge_url: str) -> None:
     with receiving(500) as (target, _):
         create = ("create", "--name", "x", "--event-type", "*", "--url")
         bad = webhooks(bridge_url, *create, target).stdout.strip()

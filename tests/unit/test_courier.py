@@ -1,4 +1,4 @@
-"""The courier beside a database that somebody holds up."""
+"""The courier on a database with a long lock."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LOCKED_SECONDS = 24.0
 
 
 class _LockedAtFirst:
-    """A database in which nothing is due, and whose first claim has to wait for a lock."""
+    """A database without due deliveries, whose first claim waits for a lock."""
 
     def __init__(self) -> None:
-        #: When each claim began, and whether it was for everything.
+        #: When each claim started, and whether it was a sweep.
         self.claims: list[tuple[float, bool]] = []
 
     async def fetch(self, name: str, *values: Any) -> list[dict[str, Any]]:
@@ -60,5 +60,5 @@ async def test_courier_sweeps_soon_after_a_lock(
     assert later[0][0] - unlocked <= 2
     swept = [began for began, is_sweep in later if is_sweep]
     assert swept[0] - unlocked <= 3
-    # A claim that has not waited is followed by others as always.
+    # After a quick sweep, the usual pause applies.
     assert swept[2] - swept[1] <= 2.1
