@@ -56,6 +56,12 @@ def template(path: str) -> str:
     return _root("templates").joinpath(*path.split("/")).read_text("utf-8")
 
 
+def presets() -> list[str]:
+    """Return the names of the files in ``templates/presets``, without their suffix."""
+    folder = _root("templates").joinpath("presets")
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir())
+
+
 def console_file(name: str) -> bytes:
     """Return a file of ``templates/console/static``.
 

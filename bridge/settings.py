@@ -34,6 +34,8 @@ RETRY_SCHEDULE_SECONDS = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 864
 
 #: The tables of ``pgbridge.toml`` that hold capture rules.
 RULE_TABLES = ("capture", "note")
+#: The built-in rules to use if the file has none.
+DEFAULT_PRESET = "telegram-shop"
 
 
 def _split(value: object) -> object:

@@ -206,27 +206,25 @@ Rule = CaptureRule | NoteRule
 _Kind = TypeVar("_Kind", CaptureRule, NoteRule)
 
 
-#: Used if the configuration file has no rules, or does not exist.
-DEFAULT_PRESET = "telegram-shop"
 NO_PRESET = "none"
-PRESETS = (DEFAULT_PRESET, NO_PRESET)
 
 
-def load_rules(text: str, preset: str | None) -> list[Rule]:
+def load_rules(text: str, preset: str | None, default: str = NO_PRESET) -> list[Rule]:
     """Return the rules of a configuration file, on top of a preset's.
 
     A rule of the file replaces the preset's rule with the same name.
 
     Args:
         text: the TOML file; everything but ``[[capture]]`` and ``[[note]]`` is ignored.
-        preset: the preset's name; None means the default preset, or none if the file has rules.
+        preset: the preset's name; None means the default, or no preset if the file has rules.
+        default: the preset of a file without rules.
 
     Raises:
         RuleError: for the first invalid rule.
     """
     own = parse_rules(text)
     if preset is None:
-        preset = NO_PRESET if own else DEFAULT_PRESET
+        preset = NO_PRESET if own else default
     by_name = {rule.name: rule for rule in (load_preset(preset) if preset != NO_PRESET else [])}
     by_name |= {rule.name: rule for rule in own}
     return _in_order([*by_name.values()])
@@ -241,9 +239,8 @@ def load_preset(name: str) -> list[Rule]:
     try:
         text = assets.template(f"presets/{name}.toml")
     except FileNotFoundError:
-        raise RuleError(
-            f"unknown preset {name!r}; the presets are {' and '.join(PRESETS)}"
-        ) from None
+        names = " and ".join([*assets.presets(), NO_PRESET])
+        raise RuleError(f"unknown preset {name!r}; the presets are {names}") from None
     return parse_rules(text)
 
 

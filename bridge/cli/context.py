@@ -16,7 +16,7 @@ from bridge.capture.rules import Rule, RuleError, load_rules
 from bridge.cli.output import MISUSED, fail
 from bridge.database.sessions import Connection, SessionError, one_line_with_hint, open_session
 from bridge.operations.status import StatusError
-from bridge.settings import Settings, SettingsError, config_text, load_settings
+from bridge.settings import DEFAULT_PRESET, Settings, SettingsError, config_text, load_settings
 from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
 
 
@@ -31,7 +31,7 @@ def read_settings(**given: object) -> Settings:
 def read_rules(settings: Settings) -> list[Rule]:
     """Read the capture rules, or exit with code 2."""
     try:
-        return load_rules(config_text(), settings.preset)
+        return load_rules(config_text(), settings.preset, DEFAULT_PRESET)
     except (RuleError, SettingsError) as error:
         fail(str(error), MISUSED)
 

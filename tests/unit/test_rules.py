@@ -196,11 +196,11 @@ def test_truncate_has_sql_payloads_only() -> None:
 
 
 def names(text: str, preset: str | None = None) -> list[str]:
-    return [rule.name for rule in load_rules(text, preset)]
+    return [rule.name for rule in load_rules(text, preset, "telegram-shop")]
 
 
 def test_default_preset_applies_without_rules() -> None:
-    assert load_rules("port = 8090", None) == load_preset("telegram-shop")
+    assert load_rules("port = 8090", None, "telegram-shop") == load_preset("telegram-shop")
     assert load_rules("", "telegram-shop") == load_preset("telegram-shop")
     assert load_rules("", "none") == []
 
