@@ -10,8 +10,6 @@ import pytest
 
 from tests.integration.application import Application, rule
 
-# --- names
-
 
 @pytest.mark.parametrize(
     "table",
@@ -37,9 +35,6 @@ def test_schema_and_table_may_have_any_name(app: Application, table: str) -> Non
     app.capture("")
     app.run(f"insert into {table} values (2, 'y')")
     assert app.events() == []
-
-
-# --- payloads
 
 
 @pytest.fixture
@@ -167,9 +162,6 @@ def test_merge_makes_events_of_its_actions(people: Application) -> None:
     ]
 
 
-# --- columns
-
-
 def skip_without_xml(app: Application) -> None:
     try:
         app.run("select '<a/>'::xml")
@@ -251,9 +243,6 @@ def test_unchanged_megabyte_is_no_change(app: Application) -> None:
     assert payload["watched"][999999] == "!"
 
 
-# --- when
-
-
 def test_when_skips_false_and_null(app: Application) -> None:
     app.run("create table public.t (id int, amount int)")
     app.capture(
@@ -273,9 +262,6 @@ def test_when_skips_false_and_null(app: Application) -> None:
     assert app.events() == [
         ("big", {"id": 1}), ("grew", {"id": 1}), ("big", {"id": 3}), ("grew", {"id": 3}),
     ]  # fmt: skip
-
-
-# --- deferred
 
 
 ORDERS = """
@@ -351,9 +337,6 @@ def test_deferred_events_must_fire_before_alter_table(
     assert app.payloads() == [{"id": 1}]
 
 
-# --- truncate
-
-
 @pytest.mark.parametrize(
     ("more", "payload"),
     [
@@ -401,9 +384,6 @@ def test_cascading_truncate_fires_the_rules_of_every_table(app: Application) -> 
     assert sorted(app.events()) == [("lines.emptied", {}), ("orders.emptied", {})]
 
 
-# --- tables that inherit
-
-
 def test_init_warns_that_inheriting_tables_are_not_captured(app: Application) -> None:
     app.run(
         "create table public.cities (id int, name text)",
@@ -433,9 +413,6 @@ def test_inheriting_table_can_have_its_own_rule(app: Application) -> None:
         "update public.cities set name = 'Vienna'",
     )
     assert app.payloads() == [{"id": 2, "name": "Vienna", "country": "Austria"}]
-
-
-# --- generated columns
 
 
 def test_stored_generated_columns_are_captured(app: Application) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 from psycopg import errors
 
-from bridge.capture.apply import apply_steps
-from bridge.capture.plan import plan_removal
 from bridge.capture.rules import parse_rules
-from bridge.database.sessions import open_session
 from tests.conftest import init
+from tests.integration.application import Application, rule
 from tests.integration.conftest import Shop
+from tests.integration.installing import uninstall
 
 #: Every column that the preset reads.
 CAPTURED = {
@@ -320,16 +320,12 @@ def test_new_session_captures_a_column_as_its_new_type(bridge_url: str) -> None:
     assert amounts == [(2**40, 10995116277.76)] * 2
 
 
-def test_renamed_table_keeps_its_triggers_until_removal(
-    bridge_url: str,
-) -> None:
+def test_renamed_table_keeps_its_triggers_until_removal(bridge_url: str) -> None:
     shop = Shop(bridge_url)
     shop.execute("alter table public.users rename to customers")
     shop.execute("insert into public.customers (auth_type) values ('telegram')")
     assert [kind for kind, _ in shop.events()] == ["user.created"]
-    with open_session(bridge_url) as connection:
-        steps = plan_removal(connection)
-        apply_steps(connection, steps, lock_timeout_seconds=1.0, report=lambda _: None)
+    uninstall(bridge_url)
     shop.execute("insert into public.customers (auth_type) values ('telegram')")
     shop.close()
 
@@ -372,14 +368,12 @@ def test_cancellation_is_not_swallowed(slow_shop: Shop) -> None:
     thread = threading.Thread(target=insert)
     thread.start()
     with psycopg.connect(slow_shop.url, autocommit=True) as admin:
-        cancelled = (0,)
-        while cancelled == (0,):
-            row = admin.execute(
-                "select count(pg_cancel_backend(pid)) from pg_stat_activity"
-                " where wait_event = 'PgSleep' and datname = current_database()"
-            ).fetchone()
-            assert row is not None
-            cancelled = row
+        cancel = (
+            "select count(pg_cancel_backend(pid)) from pg_stat_activity"
+            " where wait_event = 'PgSleep' and datname = current_database()"
+        )
+        while admin.execute(cancel).fetchone() == (0,):
+            time.sleep(0.01)
         thread.join(timeout=10)
         assert not thread.is_alive()
         assert [type(error) for error in failed] == [errors.QueryCanceled]
@@ -404,62 +398,41 @@ when = "$capture$a$capture$ <> $_capture$a$_capture$ or true -- or not"
 'back\slash "and" quote' = 'new."we""ird"'
 '$capture$' = "$$dollar$$"
 'ключ' = 'Ключ'
-'comment' = "1 -- nothing ends here"
+'comment' = "1 -- a comment"
 '''
 
 
-def test_hostile_names_and_expressions_are_quoted(empty_url: str) -> None:
-    with psycopg.connect(empty_url, autocommit=True) as connection:
-        connection.execute(
-            'create table public."My ""Table"""'
-            ' ("select" text primary key, "we""ird" int, "Ключ" text)'
-        )
-        init(empty_url, parse_rules(HOSTILE_RULES))
-        connection.execute("insert into public.\"My \"\"Table\"\"\" values ('k''', 7, 'з')")
-        rows = connection.execute("select event_type, payload from bridge.outbox").fetchall()
-    assert rows == [
-        (
-            "odd.created",
-            {
-                "it's": "k'",
-                'back\\slash "and" quote': 7,
-                "$capture$": "dollar",
-                "ключ": "з",
-                "comment": 1,
-            },
-        )
-    ]
-
-
-def test_payload_may_have_230_fields(empty_url: str) -> None:
-    names = [f"field_{number}" for number in range(230)]
-    payload = "\n".join(f"{name} = '{number}'" for number, name in enumerate(names))
-    rules = parse_rules(
-        "[[capture]]\nevent = 'wide'\ntable = 'public.t'\non = 'delete'\n"
-        f"[capture.payload]\n{payload}"
+def test_hostile_names_and_expressions_are_quoted(app: Application) -> None:
+    app.run(
+        'create table public."My ""Table""" ("select" text primary key, "we""ird" int, "Ключ" text)'
     )
-    with psycopg.connect(empty_url, autocommit=True) as connection:
-        connection.execute("create table public.t (id int primary key)")
-        init(empty_url, rules)
-        connection.execute("insert into public.t values (1)")
-        connection.execute("delete from public.t")
-        row = connection.execute("select payload from bridge.outbox").fetchone()
-    assert row is not None
-    assert row[0] == {name: number for number, name in enumerate(names)}
+    app.capture(HOSTILE_RULES)
+    app.run("insert into public.\"My \"\"Table\"\"\" values ('k''', 7, 'з')")
+    payload = {
+        "it's": "k'",
+        'back\\slash "and" quote': 7,
+        "$capture$": "dollar",
+        "ключ": "з",
+        "comment": 1,
+    }
+    assert app.events() == [("odd.created", payload)]
 
 
-def test_note_key_too_long_for_the_index_is_skipped(
-    empty_url: str,
-) -> None:
-    rules = parse_rules("[[note]]\ntopic = 'seen'\ntable = 'public.t'\non = 'insert'\nkey = 'name'")
-    with psycopg.connect(empty_url, autocommit=True) as connection:
-        connection.execute("create table public.t (name text)")
-        init(empty_url, rules)
-        connection.execute(
-            "insert into public.t"
-            " select string_agg(md5(i::text), '') from generate_series(1, 500) i"
-        )
-        connection.execute("insert into public.t values (null), ('short')")
-        assert connection.execute("select key from bridge.transaction_notes").fetchall() == [
-            ("short",)
-        ]
+def test_payload_may_have_230_fields(app: Application) -> None:
+    payload = {f"field_{number}": number for number in range(230)}
+    app.run("create table public.t (id int primary key)")
+    fields = "\n".join(f"{name} = '{value}'" for name, value in payload.items())
+    app.capture(rule("wide", "public.t", "'delete'", f"[capture.payload]\n{fields}"))
+    app.run("insert into public.t values (1)", "delete from public.t")
+    assert app.payloads() == [payload]
+
+
+def test_note_key_too_long_for_the_index_is_skipped(app: Application) -> None:
+    app.run("create table public.t (name text)")
+    app.capture("[[note]]\ntopic = 'seen'\ntable = 'public.t'\non = 'insert'\nkey = 'name'")
+    app.run(
+        "insert into public.t select string_agg(md5(i::text), '') from generate_series(1, 500) i",
+        "insert into public.t values (null), ('short')",
+    )
+    keys = app.connection.execute("select key from bridge.transaction_notes").fetchall()
+    assert keys == [("short",)]

@@ -75,7 +75,7 @@ def test_row_of_any_partition_is_captured(ruled: Application) -> None:
     ruled.run(
         "insert into public.shards values"
         " (1, 'north', 5, 'a'), (2, 'south', 5, 'b'), (3, 'south', 500, 'c'), (4, 'east', 5, 'd')",
-        # Through the partition's own name, too.
+        # Also through the partition's own name.
         "insert into public.south_large values (5, 'south', 600, 'e')",
         "insert into public.east (id, region, total, label) values (6, 'east', 6, 'f')",
     )
