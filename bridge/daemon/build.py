@@ -86,15 +86,14 @@ def build_bridge(
         listen_to={probe.channel: probe.arrived},
     )
     readiness = _readiness(settings, database, relay, probe, courier)
+    per_second = settings.requests_per_second
     api = build_api(
         database,
         tokens,
         vault=vault,
         cors_origins=settings.cors_origins,
         proxies=settings.trusted_proxies,
-        requests=_throttle(
-            settings.requests_per_second, BURST_SECONDS * settings.requests_per_second
-        ),
+        requests=_throttle(per_second, BURST_SECONDS * per_second),
         access_log=settings.access_log,
         troubles=readiness.troubles,
         url_refusal=partial(url_refusal, policy=policy),

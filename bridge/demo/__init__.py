@@ -1,1 +1,1 @@
-"""The main job on a machine that has nothing: PostgreSQL, a bot, a receiver and a bridge."""
+"""A complete demo on one machine: PostgreSQL, a bot, a receiver and a bridge."""

@@ -1,4 +1,4 @@
-"""The bridge as a child process: its environment, its start, its log, its end."""
+"""Run the bridge as a child process."""
 
 from __future__ import annotations
 
@@ -14,50 +14,49 @@ from pathlib import Path
 import trio
 
 START_SECONDS = 20
-#: The bridge ends within ten seconds of SIGTERM; a little more is for a machine that is busy.
+#: The bridge stops within ten seconds of SIGTERM; allow a little more on a busy machine.
 STOP_SECONDS = 12
 _TAIL_LINES = 15
 
 
 class BridgeError(Exception):
-    """The bridge did not do what it should; the message says what."""
+    """The bridge failed. The message says how."""
 
 
 def forget_outside_settings() -> None:
-    """Delete the variables with which a person points a bridge or libpq at something else.
+    """Delete the user's bridge and libpq variables from this process's environment.
 
-    From this process's environment, and so from that of every child: PGPORT, say, would move the
-    embedded PostgreSQL as well as its clients.
+    PGPORT, for example, would affect the embedded PostgreSQL and its clients.
     """
     for name in list(os.environ):
-        # PGSERVER_ variables choose which embedded PostgreSQL to run.
+        # PGSERVER_ variables select the embedded PostgreSQL.
         of_libpq = name.startswith("PG") and not name.startswith("PGSERVER_")
         if of_libpq or name.startswith("BRIDGE_") or name == "DATABASE_URL":
             del os.environ[name]
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return a child's environment: this process's, and these settings."""
+    """Return a child's environment: this process's environment and these settings."""
     child = {**os.environ, **settings, "PYTHONUNBUFFERED": "1"}
     root = Path(__file__).resolve().parents[2]
     if not root.name.endswith("-packages"):
-        # A checkout is found through the current directory, and a child's is another one.
+        # A checkout is imported from the current directory, which differs in a child.
         child["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), child.get("PYTHONPATH")]))
     return child
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
+    """Return an unused port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def init(settings: Mapping[str, str], directory: Path) -> None:
-    """Run ``pgbridge init --create-roles`` to its end.
+    """Run ``pgbridge init --create-roles``.
 
     Raises:
-        BridgeError: it failed; the message has its last words.
+        BridgeError: it failed; the message contains the end of its output.
     """
     done = await trio.run_process(
         [*_command("init"), "--create-roles"],
@@ -82,14 +81,14 @@ class Bridge:
 
     @property
     def pid(self) -> int:
-        """Return its process id."""
+        """Return its process ID."""
         return self._process.pid
 
     async def first_line(self) -> None:
-        """Wait until it says that it serves.
+        """Wait until it serves.
 
         Raises:
-            BridgeError: it ended, or kept silent for too long.
+            BridgeError: it ended or did not serve in time.
         """
         said = b""
         assert self._process.stdout is not None  # noqa: S101 - it was opened with a pipe
@@ -103,25 +102,25 @@ class Bridge:
         raise BridgeError(f"the bridge did not serve within {START_SECONDS} s{self._words()}")
 
     async def drain_output(self) -> None:
-        """Read on, so that it never blocks on a full pipe."""
+        """Read its output, so that it never blocks on a full pipe."""
         assert self._process.stdout is not None  # noqa: S101
         async for _ in self._process.stdout:
             pass
 
     async def watch(self) -> None:
-        """Wait until it ends by itself, which it should not.
+        """Wait until it ends by itself, which is an error.
 
         Raises:
-            BridgeError: it ended; the message has its last words.
+            BridgeError: it ended; the message contains the end of its log.
         """
         status = await self._process.wait()
         raise BridgeError(f"the bridge ended with {_status(status)}{self._words()}")
 
     async def stop(self) -> None:
-        """Ask it to end, and wait.
+        """Stop it and wait.
 
         Raises:
-            BridgeError: it did not end in time, or not with status 0.
+            BridgeError: it did not stop in time, or its exit status is not 0.
         """
         self._process.send_signal(signal.SIGTERM)
         with trio.move_on_after(STOP_SECONDS):
@@ -137,7 +136,7 @@ class Bridge:
 
 @asynccontextmanager
 async def bridge(settings: Mapping[str, str], directory: Path) -> AsyncIterator[Bridge]:
-    """Start ``pgbridge run``; whatever happens inside, it has ended when the context has."""
+    """Start ``pgbridge run``; it always ends with the context."""
     log = directory / "bridge.log"
     with log.open("wb") as stderr:
         process = await trio.lowlevel.open_process(
@@ -147,7 +146,7 @@ async def bridge(settings: Mapping[str, str], directory: Path) -> AsyncIterator[
             stdin=subprocess.DEVNULL,
             env=environment(settings),
             cwd=directory,
-            # Ctrl-C reaches a terminal's whole process group; only the demo ends the bridge.
+            # Ctrl-C signals the whole process group; only the demo may stop the bridge.
             start_new_session=True,
         )
     try:
@@ -170,6 +169,6 @@ def _status(status: int) -> str:
 
 
 def _tail(text: str) -> str:
-    """Return the end of an output, to stand after a message."""
+    """Return the last lines of an output, to append to a message."""
     lines = text.strip().splitlines()[-_TAIL_LINES:]
     return "".join(f"\n  {line}" for line in lines)

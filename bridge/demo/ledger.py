@@ -1,4 +1,4 @@
-"""The demo's books: what had to arrive where, what arrived, and what does not add up.  (pure)"""
+"""Compare what the bot committed with what arrived at each place. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from bridge.events import patterns_matching
 
-#: What tells two events of one type apart. An event that recurs with the same values, such as a
-#: ticket that is closed twice, is told apart by how often it occurs.
+#: The fields that identify an event of a type. An event that recurs with the same values, such as a
+#: ticket closed twice, is matched by count.
 KEY_FIELDS: Mapping[str, tuple[str, ...]] = {
     "user.created": ("user_id",),
     "transaction.created": ("transaction_id",),
@@ -19,17 +19,17 @@ KEY_FIELDS: Mapping[str, tuple[str, ...]] = {
     "ticket.message_added": ("message_id",),
 }
 
-#: An event's type and what identifies it among those of its type.
+#: An event's type and the values that identify it.
 Key = tuple[str, ...]
 
-# How many ids of arrivals are remembered to recognise one that comes again, in each place. A demo
-# may run for days; what comes back after that many others still counts as unexpected.
+# How many IDs each place remembers to detect duplicates: a demo may run for days. A duplicate that
+# arrives after so many others counts as unexpected.
 _REMEMBERED_IDS = 100_000
 _LATENCIES_KEPT = 400
 
 
 def identify(event_type: str, payload: Mapping[str, object]) -> Key:
-    """Return what identifies an event: its type and its key fields, or its whole payload."""
+    """Return an event's key: its type and key fields, or its whole payload."""
     fields = KEY_FIELDS.get(event_type)
     if fields is None:
         return event_type, json.dumps(payload, sort_keys=True)
@@ -37,30 +37,30 @@ def identify(event_type: str, payload: Mapping[str, object]) -> Key:
 
 
 class Account:
-    """What one place had to get and what it got, as multisets that cancel out.
+    """Expected and actual arrivals at one place, as multisets that cancel out.
 
-    Commits and arrivals may be entered in either order: an event can reach a client before the
-    bot's thread has told the ledger about the commit. Only what is open takes memory.
+    Commits and arrivals may be recorded in either order: an event can reach a client before the
+    bot's thread records the commit. Only unmatched ones use memory.
     """
 
     def __init__(self) -> None:
-        #: Arrivals that some commit announced.
+        #: Arrivals that match a commit.
         self.matched = 0
-        #: Arrivals with an id that had arrived before.
+        #: Arrivals with an ID that arrived before.
         self.duplicates = 0
-        #: Arrivals with an id of their own.
+        #: Arrivals with a new ID.
         self.distinct = 0
-        #: Events that have not arrived, and arrivals that nobody has committed.
+        #: Events that have not arrived, and arrivals without a commit.
         self.missing = 0
         self.unexpected = 0
-        #: Seconds from commit to arrival of the last few hundred.
+        #: Seconds from commit to arrival, of the last few hundred.
         self.latencies: deque[float] = deque(maxlen=_LATENCIES_KEPT)
         self._waiting: dict[Key, deque[float]] = {}
         self._early: dict[Key, deque[float]] = {}
         self._seen: dict[object, None] = {}
 
     def expect(self, key: Key, at: float) -> None:
-        """Enter an event that was committed at this time and has to arrive here."""
+        """Record an event that was committed at this time and must arrive."""
         arrived_at = _take(self._early, key)
         if arrived_at is None:
             self._waiting.setdefault(key, deque()).append(at)
@@ -70,7 +70,7 @@ class Account:
             self._match(arrived_at - at)
 
     def arrive(self, arrival_id: object, key: Key, at: float) -> float | None:
-        """Enter an arrival; return its seconds since the commit, None where that is not known."""
+        """Record an arrival; return its seconds since the commit, if known."""
         if arrival_id in self._seen:
             self.duplicates += 1
             return None
@@ -88,13 +88,13 @@ class Account:
 
     def _match(self, latency: float) -> float:
         self.matched += 1
-        # Below zero where the event overtook the answer to the bot's own COMMIT.
+        # Negative if the event arrived before the bot's COMMIT returned.
         latency = max(0.0, latency)
         self.latencies.append(latency)
         return latency
 
     def overdue(self, before: float) -> int:
-        """Return how many of the missing were committed before this time."""
+        """Return how many missing events were committed before this time."""
         count = 0
         for times in self._waiting.values():  # in order of commits
             if times[0] >= before:
@@ -107,14 +107,15 @@ class Account:
         return [key for key, times in self._waiting.items() for _ in times]
 
     def unexpected_keys(self) -> list[Key]:
-        """Return the arrivals that nobody has committed."""
+        """Return the arrivals without a commit."""
         return [key for key, times in self._early.items() for _ in times]
 
 
 class Ledger:
-    """The books of one demo: the stream's account and one for each webhook.
+    """The accounts of one demo: one for the stream and one per webhook.
 
-    ``webhooks`` maps the name of each to the event type or pattern that it subscribes to.
+    Args:
+        webhooks: the pattern of event types that each webhook subscribes to, by name.
     """
 
     def __init__(self, webhooks: Mapping[str, str]) -> None:
@@ -124,7 +125,7 @@ class Ledger:
         self._patterns = dict(webhooks)
 
     def committed(self, event_type: str, payload: Mapping[str, object], at: float) -> None:
-        """Enter an event that the bot committed: it must be streamed, and delivered where asked."""
+        """Record a committed event, which must be streamed and delivered."""
         key = identify(event_type, payload)
         self.events_committed += 1
         self.stream.expect(key, at)
@@ -136,7 +137,7 @@ class Ledger:
     def streamed(
         self, event_id: int, event_type: str, payload: Mapping[str, object], at: float
     ) -> float | None:
-        """Enter an event that the WebSocket client got; return its seconds since the commit."""
+        """Record an event on the stream; return its seconds since the commit."""
         return self.stream.arrive(event_id, identify(event_type, payload), at)
 
     def verified(
@@ -147,7 +148,7 @@ class Ledger:
         payload: Mapping[str, object],
         at: float,
     ) -> float | None:
-        """Enter a delivery with good signatures; return its seconds since the commit."""
+        """Record a delivery with valid signatures; return its seconds since the commit."""
         return self.webhooks[webhook].arrive(webhook_id, identify(event_type, payload), at)
 
     @property
@@ -157,30 +158,30 @@ class Ledger:
 
     @property
     def deliveries_verified(self) -> int:
-        """How many different deliveries were verified."""
+        """Number of distinct verified deliveries."""
         return sum(account.distinct for account in self.webhooks.values())
 
     @property
     def lost(self) -> int:
-        """How many events and deliveries have not arrived (yet)."""
+        """Number of events and deliveries that have not arrived yet."""
         return sum(account.missing for account in self.accounts)
 
     @property
     def unexpected(self) -> int:
-        """How many arrivals nobody has committed (yet)."""
+        """Number of arrivals without a commit so far."""
         return sum(account.unexpected for account in self.accounts)
 
     @property
     def duplicates(self) -> int:
-        """How many arrivals repeated an earlier one's id."""
+        """Number of arrivals with an ID that arrived before."""
         return sum(account.duplicates for account in self.accounts)
 
     def overdue(self, before: float) -> int:
-        """Return how many of the missing were committed before this time."""
+        """Return how many missing events were committed before this time."""
         return sum(account.overdue(before) for account in self.accounts)
 
     def summary(self) -> dict[str, int]:
-        """Return the five figures that the demo ends with."""
+        """Return the totals that the demo prints at the end."""
         return {
             "events_committed": self.events_committed,
             "ws_received": self.stream.matched,
@@ -190,19 +191,19 @@ class Ledger:
         }
 
     def discrepancies(self, most: int = 5) -> list[str]:
-        """Return a line for each of the first few things that do not add up."""
+        """Return a line for each of the first few discrepancies."""
         lines = []
         places = {"the stream": self.stream, **self.webhooks}
         for place, account in places.items():
-            lines += [f"{place}: {' '.join(key)} never came" for key in account.missing_keys()]
+            lines += [f"{place}: {' '.join(key)} never arrived" for key in account.missing_keys()]
             lines += [
-                f"{place}: {' '.join(key)} was not expected" for key in account.unexpected_keys()
+                f"{place}: {' '.join(key)} was unexpected" for key in account.unexpected_keys()
             ]
         return lines[:most]
 
 
 def percentile(values: deque[float], share: float) -> float | None:
-    """Return the value below which this share of the values lies; None where there are none."""
+    """Return a percentile of the values, or None if there are none."""
     if not values:
         return None
     ordered = sorted(values)
@@ -210,7 +211,7 @@ def percentile(values: deque[float], share: float) -> float | None:
 
 
 def _take(times_by_key: dict[Key, deque[float]], key: Key) -> float | None:
-    """Remove and return the oldest time entered under a key, or None."""
+    """Remove and return the oldest time of a key, or None."""
     times = times_by_key.get(key)
     if times is None:
         return None

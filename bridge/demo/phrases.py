@@ -1,4 +1,4 @@
-"""What the simulated shop's people are called and what they write: everything users really type."""
+"""Names and texts of the simulated shop, as unusual as what real users type."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _DESCRIPTIONS = (
     "It's a gift; don't ask",
 )
 
-#: The longest message that Telegram takes.
+#: The longest message that Telegram accepts.
 LONGEST_MESSAGE = 4096
 
 
@@ -63,29 +63,29 @@ def first_name(rng: Random) -> str:
 
 
 def last_name(rng: Random) -> str | None:
-    """Return a last name or none."""
+    """Return a last name, or None."""
     return rng.choice(_LAST_NAMES)
 
 
 def username(rng: Random) -> str | None:
-    """Return a Telegram username or none."""
+    """Return a Telegram username, or None."""
     return rng.choice(_USERNAMES)
 
 
 def title(rng: Random) -> str:
-    """Return a ticket's title, now and then as long as the column takes."""
+    """Return a ticket's title, at times as long as the column allows."""
     if rng.random() < 0.05:
         return ("Ж" * 250) + " 🙃" + "!" * 3
     return rng.choice(_TITLES)
 
 
 def message(rng: Random) -> str:
-    """Return a message: a few sentences, now and then as long as Telegram takes."""
+    """Return a message, at times as long as Telegram allows."""
     if rng.random() < 0.05:
         return " ".join(rng.choice(_SENTENCES) for _ in range(250))[:LONGEST_MESSAGE]
     return " ".join(rng.choice(_SENTENCES) for _ in range(rng.randint(1, 4)))
 
 
 def description(rng: Random) -> str | None:
-    """Return what a transaction was for, or nothing."""
+    """Return what a transaction was for, or None."""
     return rng.choice(_DESCRIPTIONS)

@@ -16,12 +16,12 @@ from fastapi import FastAPI, HTTPException, Request
 
 from bridge.web.http.front import Front
 
-#: One in this many deliveries is turned away the first time, so that a retry is seen working.
+#: One in this many deliveries is rejected at its first attempt, to demonstrate retries.
 TURNED_AWAY_ONE_IN = 30
-# Standard Webhooks: an older or younger request may be a replay.
+# Standard Webhooks: a request with another time may be a replay.
 _TOLERANCE_SECONDS = 300
 
-#: Called with webhook name, webhook-id, event type and payload of each verified delivery.
+#: Called with the webhook's name, webhook-id, event type and payload of each verified delivery.
 OnVerified = Callable[[str, str, str, dict[str, Any]], None]
 
 
@@ -36,7 +36,7 @@ def contract_signature_matches(payload: object, signature_header: str, secret: s
 
 
 def standard_signature_matches(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
-    """Verify ``webhook-signature`` as Standard Webhooks 1.0 asks: any one of several will do."""
+    """Verify ``webhook-signature`` as Standard Webhooks 1.0 requires."""
     try:
         message_id, timestamp = headers["webhook-id"], headers["webhook-timestamp"]
         signatures = headers["webhook-signature"].split()
@@ -55,15 +55,15 @@ def standard_signature_matches(headers: Mapping[str, str], body: bytes, secret: 
 
 
 class Receiver:
-    """Several endpoints, each with a secret of its own, on one port of 127.0.0.1."""
+    """Several endpoints, each with its own secret, on one port of 127.0.0.1."""
 
     def __init__(self, secrets: Mapping[str, str], on_verified: OnVerified) -> None:
-        #: While true, one delivery in thirty is answered with 503 when it first comes.
+        #: While true, one delivery in thirty gets 503 at its first attempt.
         self.moody = True
-        #: Deliveries answered with 503, and those of them that came again.
+        #: Deliveries that got 503, and those of them that were retried.
         self.turned_away = 0
         self.came_back = 0
-        #: Requests refused because a signature was wrong.
+        #: Requests rejected for an invalid signature.
         self.forged = 0
         self._secrets = secrets
         self._on_verified = on_verified

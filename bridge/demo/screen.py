@@ -1,4 +1,4 @@
-"""The demo as a person sees it: a live frame in a terminal, a plain line now and then elsewhere."""
+"""Show the demo: a live frame on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from bridge.demo.ledger import Account, Ledger, percentile
 from bridge.demo.receiver import Receiver
 from bridge.demo.watch import Dashboard
 
-#: Missing for longer than this is shown as lost; a retry takes five or six seconds.
+#: After this long, a missing event is shown as lost; a retry takes six seconds.
 LOST_AFTER_SECONDS = 15.0
 PLAIN_LINE_SECONDS = 5.0
 _FRAME_SECONDS = 0.25
 _FEED_ROWS = 14
-# Lines of the frame beside the feed's rows.
+# Lines of the frame besides the feed.
 _FRAME_LINES = 14
 _WIDEST = 140
-# Variation selectors and skin tones: some terminals give them a cell of their own.
+# Variation selectors and skin tones, which some terminals show in a separate cell.
 _MODIFIERS = frozenset("\ufe0e\ufe0f\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -54,14 +54,14 @@ _PHASE_COLOURS = {
     "failed": "red",
 }
 _HINTS = {
-    "running": "Ctrl-C ends it and sums up",
-    "settling": "waiting for retries; Ctrl-C ends at once",
+    "running": "Ctrl-C stops the bot and prints totals",
+    "settling": "waiting for retries; Ctrl-C quits",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One event as the dashboard got it."""
+    """One event as the dashboard received it."""
 
     clock: str
     message: Mapping[str, Any]
@@ -70,19 +70,19 @@ class Arrival:
 
 @dataclass(slots=True)
 class Scene:
-    """Everything that is to be seen; the demo writes it, this module reads it."""
+    """Everything shown; the demo writes it, this module reads it."""
 
     ledger: Ledger
     seconds: float | None
     phase: str = "starting"
     commits: int = 0
     rollbacks: int = 0
-    began_at: float | None = None  # time.monotonic(), when the bot began
+    began_at: float | None = None  # time.monotonic() when the bot started
     ended_at: float | None = None
     receiver: Receiver | None = None
     dashboard: Dashboard | None = None
     feed: deque[Arrival] = field(default_factory=lambda: deque(maxlen=_FEED_ROWS))
-    #: Events committed in each second since the bot began, the last minute of them.
+    #: Events committed in each second of the last minute.
     rhythm: deque[int] = field(default_factory=lambda: deque([0], maxlen=60))
     _rhythm_second: int = 0
 
@@ -95,7 +95,7 @@ class Scene:
         self.rhythm[-1] += events
 
     def elapsed(self) -> float:
-        """Return for how many seconds the bot has been at work, or was."""
+        """Return how many seconds the bot has run."""
         if self.began_at is None:
             return 0.0
         return (self.ended_at or time.monotonic()) - self.began_at
@@ -113,19 +113,19 @@ class Scene:
         return self.dashboard.reconnections if self.dashboard else 0
 
     def overdue(self) -> int:
-        """Return how many are missing for so long that they look lost."""
+        """Return how many events look lost."""
         return self.ledger.overdue(time.monotonic() - LOST_AFTER_SECONDS)
 
 
 async def show_frames(scene: Scene, console: Console) -> None:
-    """Draw the live frame until cancelled; the last one stays on the screen."""
+    """Draw the live frame until cancelled; the last frame stays."""
     with (
         _no_wrapping(console),
         Live(console=console, auto_refresh=False, vertical_overflow="crop") as live,
     ):
         try:
             while True:
-                # Drawing takes longer than an event does: it must not make anyone wait.
+                # In a thread: drawing a frame takes longer than handling an event.
                 draw = partial(live.update, frame(scene, console), refresh=True)
                 await trio.to_thread.run_sync(draw)
                 await trio.sleep(_FRAME_SECONDS)
@@ -135,10 +135,9 @@ async def show_frames(scene: Scene, console: Console) -> None:
 
 @contextmanager
 def _no_wrapping(console: Console) -> Iterator[None]:
-    """Have the terminal cut lines at its edge.
+    """Make the terminal truncate long lines.
 
-    How wide an emoji is, terminals disagree about; a line that wrapped would be one more than the
-    next frame knows to overwrite.
+    Terminals disagree about the width of emoji; a wrapped line would shift the next frame.
     """
     console.file.write("\x1b[?7l")
     try:
@@ -156,7 +155,7 @@ async def print_lines(scene: Scene) -> None:
 
 
 def plain_line(scene: Scene) -> str:
-    """Return how things stand, in one line."""
+    """Return the totals in one line."""
     ledger, overdue = scene.ledger, scene.overdue()
     stream, verified = ledger.stream, _all_latencies(ledger)
     return (
@@ -169,7 +168,7 @@ def plain_line(scene: Scene) -> str:
 
 
 def frame(scene: Scene, console: Console) -> RenderableType:
-    """Return the whole live frame, as large as the terminal lets it be."""
+    """Return the live frame, as large as the terminal allows."""
     width = min(console.width, _WIDEST)
     rows = max(1, min(_FEED_ROWS, console.height - _FRAME_LINES))
     content = Group(
@@ -270,8 +269,7 @@ def _latencies(scene: Scene, width: int) -> RenderableType:
 
 
 def _feed(scene: Scene, rows: int, width: int) -> RenderableType:
-    # What people wrote stands last, and a little short of the edge: how wide some of it is,
-    # terminals disagree about.
+    # User text comes last, with a margin: terminals disagree about the width of some characters.
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, style="grey50")
     table.add_column(no_wrap=True, style="grey50", justify="right", min_width=4)
@@ -298,7 +296,7 @@ def _feed(scene: Scene, rows: int, width: int) -> RenderableType:
 
 
 def _summary(event_type: str, payload: Mapping[str, Any]) -> str:
-    """Return what an event is about, in words, safe to print."""
+    """Describe an event in words that are safe to print."""
     get = payload.get
     match event_type:
         case "user.created":
@@ -324,7 +322,7 @@ def _summary(event_type: str, payload: Mapping[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return the text on one line, without what moves the cursor or turns the direction."""
+    """Return the text on one line, without control and direction characters."""
     one_line = unicodedata.normalize("NFC", " ".join(text.split()))
     return "".join(
         character
@@ -351,7 +349,7 @@ def _all_latencies(ledger: Ledger) -> deque[float]:
 
 
 def _first_attempts(account: Account) -> list[float]:
-    """Return the latencies of an account; retries wait for seconds on purpose and stay outside."""
+    """Return the latencies of an account without those of retries, which wait for seconds."""
     return [latency for latency in account.latencies if latency < 3.0]
 
 
@@ -376,7 +374,7 @@ def _clock(seconds: float) -> str:
 
 
 def _sparkline(counts: deque[int], width: int) -> str:
-    # The current second is not over yet.
+    # Leave out the current second, which is incomplete.
     shown = list(counts)[:-1][-width:]
     highest = max([1, *shown])
     return "".join(_BARS[round(count / highest * (len(_BARS) - 1))] for count in shown)

@@ -23,21 +23,21 @@ _LOSSES = (ConnectionClosed, HandshakeError, trio.BrokenResourceError, trio.TooS
 
 
 class NoStreamError(Exception):
-    """The bridge does not stream: the message says what it did instead."""
+    """The bridge does not stream. The message says why."""
 
 
 class Dashboard:
-    """Watches the stream; ``on_event`` gets each message that carries an event."""
+    """Follow the stream and call ``on_event`` for every event."""
 
     def __init__(self, url: str, on_event: Callable[[dict[str, Any]], None]) -> None:
-        #: How often the connection was lost and made anew.
+        #: How often the client reconnected.
         self.reconnections = 0
         self._url = url
         self._on_event = on_event
         self._last_event_id: int | None = None
 
     async def watch(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Watch until cancelled; started once connected. After a loss, resume where it broke off.
+        """Follow until cancelled; started once connected. Resume after a lost connection.
 
         Raises:
             NoStreamError: the first connection failed.
@@ -55,7 +55,7 @@ class Dashboard:
             try:
                 await self._watch_once(started)
             except* _LOSSES as losses:
-                # Not raising in here: some Pythons wrap what an except* raises into a group.
+                # Raise below: some Python versions wrap an error raised in except* in a group.
                 loss = first_error(losses)
             if loss is not None and not connected:
                 raise NoStreamError(f"the bridge refused the WebSocket client: {loss}")
@@ -63,13 +63,12 @@ class Dashboard:
             await trio.sleep(_PAUSE_SECONDS)
 
     async def _watch_once(self, started: Callable[[], None]) -> None:
-        """Watch over one connection, until it is lost."""
+        """Follow over one connection until it is lost."""
         address = urlsplit(self._url)
         resource = f"{address.path}?{address.query}"
         if self._last_event_id is not None:
             resource += f"&since={self._last_event_id}"
-        # The connection is made here because the library's client leaves the socket to the garbage
-        # collector when the server closes.
+        # On our own stream: the library's client never closes its socket when the server closes.
         stream = await trio.open_tcp_stream(str(address.hostname), address.port or 80)
         async with stream, trio.open_nursery() as nursery:
             with trio.fail_after(_CONNECT_SECONDS):
@@ -80,7 +79,7 @@ class Dashboard:
                 self._read(json.loads(await socket.get_message()))
 
     async def _greet(self, socket: WebSocketConnection) -> None:
-        """Read the first message, which says where the stream begins."""
+        """Read the first message, which contains the last event's ID."""
         greeting = json.loads(await socket.get_message())
         if greeting.get("type") != "connection":
             raise NoStreamError(f"the stream began with {greeting.get('type')!r}")

@@ -118,7 +118,7 @@ def test_whoever_stops_its_webhooks_is_told_so_and_not_that_events_were_lost(
     demo.send_signal(signal.SIGTERM)
     code, figures, errors = end(demo)
     assert code == 1
-    assert errors == f"pgbridge demo: {told}, so that this proves nothing\n"
+    assert errors == f"pgbridge demo: {told}, so the run proves nothing\n"
     assert figures["lost"] > 0
 
 

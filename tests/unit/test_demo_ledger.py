@@ -43,8 +43,8 @@ def test_what_is_missing_from_either_place_is_lost() -> None:
     ledger.streamed(1, "ticket.created", {"ticket_id": 1}, at=1.5)
     assert ledger.lost == 2
     assert ledger.discrepancies() == [
-        "the stream: user.created 1 never came",
-        "tickets: ticket.created 1 never came",
+        "the stream: user.created 1 never arrived",
+        "tickets: ticket.created 1 never arrived",
     ]
 
 
@@ -67,7 +67,7 @@ def test_the_same_event_under_another_id_is_unexpected() -> None:
     ledger.streamed(1, "user.created", signed_up(1), at=2.0)
     ledger.streamed(2, "user.created", signed_up(1), at=2.0)
     assert (ledger.duplicates, ledger.unexpected) == (0, 1)
-    assert ledger.discrepancies() == ["the stream: user.created 1 was not expected"]
+    assert ledger.discrepancies() == ["the stream: user.created 1 was unexpected"]
 
 
 def test_an_event_that_overtakes_the_news_of_its_commit_is_expected() -> None:

@@ -1,0 +1,50 @@
+"""Create the demo's database and show how to open it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+import psycopg
+
+from bridge.database.rights import SERVICE
+from bridge.demo.postgres import EmbeddedPostgres
+
+_DATABASE = "shop"
+_BRIDGE = "pgbridge"
+_TABLES = Path(__file__).with_name("bot.sql")
+
+
+def create_database(server: EmbeddedPostgres) -> str:
+    """Create the shop's database and its tables; return its URL."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"create database {_DATABASE}".encode())
+    url = server.url(_DATABASE)
+    with psycopg.connect(url) as connection:
+        connection.execute(_TABLES.read_bytes())
+    return url
+
+
+def create_login(url: str) -> str:
+    """Create the bridge's login; return the URL with which it connects."""
+    with psycopg.connect(url) as connection:
+        connection.execute(f"create role {_BRIDGE} login in role {SERVICE}".encode())
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{_BRIDGE}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def psql_command(server: EmbeddedPostgres, url: str) -> str:
+    """Return the psql command that opens the shop's database."""
+    psql = "psql" if shutil.which("psql") else str(server.bin / "psql")
+    parts = urlsplit(url)
+    host = parse_qs(parts.query)["host"][0]
+    return shlex.join([psql, "-h", host, "-U", parts.username or "postgres", _DATABASE])
+
+
+def shell_command(server: EmbeddedPostgres, url: str) -> str:
+    """Return the shell command that points pgbridge and psql at the database."""
+    programs = f"{Path(sys.executable).parent}:{server.bin}"
+    return f"export BRIDGE_DATABASE_URL={shlex.quote(url)} PATH={shlex.quote(programs)}:$PATH"
