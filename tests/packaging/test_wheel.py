@@ -92,7 +92,7 @@ def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_wheel_holds_the_code_its_sql_and_its_templates_and_nothing_else(wheel: Path) -> None:
+def test_wheel_contains_exactly_code_sql_and_templates(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {
@@ -112,7 +112,7 @@ def test_the_wheel_holds_the_code_its_sql_and_its_templates_and_nothing_else(whe
     assert "bridge/_templates/presets/telegram-shop.toml" in held
 
 
-def test_the_wheel_names_its_licence_command_and_python(wheel: Path) -> None:
+def test_wheel_declares_license_command_and_python(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [entry_points] = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
         [metadata] = [name for name in archive.namelist() if name.endswith("/METADATA")]
@@ -123,14 +123,12 @@ def test_the_wheel_names_its_licence_command_and_python(wheel: Path) -> None:
     assert "\nLicense-Expression: MIT\n" in text
 
 
-def test_an_installed_wheel_renders_its_rules_without_the_checkout(
-    clean_python: Path, tmp_path: Path
-) -> None:
+def test_installed_wheel_renders_rules(clean_python: Path, tmp_path: Path) -> None:
     rendered = run(clean_python, "-c", RENDER, cwd=tmp_path)
     assert rendered.count("create or replace function bridge.capture_") == 8
 
 
-def test_an_installed_wheel_installs_pgbridge_into_a_database(
+def test_installed_wheel_initializes_a_database(
     clean_python: Path, tmp_path: Path, bot_url: str
 ) -> None:
     run(clean_python, "-c", INSTALL, bot_url, cwd=tmp_path)
@@ -139,9 +137,7 @@ def test_an_installed_wheel_installs_pgbridge_into_a_database(
     assert row == (8,)
 
 
-def test_the_command_of_an_installed_wheel_shows_what_it_would_run(
-    clean_python: Path, tmp_path: Path, bot_url: str
-) -> None:
+def test_installed_wheel_prints_its_plan(clean_python: Path, tmp_path: Path, bot_url: str) -> None:
     command = clean_python.parent / "pgbridge"
     script = run(
         *("/usr/bin/env", f"BRIDGE_DATABASE_URL={bot_url}", command, "init", "--dry-run"),

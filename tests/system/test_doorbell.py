@@ -45,7 +45,7 @@ async def until_state(bridge: Bridge, wanted: str) -> dict[str, float]:
     return shown
 
 
-async def test_a_burst_makes_it_quiet_and_then_it_rings_again(bridge_url: str) -> None:
+async def test_burst_silences_the_doorbell_until_it_is_over(bridge_url: str) -> None:
     with trio.fail_after(60), psycopg.connect(bridge_url, autocommit=True) as bot:
         assert flag(bot) == "quiet", "there is nobody to ring for yet"
         async with running(bridge_url) as bridge, listening(bridge) as dashboard:
@@ -77,7 +77,7 @@ async def test_a_burst_makes_it_quiet_and_then_it_rings_again(bridge_url: str) -
         assert flag(bot) == "quiet", "a bridge that stops in order leaves nobody ringing for it"
 
 
-async def test_a_failing_rule_is_named_in_the_metrics_and_by_the_doctor(bridge_url: str) -> None:
+async def test_failing_rule_appears_in_metrics_and_doctor(bridge_url: str) -> None:
     with trio.fail_after(60), psycopg.connect(bridge_url, autocommit=True) as bot:
         bot.execute("alter table users drop column referral_code")
         async with running(bridge_url) as bridge, listening(bridge) as dashboard:
@@ -95,7 +95,7 @@ async def test_a_failing_rule_is_named_in_the_metrics_and_by_the_doctor(bridge_u
         assert "user.created: 3 times" in findings["capture_errors"]["message"]
 
 
-async def test_in_mode_poll_nothing_rings_and_two_phase_commits_work(bridge_url: str) -> None:
+async def test_poll_mode_never_notifies_and_allows_two_phase_commits(bridge_url: str) -> None:
     with trio.fail_after(60), psycopg.connect(bridge_url, autocommit=True) as bot:
         bot.execute("select setval('bridge.doorbell', 0)")
         init = pgbridge("init", url=bridge_url, doorbell="poll")

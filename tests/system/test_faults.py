@@ -121,7 +121,7 @@ def release_leases_of_the_dead(url: str) -> None:
         )
 
 
-async def test_kill_minus_nine_at_random_moments_loses_nothing(bridge_url: str) -> None:
+async def test_sigkill_at_random_times_loses_nothing(bridge_url: str) -> None:
     seed = random.randrange(1_000_000)
     print("seed", seed)
     chance = random.Random(seed)
@@ -164,7 +164,7 @@ def own_url(own_server: EmbeddedPostgres) -> str:
 
 
 @pytest.mark.parametrize("stop", [EmbeddedPostgres.stop, EmbeddedPostgres.crash])
-async def test_a_database_restarted_under_load_loses_nothing(
+async def test_database_restart_under_load_loses_nothing(
     own_server: EmbeddedPostgres, own_url: str, stop: Callable[[EmbeddedPostgres], None]
 ) -> None:
     def restart() -> None:
@@ -209,7 +209,7 @@ async def test_a_database_restarted_under_load_loses_nothing(
     assert_nothing_lost(receiver, expected, 3)
 
 
-async def test_sigterm_ends_a_bridge_whose_database_is_away(
+async def test_sigterm_stops_a_bridge_without_a_database(
     own_server: EmbeddedPostgres, own_url: str
 ) -> None:
     async with running(own_url, **SETTINGS) as bridge:

@@ -14,7 +14,7 @@ from tests.system.processes import running
 
 
 # `make hostile` does the same for longer, and looks more closely at what memory is left.
-def test_honest_clients_miss_nothing_while_strangers_do_all_they_can(bridge_url: str) -> None:
+def test_attacks_do_not_affect_honest_clients(bridge_url: str) -> None:
     outcome = run(
         bridge_url,
         seconds=6.0,
@@ -33,7 +33,7 @@ def test_honest_clients_miss_nothing_while_strangers_do_all_they_can(bridge_url:
     assert outcome.descriptors_after == outcome.descriptors_before
 
 
-async def test_a_bridge_without_descriptors_serves_who_asks_at_once_and_recovers(
+async def test_bridge_survives_running_out_of_descriptors(
     bridge_url: str,
 ) -> None:
     async with running(bridge_url) as bridge, httpx.AsyncClient(timeout=60) as client:

@@ -234,7 +234,7 @@ STORY: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
 ]
 
 
-async def test_the_bots_statements_arrive_with_exactly_the_contracts_payloads(
+async def test_bot_statements_arrive_with_the_contracts_payloads(
     bot_url: str,
 ) -> None:
     installed = await trio.to_thread.run_sync(lambda: pgbridge("init", url=bot_url))
@@ -266,7 +266,7 @@ async def test_the_bots_statements_arrive_with_exactly_the_contracts_payloads(
             assert await bridge.terminate() == 0
 
 
-async def test_sigterm_ends_within_ten_seconds_and_loses_nothing(bridge_url: str) -> None:
+async def test_sigterm_stops_in_ten_seconds_without_loss(bridge_url: str) -> None:
     async def hang(_request: Received, _stream: trio.SocketStream) -> None:
         await trio.sleep_forever()
 
@@ -299,7 +299,7 @@ async def test_sigterm_ends_within_ten_seconds_and_loses_nothing(bridge_url: str
     assert len(set(identities)) == 10
 
 
-async def test_an_interrupt_is_like_sigterm(bridge_url: str) -> None:
+async def test_interrupt_stops_like_sigterm(bridge_url: str) -> None:
     async with running(bridge_url) as bridge:
         bridge.process.send_signal(signal.SIGINT)
         with trio.fail_after(10):

@@ -13,9 +13,7 @@ from tests.system.processes import as_service, listening, pgbridge, running
 from tests.system.test_main_job import create_webhook
 
 
-async def test_a_commit_arrives_at_a_dashboard_and_at_a_receiver(
-    bridge_url: str, pooled_url: str
-) -> None:
+async def test_commit_arrives_through_a_pooler(bridge_url: str, pooled_url: str) -> None:
     with trio.fail_after(60), pgbouncer(as_service(bridge_url)) as service_url:
         async with (
             receiving() as receiver,
@@ -33,7 +31,7 @@ async def test_a_commit_arrives_at_a_dashboard_and_at_a_receiver(
             assert "database_task_failed" not in await trio.Path(bridge.log).read_text()
 
 
-def test_commands_go_past_it_or_say_that_they_cannot(bridge_url: str, pooled_url: str) -> None:
+def test_commands_bypass_the_pooler_or_refuse(bridge_url: str, pooled_url: str) -> None:
     made = pgbridge("token", "create", "--name", "x", url=pooled_url, listen_url=bridge_url)
     assert made.returncode == 0, made.stderr
     for command in (("init",), ("run",)):

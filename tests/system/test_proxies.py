@@ -169,7 +169,7 @@ async def streaming(proxy: Proxy, query: str) -> AsyncIterator[WebSocketConnecti
             nursery.cancel_scope.cancel()
 
 
-async def test_what_is_the_bridges_goes_to_the_bridge_and_all_else_to_the_application(
+async def test_proxy_routes_only_the_bridges_paths_to_the_bridge(
     bridge_url: str, proxied: Run
 ) -> None:
     async with (
@@ -208,9 +208,7 @@ async def test_what_is_the_bridges_goes_to_the_bridge_and_all_else_to_the_applic
         assert [request.target for request in proxy.application.requests] == [*inside, *others]
 
 
-async def test_a_stream_is_resumed_through_a_proxy_and_outlives_a_bridge(
-    bridge_url: str, bot: Bot, proxied: Run
-) -> None:
+async def test_stream_resumes_through_a_proxy(bridge_url: str, bot: Bot, proxied: Run) -> None:
     port = lasting_port()
     async with (
         running(bridge_url, port=port, ws_ping_seconds=0.2) as bridge,
@@ -241,9 +239,7 @@ async def test_a_stream_is_resumed_through_a_proxy_and_outlives_a_bridge(
                 assert '"meanwhile"' in str(await client.get_message())
 
 
-async def test_a_forged_address_is_not_believed_and_the_proxys_word_is(
-    bridge_url: str, proxied: Run
-) -> None:
+async def test_client_address_comes_from_the_proxy_alone(bridge_url: str, proxied: Run) -> None:
     forged = {"X-API-Key": "wrong", "X-Forwarded-For": "6.6.6.6", "X-Real-IP": "6.6.6.6"}
     async with running(bridge_url, trusted_proxies="127.0.0.1", access_log="on") as bridge:
         async with proxied(bridge) as proxy, proxy.client() as http:
@@ -258,9 +254,7 @@ async def test_a_forged_address_is_not_believed_and_the_proxys_word_is(
         assert {line["address"] for line in bridge.logged("client_connected")} == {CLIENT}
 
 
-async def test_no_log_of_a_proxy_has_a_token_not_even_when_the_bridge_is_away(
-    bridge_url: str, proxied: Run
-) -> None:
+async def test_proxy_logs_contain_no_token(bridge_url: str, proxied: Run) -> None:
     async with (
         running(bridge_url) as bridge,
         proxied(bridge) as proxy,
@@ -286,7 +280,7 @@ async def test_no_log_of_a_proxy_has_a_token_not_even_when_the_bridge_is_away(
         assert "secret" not in proxy.logs()
 
 
-def test_a_silent_stream_outlives_what_nginx_waits() -> None:
+def test_idle_stream_outlives_the_timeout_of_nginx() -> None:
     """The bridge pings, so only the ratio of two settings decides: nobody need wait for it."""
     example = (EXAMPLES / "nginx.conf").read_text("utf-8")
     stream = example.partition("location = /ws {")[2].partition("}")[0]

@@ -54,7 +54,7 @@ def refusal(role: str, url: str, *command: str) -> str:
     return complaint(pgbridge(*command, url=as_role(url, role)), 1)
 
 
-async def test_from_nothing_to_an_event_without_a_superuser(url: str) -> None:
+async def test_everything_works_without_a_superuser(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as admin, trio.fail_after(180):
         # Without the roles, only the owner can run a bridge.
         assert "note: role bridge_service does not exist, so `pgbridge run` must connect" in run_as(

@@ -71,7 +71,7 @@ def scene() -> Iterator[Scene]:
     ],
     ids=["plain", "basic", "base64", "urlsafe", "url", "json", "hex", "cut"],
 )
-def test_a_secret_is_found_however_it_is_written(written: Callable[[str], str]) -> None:
+def test_search_finds_a_secret_in_any_encoding(written: Callable[[str], str]) -> None:
     captured = Captured()
     text = 'p@ss/w+rd"ü=' + secrets.token_urlsafe(24)
     captured.add("innocent", f"{text[:12]} sha256:abcdef")
@@ -80,9 +80,7 @@ def test_a_secret_is_found_however_it_is_written(written: Callable[[str], str]) 
 
 
 @pytest.mark.parametrize("name", ["init", "run", "doctor", "status", "tail"])
-def test_settings_that_are_wrong_are_told_without_what_is_secret_in_them(
-    tmp_path: Path, name: str
-) -> None:
+def test_errors_about_settings_show_no_secret(tmp_path: Path, name: str) -> None:
     password, key, token = new_password(), new_key(), secrets.token_urlsafe(24)
     escaped, no_slash = quote(password, safe=""), password.replace("/", "")
     urls = (
@@ -336,7 +334,7 @@ async def _restart(scene: Scene, bridge: Bridge, receiver: Receiver) -> None:
         await receiver.until(lambda: len(receiver.requests) > before)
 
 
-async def test_what_is_printed_logged_answered_and_backed_up_shows_no_secret(scene: Scene) -> None:
+async def test_output_logs_responses_and_backups_show_no_secret(scene: Scene) -> None:
     async with receiving() as receiver:
         receiver.behaviours["/refuses"] = answer("500 Internal Server Error", b"no")
         await _commands(scene, receiver)

@@ -16,7 +16,7 @@ from tests.system.processes import TOKEN, pgbridge, running
 KEY = "+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/8="  # as openssl prints them
 
 
-async def test_secrets_of_rest_and_those_that_were_there_are_encrypted(
+async def test_new_and_existing_secrets_are_encrypted(
     bridge_url: str, bot: psycopg.Connection[Any]
 ) -> None:
     def stored() -> list[str]:
@@ -48,9 +48,7 @@ async def test_secrets_of_rest_and_those_that_were_there_are_encrypted(
 
 
 @pytest.mark.parametrize("command", ["run", "doctor"])
-def test_a_key_that_is_none_is_told_in_one_line_that_does_not_show_it(
-    bridge_url: str, command: str
-) -> None:
+def test_invalid_key_is_reported_without_showing_it(bridge_url: str, command: str) -> None:
     result = pgbridge(command, url=bridge_url, secret_key=f"{KEY},hunter2")
     assert result.returncode == 2
     assert result.stdout == ""

@@ -63,9 +63,7 @@ def names(lines: list[str]) -> list[str]:
 # --- what it prints
 
 
-async def test_an_event_is_a_line_of_json_in_a_pipe_exactly_as_the_stream_has_it(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_tail_prints_original_json_into_a_pipe(bridge_url: str, bot: Bot) -> None:
     async with running(bridge_url) as bridge, tailing(bridge.port) as tail:
         following = await tail.err.having("following")
         sign_up(bot, "Иван \x7f \x9b31m")
@@ -78,9 +76,7 @@ async def test_an_event_is_a_line_of_json_in_a_pipe_exactly_as_the_stream_has_it
         assert names([line]) == ["Иван \x7f \x9b31m"]
 
 
-async def test_what_was_there_before_comes_with_since_and_only_the_types_that_are_named(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_tail_replays_with_since_and_filters_by_type(bridge_url: str, bot: Bot) -> None:
     sign_up(bot, "a", "b")
     bot.execute("select bridge.emit('ticket.created', '{}'), bridge.emit('other', '{}')")
     async with running(bridge_url) as bridge:
@@ -98,7 +94,7 @@ async def test_what_was_there_before_comes_with_since_and_only_the_types_that_ar
             ]
 
 
-async def test_an_event_of_any_size_and_depth_is_taken(bridge_url: str, bot: Bot) -> None:
+async def test_tail_accepts_events_of_any_size_and_depth(bridge_url: str, bot: Bot) -> None:
     deep = "[" * 3000 + "]" * 3000
     bot.execute("select bridge.emit('big', to_jsonb(repeat('x', 3000000)))")
     bot.execute("select bridge.emit('deep', %s::jsonb)", (deep,))
@@ -142,9 +138,7 @@ async def on_terminal(port: int, *arguments: str) -> AsyncIterator[tuple[Lines, 
                 nursery.cancel_scope.cancel()
 
 
-async def test_on_a_terminal_an_event_is_a_coloured_line_no_wider_and_nothing_in_it_is_a_command(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_tail_prints_one_safe_coloured_line_on_a_terminal(bridge_url: str, bot: Bot) -> None:
     hostile = "\x1b[2J\x9b\r\u202e" + "漢字🎉" * 40
     async with running(bridge_url) as bridge, on_terminal(bridge.port) as (screen, tail):
         await screen.having("following")
@@ -170,9 +164,7 @@ async def test_on_a_terminal_an_event_is_a_coloured_line_no_wider_and_nothing_in
         assert not any("Traceback" in line for line in screen.all)
 
 
-async def test_json_on_a_terminal_means_the_same_and_is_no_command_either(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_tail_escapes_json_on_a_terminal(bridge_url: str, bot: Bot) -> None:
     hostile = "\x1b[2J\x7f\x9b2J\u202e 🎉"
     async with running(bridge_url) as bridge, on_terminal(bridge.port, "--json") as (screen, _):
         await screen.having("following")
@@ -185,7 +177,7 @@ async def test_json_on_a_terminal_means_the_same_and_is_no_command_either(
 # --- lost connections
 
 
-async def test_killed_bridges_cost_no_event_and_repeat_none(bridge_url: str) -> None:
+async def test_tail_neither_loses_nor_repeats_events_of_killed_bridges(bridge_url: str) -> None:
     port = lasting_port()
     async with tailing_when_served(bridge_url, port) as tail:
         with writing(bridge_url) as writer:
@@ -212,7 +204,7 @@ async def tailing_when_served(url: str, port: int) -> AsyncIterator[Child]:
         yield tail
 
 
-async def test_a_bridge_that_stops_is_waited_for(bridge_url: str, bot: Bot) -> None:
+async def test_tail_waits_for_a_stopped_bridge(bridge_url: str, bot: Bot) -> None:
     port = lasting_port()
     async with running(bridge_url, port=port) as bridge, tailing(port, "user.*") as tail:
         await tail.err.having("following")
@@ -226,7 +218,7 @@ async def test_a_bridge_that_stops_is_waited_for(bridge_url: str, bot: Bot) -> N
             assert names(await tail.out.count(2)) == ["before", "meanwhile"]
 
 
-async def test_a_gap_is_told_to_people_and_to_programs(bridge_url: str, bot: Bot) -> None:
+async def test_tail_reports_a_gap_on_both_outputs(bridge_url: str, bot: Bot) -> None:
     port = lasting_port()
     async with running(bridge_url, port=port) as bridge, tailing(port) as tail:
         await tail.err.having("following")
@@ -245,9 +237,7 @@ async def test_a_gap_is_told_to_people_and_to_programs(bridge_url: str, bot: Bot
         assert "pgbridge: gap: events 2 to 3 are no longer in the log" in tail.err.all
 
 
-async def test_events_that_are_not_read_wait_in_the_log_and_come_in_order(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_tail_buffers_little_for_a_slow_reader(bridge_url: str, bot: Bot) -> None:
     # More than pipes, sockets and the bridge's buffer hold.
     bot.execute(
         "select bridge.emit('filler', to_jsonb(repeat('x', 2000))) from generate_series(1, 10000)"
@@ -306,7 +296,7 @@ async def resident_bytes(pid: int) -> int:
     return int(pages) * os.sysconf("SC_PAGESIZE")
 
 
-async def test_an_id_that_there_is_not_is_told(bridge_url: str, bot: Bot) -> None:
+async def test_tail_reports_an_unknown_event_id(bridge_url: str, bot: Bot) -> None:
     async with running(bridge_url) as bridge, tailing(bridge.port, "--since", "9") as tail:
         assert await tail.err.having("gap") == (
             "pgbridge: gap: event 9 does not exist yet: the database is a different one or was "
@@ -321,9 +311,7 @@ async def test_an_id_that_there_is_not_is_told(bridge_url: str, bot: Bot) -> Non
 # --- how it ends
 
 
-async def test_it_ends_with_0_by_ctrl_c_and_when_nobody_reads_even_if_nothing_comes(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_tail_exits_with_0_on_ctrl_c_or_a_closed_pipe(bridge_url: str, bot: Bot) -> None:
     async with running(bridge_url) as bridge:
         for number in (signal.SIGINT, signal.SIGTERM):
             async with tailing(bridge.port) as tail:
@@ -340,7 +328,7 @@ async def test_it_ends_with_0_by_ctrl_c_and_when_nobody_reads_even_if_nothing_co
             assert len(head.err.all) == 1  # following
 
 
-async def test_it_ends_while_it_cannot_print(bridge_url: str, bot: Bot) -> None:
+async def test_tail_stops_while_its_output_is_blocked(bridge_url: str, bot: Bot) -> None:
     bot.execute("select bridge.emit('big', to_jsonb(repeat('x', 3000000)))")
     async with running(bridge_url) as bridge, unread(bridge.port, "--since", "0") as tail:
         assert tail.stdout is not None
@@ -349,7 +337,7 @@ async def test_it_ends_while_it_cannot_print(bridge_url: str, bot: Bot) -> None:
         assert await tail.wait() == 0
 
 
-async def test_what_cannot_be_printed_is_told(bridge_url: str, bot: Bot) -> None:
+async def test_tail_reports_a_full_disk(bridge_url: str, bot: Bot) -> None:
     sign_up(bot, "a")
     async with running(bridge_url) as bridge:
         command = f"{' '.join(TAIL)} --since 0 > /dev/full"
@@ -359,9 +347,7 @@ async def test_what_cannot_be_printed_is_told(bridge_url: str, bot: Bot) -> None
             assert tail.err.all[1:] == ["pgbridge: cannot print: No space left on device"]
 
 
-async def test_a_token_that_is_wrong_or_revoked_ends_it_with_the_reason(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_tail_stops_when_its_token_is_rejected(bridge_url: str, bot: Bot) -> None:
     async with running(bridge_url) as bridge:
         where = f"ws://127.0.0.1:{bridge.port}/ws"
         code, line = await refused(bridge.port, token="wrong")
@@ -376,7 +362,7 @@ async def test_a_token_that_is_wrong_or_revoked_ends_it_with_the_reason(
             assert tail.err.all[1:] == [f"pgbridge: {where} refuses: API token revoked or expired"]
 
 
-async def test_what_cannot_begin_says_in_one_line_what_to_do() -> None:
+async def test_tail_that_cannot_start_says_what_to_do() -> None:
     port = lasting_port()
     code, line = await refused(port)
     assert code == 1
@@ -401,7 +387,7 @@ async def test_what_cannot_begin_says_in_one_line_what_to_do() -> None:
         assert (code, "--url" in line, "s3cret" in line) == (2, True, False), url
 
 
-async def test_an_address_that_serves_something_else_is_named(bridge_url: str) -> None:
+async def test_tail_names_an_address_without_a_bridge(bridge_url: str) -> None:
     async with running(bridge_url) as bridge:
         where = f"ws://127.0.0.1:{bridge.port}/elsewhere"
         code, line = await refused(bridge.port, "--url", where)

@@ -133,7 +133,7 @@ async def drainer(bridge: Bridge, asked: int = 1) -> int:
 # --- events
 
 
-async def test_clients_of_every_worker_get_the_same_events_in_the_same_order(
+async def test_clients_of_all_workers_get_the_same_events_in_order(
     bridge_url: str, bot: Bot
 ) -> None:
     names = [f"u{number}" for number in range(100)]
@@ -150,9 +150,7 @@ async def test_clients_of_every_worker_get_the_same_events_in_the_same_order(
     assert ids == sorted(set(ids))
 
 
-async def test_when_the_drainer_is_killed_another_drains_and_one_comes_in_its_place(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_killed_drainer_is_replaced_while_another_drains(bridge_url: str, bot: Bot) -> None:
     names = [f"u{number}" for number in range(100)]
     with trio.fail_after(60):
         async with running(bridge_url, workers=2, **SETTINGS) as bridge:
@@ -177,7 +175,7 @@ async def test_when_the_drainer_is_killed_another_drains_and_one_comes_in_its_pl
             assert await bridge.terminate() == 0
 
 
-async def test_a_worker_whose_database_is_away_is_tried_again_until_it_is_back(
+async def test_worker_is_restarted_until_the_database_is_back(
     bridge_url: str, server: EmbeddedPostgres
 ) -> None:
     def let_in(allowed: bool) -> None:
@@ -206,7 +204,7 @@ async def test_a_worker_whose_database_is_away_is_tried_again_until_it_is_back(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_all_workers_in_order(bridge_url: str, number: signal.Signals) -> None:
+async def test_signal_stops_all_workers_cleanly(bridge_url: str, number: signal.Signals) -> None:
     with trio.fail_after(60):
         async with running(bridge_url, workers=2) as bridge, a_client_on_each(bridge) as clients:
             workers = pids(bridge)
@@ -222,7 +220,7 @@ async def test_a_signal_ends_all_workers_in_order(bridge_url: str, number: signa
             assert set(stopped) == {1, 2, None}
 
 
-async def test_a_worker_that_does_not_end_is_killed(bridge_url: str) -> None:
+async def test_hanging_worker_is_killed(bridge_url: str) -> None:
     with trio.fail_after(60):
         async with running(bridge_url, workers=2) as bridge:
             workers = pids(bridge)
@@ -233,7 +231,7 @@ async def test_a_worker_that_does_not_end_is_killed(bridge_url: str) -> None:
             assert line["pid"] == workers[1]
 
 
-async def test_a_supervisor_that_is_killed_leaves_no_worker_behind(bridge_url: str) -> None:
+async def test_workers_stop_when_the_supervisor_is_killed(bridge_url: str) -> None:
     with trio.fail_after(60):
         async with running(bridge_url, workers=2) as bridge, a_client_on_each(bridge) as clients:
             workers = pids(bridge)
@@ -246,13 +244,13 @@ async def test_a_supervisor_that_is_killed_leaves_no_worker_behind(bridge_url: s
 # --- the start. What is started keeps standard error open, so a command that returns left nothing.
 
 
-def test_workers_that_cannot_start_say_so_once(bot_url: str) -> None:
+def test_workers_that_cannot_start_report_once(bot_url: str) -> None:
     run = ("run", "--workers", "3")
     assert "cannot connect to the database" in complaint(pgbridge(*run, url=NOWHERE, port=0), 1)
     assert "run: pgbridge init" in complaint(pgbridge(*run, url=bot_url, port=0), 1)
 
 
-def test_wrong_settings_are_told_before_a_worker_is_started() -> None:
+def test_invalid_settings_are_reported_before_any_worker() -> None:
     assert "BRIDGE_WORKERS" in complaint(pgbridge("run", url=NOWHERE, workers=65), 2)
     result = pgbridge("run", "--workers", "0", url=NOWHERE)
     assert (result.returncode, result.stdout) == (2, "")
@@ -260,7 +258,7 @@ def test_wrong_settings_are_told_before_a_worker_is_started() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_port_that_somebody_else_listens_on(bridge_url: str, shared: bool) -> None:
+def test_workers_refuse_a_port_in_use(bridge_url: str, shared: bool) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         taken.bind(("127.0.0.1", 0))
@@ -270,7 +268,7 @@ def test_a_port_that_somebody_else_listens_on(bridge_url: str, shared: bool) -> 
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in line
 
 
-async def test_workers_listen_on_every_address_of_a_name(bridge_url: str) -> None:
+async def test_workers_listen_on_every_address_of_a_host(bridge_url: str) -> None:
     with trio.fail_after(60):
         async with running(bridge_url, workers=2, host="localhost") as bridge:
             listening_on = [
@@ -287,7 +285,7 @@ async def test_workers_listen_on_every_address_of_a_name(bridge_url: str) -> Non
             assert await bridge.terminate() == 0
 
 
-def test_a_worker_is_nothing_to_start_by_hand() -> None:
+def test_worker_cannot_be_started_by_hand() -> None:
     assert "pgbridge run --workers" in complaint(pgbridge("worker", "1", url=NOWHERE), 2)
     assert not [
         line for line in pgbridge("--help", url=None).stdout.splitlines() if "worker" in line
@@ -297,7 +295,7 @@ def test_a_worker_is_nothing_to_start_by_hand() -> None:
 # --- who is who
 
 
-async def test_logs_and_metrics_tell_workers_apart(bridge_url: str, bot: Bot) -> None:
+async def test_logs_and_metrics_identify_the_worker(bridge_url: str, bot: Bot) -> None:
     with trio.fail_after(60):
         async with (
             running(bridge_url, workers=2, **SETTINGS) as bridge,

@@ -63,7 +63,7 @@ def judged(*arrivals: Arrival, in_flight: int = 0, ordered: bool = False) -> Seq
     return [*lost(BOOKS, [of]), *contradictions(BOOKS, [of], in_flight_at_faults=in_flight)]
 
 
-def test_what_is_right_is_not_complained_of() -> None:
+def test_correct_run_passes() -> None:
     assert judged(*THREE) == []
     assert judged(*THREE, arrival(4)) == [], "a commit without an answer may have happened"
     assert judged(*THREE, arrival(2), in_flight=1) == []
@@ -86,11 +86,11 @@ def test_what_is_right_is_not_complained_of() -> None:
         ([*THREE, arrival(3)], "got 1 repeats, and only 0 deliveries"),
     ],
 )
-def test_the_books_of_both_sides_must_agree(arrivals: list[Arrival], complaint: str) -> None:
+def test_commits_and_arrivals_must_match(arrivals: list[Arrival], complaint: str) -> None:
     assert any(complaint in line for line in judged(*arrivals)), judged(*arrivals)
 
 
-def test_first_arrivals_of_an_ordered_webhook_must_be_in_order() -> None:
+def test_ordered_webhook_must_arrive_in_order() -> None:
     assert judged(arrival(1), arrival(2), arrival(1), ordered=True, in_flight=1) == []
     [*lines] = judged(arrival(2), arrival(1), ordered=True)
     assert "hook: evt_1_wh_7 came first after evt_2_wh_7" in lines
@@ -120,7 +120,7 @@ def test_first_arrivals_of_an_ordered_webhook_must_be_in_order() -> None:
         ),
     ],
 )
-def test_the_database_must_agree_with_the_receivers(record: Record, complaint: str) -> None:
+def test_database_must_match_the_receivers(record: Record, complaint: str) -> None:
     lines = list(disagreements(record, [account(*THREE)]))
     assert any(complaint in line for line in lines), lines
 
@@ -139,14 +139,14 @@ LOG = [(1, "user.created"), (2, "ticket.created"), (4, "user.created")]
         ([], ["missed (1, 'user.created')", "missed (4, 'user.created')"]),
     ],
 )
-def test_a_dashboard_that_was_misled_is_noticed(events: list[int], complaints: list[str]) -> None:
+def test_misled_dashboard_is_noticed(events: list[int], complaints: list[str]) -> None:
     watched = Watched("user.*", [(each, "user.created") for each in events])
     assert list(misled(LOG, [watched])) == [
         f"the dashboard of user.* {each}" for each in complaints
     ]
 
 
-def test_a_gap_in_a_stream_that_lacks_nothing_is_noticed() -> None:
+def test_gap_without_missing_events_is_noticed() -> None:
     assert list(misled([], [Watched("*", unexpected=['{"type": "gap"}'])])) == [
         'the dashboard of * was sent {"type": "gap"}'
     ]

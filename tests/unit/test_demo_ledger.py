@@ -15,7 +15,7 @@ def moved(old: str, new: str) -> dict[str, object]:
     return {"ticket_id": 7, "old_status": old, "new_status": new}
 
 
-def test_what_arrives_everywhere_is_not_lost() -> None:
+def test_event_that_arrives_everywhere_is_not_lost() -> None:
     ledger = Ledger({"all": "*", "payments": "payment.completed"})
     ledger.committed("user.created", signed_up(1), at=10.0)
     ledger.committed("payment.completed", {"transaction_id": 5}, at=11.0)
@@ -36,7 +36,7 @@ def test_what_arrives_everywhere_is_not_lost() -> None:
     assert ledger.discrepancies() == []
 
 
-def test_what_is_missing_from_either_place_is_lost() -> None:
+def test_event_missing_anywhere_is_lost() -> None:
     ledger = Ledger({"tickets": "ticket.*"})
     ledger.committed("ticket.created", {"ticket_id": 1}, at=1.0)
     ledger.committed("user.created", signed_up(1), at=2.0)
@@ -48,7 +48,7 @@ def test_what_is_missing_from_either_place_is_lost() -> None:
     ]
 
 
-def test_an_id_that_comes_again_is_a_duplicate_and_nothing_else() -> None:
+def test_repeated_id_is_a_duplicate() -> None:
     ledger = Ledger({"all": "*"})
     ledger.committed("user.created", signed_up(1), at=1.0)
     for _ in range(3):
@@ -61,7 +61,7 @@ def test_an_id_that_comes_again_is_a_duplicate_and_nothing_else() -> None:
     assert ledger.deliveries_verified == 1
 
 
-def test_the_same_event_under_another_id_is_unexpected() -> None:
+def test_same_event_under_another_id_is_unexpected() -> None:
     ledger = Ledger({})
     ledger.committed("user.created", signed_up(1), at=1.0)
     ledger.streamed(1, "user.created", signed_up(1), at=2.0)
@@ -70,7 +70,7 @@ def test_the_same_event_under_another_id_is_unexpected() -> None:
     assert ledger.discrepancies() == ["the stream: user.created 1 was unexpected"]
 
 
-def test_an_event_that_overtakes_the_news_of_its_commit_is_expected() -> None:
+def test_arrival_before_its_commit_is_expected() -> None:
     ledger = Ledger({})
     assert ledger.streamed(1, "user.created", signed_up(1), at=2.0) is None
     assert ledger.unexpected == 1
@@ -79,7 +79,7 @@ def test_an_event_that_overtakes_the_news_of_its_commit_is_expected() -> None:
     assert list(ledger.stream.latencies) == [0.0]
 
 
-def test_a_change_that_recurs_is_counted_each_time() -> None:
+def test_recurring_change_is_counted_each_time() -> None:
     ledger = Ledger({})
     for at in (1.0, 2.0):
         ledger.committed("ticket.status_changed", moved("open", "closed"), at)
@@ -90,7 +90,7 @@ def test_a_change_that_recurs_is_counted_each_time() -> None:
     assert (ledger.lost, ledger.unexpected) == (0, 0)
 
 
-def test_a_delivery_at_the_wrong_webhook_is_both_lost_and_unexpected() -> None:
+def test_delivery_to_the_wrong_webhook_is_lost_and_unexpected() -> None:
     ledger = Ledger({"users": "user.created", "payments": "payment.completed"})
     ledger.committed("user.created", signed_up(1), at=1.0)
     ledger.streamed(1, "user.created", signed_up(1), at=1.0)
@@ -98,21 +98,21 @@ def test_a_delivery_at_the_wrong_webhook_is_both_lost_and_unexpected() -> None:
     assert (ledger.lost, ledger.unexpected) == (1, 1)
 
 
-def test_an_unknown_type_is_identified_by_its_whole_payload() -> None:
+def test_unknown_type_is_identified_by_its_payload() -> None:
     assert identify("webhook.disabled", {"b": 1, "a": 2}) == identify(
         "webhook.disabled", {"a": 2, "b": 1}
     )
     assert identify("webhook.disabled", {"a": 1}) != identify("webhook.disabled", {"a": 2})
 
 
-def test_latency_runs_from_the_commit_to_the_arrival() -> None:
+def test_latency_is_from_commit_to_arrival() -> None:
     ledger = Ledger({"all": "*"})
     ledger.committed("user.created", signed_up(1), at=1.0)
     assert ledger.streamed(1, "user.created", signed_up(1), at=1.25) == 0.25
     assert ledger.verified("all", "a", "user.created", signed_up(1), at=1.5) == 0.5
 
 
-def test_overdue_is_what_was_committed_before_a_time_and_has_not_arrived() -> None:
+def test_overdue_counts_old_missing_events() -> None:
     ledger = Ledger({})
     for number in range(5):
         ledger.committed("user.created", signed_up(number), at=float(number))

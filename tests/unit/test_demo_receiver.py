@@ -60,7 +60,7 @@ class Visitor:
 
 
 @pytest.mark.parametrize(("name", "secret"), [("plain", PLAIN), ("whsec", WHSEC)])
-async def test_a_delivery_signed_both_ways_is_verified(name: str, secret: str) -> None:
+async def test_delivery_with_both_signatures_is_verified(name: str, secret: str) -> None:
     visitor = Visitor()
     assert await visitor.post(name, signed(secret)) == 200
     assert visitor.verified == [(name, "msg_1", "user.created", PAYLOAD)]
@@ -71,7 +71,7 @@ async def test_a_delivery_signed_both_ways_is_verified(name: str, secret: str) -
     "header", ["X-Webhook-Signature", "webhook-signature", "webhook-id", "webhook-timestamp"]
 )
 @pytest.mark.parametrize("value", [None, "", "1", "sha256=00", "v1,AAAA", "ключ".encode()])
-async def test_a_delivery_with_one_wrong_header_is_refused(header: str, value: object) -> None:
+async def test_delivery_with_an_invalid_header_is_rejected(header: str, value: object) -> None:
     visitor = Visitor()
     request = signed(PLAIN)
     del request["headers"][header]
@@ -82,21 +82,21 @@ async def test_a_delivery_with_one_wrong_header_is_refused(header: str, value: o
     assert visitor.receiver.forged == 1
 
 
-async def test_another_endpoints_secret_does_not_open_this_one() -> None:
+async def test_secret_of_another_endpoint_is_rejected() -> None:
     visitor = Visitor()
     assert await visitor.post("plain", signed(WHSEC)) == 401
     assert await visitor.post("nowhere", signed(WHSEC)) == 404
     assert await visitor.post("plain", {"content": b"{"}) == 400
 
 
-async def test_a_changed_body_is_refused() -> None:
+async def test_changed_body_is_rejected() -> None:
     visitor = Visitor()
     request = signed(PLAIN)
     request["content"] = request["content"].replace(b"100.5", b"1005")
     assert await visitor.post("plain", request) == 401
 
 
-async def test_who_is_turned_away_is_taken_when_it_comes_again() -> None:
+async def test_rejected_delivery_is_accepted_on_retry() -> None:
     visitor = Visitor(moody=True)
     turned_away = []
     for number in range(300):
@@ -111,13 +111,13 @@ async def test_who_is_turned_away_is_taken_when_it_comes_again() -> None:
     assert visitor.receiver.turned_away == visitor.receiver.came_back == len(turned_away)
 
 
-def test_an_old_delivery_may_be_a_replay() -> None:
+def test_old_delivery_is_rejected_as_a_replay() -> None:
     headers = {key.lower(): value for key, value in signed(PLAIN)["headers"].items()}
     headers["webhook-timestamp"] = str(int(time.time()) - 600)
     assert not standard_signature_matches(headers, signed(PLAIN)["content"], PLAIN)
 
 
-def test_the_reference_library_agrees_about_standard_webhooks() -> None:
+def test_standard_webhooks_library_agrees() -> None:
     request = signed(WHSEC)
     headers = {key.lower(): value for key, value in request["headers"].items()}
     Webhook(WHSEC).verify(request["content"], headers)
@@ -126,7 +126,7 @@ def test_the_reference_library_agrees_about_standard_webhooks() -> None:
     assert standard_signature_matches(headers, request["content"], WHSEC)
 
 
-def test_the_contracts_check_serialises_the_payload_again() -> None:
+def test_contract_signature_covers_the_reserialized_payload() -> None:
     payload = {"b": "é🌸", "a": [1, 2.50, None]}
     body = json.dumps(payload, sort_keys=True)
     signature = hmac.new(PLAIN.encode(), body.encode(), hashlib.sha256).hexdigest()

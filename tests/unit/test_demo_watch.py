@@ -12,7 +12,7 @@ from trio_websocket import WebSocketRequest, serve_websocket
 from bridge.demo.watch import Dashboard, NoStreamError
 
 
-async def test_after_a_loss_it_resumes_behind_the_last_event(nursery: trio.Nursery) -> None:
+async def test_dashboard_resumes_after_the_last_event(nursery: trio.Nursery) -> None:
     paths = []
 
     async def serve_two_and_close(request: WebSocketRequest) -> None:
@@ -48,7 +48,7 @@ async def test_after_a_loss_it_resumes_behind_the_last_event(nursery: trio.Nurse
     nursery.cancel_scope.cancel()
 
 
-async def test_a_stream_that_refuses_from_the_start_is_an_error(nursery: trio.Nursery) -> None:
+async def test_rejected_first_connection_is_an_error(nursery: trio.Nursery) -> None:
     async def refuse(request: WebSocketRequest) -> None:
         socket = await request.accept()
         await socket.aclose(1008, "Invalid or expired API token")

@@ -72,7 +72,7 @@ async def listening(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_bridge_that_says_nothing_any_more_has_vanished() -> None:
+async def test_silent_bridge_is_considered_dead() -> None:
     async def silent(websocket: WebSocketConnection, _path: str) -> None:
         await websocket.send_message(WELCOME % 3)
         await trio.sleep_forever()
@@ -97,7 +97,7 @@ async def test_a_bridge_that_says_nothing_any_more_has_vanished() -> None:
         assert (event.id, event.text) == (4, EVENT % 4)
 
 
-async def test_it_goes_on_from_the_last_id_it_knows_by_whatever_it_knows_it() -> None:
+async def test_follower_resumes_after_the_last_known_id() -> None:
     async def script(path: str, *texts: str) -> Converse:
         async def converse(websocket: WebSocketConnection, asked: str) -> None:
             assert asked == path
@@ -132,7 +132,7 @@ async def test_it_goes_on_from_the_last_id_it_knows_by_whatever_it_knows_it() ->
         assert known == [7, (9, 20), (19, 3), 3, 4]
 
 
-async def test_while_nobody_takes_what_comes_nothing_is_read() -> None:
+async def test_follower_reads_nothing_while_its_reader_waits() -> None:
     async with (
         serving() as server,
         following(Address("127.0.0.1", server.port), since=0) as messages,
@@ -154,7 +154,7 @@ async def test_while_nobody_takes_what_comes_nothing_is_read() -> None:
         assert "connection lost (too slow: resume with since=" in notices
 
 
-async def test_what_is_no_bridge_is_named() -> None:
+async def test_server_that_is_no_bridge_is_named() -> None:
     async def hang_up(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.aclose()
@@ -169,7 +169,7 @@ async def test_what_is_no_bridge_is_named() -> None:
         assert await failure(address) == f"{address} is not the stream of a pgbridge"
 
 
-async def test_a_refused_filter_is_no_stream_of_everything() -> None:
+async def test_rejected_filter_ends_the_follower() -> None:
     async def refuse(websocket: WebSocketConnection, _path: str) -> None:
         await websocket.send_message(WELCOME % 0)
         await websocket.send_message('{"type":"error","code":"bad_events","message":"no such"}')
@@ -179,7 +179,7 @@ async def test_a_refused_filter_is_no_stream_of_everything() -> None:
         assert await failure(address) == f"{address} refuses: no such"
 
 
-async def test_an_event_that_is_too_large_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_oversized_event_ends_the_follower(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MESSAGE_BYTES", 1024 * 1024)
 
     async def send(websocket: WebSocketConnection, _path: str) -> None:
@@ -198,7 +198,7 @@ def trusting(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Iterator
         yield
 
 
-async def test_over_tls_the_certificate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls_certificate_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -226,7 +226,7 @@ async def test_over_tls_the_certificate_is_checked(monkeypatch: pytest.MonkeyPat
                 assert await messages.receive() == Notice(f"following {address} after event 1")
 
 
-def test_addresses_are_read_and_written() -> None:
+def test_addresses_are_parsed_and_formatted() -> None:
     for url, expected in [
         ("ws://h", "ws://h:80/ws"),
         ("wss://h/", "wss://h:443/ws"),

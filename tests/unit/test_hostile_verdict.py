@@ -25,7 +25,7 @@ ARRIVALS = [
 ]
 
 
-def test_what_is_right_is_nothing_to_tell_of() -> None:
+def test_correct_figures_pass() -> None:
     # Deliveries may overtake one another.
     assert list(misled(COMMITTED, RECEIVED, ARRIVALS[::-1])) == []
 
@@ -47,7 +47,7 @@ def test_what_is_right_is_nothing_to_tell_of() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_of(
+def test_wrong_figures_are_reported(
     received: list[tuple[int, str]], arrivals: list[Arrival], problem: str
 ) -> None:
     assert any(problem in line for line in misled(COMMITTED, received, arrivals))

@@ -113,14 +113,14 @@ HOLDERS = {
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_what_holds_a_secret_does_not_show_it(holder: str) -> None:
+def test_objects_do_not_show_their_secrets(holder: str) -> None:
     held = HOLDERS[holder]()
     for shown in repr(held), str(held), f"{[held]}":
         assert SECRET not in shown
         assert KEY not in shown
 
 
-def test_what_is_not_shown_is_there_all_the_same() -> None:
+def test_hidden_secrets_are_still_readable() -> None:
     assert read_opening(f"/ws?token={SECRET}", []).token == SECRET
     assert NewWebhook(**FORM, secret=SECRET).secret == SECRET
     assert created().model_dump()["secret"] == SECRET
@@ -133,7 +133,7 @@ def test_what_is_not_shown_is_there_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("model", [NewWebhook, WebhookChanges, SecretRotation, Settings])
-def test_an_error_about_a_secret_does_not_show_it(
+def test_errors_about_a_secret_do_not_show_it(
     model: type[NewWebhook | WebhookChanges | SecretRotation | Settings],
 ) -> None:
     wrong = {

@@ -38,7 +38,7 @@ OLDEST = {"python_version": "3.11", "python_full_version": "3.11.0"}
 
 
 @pytest.mark.parametrize("requirement", ASKED, ids=lambda each: each.name)
-def test_what_pyproject_asks_for_has_a_lower_bound_that_its_pin_satisfies(
+def test_dependencies_have_lower_bounds_below_their_pins(
     requirement: Requirement,
 ) -> None:
     assert {each.operator for each in requirement.specifier} == {">="}
@@ -46,7 +46,7 @@ def test_what_pyproject_asks_for_has_a_lower_bound_that_its_pin_satisfies(
     assert requirement.specifier.contains(pin), f"{requirement}, and the lock has {pin}"
 
 
-def test_the_lock_has_nothing_that_nobody_needs() -> None:
+def test_lock_contains_no_unused_package() -> None:
     needed: set[str] = set()
     waiting = [(canonicalize_name(each.name), frozenset(each.extras)) for each in ASKED]
     seen = set(waiting)
@@ -86,12 +86,12 @@ def package(name: str, *vulnerabilities: dict[str, Any]) -> dict[str, Any]:
 SKIPPED = {"name": "s", "skip_reason": "unknown to the service"}
 
 
-def test_an_audit_without_findings_says_how_much_it_has_checked() -> None:
+def test_clean_audit_counts_checked_packages() -> None:
     report = {"dependencies": [package("a"), package("b")]}
     assert verdict(report) == (["2 packages checked, 0 with known vulnerabilities"], CLEAN)
 
 
-def test_an_audit_names_what_is_known_and_where_it_is_fixed() -> None:
+def test_audit_names_vulnerabilities_and_fixes() -> None:
     report = {
         "dependencies": [
             package("a", {"id": "PYSEC-1", "fix_versions": ["1.1", "2.0"]}),
@@ -110,13 +110,13 @@ def test_an_audit_names_what_is_known_and_where_it_is_fixed() -> None:
 
 
 @pytest.mark.parametrize("report", [None, {"dependencies": []}, {"dependencies": [SKIPPED] * 3}])
-def test_an_audit_that_could_look_nothing_up_says_so_and_fails(
+def test_audit_without_any_lookup_fails(
     report: dict[str, Any] | None,
 ) -> None:
     assert verdict(report) == ([UNREACHED], UNKNOWN)
 
 
-def test_an_audit_that_could_not_look_everything_up_names_what_is_missing_and_fails() -> None:
+def test_audit_names_packages_it_could_not_look_up() -> None:
     lines, code = verdict({"dependencies": [package("a"), SKIPPED]})
     assert lines == [
         "s: unknown to the service",
@@ -127,7 +127,7 @@ def test_an_audit_that_could_not_look_everything_up_names_what_is_missing_and_fa
     assert verdict({"dependencies": [known, SKIPPED]})[1] == VULNERABLE
 
 
-def test_a_report_that_is_missing_or_cut_short_is_no_clean_one(
+def test_missing_or_truncated_report_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tmp_path / "report.json"

@@ -11,16 +11,16 @@ from bridge.tail.lines import visible
 EVERY_CHARACTER = "".join(map(chr, range(sys.maxunicode + 1)))
 
 
-def test_no_character_that_a_terminal_might_obey_is_let_through() -> None:
+def test_control_characters_are_escaped() -> None:
     assert visible(EVERY_CHARACTER).isprintable()
 
 
-def test_what_is_printable_is_left_as_it_is() -> None:
+def test_printable_text_is_unchanged() -> None:
     for text in ("", "Иван O'Brien", "漢字🎉", '{"a":"\\u001b"}'):
         assert visible(text) == text
 
 
 @given(st.text())
-def test_json_that_was_made_visible_means_the_same(text: str) -> None:
+def test_escaped_json_keeps_its_meaning(text: str) -> None:
     shown = visible(json.dumps({"payload": text}, ensure_ascii=False))
     assert json.loads(shown) == {"payload": text}
