@@ -1,5 +1,6 @@
 """Files outside the code are consistent with it."""
 
+import ast
 import configparser
 import re
 import shutil
@@ -18,11 +19,49 @@ from bridge.web.console.rendering import ROOMS
 
 ROOT = Path(__file__).parents[2]
 CODE = "\n".join(path.read_text("utf-8") for path in (ROOT / "bridge").rglob("*.py"))
+MODULES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "bridge").rglob("*.py"))
 QUERIES = sorted(path.stem for path in (ROOT / "sql" / "queries").iterdir())
 PAGES = sorted(
     str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 )
 MIGRATIONS = [name for name, _ in assets.migrations()]
+
+
+# --- the tree
+
+
+def test_root_of_the_package_has_at_most_six_modules() -> None:
+    assert len(list((ROOT / "bridge").glob("*.py"))) <= 6
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_and_functions_are_short(module: str) -> None:
+    text = (ROOT / module).read_text("utf-8")
+    assert text.count("\n") <= 400
+    long = [
+        node.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= 80
+    ]
+    assert long == []
+
+
+def test_contributing_lists_every_room() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rooms = text.split("## The rooms")[1].split("\n## ")[0]
+    listed = re.findall(r"^    (\S+)  ", rooms, re.MULTILINE)
+    modules = list((ROOT / "bridge").glob("[a-z]*.py"))
+    packages = [path.parent for path in (ROOT / "bridge").glob("*/**/__init__.py")]
+    others = [
+        path
+        for name in ("sql", "templates", "tests")
+        for path in (ROOT / name).iterdir()
+        if path.is_dir() and path.name != "__pycache__"
+    ]
+    tops = [ROOT / name for name in ("examples", "docs", "deploy")]
+    names = {f"{path.relative_to(ROOT)}/" for path in [*packages, *others, *tops]}
+    assert sorted(listed) == sorted({f"{path.relative_to(ROOT)}" for path in modules} | names)
 
 
 # --- SQL
