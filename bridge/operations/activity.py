@@ -1,4 +1,4 @@
-"""Writes into ``bridge.activity`` what this process has done, and with that, that it runs."""
+"""Record in ``bridge.activity`` what this process does, which also shows that it is running."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from bridge.telemetry import metrics
 
 log = structlog.get_logger()
 
-#: How often a row is written; the history is made of those.
+#: How often a row is written.
 ACTIVITY_SECONDS = 10.0
-#: The first tells, soon after the start, that the bridge is there.
+#: The first row comes soon after the start, to show that the bridge is running.
 FIRST_SECONDS = 1.0
-#: How long a bridge that stops waits for its last row.
-LAST_WORDS_SECONDS = 1.0
+#: How long a stopping bridge waits until its last row is written.
+LAST_ROW_SECONDS = 1.0
 
 
 class Activity:
-    """What this process has done, as it is written down.
+    """Writes the activity of this process.
 
     Args:
-        clients: tells how many WebSocket clients there are now.
-        in_flight: tells how many deliveries this process holds now.
+        clients: returns the number of connected WebSocket clients.
+        in_flight: returns the number of deliveries leased by this process.
         every_seconds: how often a row is written.
     """
 
@@ -45,7 +45,7 @@ class Activity:
         self._clients = clients
         self._in_flight = in_flight
         self._every_seconds = every_seconds
-        # What is written already, and when it was. What cannot be written now is in the next row.
+        # The totals of the last written row, and its time. A failed row is part of the next one.
         self._written = metrics.totals()
         self._written_at = trio.current_time()
         self._fails = False
@@ -53,21 +53,21 @@ class Activity:
         self._stopped = trio.Event()
 
     async def run(self) -> None:
-        """Write for ever, or until told to stop; a database that is away does no harm."""
+        """Write rows until :meth:`stop` is called. A lost database only delays them."""
         pause, is_last = min(FIRST_SECONDS, self._every_seconds), False
         while not is_last:
             with trio.move_on_after(pause):
                 await self._stopping.wait()
-            # Not asked again below: it may be told to stop while a row is being written.
+            # Asked only once, because stop() may be called while a row is being written.
             is_last = self._stopping.is_set()
             await self._write(is_last=is_last)
             pause = self._every_seconds
         self._stopped.set()
 
     async def stop(self) -> None:
-        """Have the last row written, and wait for that a moment."""
+        """Write the last row, and wait briefly for that."""
         self._stopping.set()
-        with trio.move_on_after(LAST_WORDS_SECONDS):
+        with trio.move_on_after(LAST_ROW_SECONDS):
             await self._stopped.wait()
 
     async def _write(self, *, is_last: bool) -> None:
@@ -100,6 +100,6 @@ class Activity:
 
 
 def _since(before: tuple[int, ...], counted: tuple[int, ...]) -> list[int] | None:
-    """Return what was added to a histogram; None if nothing was."""
+    """Return the counts added to a histogram, or None if there are none."""
     added = list(map(sub, counted, before))
     return added if any(added) else None

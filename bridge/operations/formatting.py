@@ -1,21 +1,21 @@
-"""How numbers and times are written for people, in a terminal as on a page.  (pure)"""
+"""Format numbers and durations for people, in the terminal and on the console."""
 
 from collections.abc import Callable
 
-# Between the thousands of a number and before a unit; it does not break a line.
+# Separates thousands, and a number from its unit, without a line break.
 _NARROW_SPACE = "\u202f"
 
-#: Gives a unit, or the decimal sign, in the reader's language.
+#: Translates a unit or the decimal separator.
 Translate = Callable[[str], str]
 
 
 def number(value: float, digits: int = 0, translate: Translate = str) -> str:
-    """Return a number with its thousands apart: ``12 345``."""
+    """Format a number with separated thousands: ``12 345``."""
     return f"{value:,.{digits}f}".replace(",", _NARROW_SPACE).replace(".", translate("."))
 
 
 def rate(value: float, translate: Translate = str) -> str:
-    """Return how many a second, as exactly as one looks at it."""
+    """Format a rate with two or three significant digits."""
     if not value:
         return "0"
     if value < 0.01:
@@ -24,7 +24,7 @@ def rate(value: float, translate: Translate = str) -> str:
 
 
 def percent(share: float | None, translate: Translate = str) -> str:
-    """Return a share of 1 in percent. Only what is whole is called 100 %."""
+    """Format a share from 0 to 1 as a percentage. Only 1 is shown as 100 %."""
     if share is None:
         return "–"
     shown = f"{100 * share:.1f}"
@@ -34,7 +34,7 @@ def percent(share: float | None, translate: Translate = str) -> str:
 
 
 def duration(seconds: float | None, translate: Translate = str) -> str:
-    """Return a time in the unit in which people think of it."""
+    """Format a duration in a readable unit."""
     if seconds is None:
         return "–"
     if seconds < 0.0995:
@@ -48,7 +48,7 @@ def duration(seconds: float | None, translate: Translate = str) -> str:
 
 
 def period(seconds: int, translate: Translate = str) -> str:
-    """Return a round time: ``15 min``, ``24 h``."""
+    """Format a round duration: ``15 min``, ``24 h``."""
     unit, size = ("min", 60) if seconds < 3_600 else ("h", 3_600)
     return f"{seconds // size}{_NARROW_SPACE}{translate(unit)}"
 

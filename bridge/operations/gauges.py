@@ -1,4 +1,4 @@
-"""Looks at the queues and the webhooks now and then, for who watches the bridge by its metrics."""
+"""Update the metrics about the queues and webhooks from the database."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from bridge.database.shares import Share
 from bridge.operations.overview import WEBHOOK_STATES
 from bridge.telemetry import metrics
 
-#: How often it looks. And so many times as long as a look took passes before the next: while vacuum
-#: is held back, it walks over all that was drained and settled since. Up to a bound, or nothing
-#: would be shown for long after a look that had to wait for a lock.
+#: Pause between updates. The queries scan everything drained and settled while vacuum is held back,
+#: so after a slow update, wait ``PAUSE_FACTOR`` times its duration. The bound ends the pause after
+#: an update that only waited for a lock.
 LOOK_SECONDS: Final = 10.0
-REST: Final = 10
-LONGEST_REST_SECONDS: Final = 60.0
-#: What was seen longer ago than this, and the rest, is not shown any more.
+PAUSE_FACTOR: Final = 10
+LONGEST_PAUSE_SECONDS: Final = 60.0
+#: Values are hidden when their next update is this late.
 STALE_SECONDS: Final = 60.0
 
 
 class Gauges:
-    """What the queues hold, as metrics; the same in every bridge on a database."""
+    """Metrics about the whole database, so every bridge reports the same values."""
 
     def __init__(self, database: Database) -> None:
         self._database = Share(database, 1)
         self._stale_at = -float("inf")
 
     async def run(self) -> None:
-        """Look for ever. While the database is away, nothing is shown."""
+        """Update for ever. The metrics are absent while the database is unavailable."""
         while True:
             started = trio.current_time()
             try:
@@ -41,13 +41,13 @@ class Gauges:
                 _hide()
             else:
                 _show(state, outbox["last_id"])
-            rest = min(REST * (trio.current_time() - started), LONGEST_REST_SECONDS)
-            pause = max(LOOK_SECONDS, rest)
+            took = trio.current_time() - started
+            pause = max(LOOK_SECONDS, min(PAUSE_FACTOR * took, LONGEST_PAUSE_SECONDS))
             self._stale_at = trio.current_time() + pause + STALE_SECONDS
             await trio.sleep(pause)
 
     def sample(self) -> None:
-        """Show nothing if the last look is too long ago, since the one after it hangs."""
+        """Hide the values if the next update hangs."""
         if trio.current_time() > self._stale_at:
             _hide()
 
@@ -64,12 +64,12 @@ def _show(state: Mapping[str, Any], last_id: int) -> None:
 
 
 def _hide() -> None:
-    for number in (
+    for gauge in (
         metrics.events_captured,
         metrics.outbox_events,
         metrics.outbox_oldest,
         metrics.delivery_queue_oldest_due,
     ):
-        number.show(None)
+        gauge.show(None)
     for states in (metrics.delivery_queue, metrics.webhooks):
         states.show_states({})

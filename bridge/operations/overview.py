@@ -1,7 +1,7 @@
-"""The figures of a bridge at work: how fast, how late, how much waits, and how that was of late.
+"""Rates, latencies, queue sizes and their recent history, for the console and ``pgbridge status``.
 
-Made of the rows of ``sql/queries/overview.sql``, ``running_bridges.sql`` and ``activity.sql``. They
-are mappings, as either driver returns them.
+Built from the rows of ``sql/queries/overview.sql``, ``running_bridges.sql`` and ``activity.sql``.
+Rows are mappings, so either driver can fetch them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bridge.telemetry.histogram import add_counts, quantile
 
 Row = Mapping[str, Any]
 
-#: Queues are counted up to here.
+#: Queues are counted up to this size.
 COUNTED: Final = 10_000
 WebhookState = Literal["delivering", "failing", "paused", "disabled", "off"]
 WEBHOOK_STATES: Final[tuple[WebhookState, ...]] = get_args(WebhookState)
@@ -23,11 +23,11 @@ WEBHOOK_STATES: Final[tuple[WebhookState, ...]] = get_args(WebhookState)
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """How many there are, as far as they were counted.
+    """A size that is counted only up to ``COUNTED``.
 
     Attributes:
         count: at most ``COUNTED``.
-        more: there are more than that.
+        more: whether the size exceeds ``COUNTED``.
     """
 
     count: int
@@ -35,16 +35,16 @@ class Counted:
 
     @classmethod
     def of(cls, count: int) -> Counted:
-        """Return what a query that counts one further has found."""
+        """Convert the result of a query that counts up to ``COUNTED + 1``."""
         return cls(min(count, COUNTED), count > COUNTED)
 
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """Captured events that are not drained.
+    """Captured events that are not drained yet.
 
     Attributes:
-        oldest_seconds: since the oldest was captured; None: there is none.
+        oldest_seconds: age of the oldest event, or None if there is none.
     """
 
     count: int
@@ -54,14 +54,14 @@ class Outbox:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryQueue:
-    """Deliveries that are not finished; each is in one of the four states.
+    """Unfinished deliveries. Each is in one of four states.
 
     Attributes:
-        due: could be sent now.
-        scheduled: wait for their time: the next try, or the time that somebody chose.
-        in_flight: a bridge holds them, as the running bridges told within the last seconds.
-        held: of webhooks that are paused, switched off, or left alone because they fail.
-        oldest_due_seconds: how long the oldest has been due; None: nothing is.
+        due: can be sent now.
+        scheduled: wait for a retry or for a chosen time.
+        in_flight: leased, as last reported by the running bridges.
+        held: their webhook is paused, switched off or failing.
+        oldest_due_seconds: how long the oldest has been due, or None if none is.
     """
 
     due: Counted
@@ -76,10 +76,10 @@ class Drainer:
     """The bridge that drains, or drained last.
 
     Attributes:
-        alive: a session holds the drainer's lock.
-        pid: of that session of PostgreSQL.
-        bridge: host:pid; None: none has drained yet.
-        leading_seconds: since it began to.
+        alive: whether a session holds the drainer's lock.
+        pid: the PostgreSQL process of that session.
+        bridge: ``host:pid``, or None if no bridge has drained yet.
+        leading_seconds: how long it has been draining.
     """
 
     alive: bool
@@ -90,13 +90,13 @@ class Drainer:
 
 @dataclass(frozen=True, slots=True)
 class Doorbell:
-    """Whether commits ring.
+    """Whether commits send notifications.
 
     Attributes:
-        mode: adaptive, notify or poll; None: none has drained yet.
-        rings: None where it cannot be seen.
+        mode: adaptive, notify or poll, or None if no bridge has drained yet.
+        rings: None if this role cannot see it.
         switches: how often the drainer has switched it.
-        switched_seconds: since it did so last, or set it.
+        switched_seconds: time since the last switch.
     """
 
     mode: str | None
@@ -107,26 +107,26 @@ class Doorbell:
 
 @dataclass(frozen=True, slots=True)
 class RunningBridge:
-    """A process that runs.
+    """A running process.
 
     Attributes:
-        bridge: host:pid.
-        version: of pgbridge.
-        clients: WebSocket clients.
-        in_flight: deliveries that it holds.
-        told_seconds: how long ago it told of itself, which is every ten seconds.
+        bridge: ``host:pid``.
+        version: the version of pgbridge.
+        clients: connected WebSocket clients.
+        in_flight: deliveries that it has leased.
+        reported_seconds: age of its last report; reports come every ten seconds.
     """
 
     bridge: str
     version: str
     clients: int
     in_flight: int
-    told_seconds: float
+    reported_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What the running bridges do a second, over the last minute that each has told of."""
+    """Rates of the running bridges, over the last minute that each has reported."""
 
     events_per_second: float
     streamed_per_second: float
@@ -136,11 +136,11 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class SuccessRate:
-    """Shares from 0 to 1, over all points; None where nothing has ended.
+    """Shares from 0 to 1 over all points; None if nothing has finished.
 
     Attributes:
-        deliveries: of the deliveries that are finished, those that succeeded.
-        attempts: of the attempts that have ended, those that succeeded.
+        deliveries: the share of finished deliveries that succeeded.
+        attempts: the share of finished attempts that succeeded.
     """
 
     deliveries: float | None
@@ -149,33 +149,33 @@ class SuccessRate:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """How long something took, half of the times at most and 19 of 20 times; None: nothing did."""
+    """Percentiles of a latency; None if nothing was measured."""
 
     p50_seconds: float | None
     p95_seconds: float | None
 
     @classmethod
     def of(cls, counts: Sequence[int]) -> Delay:
-        """Return it of the counts of a histogram."""
+        """Compute the percentiles of a histogram."""
         return cls(quantile(0.5, counts), quantile(0.95, counts))
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What all bridges did together within ``point_seconds`` from a time on.
+    """The activity of all bridges during ``point_seconds``.
 
     Attributes:
-        at: when it begins.
-        bridges: that told of themselves; 0: nobody ran, or the database was away.
-        clients: that were connected, as each bridge told last.
-        clients_dropped: that the bridges sent away or gave up.
-        events: drained.
-        streamed: handed to clients; one event to ten clients is ten.
+        at: the start of the point.
+        bridges: bridges that reported; 0 if none ran or the database was unavailable.
+        clients: connected clients, as last reported.
+        clients_dropped: clients that the bridges dropped.
+        events: events drained.
+        streamed: events sent to clients; one event to ten clients counts as ten.
         delivered: attempts that succeeded.
-        retried: attempts that failed, and another one follows.
-        failed: attempts that failed, and with which the delivery was given up.
-        commit_to_client: from the capture of an event to when clients were sent it.
-        commit_to_acknowledged: from the commit of an event to a receiver's 2xx.
+        retried: failed attempts that will be retried.
+        failed: failed attempts after which the delivery was given up.
+        commit_to_client: from the capture of an event until it was sent to clients.
+        commit_to_acknowledged: from the commit of an event until the receiver's 2xx.
     """
 
     at: datetime
@@ -201,15 +201,15 @@ class LastEvent:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Where everything stands, and how it went.
+    """The current state and the recent activity of all bridges on a database.
 
     Attributes:
-        at: when the database was asked, by its own clock.
-        rates: of the last minute.
-        success_rate: over all points, as are the two delays.
-        webhooks: how many there are in each of ``WEBHOOK_STATES``, as ``webhook_health`` has them.
-        bridges: those that run.
-        points: the oldest first; the last is not over yet.
+        at: the database's time of the query.
+        rates: over the last minute.
+        success_rate: over all points, like the two delays.
+        webhooks: number of webhooks by state, as in ``webhook_health``.
+        bridges: the running bridges.
+        points: oldest first; the last one is incomplete.
     """
 
     at: datetime
@@ -228,29 +228,24 @@ class Overview:
 
     @property
     def point_seconds(self) -> float | None:
-        """How long a point is; None if there are not two."""
+        """The length of a point; None if there are fewer than two."""
         if len(self.points) < 2:
             return None
         return (self.points[1].at - self.points[0].at).total_seconds()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for JSON: the names of the attributes, and times in ISO 8601.
-
-        Units stand in the names (``_seconds``, ``_per_second``); shares are from 0 to 1; what is
-        not known is null. ``point_seconds`` is how long a point is.
-        """
-        told: dict[str, Any] = _plain(asdict(self))
-        return told | {"point_seconds": self.point_seconds}
+        """Return the attributes as JSON, with times in ISO 8601 and null for unknown values."""
+        attributes: dict[str, Any] = _plain(asdict(self))
+        return attributes | {"point_seconds": self.point_seconds}
 
 
 def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Overview:
-    """Make the figures.
+    """Build the overview.
 
     Args:
         state: the row of ``overview.sql``.
         bridges: the rows of ``running_bridges.sql``.
-        activity: the rows of ``activity.sql``; they are as many minutes, and as many seconds a
-            point, as that was asked for.
+        activity: the rows of ``activity.sql``, whose parameters determine the points.
     """
     bridges, activity = list(bridges), list(activity)
     delivered, retried, failed = (
@@ -302,7 +297,7 @@ def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Ove
                 version=row["version"],
                 clients=row["clients"],
                 in_flight=row["in_flight"],
-                told_seconds=row["told_seconds"],
+                reported_seconds=row["reported_seconds"],
             )
             for row in bridges
         ],
@@ -330,7 +325,7 @@ def _point(row: Row) -> Point:
 
 
 def _rate(bridges: Iterable[Row], name: str) -> float:
-    """Return how many a second there were: what each bridge counted, by the time it tells of."""
+    """Return the sum of the bridges' rates, each over the time that its reports cover."""
     return float(sum(row[name] / row["covered_seconds"] for row in bridges))
 
 

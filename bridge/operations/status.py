@@ -1,4 +1,4 @@
-"""What the database tells of the bridge at work on it."""
+"""Read the status of a bridge from its database."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,24 +9,24 @@ from bridge import assets
 from bridge.database.sessions import Connection, fetch
 from bridge.operations.overview import COUNTED, Delay, Overview, overview
 
-#: What the overview looks back at, and in what steps.
+#: The time that the overview covers, and its resolution.
 OVERVIEW_MINUTES = 60
 OVERVIEW_POINT_SECONDS = 60
 
 
 class StatusError(Exception):
-    """There is no status to tell. The message says why and what to do."""
+    """The status cannot be read. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drainer:
     """The bridge that drains, or drained last."""
 
-    #: Of the session that holds the drainer's lock; None: no bridge drains now.
+    #: The session that holds the drainer's lock, or None if no bridge drains.
     pid: int | None
-    #: Whether commits ring; None where it cannot be seen.
+    #: Whether commits send notifications; None if this role cannot see it.
     rings: bool | None
-    #: Host and process, None: none has drained yet. What follows is None then, too.
+    #: ``host:pid``. This and the next fields are None if no bridge has drained yet.
     bridge: str | None
     mode: str | None
     switches: int | None
@@ -40,7 +40,7 @@ class Drainer:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where everything stands."""
+    """The state of a bridge and its queues."""
 
     schema_version: int
     drainer: Drainer
@@ -52,7 +52,7 @@ class Status:
     overview: Overview
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as ``pgbridge status --json`` prints it."""
+        """Return what ``pgbridge status --json`` prints."""
         drainer = self.drainer
         occurred_at = self.last_event_occurred_at
         return {
@@ -81,9 +81,9 @@ class Status:
         }
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return it for people, as names and values."""
+        """Return what ``pgbridge status`` prints, as names and values."""
         drainer = self.drainer
-        draining = "no bridge; run: pgbridge run"
+        draining = "no bridge; start one: pgbridge run"
         if drainer.pid is not None:
             draining = str(drainer)
             if drainer.leading_seconds is not None:
@@ -96,7 +96,7 @@ class Status:
         last_event = "none"
         if self.last_event_occurred_at is not None:
             occurred_at = self.last_event_occurred_at.astimezone(UTC)
-            last_event = f"{self.last_event_id}, of {occurred_at:%Y-%m-%d %H:%M:%S} UTC"
+            last_event = f"{self.last_event_id}, at {occurred_at:%Y-%m-%d %H:%M:%S} UTC"
         return [
             ("schema version", str(self.schema_version)),
             ("draining", draining),
@@ -117,10 +117,11 @@ def read_status(
     """Read the status.
 
     Args:
-        minutes, point_seconds: of its overview.
+        minutes: the time that the overview covers.
+        point_seconds: the length of its points.
 
     Raises:
-        StatusError: the database is for another version of pgbridge.
+        StatusError: the schema belongs to another version of pgbridge.
     """
     [schema] = fetch(connection, "schema_version")
     if mismatch := assets.schema_mismatch(schema["version"]):
@@ -144,7 +145,7 @@ def read_overview(
     minutes: int = OVERVIEW_MINUTES,
     point_seconds: int = OVERVIEW_POINT_SECONDS,
 ) -> Overview:
-    """Read the figures, and how they were over so many minutes."""
+    """Read the overview of the last ``minutes``."""
     [state] = fetch(connection, "overview")
     return _overview(connection, state, minutes, point_seconds)
 
@@ -178,7 +179,7 @@ def _overview(
 
 
 def format_doorbell(drainer: Drainer) -> str:
-    """Return whether commits ring, and what the drainer makes of that."""
+    """Describe the state of the doorbell and the mode of the drainer."""
     words = {True: "ringing", False: "quiet", None: "unknown"}[drainer.rings]
     if drainer.switched_seconds is not None:
         words += (
@@ -188,34 +189,37 @@ def format_doorbell(drainer: Drainer) -> str:
     return words
 
 
-def _format_overview(told: Overview) -> list[tuple[str, str]]:
-    clients = sum(each.clients for each in told.bridges)
-    rates, success = told.rates, told.success_rate
+def _format_overview(figures: Overview) -> list[tuple[str, str]]:
+    clients = sum(each.clients for each in figures.bridges)
+    rates, success = figures.rates, figures.success_rate
     delivered = f"{rates.deliveries_per_second:.1f} deliveries/s"
     if success.deliveries is not None:
-        delivered += f"; in the last hour {success.deliveries:.2%} of those finished succeeded"
+        delivered += f"; {success.deliveries:.2%} succeeded in the last hour"
     return [
-        ("bridges", f"{len(told.bridges)} running, with {clients} clients"),
-        ("events", f"{rates.events_per_second:.1f} events/s{_format_delay(told.commit_to_client)}"),
-        ("deliveries", delivered + _format_delay(told.commit_to_acknowledged)),
+        ("bridges", f"{len(figures.bridges)} running, with {clients} clients"),
+        (
+            "events",
+            f"{rates.events_per_second:.1f} events/s{_format_delay(figures.commit_to_client)}",
+        ),
+        ("deliveries", delivered + _format_delay(figures.commit_to_acknowledged)),
     ]
 
 
 def _format_delay(delay: Delay) -> str:
-    """Return how late they came in the last hour, to be added to something."""
+    """Return the latencies of the last hour, to append to a line."""
     if delay.p50_seconds is None or delay.p95_seconds is None:
         return ""
-    half, most = (f"{1000 * each:.1f} ms" for each in (delay.p50_seconds, delay.p95_seconds))
-    return f"; half of them within {half} of the commit, 95 % within {most}"
+    p50, p95 = (f"{1000 * each:.1f} ms" for each in (delay.p50_seconds, delay.p95_seconds))
+    return f"; latency since commit: median {p50}, p95 {p95}"
 
 
 def format_count(count: int) -> str:
-    """Return the number of what a queue holds, as far as it was counted."""
+    """Return the size of a queue, which is counted only up to a limit."""
     return f"{count}" if count <= COUNTED else f"more than {COUNTED}"
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a time in the unit in which people think of it."""
+    """Return a duration in a readable unit."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""The figures of the bridge in a terminal, anew every few seconds: ``pgbridge status --watch``."""
+"""Draw the status in a terminal every few seconds, for ``pgbridge status --watch``."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from bridge.operations.formatting import duration, number, percent, rate
 from bridge.operations.overview import Counted, Delay, Outbox, Overview
 from bridge.operations.status import Status, StatusError, read_status
 
-#: How often it looks. While vacuum is held back the queues are slow to look at: then it rests so
-#: many times as long as a look took.
-LOOK_SECONDS = 2.0
-REST = 10
-#: A look that takes longer is not answered, and that is shown, too.
+#: Pause between readings. Counting the queues is slow while vacuum is held back, so after a slow
+#: reading, wait ``PAUSE_FACTOR`` times its duration.
+READ_SECONDS = 2.0
+PAUSE_FACTOR = 10
+#: When a reading that has not returned is reported.
 ANSWER_SECONDS = 5.0
-#: What it looks back at, and in what steps.
-BACK_MINUTES, POINT_SECONDS = 15, 20
+#: The time that the charts cover, and their resolution.
+CHART_MINUTES, POINT_SECONDS = 15, 20
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STATE_COLOURS = {"delivering": "green", "failing": "yellow", "paused": "yellow", "disabled": "red"}
@@ -39,15 +39,15 @@ def watch(
     show: Callable[[Status | None, str], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Read the status again and again, until somebody interrupts; a database may go and come back.
+    """Read the status repeatedly, and reconnect when the connection is lost.
 
     Args:
-        connect: opens a connection; it is opened again when it was lost.
-        show: gets each status, or None with what is wrong; that may be in another thread.
+        connect: opens a connection.
+        show: receives each status, or None and a problem, possibly from another thread.
 
     Raises:
-        SessionError, StatusError: there is none to read at the beginning.
-        KeyboardInterrupt: somebody has seen enough.
+        SessionError, StatusError: the first reading failed.
+        KeyboardInterrupt: the user pressed Ctrl-C.
     """
     seen = False
     while True:
@@ -55,23 +55,23 @@ def watch(
             with connect() as connection:
                 while True:
                     started = time.monotonic()
-                    with _impatience(show):
+                    with _report_slowness(show):
                         status = read_status(
-                            connection, minutes=BACK_MINUTES, point_seconds=POINT_SECONDS
+                            connection, minutes=CHART_MINUTES, point_seconds=POINT_SECONDS
                         )
                     show(status, "")
                     seen = True
-                    sleep(max(LOOK_SECONDS, REST * (time.monotonic() - started)))
+                    sleep(max(READ_SECONDS, PAUSE_FACTOR * (time.monotonic() - started)))
         except (psycopg.Error, SessionError, StatusError) as error:
             if not seen:
                 raise
             show(None, " ".join(str(error).split()))
-            sleep(LOOK_SECONDS)
+            sleep(READ_SECONDS)
 
 
 @contextmanager
-def _impatience(show: Callable[[Status | None, str], None]) -> Iterator[None]:
-    """Have it shown if what is done meanwhile takes long; nothing is shown after its end."""
+def _report_slowness(show: Callable[[Status | None, str], None]) -> Iterator[None]:
+    """Show a problem if the body takes too long, but not after it has ended."""
     problem = f"the database has not answered for {ANSWER_SECONDS:.0f} s"
     timer = threading.Timer(ANSWER_SECONDS, show, (None, problem))
     timer.daemon = True
@@ -84,7 +84,7 @@ def _impatience(show: Callable[[Status | None, str], None]) -> Iterator[None]:
 
 
 class Screen(AbstractContextManager["Screen"]):
-    """A frame in a terminal that shows the newest status."""
+    """A full-screen view of the latest status."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -97,51 +97,51 @@ class Screen(AbstractContextManager["Screen"]):
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
-        if self._last is not None:  # what was seen last stays
+        if self._last is not None:  # leave the last frame on the normal screen
             self._console.print(frame(self._last.overview, "", self._console.width))
 
     def show(self, status: Status | None, problem: str) -> None:
-        """Show a status; or the last one, with what keeps the next from being read."""
+        """Show a status, or the last one with the problem that keeps it from being updated."""
         self._last = status or self._last
         if self._last is not None:
             shown = frame(self._last.overview, problem, self._console.width)
-            # A terminal that has gone away is no reason to complain.
+            # The terminal was closed.
             with suppress(BrokenPipeError):
                 self._live.update(shown, refresh=True)
 
 
-def frame(told: Overview, problem: str, width: int) -> RenderableType:
-    """Draw the figures.
+def frame(figures: Overview, problem: str, width: int) -> RenderableType:
+    """Draw the overview.
 
     Args:
-        problem: why they are not of now; empty: they are.
+        problem: why it is out of date; empty if it is current.
         width: columns of the terminal.
     """
-    clock = f"{told.at:%Y-%m-%d %H:%M:%S} UTC"
+    clock = f"{figures.at:%Y-%m-%d %H:%M:%S} UTC"
     head = Table.grid(expand=True)
     head.add_column()
     head.add_column(justify="right")
-    head.add_row(Text("pgbridge status", "bold"), Text(f"{clock}   Ctrl-C ends it", "dim"))
+    head.add_row(Text("pgbridge status", "bold"), Text(f"{clock}   Ctrl-C to quit", "dim"))
     parts: list[RenderableType] = [head]
     if problem:
-        parts.append(Text(f"not of now: {problem}", "bold red", overflow="fold"))
-    if not told.drainer.alive:
-        parts.append(Text("no bridge drains; what is committed waits", "bold red"))
-    parts += [_tiles(told, width), _courses(told, width), _facts(told)]
+        parts.append(Text(f"out of date: {problem}", "bold red", overflow="fold"))
+    if not figures.drainer.alive:
+        parts.append(Text("no bridge is draining; events wait in the outbox", "bold red"))
+    parts += [_tiles(figures, width), _charts(figures, width), _facts(figures)]
     return Group(*parts)
 
 
-def _tiles(told: Overview, width: int) -> RenderableType:
-    rates, queue = told.rates, told.delivery_queue
+def _tiles(figures: Overview, width: int) -> RenderableType:
+    rates, queue = figures.rates, figures.delivery_queue
     tiles = [
         (f"{rate(rates.events_per_second)}/s", "events", ""),
         (f"{rate(rates.deliveries_per_second)}/s", "delivered", ""),
-        (percent(told.success_rate.deliveries), "success rate", ""),
-        (duration(told.commit_to_client.p50_seconds), "commit → client", ""),
-        (duration(told.commit_to_acknowledged.p50_seconds), "commit → receiver", ""),
-        (_counted(told.outbox), "in the outbox", "yellow" if told.outbox.count else ""),
+        (percent(figures.success_rate.deliveries), "success rate", ""),
+        (duration(figures.commit_to_client.p50_seconds), "commit → client", ""),
+        (duration(figures.commit_to_acknowledged.p50_seconds), "commit → receiver", ""),
+        (_counted(figures.outbox), "in the outbox", "yellow" if figures.outbox.count else ""),
         (_counted(queue.due), "deliveries due", ""),
-        (number(sum(each.clients for each in told.bridges)), "clients", ""),
+        (number(sum(each.clients for each in figures.bridges)), "clients", ""),
     ]
     columns = 8 if width >= 130 else 4
     table = Table.grid(expand=True)
@@ -157,17 +157,17 @@ def _tile(value: str, name: str, colour: str) -> RenderableType:
     return Panel(Align.center(text), box=box.ROUNDED, padding=(0, 0))
 
 
-def _courses(told: Overview, width: int) -> RenderableType:
-    points = told.points[:-1]  # the last is not over yet
-    seconds = told.point_seconds or 1
+def _charts(figures: Overview, width: int) -> RenderableType:
+    points = figures.points[:-1]  # the last one is incomplete
+    seconds = figures.point_seconds or 1
     bars = max(10, min(len(points), width - 52))
     table = Table.grid(padding=(0, 2))
     minutes = round(seconds * min(bars, len(points)) / 60)
-    courses: list[tuple[str, list[float | None], str]] = [
+    charts: list[tuple[str, list[float | None], str]] = [
         (
             "events/s",
             [each.events / seconds if each.bridges else None for each in points],
-            _most([each.events / seconds for each in points], rate, "/s"),
+            _peak([each.events / seconds for each in points], rate, "/s"),
         ),
         (
             "attempts/s",
@@ -181,59 +181,59 @@ def _courses(told: Overview, width: int) -> RenderableType:
         (
             "commit → client, p95",
             [each.commit_to_client.p95_seconds for each in points],
-            _delay(told.commit_to_client),
+            _delay(figures.commit_to_client),
         ),
         (
             "commit → receiver, p95",
             [each.commit_to_acknowledged.p95_seconds for each in points],
-            _delay(told.commit_to_acknowledged),
+            _delay(figures.commit_to_acknowledged),
         ),
     ]
-    for name, values, said in courses:
-        table.add_row(Text(name, "dim"), Text(bar_chart(values[-bars:]), "cyan"), said)
-    return Panel(table, title=f"the last {minutes} min", title_align="left", box=box.ROUNDED)
+    for name, values, note in charts:
+        table.add_row(Text(name, "dim"), Text(bar_chart(values[-bars:]), "cyan"), note)
+    return Panel(table, title=f"last {minutes} min", title_align="left", box=box.ROUNDED)
 
 
-def _facts(told: Overview) -> RenderableType:
-    queue, doorbell = told.delivery_queue, told.doorbell
-    words = {True: "commits ring", False: "quiet: the bridge looks by itself", None: "not known"}
-    outbox = _counted(told.outbox)
-    if told.outbox.oldest_seconds is not None:
-        outbox += f", the oldest has waited {duration(told.outbox.oldest_seconds)}"
+def _facts(figures: Overview) -> RenderableType:
+    queue, doorbell = figures.delivery_queue, figures.doorbell
+    words = {True: "ringing: commits notify", False: "quiet: the bridge polls", None: "unknown"}
+    outbox = _counted(figures.outbox)
+    if figures.outbox.oldest_seconds is not None:
+        outbox += f", the oldest {duration(figures.outbox.oldest_seconds)}"
     waiting = (
         f"due {_counted(queue.due)}, in flight {_counted(queue.in_flight)}, "
-        f"to be tried again {_counted(queue.scheduled)}, held {_counted(queue.held)}"
+        f"scheduled {_counted(queue.scheduled)}, held {_counted(queue.held)}"
     )
     if queue.oldest_due_seconds is not None:
         waiting += f"; the oldest has been due for {duration(queue.oldest_due_seconds)}"
     drainer = "no bridge"
-    if told.drainer.alive:
-        drainer = told.drainer.bridge or "a bridge"
-        if told.drainer.leading_seconds is not None:
-            drainer += f", for {duration(told.drainer.leading_seconds)}"
+    if figures.drainer.alive:
+        drainer = figures.drainer.bridge or "a bridge"
+        if figures.drainer.leading_seconds is not None:
+            drainer += f", for {duration(figures.drainer.leading_seconds)}"
     webhooks = Text()
-    for state, count in told.webhooks.items():
+    for state, count in figures.webhooks.items():
         if count:
             webhooks.append(f"{state} {count}  ", _STATE_COLOURS.get(state, ""))
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("draining", drainer)
-    table.add_row("doorbell", f"{words[doorbell.rings]} ({doorbell.mode or 'no mode yet'})")
+    table.add_row("doorbell", f"{words[doorbell.rings]} ({doorbell.mode or 'no mode'})")
     table.add_row("outbox", outbox)
     table.add_row("deliveries", waiting)
     table.add_row("webhooks", webhooks or "none")
-    for each in told.bridges:
+    for each in figures.bridges:
         clients = f"clients {number(each.clients)}, deliveries in flight {number(each.in_flight)}"
         table.add_row("running", f"{each.bridge}, {each.version}, {clients}")
-    if told.last_event is not None:
-        occurred = f"{told.last_event.occurred_at:%Y-%m-%d %H:%M:%S} UTC"
-        table.add_row("last event", f"{told.last_event.id}, of {occurred}")
+    if figures.last_event is not None:
+        occurred = f"{figures.last_event.occurred_at:%Y-%m-%d %H:%M:%S} UTC"
+        table.add_row("last event", f"{figures.last_event.id}, at {occurred}")
     return table
 
 
 def bar_chart(values: Sequence[float | None]) -> str:
-    """Draw values as bars of a character each; a space where there is none."""
+    """Draw one character per value, and a space for a missing one."""
     most = max((value for value in values if value is not None), default=0.0)
     return "".join(
         " " if value is None else _BARS[round((len(_BARS) - 1) * value / most) if most else 0]
@@ -241,8 +241,8 @@ def bar_chart(values: Sequence[float | None]) -> str:
     )
 
 
-def _most(values: Sequence[float], spell: Callable[[float], str], unit: str) -> str:
-    return f"most {spell(max(values, default=0.0))}{unit}"
+def _peak(values: Sequence[float], format_: Callable[[float], str], unit: str) -> str:
+    return f"peak {format_(max(values, default=0.0))}{unit}"
 
 
 def _delay(delay: Delay) -> str:

@@ -1,5 +1,5 @@
 -- The running bridges, one row per process: each has reported within 30 s, and not that it is stopping.
--- told_seconds: age of the last report. covered_seconds: how much of the minute before it is covered by
+-- reported_seconds: age of the last report. covered_seconds: how much of the minute before it is covered by
 -- reports; the counts are for that time. (A report that reaches back further counts in part. Reports
 -- from the future were written before the clock was set back, and would hide newer ones.)
 with recent as (
@@ -11,7 +11,7 @@ with recent as (
     order by bridge, recorded_at desc
 )
 select n.bridge, n.version, n.clients, n.in_flight,
-       greatest(extract(epoch from now() - n.recorded_at), 0)::float8 as told_seconds,
+       greatest(extract(epoch from now() - n.recorded_at), 0)::float8 as reported_seconds,
        minute.*
 from newest n
 cross join lateral (

@@ -1,4 +1,4 @@
-"""What bridges write of their work, and what the overview makes of it."""
+"""Bridges record their activity, and the overview summarizes it."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ Bot = psycopg.Connection[tuple[Any, ...]]
 ONE_FAST = [1] + [0] * (BUCKETS - 1)
 
 
-def told(bot: Bot, bridge: str, seconds_ago: float, **columns: object) -> None:
-    """Have a bridge have told of itself."""
+def report(bot: Bot, bridge: str, seconds_ago: float, **columns: object) -> None:
+    """Insert a report of a bridge."""
     row: dict[str, object] = {
         "bridge": bridge,
         "version": "1.0",
@@ -67,56 +67,50 @@ def running(url: str) -> list[str]:
     return [each.bridge for each in look(url).bridges]
 
 
-def test_a_bridge_runs_while_its_newest_row_is_young_and_not_its_last(
-    bridge_url: str, bot: Bot
-) -> None:
-    told(bot, "young:1", 20)
-    told(bot, "died:2", 40)
-    told(bot, "stopped:3", 12)
-    told(bot, "stopped:3", 2, is_last=True)
-    told(bot, "began-anew:4", 12, is_last=True)
-    told(bot, "began-anew:4", 2)
-    assert running(bridge_url) == ["began-anew:4", "young:1"]
+def test_bridge_runs_while_its_latest_report_is_recent(bridge_url: str, bot: Bot) -> None:
+    report(bot, "young:1", 20)
+    report(bot, "died:2", 40)
+    report(bot, "stopped:3", 12)
+    report(bot, "stopped:3", 2, is_last=True)
+    report(bot, "restarted:4", 12, is_last=True)
+    report(bot, "restarted:4", 2)
+    assert running(bridge_url) == ["restarted:4", "young:1"]
 
 
-def test_a_clock_that_was_set_back_hides_neither_what_runs_nor_what_has_ended(
-    bridge_url: str, bot: Bot
-) -> None:
+def test_clock_that_was_set_back_hides_no_bridge(bridge_url: str, bot: Bot) -> None:
     for bridge in ("runs:1", "died:2"):
-        told(bot, bridge, -3600, events_drained=1_000_000)
-    told(bot, "runs:1", 5, events_drained=100)
-    told(bot, "died:2", 40)
+        report(bot, bridge, -3600, events_drained=1_000_000)
+    report(bot, "runs:1", 5, events_drained=100)
+    report(bot, "died:2", 40)
     assert running(bridge_url) == ["runs:1"]
     assert look(bridge_url).rates.events_per_second == pytest.approx(10)
 
 
-def test_rates_are_of_the_last_minute_of_the_bridges_that_run(bridge_url: str, bot: Bot) -> None:
+def test_rates_cover_the_last_minute_of_running_bridges(bridge_url: str, bot: Bot) -> None:
     for age in range(5, 85, 10):
-        told(bot, "a:1", age, events_drained=100, events_streamed=300, delivered=20, retried=10)
-    told(bot, "b:2", 3, events_streamed=70)
-    told(bot, "died:3", 45, events_streamed=10_000)
+        report(bot, "a:1", age, events_drained=100, events_streamed=300, delivered=20, retried=10)
+    report(bot, "b:2", 3, events_streamed=70)
+    report(bot, "died:3", 45, events_streamed=10_000)
     rates = look(bridge_url).rates
     assert rates.events_per_second == pytest.approx(10)
-    # One has told of ten seconds.
+    # The report of bridge b covers ten seconds.
     assert rates.streamed_per_second == pytest.approx(37)
     assert rates.deliveries_per_second == pytest.approx(2)
     assert rates.attempts_per_second == pytest.approx(3)
 
 
-def test_a_row_that_tells_of_more_than_the_minute_counts_in_part(bridge_url: str, bot: Bot) -> None:
-    told(bot, "a:1", 55, seconds=300, events_drained=30_000)
-    told(bot, "a:1", 5, seconds=50, events_drained=0)
+def test_report_that_starts_before_the_minute_counts_in_part(bridge_url: str, bot: Bot) -> None:
+    report(bot, "a:1", 55, seconds=300, events_drained=30_000)
+    report(bot, "a:1", 5, seconds=50, events_drained=0)
     # Ten of its three hundred seconds are within the minute.
     assert look(bridge_url).rates.events_per_second == pytest.approx(1000 / 60, rel=0.01)
 
 
-def test_points_add_up_what_all_bridges_did_and_are_there_without_any(
-    bridge_url: str, bot: Bot
-) -> None:
-    # Two minutes ago, whatever second of the minute it is: in one point of an hour or in two.
+def test_points_add_up_all_bridges_and_have_no_gaps(bridge_url: str, bot: Bot) -> None:
+    # An hour may begin between these reports: they are in one point or in two.
     for bridge, clients in (("a:1", 10), ("b:2", 5)):
-        told(bot, bridge, 121, clients=99, events_drained=1, commit_to_client=ONE_FAST)
-        told(
+        report(bot, bridge, 121, clients=99, events_drained=1, commit_to_client=ONE_FAST)
+        report(
             bot,
             bridge,
             120,
@@ -129,7 +123,7 @@ def test_points_add_up_what_all_bridges_did_and_are_there_without_any(
             failed=6,
             commit_to_acknowledged=ONE_FAST,
         )
-    told(bot, "old:3", 3600 * 3, events_drained=1000)
+    report(bot, "old:3", 3600 * 3, events_drained=1000)
     points = look(bridge_url, minutes=60, point_seconds=3600).points
     assert [each.events for each in points if each.bridges] in ([6], [2, 4])
     assert points[-1].at <= look(bridge_url).at < points[-1].at + timedelta(hours=1)
@@ -169,7 +163,7 @@ def enqueue(bot: Bot, webhook_id: int, count: int, due: str, leased: str = "null
     )
 
 
-def test_every_delivery_in_the_queue_is_in_one_state(bridge_url: str, bot: Bot) -> None:
+def test_every_delivery_is_in_one_state(bridge_url: str, bot: Bot) -> None:
     fine = webhook(bot, "fine")
     enqueue(bot, fine, 3, "now() - interval '90 seconds'")
     enqueue(bot, fine, 2, "now() + interval '1 hour'")
@@ -182,8 +176,8 @@ def test_every_delivery_in_the_queue_is_in_one_state(bridge_url: str, bot: Bot) 
     ]
     for each in held:
         enqueue(bot, each, 10, "now() - interval '1 day'")
-    # What is leased, the bridge that leased it tells of.
-    told(bot, "a:1", 1, in_flight=4)
+    # Bridges report the deliveries that they have leased.
+    report(bot, "a:1", 1, in_flight=4)
     overviewed = look(bridge_url)
     queue = overviewed.delivery_queue
     assert (queue.due.count, queue.scheduled.count, queue.in_flight.count, queue.held.count) == (
@@ -203,12 +197,12 @@ def test_every_delivery_in_the_queue_is_in_one_state(bridge_url: str, bot: Bot) 
     }
 
 
-def test_a_lease_that_has_run_out_is_due(bridge_url: str, bot: Bot) -> None:
+def test_delivery_with_an_expired_lease_is_due(bridge_url: str, bot: Bot) -> None:
     enqueue(bot, webhook(bot, "n"), 1, "now()", "now() - interval '1 second'")
     assert look(bridge_url).delivery_queue.due.count == 1
 
 
-def test_a_long_queue_of_one_webhook_hides_nothing_of_another(bridge_url: str, bot: Bot) -> None:
+def test_long_queue_of_one_webhook_hides_no_other(bridge_url: str, bot: Bot) -> None:
     enqueue(bot, webhook(bot, "paused", "paused_at", "now()"), 10_100, "now()")
     enqueue(bot, webhook(bot, "later"), 10_100, "now() + interval '1 hour'")
     enqueue(bot, webhook(bot, "due"), 2, "now() - interval '1 second'")
@@ -216,7 +210,7 @@ def test_a_long_queue_of_one_webhook_hides_nothing_of_another(bridge_url: str, b
     assert (queue.held.more, queue.scheduled.more, queue.due.count) == (True, True, 2)
 
 
-def test_the_outbox_the_drainer_and_the_doorbell(bridge_url: str, bot: Bot) -> None:
+def test_overview_has_outbox_drainer_and_doorbell(bridge_url: str, bot: Bot) -> None:
     bot.execute(
         "insert into bridge.outbox (event_type, payload, captured_at)"
         " select 'a.b', '{}', now() - interval '90 seconds' from generate_series(1, 3)"
@@ -244,7 +238,7 @@ async def _look_as_daemon(database: Database) -> tuple[Row, Sequence[Row], Seque
 
 
 async def test_both_drivers_tell_the_same(bridge_url: str, bot: Bot) -> None:
-    told(bot, "a:1", 5, events_drained=7, commit_to_client=ONE_FAST)
+    report(bot, "a:1", 5, events_drained=7, commit_to_client=ONE_FAST)
     async with open_database(bridge_url) as database:
         daemons = overview(*await _look_as_daemon(database))
     commands = look(bridge_url)
@@ -253,17 +247,15 @@ async def test_both_drivers_tell_the_same(bridge_url: str, bot: Bot) -> None:
     assert set(daemons.to_json()) == set(commands.to_json())
 
 
-async def test_what_is_more_than_25_hours_old_is_forgotten(bridge_url: str, bot: Bot) -> None:
-    told(bot, "old:1", 25 * 3600 + 1)
-    told(bot, "old:2", 25 * 3600 - 60)
+async def test_activity_is_kept_for_25_hours(bridge_url: str, bot: Bot) -> None:
+    report(bot, "old:1", 25 * 3600 + 1)
+    report(bot, "old:2", 25 * 3600 - 60)
     async with open_database(bridge_url) as database:
         await database.fetch("forget_activity")
     assert bot.execute("select bridge from bridge.activity").fetchall() == [("old:2",)]
 
 
-def test_a_days_history_is_read_in_a_moment_and_each_row_is_small(
-    bridge_url: str, bot: Bot
-) -> None:
+def test_rows_are_small_and_a_day_is_readable(bridge_url: str, bot: Bot) -> None:
     full = "array(select 1000000 + n from generate_series(1, 21) as n)::bigint[]"
     bot.execute(
         "insert into bridge.activity select now() - make_interval(secs => 10 * n), 'a-host:12345',"
@@ -274,7 +266,7 @@ def test_a_days_history_is_read_in_a_moment_and_each_row_is_small(
     assert size / 9000 < 650
     points = look(bridge_url, minutes=24 * 60, point_seconds=300).points
     assert len(points) in (288, 289)
-    # A point has 30 rows; the first whole one is not cut.
+    # A complete point has 30 rows.
     assert points[5].events == 30 * 4
 
 
@@ -291,7 +283,7 @@ def written(bot: Bot) -> list[tuple[Any, ...]]:
 
 @asynccontextmanager
 async def writing(database: Database) -> AsyncIterator[Activity]:
-    """Write down what this process does, many times a second; 3 clients, 2 deliveries."""
+    """Record activity many times a second, with 3 clients and 2 deliveries in flight."""
     async with trio.open_nursery() as nursery:
         activity = Activity(database, clients=lambda: 3, in_flight=lambda: 2, every_seconds=0.05)
         nursery.start_soon(activity.run)
@@ -299,10 +291,10 @@ async def writing(database: Database) -> AsyncIterator[Activity]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_bridge_writes_what_it_did_since_and_that_it_stops(
+async def test_bridge_records_its_activity_and_its_stop(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.operations.activity.LAST_WORDS_SECONDS", 60.0)
+    monkeypatch.setattr("bridge.operations.activity.LAST_ROW_SECONDS", 60.0)
     with trio.fail_after(60):
         async with open_database(as_service(bridge_url)) as database:
             async with writing(database) as activity:
@@ -320,7 +312,7 @@ async def test_a_bridge_writes_what_it_did_since_and_that_it_stops(
                 await activity.stop()
             rows = written(bot)
     [busy] = [row for row in rows if row[3]]
-    # Counting and writing are one step of this process: nothing is torn apart.
+    # All counts were increased between two rows, so they are in one row.
     assert busy == (False, 3, 2, 5, 2, 4, 3, 2, True, 2, None)
     assert [row[0] for row in rows] == [False] * (len(rows) - 1) + [True]
     assert rows[-1][:4] == (True, 0, 0, 0)
@@ -328,7 +320,7 @@ async def test_a_bridge_writes_what_it_did_since_and_that_it_stops(
     assert running(bridge_url) == []
 
 
-async def test_what_could_not_be_written_is_in_the_next_row(bridge_url: str, bot: Bot) -> None:
+async def test_failed_row_is_part_of_the_next_one(bridge_url: str, bot: Bot) -> None:
     with trio.fail_after(60), capture_logs() as logged:
         async with open_database(as_service(bridge_url)) as database, writing(database):
             await until(lambda: written(bot))
@@ -340,14 +332,14 @@ async def test_what_could_not_be_written_is_in_the_next_row(bridge_url: str, bot
             bot.execute("grant insert on bridge.activity to bridge_service")
             await until(lambda: sum(row[3] for row in written(bot)) == 8)
     assert next(row[3] for row in written(bot)[count:]) == 8
-    # Once, however long it lasts.
+    # Repeated failures are logged once.
     assert [line["event"] for line in logged].count("activity_write_failed") == 1
 
 
-# --- what is counted on the way of an event
+# --- counts of events and deliveries
 
 
-async def test_a_drained_event_is_timed_from_its_capture(bridge_url: str, bot: Bot) -> None:
+async def test_drain_latency_is_measured_from_capture(bridge_url: str, bot: Bot) -> None:
     before = list(metrics.commit_to_drained.counts)
     async with relaying(bridge_url) as relayed:
         bot.execute(
@@ -359,11 +351,11 @@ async def test_a_drained_event_is_timed_from_its_capture(bridge_url: str, bot: B
     drained = [
         after - count for after, count in zip(metrics.commit_to_drained.counts, before, strict=True)
     ]
-    # 15 s to a minute; more than an hour. (A machine may stand still for a moment.)
+    # Wide buckets, because the machine may pause: 15 s to a minute, and over an hour.
     assert (drained[16], drained[20]) == (1, 1)
 
 
-async def test_deliveries_are_counted_by_what_became_of_them(bridge_url: str, bot: Bot) -> None:
+async def test_deliveries_are_counted_by_outcome(bridge_url: str, bot: Bot) -> None:
     before, attempts = metrics.totals(), sum(metrics.delivery_attempt_seconds.counts)
     async with receiving() as receiver:
         receiver.behaviours["/gone"] = answer("400 Bad Request")
@@ -394,14 +386,12 @@ async def test_deliveries_are_counted_by_what_became_of_them(bridge_url: str, bo
             after.commit_to_acknowledged, before.commit_to_acknowledged, strict=True
         )
     ]
-    # Not the redelivery, whose event may be of last week.
+    # Redeliveries do not count, because their events may be old.
     assert (acknowledged[16], sum(acknowledged)) == (2, 2)
     assert sum(metrics.delivery_attempt_seconds.counts) - attempts == 5
 
 
-async def test_queues_and_webhooks_are_shown_while_the_database_tells(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_database_metrics_are_hidden_when_outdated(bridge_url: str, bot: Bot) -> None:
     enqueue(bot, webhook(bot, "n"), 3, "now()")
     bot.execute("insert into bridge.outbox (event_type, payload) values ('a.b', '{}')")
     with trio.fail_after(60):
@@ -419,7 +409,7 @@ async def test_queues_and_webhooks_are_shown_while_the_database_tells(
                 assert b'pgbridge_delivery_queue{state="due"} 3.0' in shown
                 assert b'pgbridge_webhooks{state="delivering"} 1.0' in shown
                 assert b"pgbridge_events_captured_total 1.0" in shown
-                # The look after it hangs.
+                # The next update hangs.
                 gauges._stale_at = 0.0
                 assert b"pgbridge_outbox_events 1.0" not in await exposition.render_metrics()
             nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""The status is what the database holds."""
+"""The status is read from the database."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def status_of(url: str) -> Status:
         return read_status(connection)
 
 
-def test_a_database_that_has_just_been_initialised(bridge_url: str) -> None:
+def test_status_of_a_new_database(bridge_url: str) -> None:
     status = status_of(bridge_url)
     assert dict(status.lines()) == {
         "schema version": str(len(assets.migrations())),
-        "draining": "no bridge; run: pgbridge run",
+        "draining": "no bridge; start one: pgbridge run",
         "doorbell": "quiet",
         "outbox": "0",
         "delivery queue": "0",
@@ -34,9 +34,9 @@ def test_a_database_that_has_just_been_initialised(bridge_url: str) -> None:
         "events": "0.0 events/s",
         "deliveries": "0.0 deliveries/s",
     }
-    told = json.loads(json.dumps(status.to_json()))
-    assert len(told.pop("overview")["points"]) in (60, 61)
-    assert told == {
+    printed = json.loads(json.dumps(status.to_json()))
+    assert len(printed.pop("overview")["points"]) in (60, 61)
+    assert printed == {
         "schema_version": len(assets.migrations()),
         "drainer": {"alive": False, "pid": None, "bridge": None, "leading_seconds": None},
         "doorbell": {"mode": None, "rings": False, "switches": None, "switched_seconds": None},
@@ -46,7 +46,7 @@ def test_a_database_that_has_just_been_initialised(bridge_url: str) -> None:
     }
 
 
-def test_a_database_on_which_a_bridge_is_busy(bridge_url: str, bot: Bot) -> None:
+def test_status_of_a_busy_bridge(bridge_url: str, bot: Bot) -> None:
     bot.execute(assets.query("lead").encode())
     bot.execute("select setval('bridge.doorbell', 0)")
     bot.execute(
@@ -85,26 +85,26 @@ def test_a_database_on_which_a_bridge_is_busy(bridge_url: str, bot: Bot) -> None
         "doorbell": "ringing, mode adaptive, switched 3 times, set 5 min ago",
         "outbox": "3, the oldest captured 90 s ago",
         "delivery queue": "more than 10000",
-        "last event": "1, of 2026-01-15 07:30:00 UTC",
+        "last event": "1, at 2026-01-15 07:30:00 UTC",
         "bridges": "1 running, with 3 clients",
-        "events": "2.5 events/s; half of them within 40.0 ms of the commit, 95 % within 49.0 ms",
-        "deliveries": "1.5 deliveries/s; in the last hour 75.00% of those finished succeeded",
+        "events": "2.5 events/s; latency since commit: median 40.0 ms, p95 49.0 ms",
+        "deliveries": "1.5 deliveries/s; 75.00% succeeded in the last hour",
     }
-    told = status.to_json()
-    assert (told["drainer"]["alive"], told["drainer"]["pid"]) == (True, pid)
-    assert told["outbox"]["oldest_seconds"] >= 90
-    assert told["delivery_queue"] == {"count": 10000, "more": True}
-    assert told["last_event"] == {"id": 1, "occurred_at": "2026-01-15T07:30:00+00:00"}
+    printed = status.to_json()
+    assert (printed["drainer"]["alive"], printed["drainer"]["pid"]) == (True, pid)
+    assert printed["outbox"]["oldest_seconds"] >= 90
+    assert printed["delivery_queue"] == {"count": 10000, "more": True}
+    assert printed["last_event"] == {"id": 1, "occurred_at": "2026-01-15T07:30:00+00:00"}
 
 
-def test_the_bridge_that_drained_last_is_named(bridge_url: str, bot: Bot) -> None:
+def test_last_drainer_is_named(bridge_url: str, bot: Bot) -> None:
     bot.execute(
         "insert into bridge.drainer (bridge, mode, is_quiet) values ('shop:42', 'poll', true)"
     )
     assert dict(status_of(bridge_url).lines())["draining"] == "no bridge; the last was shop:42"
 
 
-def test_the_drainer_of_another_database_is_not_ours(
+def test_drainer_of_another_database_is_ignored(
     clone: Callable[[str], str], bridge_template: str, bridge_url: str
 ) -> None:
     with psycopg.connect(clone(bridge_template), autocommit=True) as elsewhere:
@@ -112,7 +112,7 @@ def test_the_drainer_of_another_database_is_not_ours(
         assert status_of(bridge_url).drainer.pid is None
 
 
-def test_a_schema_of_another_version_has_no_status(bridge_url: str, bot: Bot) -> None:
+def test_schema_of_another_version_has_no_status(bridge_url: str, bot: Bot) -> None:
     bot.execute("delete from bridge.migrations where version > 1")
     with pytest.raises(StatusError, match="run: pgbridge init"):
         status_of(bridge_url)
@@ -122,7 +122,5 @@ def test_a_schema_of_another_version_has_no_status(bridge_url: str, bot: Bot) ->
     ("seconds", "expected"),
     [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172800, "2 days")],
 )
-def test_times_are_given_in_the_unit_in_which_people_think_of_them(
-    seconds: float, expected: str
-) -> None:
+def test_durations_have_a_readable_unit(seconds: float, expected: str) -> None:
     assert format_seconds(seconds) == expected

@@ -1,4 +1,4 @@
-"""`pgbridge status --watch`, as people and scripts run it."""
+"""``pgbridge status --watch`` in a terminal and in scripts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import pytest
 
 from tests.system.processes import complaint, environment, pgbridge
 
-#: How long a command may take for anything.
+#: Timeout of every step.
 PATIENCE_SECONDS = 60.0
 
-#: What a terminal is told.
+#: Control sequences of the terminal.
 ENTER_SCREEN, LEAVE_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 
@@ -32,7 +32,7 @@ HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 def watching(
     url: str, *arguments: str, terminal: bool = False
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run it; yields the process, and what its output can be read from."""
+    """Run the command; yield the process and the descriptor of its output."""
     reading, writing = pty.openpty() if terminal else os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "bridge", "status", "--watch", *arguments],
@@ -56,7 +56,7 @@ def watching(
 
 
 def read_until(reading: int, pattern: str, shown: bytes = b"") -> bytes:
-    """Read until the pattern has come; return all that has."""
+    """Read until the output matches; return all of it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not re.search(pattern.encode(), shown):
         assert time.monotonic() < deadline, shown
@@ -64,20 +64,20 @@ def read_until(reading: int, pattern: str, shown: bytes = b"") -> bytes:
     return shown
 
 
-def test_for_scripts_it_prints_an_object_a_line_until_it_is_interrupted(bridge_url: str) -> None:
+def test_json_is_printed_line_by_line_until_interrupted(bridge_url: str) -> None:
     with watching(bridge_url, "--json") as (process, reading):
         lines = read_until(reading, r"\n.*\n").splitlines()
         for line in lines[:2]:
-            told = json.loads(line)
-            assert told["overview"]["webhooks"]["delivering"] == 0
-            assert told["overview"]["point_seconds"] == 20
+            overview = json.loads(line)["overview"]
+            assert overview["webhooks"]["delivering"] == 0
+            assert overview["point_seconds"] == 20
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_SECONDS) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
 
 
-def test_it_ends_without_a_word_when_nobody_reads_any_more(bridge_url: str) -> None:
+def test_closed_pipe_ends_it_silently(bridge_url: str) -> None:
     with watching(bridge_url, "--json") as (process, reading):
         read_until(reading, r"\n")
         os.close(reading)
@@ -86,43 +86,40 @@ def test_it_ends_without_a_word_when_nobody_reads_any_more(bridge_url: str) -> N
         assert process.stderr.read() == b""
 
 
-def test_in_a_terminal_it_draws_a_frame_and_leaves_the_last_one(
+def test_screen_is_updated_after_a_reconnect(
     bridge_url: str, bot: psycopg.Connection[object]
 ) -> None:
     with watching(bridge_url, terminal=True) as (process, reading):
-        shown = read_until(reading, "no bridge drains")
-        # Somebody ends its session, and it goes on with another; what is new is in the next frame.
+        shown = read_until(reading, "no bridge is draining")
+        # When its session is terminated, it reconnects and draws the next frame.
         bot.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where application_name = 'pgbridge-init' and datname = current_database()"
         )
-        shown = read_until(reading, "not of now", shown)
+        shown = read_until(reading, "out of date", shown)
         bot.execute("select bridge.emit('a.b', '{}') from generate_series(1, 3)")
-        # Each frame begins at the left upper corner.
-        shown = read_until(reading, r"3, the oldest has waited", shown)
+        shown = read_until(reading, r"3, the oldest", shown)
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_SECONDS) == 0
         assert b"Traceback" not in shown
 
 
-def test_whichever_signal_ends_it_the_terminal_is_as_it_was(bridge_url: str) -> None:
+def test_signals_restore_the_terminal(bridge_url: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         with watching(bridge_url, terminal=True) as (process, reading):
-            shown = read_until(reading, "no bridge drains")
+            shown = read_until(reading, "no bridge is draining")
             assert ENTER_SCREEN in shown
             process.send_signal(number)
-            # It goes back to the screen before, shows the cursor, and leaves the last frame there.
+            # It leaves the alternate screen, shows the cursor, and prints the last frame.
             shown = read_until(reading, f"{re.escape(LEAVE_SCREEN.decode())}(?s:.*)doorbell", shown)
             assert shown.rfind(SHOW_CURSOR) > shown.rfind(HIDE_CURSOR) >= 0
             assert process.wait(PATIENCE_SECONDS) == 0
             assert b"Traceback" not in shown
 
 
-def test_a_database_that_stands_still_is_told_as_such(
-    bridge_url: str, bot: psycopg.Connection[Any]
-) -> None:
+def test_frozen_database_is_reported(bridge_url: str, bot: psycopg.Connection[Any]) -> None:
     with watching(bridge_url, terminal=True) as (_, reading):
-        shown = read_until(reading, "no bridge drains")
+        shown = read_until(reading, "no bridge is draining")
         rows = bot.execute(
             "select pid from pg_stat_activity"
             " where application_name = 'pgbridge-init' and datname = current_database()"
@@ -130,32 +127,30 @@ def test_a_database_that_stands_still_is_told_as_such(
         for (pid,) in rows:
             os.kill(pid, signal.SIGSTOP)
         try:
-            shown = read_until(reading, "not of now.*has not answered for 5 s", shown)
+            shown = read_until(reading, "out of date.*has not answered for 5 s", shown)
         finally:
             for (pid,) in rows:
                 os.kill(pid, signal.SIGCONT)
         bot.execute("select bridge.emit('a.b', '{}') from generate_series(1, 3)")
-        read_until(reading, "3, the oldest has waited", shown)
+        read_until(reading, "3, the oldest", shown)
 
 
-def test_tables_that_somebody_has_locked_are_told_as_such(
-    bridge_url: str, bot: psycopg.Connection[object]
-) -> None:
+def test_locked_tables_are_reported(bridge_url: str, bot: psycopg.Connection[object]) -> None:
     with watching(bridge_url, terminal=True) as (_, reading):
-        shown = read_until(reading, "no bridge drains")
+        shown = read_until(reading, "no bridge is draining")
         with bot.transaction():
             bot.execute("lock table bridge.webhooks in access exclusive mode")
-            shown = read_until(reading, "not of now.*lock timeout", shown)
+            shown = read_until(reading, "out of date.*lock timeout", shown)
         bot.execute("select bridge.emit('a.b', '{}') from generate_series(1, 3)")
-        read_until(reading, "3, the oldest has waited", shown)
+        read_until(reading, "3, the oldest", shown)
 
 
 @pytest.mark.parametrize("option", [(), ("--json",)])
-def test_a_database_that_is_not_there_is_told_in_a_line(option: tuple[str, ...]) -> None:
+def test_unreachable_database_is_reported_in_one_line(option: tuple[str, ...]) -> None:
     url = "postgresql://nobody@127.0.0.1:1/nothing"
     line = complaint(pgbridge("status", "--watch", *option, url=url), 1)
     assert "cannot connect to the database" in line
 
 
-def test_a_database_without_the_schema_is_told_in_a_line(bot_url: str) -> None:
+def test_missing_schema_is_reported_in_one_line(bot_url: str) -> None:
     assert "run: pgbridge init" in complaint(pgbridge("status", "--watch", url=bot_url), 1)

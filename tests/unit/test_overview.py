@@ -1,4 +1,4 @@
-"""The figures of the overview, made of rows."""
+"""The overview is built from rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bridge.telemetry.histogram import BUCKETS
 Row = dict[str, Any]
 NOW = datetime(2026, 1, 15, 10, 30, 15, tzinfo=UTC)
 
-#: What overview.sql tells of a database that has just been initialised.
+#: The row of overview.sql for a new database.
 NOTHING: Row = {
     "at": NOW,
     "outbox_count": 0,
@@ -41,31 +41,31 @@ NOTHING: Row = {
 
 
 def counts(**of_bucket: int) -> list[int]:
-    """``counts(b9=3)``: three in the bucket of 0.05 to 0.1 s."""
-    made = [0] * BUCKETS
+    """Return bucket counts: ``counts(b9=3)`` has three in the bucket from 0.05 to 0.1 s."""
+    filled = [0] * BUCKETS
     for name, count in of_bucket.items():
-        made[int(name[1:])] = count
-    return made
+        filled[int(name[1:])] = count
+    return filled
 
 
-def bridge(name: str, **told: Any) -> Row:
-    """A row of running_bridges.sql."""
+def bridge(name: str, **columns: Any) -> Row:
+    """Return a row of running_bridges.sql."""
     return {
         "bridge": name,
         "version": "1.0",
         "clients": 0,
         "in_flight": 0,
-        "told_seconds": 3.5,
+        "reported_seconds": 3.5,
         "covered_seconds": 60.0,
         "events_drained": 0.0,
         "events_streamed": 0.0,
         "delivered": 0.0,
         "attempts": 0.0,
-    } | told
+    } | columns
 
 
-def point(minute: int, **told: Any) -> Row:
-    """A row of activity.sql."""
+def point(minute: int, **columns: Any) -> Row:
+    """Return a row of activity.sql."""
     return {
         "at": NOW.replace(second=0) + timedelta(minutes=minute),
         "bridges": 1,
@@ -78,15 +78,15 @@ def point(minute: int, **told: Any) -> Row:
         "failed": 0,
         "commit_to_client": [],
         "commit_to_acknowledged": [],
-    } | told
+    } | columns
 
 
-def told(*points: Row, bridges: tuple[Row, ...] = (), **state: Any) -> Overview:
+def built(*points: Row, bridges: tuple[Row, ...] = (), **state: Any) -> Overview:
     return overview(NOTHING | state, bridges, points)
 
 
-def test_where_nothing_has_happened_nothing_is_made_up() -> None:
-    empty = told()
+def test_new_database_has_no_figures() -> None:
+    empty = built()
     assert (empty.success_rate.deliveries, empty.success_rate.attempts) == (None, None)
     assert empty.commit_to_client == empty.commit_to_acknowledged == Delay(None, None)
     assert empty.rates.events_per_second == empty.rates.attempts_per_second == 0
@@ -94,11 +94,11 @@ def test_where_nothing_has_happened_nothing_is_made_up() -> None:
     assert not empty.drainer.alive
 
 
-def test_rates_are_those_of_all_running_bridges_together() -> None:
-    rates = told(
+def test_rates_add_up_over_running_bridges() -> None:
+    rates = built(
         bridges=(
             bridge("a:1", events_drained=600.0, events_streamed=6000.0),
-            # It began ten seconds ago, and that is its minute.
+            # It started ten seconds ago.
             bridge(
                 "b:2", covered_seconds=10.0, events_streamed=50.0, delivered=20.0, attempts=30.0
             ),
@@ -109,9 +109,9 @@ def test_rates_are_those_of_all_running_bridges_together() -> None:
     assert (rates.deliveries_per_second, rates.attempts_per_second) == (2, 3)
 
 
-def test_clients_and_deliveries_in_flight_are_those_of_the_bridges_that_run() -> None:
-    overviewed = told(
-        # A bridge that died in this minute still has its clients in the chart.
+def test_current_numbers_are_those_of_running_bridges() -> None:
+    overviewed = built(
+        # The chart still shows the clients of a bridge that died in this minute.
         point(0, bridges=2, clients=15),
         bridges=(bridge("a:1", clients=10, in_flight=7),),
     )
@@ -126,33 +126,33 @@ def test_clients_and_deliveries_in_flight_are_those_of_the_bridges_that_run() ->
         (0, 0, 0, None, None),
         (3, 0, 0, 1.0, 1.0),
         (0, 0, 2, 0.0, 0.0),
-        # Nothing is finished yet, and what was tried has failed.
+        # Attempts have failed, but no delivery has finished.
         (0, 5, 0, None, 0.0),
         (6, 2, 2, 0.75, 0.6),
     ],
 )
-def test_the_success_rate_is_of_what_is_finished_and_of_what_was_tried(
+def test_success_rates_of_deliveries_and_attempts(
     delivered: int,
     retried: int,
     failed: int,
     deliveries: float | None,
     attempts: float | None,
 ) -> None:
-    rate = told(
+    rate = built(
         point(0, delivered=delivered, retried=retried), point(1, failed=failed)
     ).success_rate
     assert (rate.deliveries, rate.attempts) == (deliveries, attempts)
 
 
-def test_delays_are_told_of_each_point_and_of_all_together() -> None:
-    overviewed = told(
+def test_latencies_are_given_by_point_and_overall() -> None:
+    overviewed = built(
         point(0, commit_to_client=counts(b8=50)),
         point(1),
         point(2, commit_to_client=counts(b9=50), commit_to_acknowledged=counts(b20=1)),
     )
     assert overviewed.commit_to_client.p50_seconds == pytest.approx(0.05)
     assert overviewed.commit_to_client.p95_seconds == pytest.approx(0.095)
-    # Longer than the longest bound, and nobody knows by how much.
+    # Above the last bound, the exact value is unknown.
     assert overviewed.commit_to_acknowledged == Delay(3600, 3600)
     assert [each.commit_to_client.p50_seconds for each in overviewed.points] == [
         pytest.approx(0.04),
@@ -166,15 +166,15 @@ def test_delays_are_told_of_each_point_and_of_all_together() -> None:
     [(0, Counted(0, False)), (10_000, Counted(10_000, False)), (10_001, Counted(10_000, True))],
     ids=["none", "all", "more"],
 )
-def test_queues_are_counted_as_far_as_the_query_does(found: int, counted: Counted) -> None:
-    queue = told(due_count=found, scheduled_count=found, held_count=found).delivery_queue
+def test_queue_sizes_are_bounded(found: int, counted: Counted) -> None:
+    queue = built(due_count=found, scheduled_count=found, held_count=found).delivery_queue
     assert queue.due == queue.scheduled == queue.held == counted
-    outbox = told(outbox_count=found, outbox_oldest_seconds=1.5).outbox
+    outbox = built(outbox_count=found, outbox_oldest_seconds=1.5).outbox
     assert (Counted(outbox.count, outbox.more), outbox.oldest_seconds) == (counted, 1.5)
 
 
-def test_as_json_it_has_the_documented_names() -> None:
-    overviewed = told(
+def test_json_has_the_documented_names() -> None:
+    overviewed = built(
         point(0, bridges=0),
         point(1, clients=2, events_drained=3, events_streamed=6, delivered=1),
         bridges=(bridge("a:1", clients=2, events_drained=30.0),),
@@ -234,7 +234,7 @@ def test_as_json_it_has_the_documented_names() -> None:
                 "version": "1.0",
                 "clients": 2,
                 "in_flight": 0,
-                "told_seconds": 3.5,
+                "reported_seconds": 3.5,
             }
         ],
         "last_event": {"id": 7, "occurred_at": "2026-01-15T10:30:15+00:00"},

@@ -1,4 +1,4 @@
-"""What `pgbridge status --watch` draws."""
+"""``pgbridge status --watch`` draws the overview."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUICK = [0, 0, 10, *NOTHING[3:]]
 
 
 def figures(*, busy: bool) -> Overview:
-    """Return figures of a database that nobody or one busy bridge works on."""
+    """Return the overview of a database with one busy bridge, or with none."""
     state = {
         "at": NOON,
         "outbox_count": 10_001 if busy else 0,
@@ -48,7 +48,7 @@ def figures(*, busy: bool) -> Overview:
         "version": "0.1.0",
         "clients": 1234,
         "in_flight": 3,
-        "told_seconds": 2.0,
+        "reported_seconds": 2.0,
         "covered_seconds": 60.0,
         "events_drained": 2400,
         "events_streamed": 240,
@@ -74,50 +74,50 @@ def figures(*, busy: bool) -> Overview:
     return overview(state, [running] if busy else [], points)
 
 
-def drawn(told: Overview, problem: str = "", width: int = 110) -> str:
+def drawn(figures: Overview, problem: str = "", width: int = 110) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    console.print(frame(told, problem, width))
+    console.print(frame(figures, problem, width))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().replace("\u202f", " ")
 
 
-def test_a_busy_bridge_is_seen_with_all_that_waits() -> None:
-    told = drawn(figures(busy=True))
+def test_busy_bridge_is_shown_with_its_queues() -> None:
+    screen = drawn(figures(busy=True))
     for fact in (
         "40.0/s",
         "10.0/s",
         "96.8 %",
-        "over 10 000, the oldest has waited 3.5 s",
-        "due 7, in flight 3, to be tried again 5, held 0; the oldest has been due for 200 ms",
+        "over 10 000, the oldest 3.5 s",
+        "due 7, in flight 3, scheduled 5, held 0; the oldest has been due for 200 ms",
         "shop:42, for 5.0 min",
-        "quiet: the bridge looks by itself (adaptive)",
+        "quiet: the bridge polls (adaptive)",
         "failing 1",
         "shop:42, 0.1.0, clients 1 234, deliveries in flight 3",
-        "812, of 2026-01-15 12:00:00 UTC",
+        "812, at 2026-01-15 12:00:00 UTC",
         "failed in 15 min: 135",
-        "the last 15 min",
+        "last 15 min",
     ):
-        assert fact in told, told
+        assert fact in screen, screen
 
 
-def test_where_nobody_runs_it_says_so() -> None:
-    told = drawn(figures(busy=False))
-    assert "no bridge drains; what is committed waits" in told
-    assert "not known (no mode yet)" in told
+def test_missing_bridge_is_reported() -> None:
+    screen = drawn(figures(busy=False))
+    assert "no bridge is draining; events wait in the outbox" in screen
+    assert "unknown (no mode)" in screen
 
 
-def test_figures_that_are_not_of_now_are_called_so() -> None:
-    assert "not of now: the database is away" in drawn(figures(busy=True), "the database is away")
+def test_outdated_figures_are_marked() -> None:
+    assert "out of date: the database is down" in drawn(figures(busy=True), "the database is down")
 
 
 @pytest.mark.parametrize("width", [40, 80, 110, 200])
 @pytest.mark.parametrize("busy", [True, False])
-def test_no_line_is_wider_than_the_terminal(width: int, busy: bool) -> None:
+def test_lines_fit_the_terminal(width: int, busy: bool) -> None:
     lines = drawn(figures(busy=busy), width=width).splitlines()
     assert max(map(len, lines)) <= width
 
 
-def test_bars_are_as_high_as_their_values() -> None:
+def test_bars_are_proportional_to_their_values() -> None:
     assert bar_chart([0, 1, 2, None, 4]) == "▁▃▅ █"
     assert bar_chart([0, 0]) == "▁▁"
     assert bar_chart([]) == ""
