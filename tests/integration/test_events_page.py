@@ -181,7 +181,7 @@ async def test_payload_with_huge_numbers_is_shown(bridge_url: str, bot: Bot) -> 
     assert item["payload"] == {"int": "9" * 5000, "float": int("1" + "0" * 400)}
 
 
-async def test_available_from_tells_of_deleted_events(bridge_url: str, bot: Bot) -> None:
+async def test_available_from_reveals_deleted_events(bridge_url: str, bot: Bot) -> None:
     for event_id in (41, 42):
         log(bot, event_id)
     async with calling(bridge_url) as client:

@@ -82,7 +82,7 @@ class Fronting:
         return stream
 
     async def answer(self, sent: bytes) -> Answer:
-        """Send a request on a connection of its own, and return the response."""
+        """Send a request on a new connection, and return the response."""
         return await next_answer(await self.connect(sent))
 
     async def last_answer(self, sent: bytes) -> Answer:

@@ -88,7 +88,7 @@ async def test_the_longest_waiting_client_makes_room() -> None:
             assert (await next_answer(client)).status == 200
 
 
-async def test_a_flood_of_idle_connections_keeps_nobody_out() -> None:
+async def test_flood_of_idle_connections_keeps_no_client_out() -> None:
     async with fronting(most_waiting=10) as server:
         for _ in range(30):
             for _ in range(5):
