@@ -61,49 +61,6 @@ class Held:
             del self.by_webhook[delivery.webhook_id]
 
 
-class SweepMarks:
-    """Remembers up to which due time the queue has been searched, and when to sweep again."""
-
-    def __init__(self) -> None:
-        #: By webhook, and for all others; None: nothing has been searched.
-        self.by_webhook: dict[int, datetime] = {}
-        self.others: datetime | None = None
-        self._swept_at = -float("inf")
-        self._pause_seconds, self._took = SWEEP_SECONDS, 0.0
-
-    def expire(self) -> None:
-        """Make the next claim a sweep."""
-        self._swept_at = -float("inf")
-
-    def must_sweep(self) -> bool:
-        """Return whether the next claim must search the whole queue."""
-        return trio.current_time() - self._swept_at >= self._pause_seconds
-
-    def swept(self, started: float) -> None:
-        """Record the end of a sweep that started at this time."""
-        self._swept_at = trio.current_time()
-        took = self._swept_at - started
-        rest = min(SWEEP_REST * min(took, self._took), LONGEST_SWEEP_REST_SECONDS)
-        self._pause_seconds, self._took = max(SWEEP_SECONDS, rest), took
-
-    def move(self, now: datetime, held: Held) -> None:
-        """Set the marks after a sweep that found less than it had room for.
-
-        A sweep that ran out of room has not seen everything: the old marks stay.
-        """
-        self.others = now - LATE
-        self.by_webhook = {
-            webhook_id: since
-            for webhook_id, since in self.by_webhook.items()
-            if webhook_id in held.by_webhook
-        }
-
-    def claimed(self, row: Row) -> None:
-        """Set the mark of a webhook whose delivery was claimed."""
-        if not row["is_redelivery"]:
-            self.by_webhook[row["webhook_id"]] = row["next_attempt_at"] - LATE
-
-
 class Claimer:
     """Leases due deliveries.
 
@@ -125,16 +82,23 @@ class Claimer:
         self._clock = clock
         self._most_failing = most_failing
         self._schedule = schedule
-        self.marks = SweepMarks()
+        # From which due time on to search the queue, by webhook and for all others.
+        self._due_since: dict[int, datetime] = {}
+        self._others_since: datetime | None = None
+        self._swept_at = -float("inf")
+        self._sweep_seconds, self._sweep_took = SWEEP_SECONDS, 0.0
+
+    def sweep_next(self) -> None:
+        """Make the next claim a sweep."""
+        self._swept_at = -float("inf")
 
     async def claim(self, limit: int, held: Held) -> list[Delivery]:
         """Lease at most ``limit`` deliveries, beside those that are held already."""
-        marks = self.marks
         started = trio.current_time()
-        is_sweep = marks.must_sweep()
-        others = None if is_sweep else marks.others
-        due_since = {} if is_sweep else marks.by_webhook
-        known = list(held.by_webhook.keys() | marks.by_webhook.keys())
+        is_sweep = started - self._swept_at >= self._sweep_seconds
+        others = None if is_sweep else self._others_since
+        due_since = {} if is_sweep else self._due_since
+        known = list(held.by_webhook.keys() | self._due_since.keys())
         asked = self._clock.asks()
         rows = await self._database.fetch(
             "claim",
@@ -151,15 +115,29 @@ class Claimer:
         if rows[0]["id"] is None:
             rows = []
         if is_sweep:
-            marks.swept(started)
-            if len(rows) < limit:
-                marks.move(now, held)
+            self._swept(started)
+        if is_sweep and len(rows) < limit:
+            # A sweep that ran out of room has not seen everything: then the old marks stay.
+            self._others_since = now - LATE
+            self._due_since = {
+                webhook_id: since
+                for webhook_id, since in self._due_since.items()
+                if webhook_id in held.by_webhook
+            }
         events: dict[int, Event] = {}
         for row in rows:
-            marks.claimed(row)
+            if not row["is_redelivery"]:
+                self._due_since[row["webhook_id"]] = row["next_attempt_at"] - LATE
             if row["event_id"] not in events:
                 events[row["event_id"]] = Event(row["event_id"], row["event_type"], row["payload"])
         return [self._delivery(row, events[row["event_id"]]) for row in rows]
+
+    def _swept(self, started: float) -> None:
+        """Schedule the next sweep."""
+        self._swept_at = trio.current_time()
+        took = self._swept_at - started
+        rest = min(SWEEP_REST * min(took, self._sweep_took), LONGEST_SWEEP_REST_SECONDS)
+        self._sweep_seconds, self._sweep_took = max(SWEEP_SECONDS, rest), took
 
     def _delivery(self, row: Row, event: Event) -> Delivery:
         return Delivery(

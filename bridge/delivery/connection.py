@@ -1,8 +1,9 @@
-"""One connection to a receiver: HTTP by h11 on a trio stream."""
+"""Connections to receivers: HTTP by h11 on trio streams, kept for the next request."""
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from socket import AddressFamily
 
@@ -14,6 +15,8 @@ from bridge.delivery.url import Origin
 #: Maximum size of a response's status line and headers together.
 RESPONSE_HEAD_BYTES = 64 * 1024
 CONNECT_SECONDS = 5.0
+#: How long to keep an idle connection.
+IDLE_SECONDS = 30.0
 
 #: Returns the addresses of a host that may be connected to, with the family of each.
 Resolve = Callable[[str, int], Awaitable[Sequence[tuple[AddressFamily, str]]]]
@@ -115,6 +118,53 @@ class Connection:
     def close(self) -> None:
         """Close the connection at once."""
         self._socket.close()
+
+
+class IdleConnections:
+    """The idle connections. The most recently used is reused first, so the others expire.
+
+    Args:
+        most: maximum number to keep; beyond it the one that has been idle longest is closed.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._by_origin: dict[Origin, deque[Connection]] = {}
+        self._count = 0
+
+    def take(self, origin: Origin) -> Connection | None:
+        """Remove and return a usable connection, or None."""
+        connections = self._by_origin.get(origin)
+        while connections:
+            connection = connections.pop()
+            self._count -= 1
+            if connection.is_usable:
+                return connection
+            connection.close()
+        return None
+
+    def keep(self, connection: Connection) -> None:
+        """Add a connection."""
+        connection.idle_since = trio.current_time()
+        self._by_origin.setdefault(connection.origin, deque()).append(connection)
+        self._count += 1
+        if self._count > self._most:
+            oldest = min(
+                (each for each in self._by_origin.values() if each),
+                key=lambda each: each[0].idle_since,
+            )
+            oldest.popleft().close()
+            self._count -= 1
+
+    def close(self, older_than_seconds: float) -> None:
+        """Close the connections that have been idle for this long."""
+        before = trio.current_time() - older_than_seconds
+        for origin, connections in list(self._by_origin.items()):
+            while connections and connections[0].idle_since <= before:
+                connections.popleft().close()
+                self._count -= 1
+            if not connections:
+                del self._by_origin[origin]
 
 
 async def open_stream(addresses: Sequence[str], port: int) -> trio.SocketStream:

@@ -117,7 +117,7 @@ class Courier:
 
     def look_everywhere(self) -> None:
         """Sweep soon: deliveries may be due that earlier claims passed over."""
-        self._claimer.marks.expire()
+        self._claimer.sweep_next()
         self._due.signal()
 
     def stop(self) -> None:

@@ -76,24 +76,9 @@ BY_STATUS: Final = {
 
 #: Failures that are not the receiver's are retried too: an operator can correct a URL or setting.
 BY_FAILURE: Final = {
-    Failure.URL: _RETRY,
-    Failure.BLOCKED: _RETRY,
-    Failure.DNS: _RETRY,
-    Failure.CONNECT: _RETRY,
-    Failure.TLS: _RETRY,
-    Failure.TIMEOUT_DNS: _RETRY,
-    Failure.TIMEOUT_CONNECT: _RETRY,
-    Failure.TIMEOUT_TLS: _RETRY,
-    Failure.TIMEOUT_SEND: _RETRY,
-    Failure.TIMEOUT_ANSWER: _RETRY,
-    Failure.TIMEOUT_BODY: _RETRY,
-    Failure.LOST: _RETRY,
-    Failure.PROTOCOL: _RETRY,
-    Failure.OVERSIZE: _RETRY,
-    Failure.SECRET: _RETRY,
+    **dict.fromkeys(Failure, _RETRY),
     # The event will not come back.
     Failure.NO_EVENT: Rule(Outcome.FAILED),
-    Failure.INTERNAL: _RETRY,
 }
 
 

@@ -14,9 +14,15 @@ import h11
 import structlog
 import trio
 
-from bridge.delivery.connection import Connection, HungUpError, Resolve, open_stream
+from bridge.delivery.connection import (
+    IDLE_SECONDS,
+    Connection,
+    HungUpError,
+    IdleConnections,
+    Resolve,
+    open_stream,
+)
 from bridge.delivery.failures import describe_error, timeout_text
-from bridge.delivery.pool import IDLE_SECONDS, IdleConnections
 from bridge.delivery.retry import Answer, Failure
 from bridge.delivery.url import Origin, Target, parse_url
 

@@ -7,10 +7,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import trio
+from pydantic import Field
 
 from bridge.access.vault import SecretError, Vault
 from bridge.delivery.addresses import AddressPolicy, Network
@@ -26,12 +27,14 @@ EVENT_TYPE = "webhook.test"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The result of a test request. ``error_message`` is None if the receiver accepted it."""
+    """The result of a test request."""
 
     response_status: int | None
-    response_body: str | None
-    error_message: str | None
-    seconds: float
+    response_body: Annotated[str | None, Field(description="First 16 KiB of the response.")]
+    error_message: Annotated[
+        str | None, Field(description="Null if the receiver accepted the request.")
+    ]
+    seconds: Annotated[float, Field(description="From connecting to the end of the response.")]
 
 
 async def send_trial(transport: Transport, vault: Vault, webhook: Row) -> Trial:

@@ -158,35 +158,25 @@ async def try_webhook(
 
 
 @writing.post("/console/webhooks/{webhook_id}/pause")
-async def pause_webhook(
-    request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook
-) -> Response:
-    """Hold back its deliveries."""
-    await webhooks.pause(webhook_id)
-    return _to_webhook(request, webhook_id, "paused")
-
-
 @writing.post("/console/webhooks/{webhook_id}/resume")
-async def resume_webhook(
+@writing.post("/console/webhooks/{webhook_id}/switch-on")
+@writing.post("/console/webhooks/{webhook_id}/switch-off")
+async def operate_webhook(
     request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook
 ) -> Response:
-    """Deliver again, whether it was paused, failing or disabled."""
-    await webhooks.resume(webhook_id)
-    return _to_webhook(request, webhook_id, "resumed")
-
-
-@writing.post("/console/webhooks/{webhook_id}/switch-on")
-async def switch_on(request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook) -> Response:
-    """Activate it: queue new deliveries and send pending ones. A paused webhook stays paused."""
-    await webhooks.update(webhook_id, WebhookChanges(is_active=True))
-    return _to_webhook(request, webhook_id, "switched-on")
-
-
-@writing.post("/console/webhooks/{webhook_id}/switch-off")
-async def switch_off(request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook) -> Response:
-    """Deactivate it: queue no new deliveries and hold back pending ones."""
-    await webhooks.update(webhook_id, WebhookChanges(is_active=False))
-    return _to_webhook(request, webhook_id, "switched-off")
+    """Pause, resume, activate or deactivate it. Activation does not end a pause."""
+    match request.url.path.rstrip("/").rpartition("/")[2]:
+        case "pause":
+            await webhooks.pause(webhook_id)
+            done = "paused"
+        case "resume":
+            await webhooks.resume(webhook_id)
+            done = "resumed"
+        case operation:
+            is_active = operation == "switch-on"
+            await webhooks.update(webhook_id, WebhookChanges(is_active=is_active))
+            done = "switched-on" if is_active else "switched-off"
+    return _to_webhook(request, webhook_id, done)
 
 
 @writing.post("/console/webhooks/{webhook_id}/rotate-secret")
