@@ -100,6 +100,6 @@ class Activity:
 
 
 def _since(before: tuple[int, ...], counted: tuple[int, ...]) -> list[int] | None:
-    """Return the counts added to a histogram, or None if there are none."""
+    """Return the counts added to a histogram, or None if it is unchanged."""
     added = list(map(sub, counted, before))
     return added if any(added) else None

@@ -31,7 +31,7 @@ class Gauges:
         self._stale_at = -float("inf")
 
     async def run(self) -> None:
-        """Update for ever. The metrics are absent while the database is unavailable."""
+        """Update forever. The metrics are absent while the database is unavailable."""
         while True:
             started = trio.current_time()
             try:

@@ -44,7 +44,7 @@ class Outbox:
     """Captured events that are not drained yet.
 
     Attributes:
-        oldest_seconds: age of the oldest event, or None if there is none.
+        oldest_seconds: age of the oldest event, or None if the outbox is empty.
     """
 
     count: int

@@ -73,7 +73,7 @@ class Readiness:
         return {name: check() for name, check in self._checks.items()}
 
     async def run(self) -> None:
-        """Look for ever, update the metrics, and log changes."""
+        """Look forever, update the metrics, and log changes."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._look_repeatedly)
             nursery.start_soon(self._watch)
@@ -100,7 +100,7 @@ class Readiness:
         self._stalled = self._oldest is not None and now - self._oldest_since >= self._stall_seconds
 
     def _outbox_trouble(self) -> str | None:
-        """Return a problem if the same event stays the oldest. A moving backlog is none."""
+        """Return a problem if the same event stays the oldest. A moving backlog is fine."""
         if not self._stalled or self._seen is None:
             return None
         drainer = "no bridge is draining"
@@ -173,7 +173,7 @@ class ListenProbe:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Probe for ever."""
+        """Probe forever."""
         while self._needed:
             now = trio.current_time()
             if self._listens():

@@ -34,8 +34,8 @@ RUN_BY = {
     "docs/first-steps.md": "tests/docs/test_first_steps.py::"
     "test_first_steps_lead_to_a_verified_webhook",
     "docs/install.md": "tests/docs/test_install_guides.py::test_installation_works_as_written",
-    "docs/metrics.md": "tests/system/test_monitoring.py::test_the_commands_of_the_page_run",
-    "docs/logs.md": "tests/system/test_logs.py::test_the_commands_of_the_page_run",
+    "docs/metrics.md": "tests/system/test_monitoring.py::test_documented_commands_run",
+    "docs/logs.md": "tests/system/test_logs.py::test_documented_commands_run",
     "docs/operate.md": "tests/docs/test_guides.py::test_runbook_queries_and_commands_run",
     "docs/receivers.md": "tests/docs/test_guides.py::test_receiver_gets_the_documented_request",
     "docs/roles.md": "tests/docs/test_roles_guide.py::test_sql_of_the_page_creates_the_logins",

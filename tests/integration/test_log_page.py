@@ -1,4 +1,4 @@
-"""Pages of the event log, as the database gives them."""
+"""The event log is read in pages."""
 
 import json
 
@@ -13,7 +13,7 @@ MANY, LARGE = 100, 1_000_000
 
 
 def log(bot: Bot, *ids: int, days_ago: int = 0, payload: object = None) -> None:
-    """Log events with these ids, as the drain does; the sequence has given the last one out."""
+    """Log events with these ids like the drain, and advance the sequence to the last one."""
     for event_id in ids:
         bot.execute(
             "insert into bridge.events (id, event_type, payload, occurred_at, recorded_at)"
@@ -23,9 +23,7 @@ def log(bot: Bot, *ids: int, days_ago: int = 0, payload: object = None) -> None:
         bot.execute("select setval('bridge.event_id', %s)", (event_id,))
 
 
-async def test_a_page_is_what_follows_in_order_over_all_partitions(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_page_is_in_order_over_all_partitions(bridge_url: str, bot: Bot) -> None:
     log(bot, 1, 2, days_ago=1)
     log(bot, 5, 6, 8)
     async with open_database(bridge_url) as database:
@@ -37,17 +35,17 @@ async def test_a_page_is_what_follows_in_order_over_all_partitions(
     assert (page.available_from, page.newest_id) == (1, 8)
 
 
-async def test_a_page_ends_at_its_number_of_events(bridge_url: str, bot: Bot) -> None:
+async def test_page_is_limited_by_events(bridge_url: str, bot: Bot) -> None:
     log(bot, *range(1, 8))
     async with open_database(bridge_url) as database:
         page = await read_log(database, 0, 7, 3, LARGE)
         assert ([each.id for each in page.events], page.complete) == ([1, 2, 3], False)
         page = await read_log(database, 3, 7, 4, LARGE)
         assert [each.id for each in page.events] == [4, 5, 6, 7]
-        assert not page.complete, "as far as it can know"
+        assert not page.complete, "a full page may have a successor"
 
 
-async def test_a_page_ends_at_its_bytes_but_has_one_event(bridge_url: str, bot: Bot) -> None:
+async def test_page_is_limited_by_bytes_but_has_an_event(bridge_url: str, bot: Bot) -> None:
     log(bot, 1, payload=list(range(500)))
     log(bot, 2, 3)
     async with open_database(bridge_url) as database:
@@ -57,16 +55,14 @@ async def test_a_page_ends_at_its_bytes_but_has_one_event(bridge_url: str, bot: 
         assert ([each.id for each in page.events], page.complete) == ([2, 3], True)
 
 
-async def test_bytes_are_those_of_the_text_however_well_it_is_compressed(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_bytes_are_counted_uncompressed(bridge_url: str, bot: Bot) -> None:
     log(bot, *range(1, 21), payload="x" * 100_000)
     async with open_database(bridge_url) as database:
         page = await read_log(database, 0, 20, MANY, 250_000)
     assert ([each.id for each in page.events], page.complete) == ([1, 2, 3], False)
 
 
-async def test_an_empty_log_says_what_comes_next(bridge_url: str, bot: Bot) -> None:
+async def test_empty_log_has_its_next_id(bridge_url: str, bot: Bot) -> None:
     async with open_database(bridge_url) as database:
         page = await read_log(database, 0, 0, 1, 1)
         assert (page.events, page.complete) == ([], True)
@@ -78,15 +74,15 @@ async def test_an_empty_log_says_what_comes_next(bridge_url: str, bot: Bot) -> N
         assert (page.available_from, page.newest_id) == (8, 7)
 
 
-async def test_an_id_that_was_skipped_is_none_of_the_log(bridge_url: str, bot: Bot) -> None:
-    """As after a crash, which skips up to 32."""
+async def test_skipped_ids_are_not_the_newest(bridge_url: str, bot: Bot) -> None:
+    """A crash of PostgreSQL skips up to 32 ids."""
     log(bot, 1, 2)
     bot.execute("select setval('bridge.event_id', 33)")
     async with open_database(bridge_url) as database:
         assert (await read_log(database, 0, 2, MANY, LARGE)).newest_id == 2
 
 
-async def test_what_has_expired_is_not_available(bridge_url: str, bot: Bot) -> None:
+async def test_expired_events_are_unavailable(bridge_url: str, bot: Bot) -> None:
     log(bot, 1, 2, days_ago=1)
     log(bot, 3)
     bot.execute("select bridge.drop_expired_partition('events', 0)")
@@ -95,9 +91,7 @@ async def test_what_has_expired_is_not_available(bridge_url: str, bot: Bot) -> N
     assert ([each.id for each in page.events], page.available_from) == ([3], 3)
 
 
-async def test_a_bridge_that_starts_on_an_expired_log_knows_the_last_id(
-    bridge_url: str, bot: Bot
-) -> None:
+async def test_last_id_outlives_the_expired_log(bridge_url: str, bot: Bot) -> None:
     async with open_database(bridge_url) as database:
         [row] = await database.fetch("schema_version")
         assert row["last_event_id"] == 0
@@ -107,7 +101,7 @@ async def test_a_bridge_that_starts_on_an_expired_log_knows_the_last_id(
         assert row["last_event_id"] == 41
 
 
-async def test_a_page_is_read_by_index(bridge_url: str, bot: Bot) -> None:
+async def test_page_is_read_by_index(bridge_url: str, bot: Bot) -> None:
     bot.execute(
         "insert into bridge.events (id, event_type, payload, occurred_at)"
         " select n, 'test.event', '{}', now() from generate_series(1, 20000) as n"

@@ -1,4 +1,4 @@
-"""Readiness means progress. Its problems are named, and slowness alone is none."""
+"""Readiness means progress. Its problems are named, and slowness alone is fine."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import trio
 from bridge.operations.doctor.examine import CHECKS
 from tests.system.processes import environment, listening, pgbridge, running
 
-NOWHERE = "postgresql://nobody:hunter2@127.0.0.1:1/nothing"
+NOWHERE = "postgresql://user:hunter2@127.0.0.1:1/nothing"
 
 
 def told(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:

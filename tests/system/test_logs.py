@@ -1,4 +1,4 @@
-"""The log of a running bridge: whatever happens, a line is an event that can be followed."""
+"""Every line in the log of a running bridge is a documented event."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.receiver import Request, answer, receiving
 from tests.system.processes import SERVICE_LOGIN, Bridge, environment, listening, running
 from tests.unit.test_logs import table
 
-#: What any line may have.
+#: Fields that any line may have.
 COMMON = {"event", "level", "timestamp", "exception", "request_id", "worker"}
 SETTINGS = {
     "poll_seconds": 0.2,
@@ -28,24 +28,24 @@ SETTINGS = {
     "access_log": "on",
     "failed_logins_per_minute": 1,
 }
-NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+NOWHERE = "postgresql://user@127.0.0.1:1/nothing"
 
 
 def lines_of(bridge: Bridge) -> list[dict[str, Any]]:
-    """Return everything that it has written to standard error; all of it must be lines of JSON."""
+    """Return the log; every line must be JSON."""
     text = bridge.log.read_text()
     assert text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]
 
 
 async def until_logged(bridge: Bridge, event: str, times: int = 1) -> list[dict[str, Any]]:
-    while len(found := bridge.logged(event)) < times:  # noqa: ASYNC110 - it is another process's
+    while len(found := bridge.logged(event)) < times:  # noqa: ASYNC110 - polled
         await trio.sleep(0.02)
     return found
 
 
 async def break_protocol(bridge: Bridge) -> None:
-    """Send a frame with a reserved bit over a stream that was let in, and read to its end."""
+    """Send a frame with a reserved bit on an open stream, and read to its end."""
     async with await trio.open_tcp_stream("127.0.0.1", bridge.port) as client:
         await client.send_all(
             b"GET /ws?token=the-token-of-the-tests HTTP/1.1\r\nHost: bridge\r\n"
@@ -61,9 +61,7 @@ async def break_protocol(bridge: Bridge) -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])
-async def test_through_faults_every_line_is_an_event_of_the_page_and_a_delivery_can_be_followed(
-    bridge_url: str, level: str
-) -> None:
+async def test_every_line_is_documented_and_traceable(bridge_url: str, level: str) -> None:
     refusals = 2
 
     async def refuse_twice(request: Request, stream: trio.SocketStream) -> None:
@@ -121,7 +119,7 @@ async def test_through_faults_every_line_is_an_event_of_the_page_and_a_delivery_
     [failed] = [line for line in lines if line["event"] == "delivery_failed"]
     assert (failed["webhook_id"], failed["event_id"], failed["attempt"]) == (2, event_id, 1)
 
-    # The event, from the outbox to the client; a line each, if that is asked for.
+    # The event, from the outbox to the client, at debug.
     steps = [
         line["event"]
         for line in lines
@@ -129,23 +127,21 @@ async def test_through_faults_every_line_is_an_event_of_the_page_and_a_delivery_
     ]
     assert sorted(steps) == (["event_drained", "event_streamed"] if level == "debug" else [])
 
-    # The client, from its coming to its end.
+    # The client, from connect to disconnect.
     [dropped] = [line for line in lines if line["event"] == "client_dropped"]
     assert (dropped["reason"], dropped["address"]) == ("protocol", "127.0.0.1")
     its_own = [line["event"] for line in lines if line.get("client") == dropped["client"]]
     assert sorted(its_own) == ["client_connected", "client_disconnected", "client_dropped"]
 
-    # What one request has caused, and nothing of the one before it.
-    [held] = [line for line in lines if line["event"] == "address_blocked"]
-    of_request = [line for line in lines if line.get("request_id") == held["request_id"]]
+    # The lines of one request, without those of the previous one.
+    [blocked] = [line for line in lines if line["event"] == "address_blocked"]
+    of_request = [line for line in lines if line.get("request_id") == blocked["request_id"]]
     assert [line["event"] for line in of_request] == ["address_blocked", "request_completed"]
     assert of_request[1]["status"] == 429
     assert len({line["request_id"] for line in lines if line["event"] == "request_completed"}) == 2
 
 
-def test_the_commands_of_the_page_run(
-    server: EmbeddedPostgres, bridge_url: str, tmp_path: Path
-) -> None:
+def test_documented_commands_run(server: EmbeddedPostgres, bridge_url: str, tmp_path: Path) -> None:
     page = guide("logs.md")
     [(_, line)] = [block for block in blocks(page) if block[0] == "json"]
     others = [{"delivery_id": 70, "event_id": 42}, {"event_id": 142}, {"delivery_id": 8}]
@@ -176,7 +172,7 @@ main()
     ],
     ids=["bridge", "supervisor"],
 )
-def test_a_crash_at_the_top_is_one_line_with_its_traceback(
+def test_crash_is_one_line_with_its_traceback(
     module: str, function: str, event: str, arguments: list[str]
 ) -> None:
     program = CRASH.replace("{module}", module).replace("{function}", function)
@@ -195,7 +191,7 @@ def test_a_crash_at_the_top_is_one_line_with_its_traceback(
     assert "RuntimeError: a bug\n" in line["exception"]
 
 
-async def test_a_level_and_a_format_hold_for_workers_too(bridge_url: str) -> None:
+async def test_level_and_format_apply_to_workers(bridge_url: str) -> None:
     settings = {"log_level": "warning", "log_format": "console", "bridge_nonsense": "x"}
     async with running(bridge_url, "--workers", "2", **settings) as bridge:
         with trio.fail_after(20):

@@ -216,7 +216,7 @@ def test_every_alert_is_documented_and_tested() -> None:
     assert set(re.findall(r'alertname="(\w+)"', tried)) == listed.keys()
 
 
-async def test_the_commands_of_the_page_run(
+async def test_documented_commands_run(
     server: EmbeddedPostgres, bridge_url: str, tmp_path: Path
 ) -> None:
     page, *_ = found = [block for kind, block in blocks(guide("metrics.md")) if kind == "sh"]

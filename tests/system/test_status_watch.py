@@ -147,7 +147,7 @@ def test_locked_tables_are_reported(bridge_url: str, bot: psycopg.Connection[obj
 
 @pytest.mark.parametrize("option", [(), ("--json",)])
 def test_unreachable_database_is_reported_in_one_line(option: tuple[str, ...]) -> None:
-    url = "postgresql://nobody@127.0.0.1:1/nothing"
+    url = "postgresql://user@127.0.0.1:1/nothing"
     line = complaint(pgbridge("status", "--watch", *option, url=url), 1)
     assert "cannot connect to the database" in line
 

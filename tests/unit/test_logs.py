@@ -1,4 +1,4 @@
-"""What is logged comes out as lines, and docs/logs.md has every event that the code can log."""
+"""Every event is one line, and docs/logs.md lists all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bridge.telemetry.exposition import render_metrics
 
 ROOT = Path(__file__).parents[2]
 
-# --- what comes out
+# --- output
 
 PROGRAM = """
 import gc, io, json, logging, sys, threading, warnings
@@ -43,7 +43,7 @@ print(json.dumps(recorder.writes))
 
 
 def writes(body: str, configuration: str = "") -> list[str]:
-    """Return what each write to standard error has of a process that does this."""
+    """Return the writes to standard error of a process that runs this code."""
     done = subprocess.run(
         [
             sys.executable,
@@ -58,14 +58,14 @@ def writes(body: str, configuration: str = "") -> list[str]:
     return written
 
 
-def test_a_line_is_written_at_once_and_says_whose_it_is() -> None:
+def test_line_is_one_write_with_its_worker() -> None:
     [line] = writes('log.info("it_happened", what=1)', "worker=2")
     assert line.endswith("\n")
     event = json.loads(line)
     assert (event["event"], event["what"], event["worker"]) == ("it_happened", 1, 2)
 
 
-def test_a_bridge_alone_has_no_number() -> None:
+def test_single_process_logs_no_worker() -> None:
     [line] = writes('log.info("it_happened")')
     assert "worker" not in json.loads(line)
 
@@ -78,7 +78,7 @@ log.info("it_ended", items=logs.logs_items())
 
 
 @pytest.mark.parametrize(
-    ("level", "told"),
+    ("level", "logged"),
     [
         ("debug", ["debug", "info", "warning", "error"]),
         ("info", ["info", "warning", "error"]),
@@ -86,17 +86,17 @@ log.info("it_ended", items=logs.logs_items())
         ("error", ["error"]),
     ],
 )
-def test_what_is_less_than_the_level_is_left_out(level: str, told: list[str]) -> None:
+def test_lower_levels_are_omitted(level: str, logged: list[str]) -> None:
     lines = [json.loads(line) for line in writes(EVERY_LEVEL, repr(level))]
-    assert [line["level"] for line in lines if line["event"] == "it_happened"] == told
+    assert [line["level"] for line in lines if line["event"] == "it_happened"] == logged
     items = [line["items"] for line in lines if line["event"] == "it_ended"]
     assert items == {"debug": [True], "info": [False]}.get(level, [])
 
 
-def test_people_get_text_if_they_ask_for_it() -> None:
+def test_console_format_is_text() -> None:
     [line] = writes('log.info("it_happened", what=1)', "format_='console'")
     assert re.search(r"\[info +\] it_happened +what=1\n$", line)
-    assert "\x1b" not in line, "colours are for terminals"
+    assert "\x1b" not in line, "colours are only for terminals"
 
 
 LIBRARIES = """
@@ -112,7 +112,7 @@ warnings.warn("mind this")
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning"])
-def test_what_libraries_say_is_a_line_like_all_others(level: str) -> None:
+def test_libraries_log_lines_like_ours(level: str) -> None:
     lines = [json.loads(line) for line in writes(LIBRARIES, f"{level!r}, worker=2")]
     assert all(line["worker"] == 2 and line["timestamp"].endswith("Z") for line in lines)
     assert {line["event"] for line in lines} == {"library_warned"}
@@ -125,7 +125,7 @@ def test_what_libraries_say_is_a_line_like_all_others(level: str) -> None:
     assert any("mind this" in line["message"] for line in python)
 
 
-NOBODY_CAUGHT = """
+UNCAUGHT = """
 class Falls:
     def __del__(self):
         1 / 0
@@ -137,8 +137,8 @@ thread.join()
 """
 
 
-def test_what_nobody_can_catch_is_a_line_with_its_traceback() -> None:
-    finalizer, thread = [json.loads(line) for line in writes(NOBODY_CAUGHT)]
+def test_uncaught_exceptions_are_logged_with_traceback() -> None:
+    finalizer, thread = [json.loads(line) for line in writes(UNCAUGHT)]
     assert (finalizer["event"], thread["event"]) == ("exception_ignored", "thread_crashed")
     assert finalizer["exception"].endswith("ZeroDivisionError: division by zero")
     assert thread["exception"].endswith("IndexError: list index out of range")
@@ -147,11 +147,11 @@ def test_what_nobody_can_catch_is_a_line_with_its_traceback() -> None:
 # --- docs/logs.md
 
 LEVELS = ("debug", "info", "warning", "error", "exception")
-#: What ``about`` of a delivery and of a client gives: fields that all lines about these have.
+#: Fields from ``about()`` on every line about a delivery or a client.
 OF_DELIVERY = {"delivery_id", "webhook_id", "event_id", "attempt"}
 OF_CLIENT = {"client", "address", "token"}
-#: Counted, and told by no line of its own: the application writes it; ends of attempts are told as
-#: what becomes of the delivery; strangers could fill the log; the database and /metrics tell it.
+#: Counted but not logged: the application captures events, the outcome of the delivery is logged
+#: instead of attempts, strangers could fill the log, and the doorbell is in the database.
 COUNTED_ONLY = {"event_captured", "delivery_attempt", "login_failed", "doorbell_switche"}
 #: Counted under the name that is usual in Prometheus; `capture_failed` and `request_completed`.
 COUNTED_OTHERWISE = {"capture_error", "request"}
@@ -159,27 +159,27 @@ COUNTED_OTHERWISE = {"capture_error", "request"}
 
 @dataclass(frozen=True)
 class Call:
-    """A place where the code logs an event."""
+    """A call that logs an event."""
 
     event: str
     level: str
     fields: frozenset[str]
-    #: Further fields come from somewhere else.
+    #: Whether it has more fields than the call shows.
     is_open: bool
     place: str
 
 
 @cache
 def calls() -> list[Call]:
-    """Return all places in the code that log."""
+    """Return all calls in the code that log."""
     found: list[Call] = []
     for path in sorted((ROOT / "bridge").rglob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
-        tellers = dict(_tellers(tree))
+        aliases = dict(_aliases(tree))
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 place = f"{path.relative_to(ROOT)}:{node.lineno}"
-                found += _logged(node, path.parent.name, tellers, place)
+                found += _logged(node, path.parent.name, aliases, place)
     return found
 
 
@@ -190,7 +190,7 @@ def _is_log(node: ast.AST) -> bool:
 
 
 def _levels(node: ast.AST) -> list[str]:
-    """Return the levels of ``log.info``, and of ``log.info if … else log.error``."""
+    """Return the level of ``log.info``, or both of ``log.info if … else log.error``."""
     if isinstance(node, ast.IfExp):
         return [*_levels(node.body), *_levels(node.orelse)]
     if isinstance(node, ast.Attribute) and _is_log(node.value) and node.attr in LEVELS:
@@ -198,8 +198,8 @@ def _levels(node: ast.AST) -> list[str]:
     return []
 
 
-def _tellers(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
-    """Yield the variables that stand for a method of the log."""
+def _aliases(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
+    """Yield variables assigned to a method of the log, with their levels."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and (levels := _levels(node.value)):
             [target] = node.targets
@@ -207,10 +207,10 @@ def _tellers(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
                 yield target.id, levels
 
 
-def _logged(call: ast.Call, room: str, tellers: dict[str, list[str]], place: str) -> Iterator[Call]:
+def _logged(call: ast.Call, room: str, aliases: dict[str, list[str]], place: str) -> Iterator[Call]:
     levels, arguments = _levels(call.func), call.args
     if isinstance(call.func, ast.Name):
-        levels = tellers.get(call.func.id, [])
+        levels = aliases.get(call.func.id, [])
     elif arguments and (passed := _levels(arguments[0])):  # self._tell(log.info, "event", …)
         levels, arguments = passed, arguments[1:]
     if not levels:
@@ -226,7 +226,7 @@ def _logged(call: ast.Call, room: str, tellers: dict[str, list[str]], place: str
     chosen = arguments[0]
     events = [chosen.body, chosen.orelse] if isinstance(chosen, ast.IfExp) else [chosen]
     for event in events:
-        assert isinstance(event, ast.Constant), f"{place}: the name of an event is written out"
+        assert isinstance(event, ast.Constant), f"{place}: the event must be a literal"
         for level in levels:
             yield Call(str(event.value), level, frozenset(fields - {"exc_info"}), is_open, place)
 
@@ -240,24 +240,24 @@ def table() -> dict[str, tuple[set[str], set[str]]]:
         if line.startswith("| `") and len(cells) == 5:
             event = cells[0].strip("`")
             assert event not in rows, event
-            assert cells[3], f"{event}: what it means"
+            assert cells[3], f"{event}: meaning"
             rows[event] = (set(cells[1].split(", ")), set(re.findall(r"`(\w+)`", cells[2])))
     return rows
 
 
-def test_the_page_has_every_event_that_the_code_logs_and_no_other() -> None:
+def test_page_lists_exactly_the_logged_events() -> None:
     assert len(calls()) > 50
     assert {call.event for call in calls()} | {"library_warned"} == set(table())
 
 
-def test_the_page_has_the_levels_of_every_event() -> None:
+def test_page_lists_the_levels_of_every_event() -> None:
     levels: dict[str, set[str]] = {"library_warned": {"warning", "error"}}
     for call in calls():
         levels.setdefault(call.event, set()).add(call.level)
     assert levels == {event: of_page for event, (of_page, _) in table().items()}
 
 
-def test_the_page_has_the_fields_of_every_event() -> None:
+def test_page_lists_the_fields_of_every_event() -> None:
     for event, (_, fields) in table().items():
         here = [call for call in calls() if call.event == event]
         logged = {field for call in here for field in call.fields}
@@ -267,13 +267,13 @@ def test_the_page_has_the_fields_of_every_event() -> None:
             assert fields == logged, event
 
 
-def test_names_of_events_and_fields_are_words_joined_by_underscores() -> None:
+def test_names_are_words_joined_by_underscores() -> None:
     for call in calls():
         for name in (call.event, *call.fields):
             assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name), f"{call.place}: {name}"
 
 
-def test_a_line_about_a_delivery_names_it_its_webhook_its_event_and_the_attempt() -> None:
+def test_lines_about_deliveries_have_their_ids() -> None:
     about = [
         call
         for call in calls()
@@ -284,7 +284,7 @@ def test_a_line_about_a_delivery_names_it_its_webhook_its_event_and_the_attempt(
         assert call.fields >= OF_DELIVERY, call.place
 
 
-def test_a_line_about_a_client_of_the_stream_says_which() -> None:
+def test_lines_about_clients_have_their_identity() -> None:
     about = [call for call in calls() if call.place.startswith("bridge/live/connection.py")]
     about += [call for call in calls() if call.place.startswith("bridge/live/stream.py")]
     assert len(about) >= 5
@@ -292,11 +292,11 @@ def test_a_line_about_a_client_of_the_stream_says_which() -> None:
         assert call.fields >= OF_CLIENT, call.place
 
 
-async def test_what_is_counted_has_the_name_of_what_is_logged() -> None:
+async def test_counters_are_named_like_log_events() -> None:
     counters = re.findall(
         r"^# TYPE pgbridge_(\w+)_total counter$", (await render_metrics()).decode(), re.M
     )
-    # events_drained counts what event_drained tells of.
+    # The event_drained of the log is counted as events_drained.
     singular = {re.sub(r"s(?=_|$)", "", name) for name in counters}
     assert len(singular) > 10
     assert singular - set(table()) == COUNTED_ONLY | COUNTED_OTHERWISE

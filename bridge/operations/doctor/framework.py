@@ -41,7 +41,7 @@ class Context:
     """What a check can use.
 
     Args:
-        connection: has autocommit, and a session of its own if any configured URL provides one.
+        connection: autocommit, and not shared by a pooler if any configured URL bypasses it.
         clock: the clock of this machine.
     """
 
