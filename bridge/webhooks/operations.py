@@ -41,8 +41,6 @@ UrlRefusal = Callable[[str], Awaitable[str | None]]
 #: How often to try a deletion that deadlocks with a courier.
 DELETE_TRIES: Final = 3
 
-# What functions of schema bridge raise.
-_NOT_FOUND, _CONFLICT = "P0002", "55000"
 _DEADLOCK = "40P01"
 #: SQLSTATEs and their classes for text that is not a jsonpath: data, features, syntax, limits. Not
 #: all of class 42: a missing privilege says nothing about the text.
@@ -188,13 +186,11 @@ class Webhooks:
 
     async def pause(self, webhook_id: int) -> None:
         """Hold back a webhook's deliveries, including new ones."""
-        with _refusals("webhook", webhook_id):
-            await self._one("pause_webhook", webhook_id)
+        await self._one("pause_webhook", webhook_id)
 
     async def resume(self, webhook_id: int) -> None:
         """Deliver again, whether the webhook was paused, failing or disabled."""
-        with _refusals("webhook", webhook_id):
-            await self._one("resume_webhook", webhook_id)
+        await self._one("resume_webhook", webhook_id)
 
     async def delete(self, webhook_id: int) -> None:
         """Delete a webhook and its pending deliveries."""
@@ -219,15 +215,14 @@ class Webhooks:
 
     async def redeliver_failed(self, webhook_id: int, chosen: Redelivery) -> RedeliveryCount:
         """Send failed deliveries again or, in a dry run, count them."""
-        with _refusals("webhook", webhook_id):
-            row = await self._one(
-                "redeliver_failed",
-                webhook_id,
-                chosen.since,
-                chosen.until,
-                chosen.dry_run,
-                chosen.per_second,
-            )
+        row = await self._one(
+            "redeliver_failed",
+            webhook_id,
+            chosen.since,
+            chosen.until,
+            chosen.dry_run,
+            chosen.per_second,
+        )
         return RedeliveryCount(count=row["count"], dry_run=chosen.dry_run)
 
     async def deliveries(
@@ -277,8 +272,7 @@ class Webhooks:
             NotFoundError: there is no such delivery.
             WebhookError: its webhook is deleted, or its event has expired.
         """
-        with _refusals("delivery", delivery_id):
-            row = await self._one("redeliver", delivery_id, what="delivery")
+        row = await self._one("redeliver", delivery_id, what="delivery")
         return bool(row["was_finished"])
 
     async def _check_url(self, url: str) -> None:
@@ -296,8 +290,17 @@ class Webhooks:
 
         Raises:
             NotFoundError: there is no row.
+            WebhookError: a function of schema bridge reports a conflict.
         """
-        rows = await self._queries.fetch(name, _stored_id(row_id, what), *values)
+        try:
+            rows = await self._queries.fetch(name, _stored_id(row_id, what), *values)
+        except Exception as error:
+            match refusal_of(error):
+                case Refusal("P0002"):  # no_data_found
+                    raise NotFoundError(what, row_id) from None
+                case Refusal("55000", message):  # object_not_in_prerequisite_state
+                    raise WebhookError(message) from None
+            raise
         if not rows:
             raise NotFoundError(what, row_id)
         return rows[0]
@@ -316,20 +319,6 @@ def _stored_id(row_id: int, what: Literal["webhook", "delivery"] = "webhook") ->
     if not 0 < row_id <= MAX_BIGINT:
         raise NotFoundError(what, row_id)
     return row_id
-
-
-@contextmanager
-def _refusals(what: Literal["webhook", "delivery"], row_id: int) -> Iterator[None]:
-    """Translate what functions of schema bridge raise."""
-    try:
-        yield
-    except Exception as error:
-        match refusal_of(error):
-            case Refusal(sqlstate=sqlstate) if sqlstate == _NOT_FOUND:
-                raise NotFoundError(what, row_id) from None
-            case Refusal(sqlstate=sqlstate, message=message) if sqlstate == _CONFLICT:
-                raise WebhookError(message) from None
-        raise
 
 
 @contextmanager
