@@ -1,7 +1,6 @@
-"""Runs the benchmarks: ``python -m tests.bench [capture] [trigger] [drain] …``, all by default.
+"""Run the benchmarks: ``python -m tests.bench [capture] [trigger] [drain] …``, all by default.
 
-Each prints its figure beside a reference that was measured in the same run. The last line is one
-JSON object.
+Each prints its figure next to a reference from the same run. The last line is one JSON object.
 """
 
 import json

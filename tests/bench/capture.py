@@ -1,8 +1,8 @@
-"""What capture costs the application: pgbench's transactions/s with triggers over those without.
+"""The cost of capture: the application's transactions/s with triggers, relative to none.
 
-One transaction is a payment as the shop bot makes it: INSERT transactions, UPDATE users, on its own
-tables with their indexes and foreign keys, fsync on. Every variant has a database of its own, and
-in every round each has its turn, so that a machine whose speed drifts is the same for all.
+One transaction is a payment of the shop bot: INSERT transactions, UPDATE users, on its own tables
+with their indexes and foreign keys, with fsync. Every variant has its own database, and the
+variants alternate, so that changes in the machine's speed affect all of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ where id = :user;
 commit;
 """
 
-#: One event a payment, made of columns.
+#: One event per payment, with columns as its payload.
 ONE_RULE = parse_rules("""
 [[capture]]
 event = "payment.made"
@@ -51,7 +51,7 @@ on = "insert"
 payload = ["id", "user_id", "type", "amount_kopeks", "payment_method", "external_id",
            "is_completed", "description"]
 """)
-#: What others do for a change, in the form of a trigger on the same table.
+#: What other tools do, as a trigger on the same table.
 ROW_IN_NOTIFY = """
 create function public.notify_row() returns trigger language plpgsql as $$
 begin
@@ -61,7 +61,7 @@ end $$;
 create trigger notify_row after insert on public.transactions
     for each row execute function public.notify_row();
 """
-#: An event log with the columns and indexes of Hasura's, written by a trigger in its manner.
+#: An event log with the columns and indexes of Hasura's, written by a similar trigger.
 EVENT_LOG = """
 create table public.event_log (
     id text primary key default gen_random_uuid(),
@@ -93,7 +93,7 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 
 @asynccontextmanager
 async def _variants(server: EmbeddedPostgres) -> AsyncIterator[dict[str, str]]:
-    """Set up every variant; yields the URL of each one's database. Bridges run meanwhile."""
+    """Set up every variant and run its bridge; yield the URLs of the databases."""
     urls = {}
     async with AsyncExitStack() as bridges:
         for name, rules in {
@@ -134,7 +134,7 @@ async def _payments(server: EmbeddedPostgres) -> list[Result]:
 
 
 def _results(clients: int, rates: dict[str, list[float]]) -> list[Result]:
-    """Return the medians over the rounds; ratios are the medians of each round's own."""
+    """Return medians over the rounds; ratios are medians of the ratio of each round."""
     many = clients == max(CLIENTS)
 
     def over(name: str, reference: str, title: str, mark: str = "") -> Result:
@@ -160,7 +160,7 @@ def _results(clients: int, rates: dict[str, list[float]]) -> list[Result]:
 
 
 def _rate(server: EmbeddedPostgres, url: str, clients: int) -> float:
-    """Run the payments for a while, and return how many were committed a second."""
+    """Run payments for a while; return the commits per second."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("truncate public.transactions")
         if connection.execute("select to_regclass('public.event_log')").fetchone() != (None,):
@@ -186,7 +186,7 @@ def _rate(server: EmbeddedPostgres, url: str, clients: int) -> float:
 
 
 def _drained(url: str) -> None:
-    """Wait until the bridge, if one runs, has caught up; else empty the outbox."""
+    """Wait until the bridge has caught up; without a bridge, empty the outbox."""
     with psycopg.connect(url, autocommit=True) as connection:
         if connection.execute("select to_regclass('bridge.drainer')").fetchone() == (None,):
             return
@@ -197,7 +197,7 @@ def _drained(url: str) -> None:
 
 
 def _bulk(server: EmbeddedPostgres) -> list[Result]:
-    """One transaction that inserts very many rows: its time, and how often it rings."""
+    """Insert very many rows in one transaction; measure its time and its notifications."""
     statement = (
         "insert into public.transactions (user_id, type, amount_kopeks, is_completed)"
         " select 1, 'deposit', n, true from generate_series(1, %s) as n"

@@ -1,15 +1,14 @@
-"""Very many WebSocket clients in one process, as cheap as Python allows: ``clients.py`` starts it.
+"""Very many cheap WebSocket clients in one process, started by ``clients.py``.
 
-One thread, one epoll. A client does no more than its kind needs:
+One thread, one epoll. A client does only what its kind needs:
 
-    counted   how many events came, and when the first and the last did
-    timed     the same, and how long each was on its way (its payload tells when it was sent)
-    compared  every byte: each client gets the events that follow an id, in order, each once
-    unread    is connected and never reads
+    counted   number of events, and the times of the first and the last
+    timed     the same, and the latency of each event (its payload contains the time)
+    compared  every byte: each client gets the events after an ID, in order, once
+    unread    connects and never reads
 
-A command is one line of JSON on standard input, answered by one line on standard output; the end of
-standard input is the end of the process. Times are of CLOCK_MONOTONIC, which is one clock for all
-processes of a machine.
+A command is one line of JSON on standard input, answered by one line on standard output; the
+process ends with its standard input. Times are of CLOCK_MONOTONIC, which all processes share.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from contextlib import suppress
 from statistics import quantiles
 from typing import Any
 
-#: What every event has once, after its payload, and no other message has.
+#: Appears once in every event, after its payload, and in no other message.
 MARKER = b',"id":'
-#: A server's ping without data. Texts are ASCII here, so these two bytes are nothing else.
+#: A server's ping without data; ASCII text never contains these two bytes.
 PING = b"\x89\x00"
-#: The answer; a client's frames are masked, if only with zeros.
+#: The response; the mask of the client's frame is zero.
 PONG = b"\x8a\x80\x00\x00\x00\x00"
-#: The payload of an event that says when it was sent.
+#: The time of sending in an event's payload.
 SENT_AT = re.compile(rb'"username": "([0-9]+\.[0-9]+)"')
 EVENT_ID = re.compile(rb',"id":([0-9]+)}$')
 READ_BYTES = 64 * 1024
-#: Handshakes under way at once; more would only wait in the server's backlog.
+#: Concurrent handshakes; more would only wait in the server's backlog.
 OPENING = 100
 
 UPGRADE = (
@@ -50,12 +49,12 @@ UPGRADE = (
 
 
 class Group:
-    """Clients that were opened together, and what came to them."""
+    """Clients that were opened together, and what they received."""
 
     def __init__(self, kind: str, port: int, path: str | None, receive_buffer: int | None) -> None:
         self.kind = kind
         self.port = port
-        #: None: plain sockets, on which the frames come without a handshake.
+        #: None for plain sockets without a handshake.
         self.path = path
         self.receive_buffer = receive_buffer
         self.clients: list[Client] = []
@@ -64,14 +63,14 @@ class Group:
         self.closed = 0
         self.failure: str | None = None
         self.caught_up = 0
-        #: What compared clients have to get: written down as the first of them gets it.
+        #: What compared clients must receive, recorded from the first of them.
         self.reference = bytearray()
         self.frame_ends = [0]
         self.last_id: int | None = None
         self.forget()
 
     def forget(self) -> None:
-        """Count from here on."""
+        """Reset the counters."""
         self.frames = 0
         self.first_at = self.last_at = 0.0
         self.latencies: list[float] = []
@@ -79,19 +78,19 @@ class Group:
             client.frames = 0
 
     def came(self, frames: int, now: float) -> None:
-        """Take in that events came to one of the clients."""
+        """Count events that a client received."""
         if frames:
             self.first_at = self.first_at or now
             self.last_at = now
             self.frames += frames
 
     def fail(self, reason: str) -> None:
-        """Keep the first thing that went wrong: it is the answer to the next command."""
+        """Keep the first failure, which answers the next command."""
         self.failure = self.failure or reason
 
 
 class Client:
-    """One connection. ``take`` is what it does with what it gets, until it is open and then."""
+    """One connection. ``take`` handles received data, first during the handshake."""
 
     __slots__ = ("frames", "group", "offset", "rest", "socket", "take")
 
@@ -100,14 +99,14 @@ class Client:
         self.socket = socket.socket()
         if group.receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, group.receive_buffer)
-        # On one machine this is a matter of microseconds.
+        # Takes microseconds on one machine.
         self.socket.connect(("127.0.0.1", group.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.frames = 0
-        #: How far into the group's reference this client is.
+        #: This client's position in the group's reference.
         self.offset = 0
-        #: What came and still needs its other half.
+        #: An incomplete frame.
         self.rest = b""
         self.take: Callable[[bytes, float], None] = self._open
         if group.path is None:
@@ -121,7 +120,7 @@ class Client:
         self.group.opening -= 1
 
     def _open(self, data: bytes, now: float) -> None:
-        """Wait for the end of the handshake and for the first message."""
+        """Handle the handshake and the first message."""
         self.rest += data
         head, found, rest = self.rest.partition(b"\r\n\r\n")
         if found and not head.startswith(b"HTTP/1.1 101"):
@@ -145,7 +144,7 @@ class Client:
         self.group.came(frames, now)
         if joined.find(PING, max(known - 1, 0)) >= 0:
             self._answer_ping()
-        # Too short for the marker, so that none is counted twice.
+        # Shorter than the marker, so that none is counted twice.
         self.rest = joined[-(len(MARKER) - 1) :]
 
     def _time(self, data: bytes, now: float) -> None:
@@ -159,20 +158,20 @@ class Client:
         self.group.came(frames, now)
         if joined.find(PING, max(len(self.rest) - 1, 0)) >= 0:
             self._answer_ping()
-        # Longer than a time, and shorter than what stands between two.
+        # Longer than a time and shorter than the distance between two.
         self.rest = joined[end:][-50:]
 
     def _compare(self, data: bytes, now: float) -> None:
         group, reference = self.group, self.group.reference
         if not self.rest and reference.startswith(data, self.offset):
-            self.offset += len(data)  # the case that matters: at the price of a memcmp
+            self.offset += len(data)  # the common case costs one memcmp
             return None
         at = 0
         if self.rest:
             data = self.rest + data
             self.rest = b""
         else:
-            # The frame that the last read has cut in two.
+            # The frame that was split between two reads.
             end = group.frame_ends[bisect_right(group.frame_ends, self.offset - 1)]
             at = end - self.offset
             if reference[self.offset : end] != data[:at]:
@@ -216,7 +215,7 @@ class Client:
 
 
 def frame_at(data: bytes, at: int) -> tuple[int, int] | None:
-    """Return opcode and end of the frame that begins there, if it is whole."""
+    """Return opcode and end of the frame at this offset, if it is complete."""
     if len(data) < at + 2:
         return None
     size, begin = data[at + 1], at + 2
@@ -230,13 +229,13 @@ def frame_at(data: bytes, at: int) -> tuple[int, int] | None:
 
 
 class Loop:
-    """The process: clients and commands."""
+    """The process with its clients and commands."""
 
     def __init__(self) -> None:
         self._poll = select.epoll()
         self._clients: dict[int, Client] = {}
         self._groups: dict[str, Group] = {}
-        #: What is asked for, until when, and whether it is so.
+        #: The condition to wait for, its deadline, and its check.
         self._wait: tuple[Group, float, Callable[[], bool]] | None = None
 
     def run(self) -> None:
@@ -339,7 +338,7 @@ class Loop:
 
 
 def main() -> None:
-    """Run the loop; who started it ends it, also when the terminal interrupts them both."""
+    """Run the loop; only the parent ends it, even on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

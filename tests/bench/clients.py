@@ -1,4 +1,4 @@
-"""Very many WebSocket clients, in a process of their own: how benches command and question them."""
+"""Control very many WebSocket clients in a separate process."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ PATH = f"/ws?token={TOKEN}"
 
 @dataclass(frozen=True)
 class Seen:
-    """What a group of clients got since it was last asked. Times are of CLOCK_MONOTONIC.
+    """What a group of clients received since the last query. Times are of CLOCK_MONOTONIC.
 
     Attributes:
-        failure: why what was asked for is not so.
-        frames: events that came to all of them together.
-        fewest: events that came to the client that got the fewest.
-        most: and to the one that got the most.
-        first_at: when the first event came, to any of them.
-        last_at: when the last one did or, with ``caught_up``, when the last client was.
-        closed: clients whose connection the server has closed.
-        reference_frames: events that each compared client got.
-        p50: seconds from the statement to the client, of the median event.
-        p99: and of the slowest in a hundred.
+        failure: why the condition does not hold.
+        frames: events received, of all clients together.
+        fewest: events of the client with the fewest.
+        most: events of the client with the most.
+        first_at: when the first client received the first event.
+        last_at: when the last event arrived; with ``caught_up``, when the last client caught up.
+        closed: clients that the server disconnected.
+        reference_frames: events that each compared client received.
+        p50: median seconds from the statement to the client.
+        p99: the 99th percentile of the same.
     """
 
     failure: str | None
@@ -47,10 +47,10 @@ class Seen:
 
 
 class Clients:
-    """The process of the clients. What they fail at is an AssertionError."""
+    """The clients' process. A failure raises AssertionError."""
 
     def __init__(self) -> None:
-        # It ends with its standard input, whatever becomes of us.
+        # It ends with its standard input, even if this process dies.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.bench.client_loop"],
             cwd=Path(__file__).parents[2],
@@ -78,7 +78,7 @@ class Clients:
         path: str | None = PATH,
         receive_buffer: int | None = None,
     ) -> Iterator[str]:
-        """Connect so many clients, each up to its welcome; yields the name of their group.
+        """Connect clients and wait for their welcomes; yield the name of the group.
 
         Args:
             kind: see ``client_loop.py``.
@@ -99,7 +99,7 @@ class Clients:
         path: str | None = PATH,
         receive_buffer: int | None = None,
     ) -> str:
-        """Have so many clients connect, without waiting for it. ``opened`` does that."""
+        """Start connecting clients; ``opened`` waits for them."""
         group = f"{kind} {count}"
         self._tell(
             "open",
@@ -114,22 +114,22 @@ class Clients:
         return group
 
     def opened(self) -> None:
-        """Wait until the clients that began to connect have done so."""
+        """Wait until the clients of ``open`` are connected."""
         self._answer()
 
     def got(self, group: str, frames: int, seconds: float = 60) -> Seen:
-        """Wait until so many events have come to each client of a group, and to none more."""
+        """Wait until each client of a group has exactly this number of events."""
         seen = self._ask("wait", group, frames=frames, seconds=seconds)
         assert seen.fewest == seen.most == frames, f"{seen}"
         assert not seen.closed, f"{seen}"
         return seen
 
     def caught_up(self, group: str, seconds: float = 60) -> Seen:
-        """Wait until each client of a group has been sent all that it missed."""
+        """Wait until each client of a group has received all missed events."""
         return self._ask("catch_up", group, seconds=seconds)
 
     def report(self, group: str) -> Seen:
-        """Return what came to a group so far."""
+        """Return what a group has received so far."""
         return self._ask("report", group)
 
     def close(self, group: str) -> None:

@@ -1,9 +1,8 @@
-"""Durable signed deliveries a second, from commit to settled, and what else there is.
+"""Durable signed deliveries per second, from commit to settled, and two references.
 
-Beside it, in the same run: a plain loop of h11 that posts the same requests over as many kept
-connections and records nothing, which is what the machine and Python allow; and a sender such as a
-bot has, with aiohttp and two commits a delivery. The receiver, PostgreSQL and all else share the
-machine.
+References of the same run: a plain h11 loop that posts the same requests over as many connections
+and records nothing, the limit of machine and Python; and a sender as in a typical bot, with aiohttp
+and two commits per delivery. Receiver and PostgreSQL share the machine.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from tests.system.processes import running
 
 ROUNDS = 5
 ENDPOINTS = 50
-#: Connections to each: the default max_concurrency.
+#: Connections to each receiver: the default max_concurrency.
 CONNECTIONS = 4
-#: Of one round. The others are given less, because they are slower or need no database.
+#: Deliveries per round. The references get fewer.
 DELIVERIES = int(os.environ.get("BENCH_DELIVERIES", "10_000"))
 PLAIN_DELIVERIES = 6_000
 BOT_DELIVERIES = 500
-#: Events that the application commits at once.
+#: Events per commit.
 EVENTS_A_COMMIT = 10
 
-# Answers 200 to everything, on kept connections, as fast as Python does: in a process of its own.
+# A separate process that answers 200 to everything as fast as Python can.
 RECEIVER = """
 import asyncio
 class Answer(asyncio.Protocol):
@@ -104,7 +103,7 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 
 
 def _round(server: EmbeddedPostgres, port: int) -> tuple[float, float, float]:
-    """Let the three take turns; return the deliveries a second of each."""
+    """Alternate between the three; return the deliveries per second of each."""
     return (
         trio.run(_bridged, new_database(server), f"http://127.0.0.1:{port}"),
         trio.run(_plain, port),
@@ -157,7 +156,7 @@ async def _plain(port: int) -> float:
 async def _post(
     stream: trio.SocketStream, connection: h11.Connection, number: int, each: int
 ) -> None:
-    """Post what the bridge would, signed alike."""
+    """Post the same signed requests as the bridge."""
     body = canonical_body(PAYLOAD)
     signed = headers(
         body=body,
@@ -188,7 +187,7 @@ async def _post(
 
 
 async def _bot(url: str, base: str) -> float:
-    """Deliver as the bot's own code does: for each a row, committed, before and after the POST."""
+    """Deliver as a bot would: commit a row before and after each POST."""
     connection = await asyncpg.connect(url)
     await connection.execute("create table public.sent (id serial primary key, status text)")
     async with aiohttp.ClientSession() as session:

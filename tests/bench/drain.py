@@ -1,4 +1,4 @@
-"""Draining one event after many went through while vacuum was held back, over a fresh queue."""
+"""Time to drain one event after many passed while vacuum was blocked, relative to a new queue."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def _run(url: str) -> list[Result]:
             psycopg.connect(url) as report,
         ):
             fresh = await _one_at_a_time(drainer, writer)
-            # A transaction that stays open, with a snapshot and an xid: vacuum can remove nothing.
+            # An open transaction with a snapshot and an xid blocks vacuum.
             report.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             report.execute("select pg_current_xact_id()")
             spent = 0.0
@@ -74,7 +74,7 @@ async def _run(url: str) -> list[Result]:
 
 
 async def _one_at_a_time(drainer: Drainer, writer: psycopg.Connection[object]) -> float:
-    """Return the median seconds of a drain that finds one event."""
+    """Return the median seconds of a drain of one event."""
     times = []
     for _ in range(SINGLES):
         writer.execute(INSERT, (1,))

@@ -1,9 +1,9 @@
-"""A burst of events to 500 clients: frames/s from the first frame that a client got to the last.
+"""A burst of events to 500 clients: frames/s from the first received frame to the last.
 
-The application commits 2,000 events, one row a transaction, from two connections as fast as they
-go; one bridge sends each to every client. All of the million frames are counted.
+The application commits 2,000 events, one row per transaction, from two connections at full speed;
+one bridge sends each to every client. All of the million frames are counted.
 
-Beside it, in the same run: a loop that writes the same frames, twenty joined a write, from memory
+The reference of the same run is a loop that writes the same frames from memory, twenty per write,
 to as many plain sockets of the same clients' process.
 """
 

@@ -1,6 +1,6 @@
-"""What ten million finished deliveries cost those to come: claiming, settling, and looking at them.
+"""The cost of ten million finished deliveries for claiming, settling and reading new ones.
 
-``BENCH_HISTORY`` sets how many; a million is filled in half a minute and takes half a gigabyte.
+``BENCH_HISTORY`` sets the number; a million takes half a minute and half a gigabyte.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tests.bench.result import Result, new_database
 from tests.system.processes import TOKEN, running
 
 HISTORY = int(os.environ.get("BENCH_HISTORY", "10_000_000"))
-#: Over how many days it is spread, as they are kept by default.
+#: The days of the history: the default retention.
 DAYS = 7
-#: What one of them takes on disk in both logs with their indexes, and what WAL takes beside it.
+#: Disk space per delivery in both logs with indexes, and the space for WAL.
 DELIVERY_BYTES = 500
 WAL_BYTES = 3 * 1024**3
 
@@ -34,13 +34,13 @@ WEBHOOKS = 50
 BATCH = 200
 ROUNDS = 7
 BATCHES = 15
-#: Statements are planned for good after five executions.
+#: PostgreSQL keeps a generic plan after five executions.
 WARM_UP = 6
 CLAIMS = 40
 REQUESTS = 15
-#: Deliveries that are settled while vacuum is held back.
+#: Deliveries settled while vacuum is blocked.
 HELD_BACK = int(os.environ.get("BENCH_HELD_BACK", "100_000"))
-#: The largest batch that a claim may take, for getting through those.
+#: The largest batch of a claim, to get through those.
 LARGE_BATCH = 1000
 
 ADD_WEBHOOKS = """
@@ -57,7 +57,7 @@ with logged as (
 insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)
 select w.id, l.id, l.recorded_at, l.event_type from logged l cross join bridge.webhooks w
 """
-# As settle leaves them behind, in the order of their ids and over all webhooks in turn.
+# As settle writes them: in ID order, alternating between webhooks.
 LOG = """
 insert into bridge.delivery_log
     (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
@@ -130,19 +130,19 @@ def _fill(url: str) -> None:
             " from (select webhook_id, count(*) from bridge.delivery_log group by 1) as l"
             " where l.webhook_id = w.id"
         )
-        # What autovacuum has long done in a history that has grown over days.
+        # Autovacuum would have done this in a history that grew over days.
         connection.execute("vacuum (analyze)")
         connection.execute("checkpoint")
 
 
 async def _claim_and_settle(urls: Sequence[str]) -> list[Result]:
-    """Time both queries on both databases, which take turns, a round of batches each."""
+    """Time both queries on both databases, alternating by rounds of batches."""
     claims: list[list[float]] = [[], []]
     settlings: list[list[float]] = [[], []]
     both: list[list[float]] = [[], []]
     for _ in range(ROUNDS):
         for place, url in enumerate(urls):
-            # One at a time: an event loop is open for one database.
+            # One at a time: an event loop has one database open.
             async with open_database(url) as database:
                 with psycopg.connect(url, autocommit=True) as writer:
                     times = await _batches(database, writer)
@@ -159,7 +159,7 @@ async def _claim_and_settle(urls: Sequence[str]) -> list[Result]:
 async def _batches(
     database: Database, writer: psycopg.Connection[Any]
 ) -> list[tuple[float, float]]:
-    """Return how long claiming and settling took, for each batch."""
+    """Return the times of claiming and settling per batch."""
     times = []
     for number in range(WARM_UP + BATCHES):
         writer.execute(ENQUEUE, (BATCH // WEBHOOKS,))
@@ -172,7 +172,7 @@ async def _batches(
 
 
 async def _look(urls: Sequence[str]) -> list[Result]:
-    """Time what the dashboard asks for, over a bridge's REST."""
+    """Time the dashboard's REST requests."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     results = []
     async with (
@@ -195,11 +195,11 @@ async def _look(urls: Sequence[str]) -> list[Result]:
 
 
 async def _hold_vacuum_back(url: str) -> list[Result]:
-    """Time a claim while all that was settled before it is still there for vacuum to remove."""
+    """Time a claim while vacuum cannot remove the settled rows before it."""
     async with open_database(url) as database:
         with psycopg.connect(url, autocommit=True) as writer, psycopg.connect(url) as report:
             fresh = await _claims(database, writer, None)
-            # A transaction that stays open, with a snapshot and an xid.
+            # An open transaction with a snapshot and an xid blocks vacuum.
             report.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             report.execute("select pg_current_xact_id()")
             since = None
@@ -265,7 +265,7 @@ async def _settle(database: Database, rows: Sequence[Row]) -> float:
 
 
 def _beside(name: str, spent: Sequence[Sequence[float]], mark: str = "") -> Result:
-    """Return the median with the history beside the median without, which took turns."""
+    """Return the median with the history and the median without."""
     full, empty = spent
     return Result(
         f"{name} after {HISTORY:,} deliveries",

@@ -1,11 +1,11 @@
-"""5,000 clients that say nothing: what each takes, how fast they come, what the bridge does then.
+"""5,000 idle clients: memory per client, connects per second, processor time.
 
-Memory is what the bridge's process grew by, from before the first client to after the last one's
-welcome. Connects are from the first TCP connection to the last welcome. Processor time is over 25
-seconds, so that every client was pinged, at the default 20 seconds, and has answered.
+Memory is the growth of the bridge's process from before the first client until after the last
+welcome. Connects are timed from the first TCP connection to the last welcome. Processor time is
+measured over 25 seconds, so that every client has answered a ping of the default 20 seconds.
 
-Beside it, in the same run, the same clients at trio-websocket's own server with a handler that does
-nothing but wait; for the processor time, the bridge as it is without a client.
+The reference of the same run is trio-websocket's own server with a handler that only waits; for the
+processor time, a bridge without clients.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.system.processes import running
 CLIENTS = 5_000
 IDLE_SECONDS = 25.0
 ALONE_SECONDS = 5.0
-#: The figure is of so many seconds.
+#: Processor time is given per this many seconds.
 PER_SECONDS = 10.0
 
 # Ends with its standard input.
@@ -72,7 +72,7 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 
 
 async def _bridge(url: str, clients: Clients) -> tuple[float, float, float, float]:
-    """Return kB a client, clients/s, and processor seconds with all of them and with none."""
+    """Return kB per client, clients/s, and processor seconds with and without clients."""
     async with running(url) as bridge:
         pid = bridge.process.pid
         alone = _busy(pid, ALONE_SECONDS)
@@ -87,7 +87,7 @@ async def _bridge(url: str, clients: Clients) -> tuple[float, float, float, floa
 
 
 def _come(clients: Clients, pid: int, port: int) -> tuple[float, float]:
-    """Return kB a client, and clients/s."""
+    """Return kB per client, and clients/s."""
     before = resident_kb(pid)
     began = time.monotonic()
     with clients.connected(CLIENTS, port, "counted"):
@@ -108,7 +108,7 @@ def _bare_server() -> Iterator[tuple[int, int]]:
 
 
 def resident_kb(pid: int, name: str = "VmRSS") -> float:
-    """Return the memory of a process, or with ``VmHWM`` the most that it ever had."""
+    """Return the memory of a process; ``VmHWM`` is its peak."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
@@ -116,7 +116,7 @@ def resident_kb(pid: int, name: str = "VmRSS") -> float:
 
 
 def _busy(pid: int, seconds: float) -> float:
-    """Return the processor seconds of a process, of every ``PER_SECONDS`` that pass."""
+    """Return the processor seconds of a process per ``PER_SECONDS``."""
     before = _processor_seconds(pid)
     time.sleep(seconds)
     return (_processor_seconds(pid) - before) / seconds * PER_SECONDS

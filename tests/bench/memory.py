@@ -1,6 +1,6 @@
-"""Resident memory of one bridge over a million deliveries: at the end over that at a tenth.
+"""Resident memory of a bridge after a million deliveries, relative to after a tenth of them.
 
-``BENCH_MEMORY`` sets how many; the million takes as long as a million deliveries take.
+``BENCH_MEMORY`` sets the number.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tests.system.processes import running
 
 DELIVERIES = int(os.environ.get("BENCH_MEMORY", "1_000_000"))
 ENDPOINTS = 50
-#: Events that are written at once; the next are when these are half delivered, so that the bridge
-#: always has something to do and the queue stays short.
+#: Events per commit. The next commit follows when half of them are delivered, so that the bridge is
+#: always busy and the queue stays short.
 CHUNK = 200
-#: Memory is looked at so often, by share of all deliveries.
+#: When memory is measured, as shares of all deliveries.
 STEP = 0.05
 REFERENCE = 0.1
 
@@ -49,7 +49,7 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 
 
 async def _deliver(url: str, base: str) -> list[tuple[float, float]]:
-    """Deliver them all; return the memory in MiB by the share that was delivered."""
+    """Deliver everything; return the memory in MiB by share delivered."""
     samples: list[tuple[float, float]] = []
     async with running(url) as bridge:
         with psycopg.connect(url, autocommit=True) as connection:
@@ -69,7 +69,7 @@ async def _deliver(url: str, base: str) -> list[tuple[float, float]]:
                     )
                     written += CHUNK * ENDPOINTS
                 await trio.sleep(0.05)
-                # Not from the log: counting a million rows takes longer than making some of them.
+                # Not from the log: counting a million rows takes too long.
                 row = connection.execute(
                     "select sum(success_count) from bridge.webhooks"
                 ).fetchone()

@@ -1,12 +1,11 @@
-"""How long an event is on its way at 100 events/s: from the application's statement to the client.
+"""Latency from the application's statement to the client at 100 events/s.
 
-The clock starts just before the statement is sent, so the commit with its flush to disk is part of
-every figure, of the references as well; it ends when the client's process has read the event from
-the socket.
+The clock starts just before the statement is sent, so every figure and reference includes the
+commit with its flush to disk. It stops when the client's process has read the event.
 
-Beside one client, in the same run: a bare asyncpg LISTEN in the statement's own NOTIFY. Beside 500
-clients: a LISTEN as bare whose frame is written, in a loop, to 500 plain sockets of the same
-clients' process. Figures are medians over the rounds, in which all take turns.
+References of the same run: for one client, a bare asyncpg LISTEN for the statement's own NOTIFY;
+for 500 clients, a bare LISTEN whose frame is written in a loop to 500 plain sockets of the clients'
+process. Figures are medians over alternating rounds.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ MANY = max(CROWDS)
 EVENTS_A_ROUND = 200
 PAUSE_SECONDS = 0.01
 
-#: As much is written as the bridge's trigger writes: one row more, and the NOTIFY.
+#: Writes as much as the bridge's trigger: one more row, and a NOTIFY.
 BARE = (
     "with row as (insert into public.bare (t, first_name) values (%s, %s) returning t)"
     " select pg_notify('bare', t) from row"
@@ -58,7 +57,7 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 
 
 async def _rounds(url: str, clients: Clients) -> dict[str, list[Spent]]:
-    """Return what each took, round by round."""
+    """Return the latencies of each, by round."""
     with psycopg.connect(url) as connection:
         connection.execute("create table public.bare (t text, first_name text)")
     spent: dict[str, list[Spent]] = {
@@ -98,7 +97,7 @@ def _through_a_loop(url: str, clients: Clients, sockets: PlainSockets) -> Spent:
 
 
 def _bare(url: str) -> Spent:
-    # asyncio's own loop: what trio-asyncio has installed would come with asyncio.run().
+    # asyncio's own loop: asyncio.run() would use the one of trio-asyncio.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         return runner.run(_listen(url))
 

@@ -1,4 +1,4 @@
-"""What the machine and Python allow: frames written to plain sockets, with no bridge in between."""
+"""The limit of machine and Python: frames written to plain sockets without a bridge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.bench.clients import Clients
 
 
 class PlainSockets:
-    """The accepted sides of some connections of the clients' process."""
+    """The accepted sides of connections from the clients' process."""
 
     def __init__(self, group: str, sockets: list[socket.socket]) -> None:
         self.group = group
@@ -28,7 +28,7 @@ class PlainSockets:
 
 @contextmanager
 def plain_sockets(clients: Clients, count: int, kind: str) -> Iterator[PlainSockets]:
-    """Connect so many clients without a bridge and without a handshake."""
+    """Connect clients without a bridge or a handshake."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=count))
         group = clients.begin_to_connect(count, listener.getsockname()[1], kind, path=None)
@@ -41,7 +41,7 @@ def plain_sockets(clients: Clients, count: int, kind: str) -> Iterator[PlainSock
 
 
 def frame(event_id: int, username: str, first_name: str = "") -> bytes:
-    """Return an event as the bridge frames what the benches write."""
+    """Return an event of a benchmark as the bridge frames it."""
     payload = (
         f'{{"user_id": {event_id}, "username": "{username}", "last_name": null,'
         f' "first_name": "{first_name}", "telegram_id": null}}'

@@ -1,4 +1,4 @@
-"""What a benchmark found, and the database that it found it on."""
+"""The result of a benchmark, and its database."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from tests.conftest import BOT_TABLES, init
 
 @dataclass(frozen=True)
 class Result:
-    """A figure beside its reference, both in ``unit``."""
+    """A figure and its reference, both in ``unit``."""
 
     name: str
     measured: float
     reference: float
     unit: str
     against: str
-    #: What the ratio is to be, as the documentation says it.
+    #: The ratio that the documentation promises.
     mark: str = ""
-    #: The median of the rounds' own ratios, where measured and reference took turns.
+    #: The median of the ratios of alternating rounds.
     median_ratio: float | None = None
 
     @property

@@ -1,9 +1,9 @@
-"""What clients that do not read cost the others: p99 at 100 events/s with 50 of them over without.
+"""The cost of clients that do not read: p99 at 100 events/s with 50 of them, relative to none.
 
-500 clients, about 450 bytes an event. In half of the rounds 50 of the 500 never read. Before the
-clock starts they have been sent more than their sockets take, so all through the round the bridge
-keeps what they do not read; their buffers do not overflow, which would rid the bridge of them.
-Rounds take turns; the figures are medians.
+500 clients, about 450 bytes per event. In half of the rounds 50 of the 500 never read. Before the
+clock starts they are sent more than their sockets hold, so the bridge buffers for them throughout
+the round; their buffers do not overflow, which would disconnect them. Rounds alternate; figures are
+medians.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ CLIENTS = 500
 SLOW = 50
 EVENTS_A_ROUND = 400
 PAUSE_SECONDS = 0.01
-#: Makes an event of the bot's preset about 450 bytes.
+#: Makes an event of the preset about 450 bytes long.
 FIRST_NAME = "x" * 250
 
 RECEIVE_BUFFER = 64 * 1024
-#: What a socket takes that nobody reads: it fills its own buffer and the receiver's.
+#: What an unread socket holds in its own buffer and the receiver's.
 UNREAD_BYTES = 2 * RECEIVE_BUFFER + int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text().split()[2])
-#: What the bridge then keeps, at least, of what each slow client was sent.
+#: The minimum that the bridge then buffers per slow client.
 KEPT_BYTES = 1024 * 1024
 FILLING_BYTES = 64 * 1024
 FILLING_EVENTS = (UNREAD_BYTES + KEPT_BYTES) // FILLING_BYTES + 1
-#: Room for all of it and for a round.
+#: Room for that and for a round.
 BUFFER_BYTES = UNREAD_BYTES + 2 * KEPT_BYTES
 
 
@@ -58,7 +58,7 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 
 
 async def _rounds(url: str, clients: Clients) -> list[tuple[float, float]]:
-    """Return the p99 of those who read beside slow clients, and with all reading."""
+    """Return the p99 of reading clients, with and without slow clients."""
     rounds = []
     async with running(url, ws_buffer_bytes=BUFFER_BYTES) as bridge:
         for _ in range(ROUNDS):
@@ -80,7 +80,7 @@ def _round(url: str, clients: Clients, bridge: Bridge, readers: int) -> float:
 
 @contextmanager
 def _slow_clients(url: str, clients: Clients, bridge: Bridge) -> Iterator[str]:
-    """Connect the slow clients, and publish so much to them that the bridge has to keep some."""
+    """Connect the slow clients, and send enough that the bridge must buffer."""
     with (
         clients.connected(1, bridge.port, "counted") as witness,
         clients.connected(SLOW, bridge.port, "unread", receive_buffer=RECEIVE_BUFFER) as slow,

@@ -1,13 +1,13 @@
-"""A bridge dies, and 1,000 clients come back at once, each of which missed 10,000 events.
+"""After a bridge is killed, 1,000 clients reconnect at once, each 10,000 events behind.
 
-The bridge is killed and started again, so it has nothing in memory. The clients connect with
-``?since=`` the event before the 10,000, while the application goes on at 100 events/s and ten other
-clients follow live. The clock runs from the first connect until the last client has had all that it
-missed. Every byte is compared: each client gets every event of the log once, in order.
+The restarted bridge has nothing in memory. The clients connect with ``?since=`` the event before
+the 10,000, while the application writes 100 events/s and ten other clients follow live. The clock
+runs from the first connect until the last client has caught up. Every byte is compared: each client
+gets every event once, in order.
 
-Beside it, in the same run: a loop that writes the same 10,000 events from memory to 1,000 plain
-sockets of the same clients' process. The second figure is the p99 of the ten live clients
-meanwhile, beside the same with no storm.
+The reference of the same run is a loop that writes the same 10,000 events from memory to 1,000
+plain sockets of the clients' process. The second figure is the p99 of the ten live clients
+meanwhile, relative to the p99 without a storm.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MISSED = 10_000
 LIVE = 10
 CALM_SECONDS = 3.0
 PAUSE_SECONDS = 0.01
-#: One write of the loop, about as much as the bridge joins.
+#: Bytes per write of the loop, about as many as the bridge joins.
 JOINED = 350
 RESUMED = b'\x81\x12{"type":"resumed"}'
 
@@ -72,7 +72,7 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 
 
 async def _storm(url: str, clients: Clients) -> tuple[float, float, float, float]:
-    """Return seconds of the storm, p99 in it and before it, and the bridge's peak in MiB."""
+    """Return the storm's seconds, the p99 during and before it, and the bridge's peak in MiB."""
     async with running(url) as bridge:
         since = await _miss_events(url, bridge, clients)
     async with running(url) as bridge:
@@ -99,7 +99,7 @@ def _paced(url: str) -> Writer:
 
 
 async def _miss_events(url: str, bridge: Bridge, clients: Clients) -> int:
-    """Have the events logged, kill the bridge with all clients on it; return the id before them."""
+    """Log the events and kill the bridge with all its clients; return the ID before them."""
     with psycopg.connect(url, autocommit=True) as connection:
         since = _newest_id(connection)
         connection.execute(MISSED_EVENTS, (MISSED,))
@@ -119,7 +119,7 @@ def _newest_id(connection: psycopg.Connection[tuple[int]]) -> int:
 
 
 def _plain(clients: Clients) -> float:
-    """Return the seconds in which the loop has sent as much."""
+    """Return the seconds that the loop takes to send as much."""
     frames = [frame(number, f"{number}") for number in range(1, MISSED + 1)]
     chunks = [b"".join(frames[at : at + JOINED]) for at in range(0, MISSED, JOINED)]
     with plain_sockets(clients, CLIENTS, "compared") as sockets:

@@ -1,7 +1,7 @@
-"""Where a trigger's time goes: microseconds a statement of one row, over one without a trigger.
+"""Where a trigger's time goes: microseconds per one-row statement, compared with no trigger.
 
-Each form has what the one before it has, and one thing more; the last is what a rule is rendered
-to. Statements run in a loop within the server, without commits: the processor's time alone.
+Each form adds one thing to the previous one; the last is a rendered rule. Statements run in a loop
+inside the server without commits, which leaves only processor time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FLAG = (
     "if pg_sequence_last_value('bridge.doorbell') = 0 then perform pg_notify('bridge_outbox', '');"
     " end if;"
 )
-#: Options of the function, and its body.
+#: Options and body of the function.
 FORMS = {
     "an empty function": ("", ""),
     "security definer": ("security definer", ""),
@@ -97,6 +97,6 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 
 
 def _over(spent: dict[str, list[float]], name: str) -> float:
-    """Return the median over the rounds of what a form took more than no trigger did."""
+    """Return the median extra time of a form over no trigger."""
     pairs = zip(spent[name], spent["no trigger"], strict=True)
     return median(with_trigger - without for with_trigger, without in pairs)

@@ -1,6 +1,7 @@
-"""The application, as the benches of the live stream play it: one row a transaction.
+"""The application of the live stream's benchmarks: one row per transaction.
 
-Each writer is a process of its own, so that it takes no turns with what the bench itself does.
+Each writer is a separate process, so that it does not compete with the benchmark for one
+interpreter.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from types import TracebackType
 
 import psycopg
 
-#: The time at which it was sent goes with each row, and so with each event.
+#: Each row, and so each event, contains the time of sending.
 STATEMENT = "insert into public.users (auth_type, username, first_name) values ('x', %s, %s)"
 
 
 class Writer:
-    """Commits one event after the other, from when it is made on.
+    """Commits events one by one, from its creation on.
 
     Args:
         events: how many; None: until stopped.
@@ -40,7 +41,7 @@ class Writer:
         first_name: str = "",
         statement: str = STATEMENT,
     ) -> None:
-        # It ends with its standard input, whatever becomes of us.
+        # It ends with its standard input, even if this process dies.
         self._process = subprocess.Popen(
             [
                 *[sys.executable, "-m", "tests.bench.writers", url, json.dumps(events)],
@@ -61,20 +62,20 @@ class Writer:
         self.stop()
 
     def join(self) -> int:
-        """Wait until all are committed; return how many that is."""
+        """Wait until all are committed; return the number."""
         assert self._process.stdout is not None
         committed = int(self._process.stdout.readline())
         self._process.communicate()
         return committed
 
     def stop(self) -> int:
-        """Have it commit no more; return how many it did."""
+        """Stop, and return the number of commits."""
         output, _ = self._process.communicate()
         return int(output or 0)
 
 
 def main() -> None:
-    """Be a writer, until all is written or standard input ends."""
+    """Write until everything is written or standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parser = argparse.ArgumentParser()
     for name in ("url", "events", "pause_seconds", "first_name", "statement"):

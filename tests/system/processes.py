@@ -1,4 +1,4 @@
-"""``pgbridge`` as its users run it: a process of its own."""
+"""Run ``pgbridge`` as its users do: as a process."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from anyio.from_thread import start_blocking_portal
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 TOKEN = "the-token-of-the-tests"
-#: A role that may do what a bridge has to, and nothing else (see ``create_roles`` of conftest).
+#: A login with only the bridge's privileges; see ``create_roles`` in conftest.
 SERVICE_LOGIN = "bridge_login"
 
 
 def environment(url: str | None, **settings: object) -> dict[str, str]:
-    """Return an environment with these settings: BRIDGE_<NAME>. Receivers may be on loopback."""
+    """Return an environment with these settings as BRIDGE_<NAME>; receivers may be on loopback."""
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("BRIDGE_", "PG")) and name != "DATABASE_URL"
     }
-    # The tests' receivers are on this machine.
+    # The receivers of tests are on this machine.
     settings = {"allowed_networks": "127.0.0.0/8", **settings}
     given = {f"BRIDGE_{name.upper()}": str(value) for name, value in settings.items()}
     if url is not None:
         given["BRIDGE_DATABASE_URL"] = url
-    # Whoever runs the tests may have a pgbridge.toml where they are.
+    # The current directory may contain a pgbridge.toml.
     return {**inherited, "BRIDGE_CONFIG": "", **given}
 
 
@@ -56,7 +56,7 @@ def as_service(url: str) -> str:
 def pgbridge(
     *arguments: str, url: str | None, **settings: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command and wait for it."""
     return subprocess.run(
         [sys.executable, "-m", "bridge", *arguments],
         env=environment(url, **settings),
@@ -70,7 +70,7 @@ def pgbridge(
 
 
 def complaint(result: subprocess.CompletedProcess[str], code: int) -> str:
-    """Return the one line that the command complained in."""
+    """Return the one error line of a command."""
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
@@ -86,7 +86,7 @@ class Bridge:
     process: trio.Process
     port: int
     log: Path
-    #: The line with which it says that it serves.
+    #: The line that announces that it serves.
     announcement: str
 
     @property
@@ -94,18 +94,18 @@ class Bridge:
         return f"http://127.0.0.1:{self.port}"
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """Return what it has logged of an event so far."""
+        """Return the log lines of an event so far."""
         whole_lines = self.log.read_text().split("\n")[:-1]
         lines = [json.loads(line) for line in whole_lines]
         return [line for line in lines if line["event"] == event]
 
     async def kill(self) -> None:
-        """End it as ``kill -9`` does."""
+        """Kill it as ``kill -9`` does."""
         self.process.kill()
         await self.process.wait()
 
     async def terminate(self, within: float = 10.0) -> int:
-        """Send SIGTERM, and return the exit code it gives within that many seconds."""
+        """Send SIGTERM, and return the exit code, waiting at most this many seconds."""
         self.process.send_signal(signal.SIGTERM)
         with trio.fail_after(within):
             return await self.process.wait()
@@ -113,7 +113,7 @@ class Bridge:
 
 @asynccontextmanager
 async def running(url: str, *arguments: str, **settings: object) -> AsyncIterator[Bridge]:
-    """Run a bridge until the end of the context; yields when it serves.
+    """Run a bridge during the context; yield when it serves.
 
     With a superuser's URLs it connects, all the same, as a role that may do what a bridge has to.
     """
@@ -128,7 +128,7 @@ async def running(url: str, *arguments: str, **settings: object) -> AsyncIterato
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            start_new_session=True,  # a process group of its own, as a terminal gives it
+            start_new_session=True,  # its own process group, as in a terminal
         )
         assert process.stdout is not None
         async with process.stdout:
@@ -150,7 +150,7 @@ async def running(url: str, *arguments: str, **settings: object) -> AsyncIterato
 
 @contextmanager
 def running_beside(url: str, *arguments: str, **settings: object) -> Iterator[Bridge]:
-    """Run a bridge as ``running`` does, for a test that is not async; trio has its own thread."""
+    """Run a bridge as ``running`` does, for a test that is not async."""
     with (
         start_blocking_portal("trio") as portal,
         portal.wrap_async_context_manager(running(url, *arguments, **settings)) as bridge,
@@ -186,7 +186,7 @@ def lasting_port() -> int:
 
 
 class Lines:
-    """The lines that a process writes, as they come."""
+    """The lines that a process writes, as they arrive."""
 
     def __init__(self) -> None:
         self.all: list[str] = []
@@ -196,7 +196,7 @@ class Lines:
     async def read(self, stream: trio.abc.ReceiveStream) -> None:
         """Read a stream to its end."""
         rest = b""
-        with suppress(trio.BrokenResourceError):  # the end of a terminal
+        with suppress(trio.BrokenResourceError):  # a closed terminal
             async for data in stream:
                 *lines, rest = (rest + data).split(b"\n")
                 self.all += [line.decode() for line in lines]
@@ -206,14 +206,14 @@ class Lines:
         self._tell()
 
     async def count(self, count: int) -> list[str]:
-        """Return the first lines, once there are so many."""
+        """Wait for this many lines, and return them."""
         while len(self.all) < count:
             assert not self.ended, self.all
             await self._changed.wait()
         return self.all[:count]
 
     async def having(self, text: str, times: int = 1) -> str:
-        """Return the line with which a text has come so many times."""
+        """Wait until a text has appeared this many times; return the last line with it."""
         while True:
             found = [line for line in self.all if text in line]
             if len(found) >= times:
@@ -222,7 +222,7 @@ class Lines:
             await self._changed.wait()
 
     async def end(self) -> list[str]:
-        """Return all lines, once no other can come."""
+        """Return all lines after the end."""
         while not self.ended:
             await self._changed.wait()
         return self.all
@@ -234,14 +234,14 @@ class Lines:
 
 @dataclass
 class Child:
-    """A running process, and what it has written."""
+    """A running process and its output."""
 
     process: trio.Process
     out: Lines
     err: Lines
 
     async def end(self, number: int | None = None) -> int:
-        """Send a signal, if one is named; return the exit code once everything has been read."""
+        """Send a signal if given; return the exit code after reading all output."""
         if number is not None:
             self.process.send_signal(number)
         code = await self.process.wait()
@@ -252,7 +252,7 @@ class Child:
 
 @asynccontextmanager
 async def child(command: Sequence[str], env: Mapping[str, str]) -> AsyncIterator[Child]:
-    """Run a command until the end of the context, 60 s at most, reading all it writes."""
+    """Run a command during the context, for 60 s at most, and read its output."""
     process = await trio.lowlevel.open_process(
         list(command),
         env=dict(env),
@@ -280,7 +280,7 @@ async def child(command: Sequence[str], env: Mapping[str, str]) -> AsyncIterator
 
 @asynccontextmanager
 async def listening(bridge: Bridge) -> AsyncIterator[WebSocketConnection]:
-    """Connect to the stream, and take the welcome."""
+    """Connect to the stream and read the welcome."""
     async with connected(bridge, TOKEN) as client:
         assert '"connected"' in str(await client.get_message())
         yield client
@@ -289,7 +289,7 @@ async def listening(bridge: Bridge) -> AsyncIterator[WebSocketConnection]:
 @asynccontextmanager
 async def connected(bridge: Bridge, token: str) -> AsyncIterator[WebSocketConnection]:
     """Connect to the stream; the welcome is the first message."""
-    # On a stream of our own: trio-websocket's client leaves its socket open when it is cancelled.
+    # On our own stream: trio-websocket's client leaves its socket open when cancelled.
     stream = await trio.open_tcp_stream("127.0.0.1", bridge.port)
     async with stream, trio.open_nursery() as nursery:
         client = await wrap_client_stream(

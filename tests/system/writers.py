@@ -1,4 +1,4 @@
-"""The application, as the tests of clients play it: people sign up, come what may."""
+"""The application of the client tests: inserts users all the time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SIGN_UP = "insert into public.users (auth_type, username) values ('telegram', %s
 
 
 class Writer:
-    """Signs people up, one after the other, from a thread of its own."""
+    """Inserts users one by one from a thread."""
 
     def __init__(self, url: str, pause_seconds: float) -> None:
         self._url = url
         self._pause_seconds = pause_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write)
-        #: Whom it signed up, in order.
+        #: The names of the inserted users, in order.
         self.names: list[str] = []
         self._thread.start()
 
@@ -32,7 +32,7 @@ class Writer:
                 self.names.append(name)
 
     def stop(self) -> list[str]:
-        """Stop, and return whom it signed up."""
+        """Stop, and return the names of the inserted users."""
         self._stop.set()
         self._thread.join()
         return self.names
@@ -40,7 +40,7 @@ class Writer:
 
 @contextmanager
 def writing(url: str, pause_seconds: float = 0.005) -> Iterator[Writer]:
-    """Have a writer write until it is stopped, or until the end of the context."""
+    """Run a writer until it is stopped or the context ends."""
     writer = Writer(url, pause_seconds)
     try:
         yield writer
@@ -49,7 +49,7 @@ def writing(url: str, pause_seconds: float = 0.005) -> Iterator[Writer]:
 
 
 async def logged(bot: psycopg.Connection[tuple[object, ...]], event_id: int) -> None:
-    """Wait until the newest event of the log has this id."""
+    """Wait until the newest event in the log has this ID."""
     while True:
         [newest] = bot.execute("select coalesce(max(id), 0) from bridge.events").fetchone() or ()
         if newest == event_id:

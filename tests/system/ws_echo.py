@@ -1,4 +1,4 @@
-"""A WebSocket echo on the code path of the stream, from the port to the connection.
+"""A WebSocket echo server on the code path of the stream, from port to connection.
 
 For conformance suites such as the fuzzing client of the Autobahn|Testsuite:
 ``python -m tests.system.ws_echo PORT`` serves ``/ws`` until SIGTERM or SIGINT.

@@ -33,16 +33,16 @@ def test_correct_figures_pass() -> None:
 @pytest.mark.parametrize(
     ("received", "arrivals", "problem"),
     [
-        pytest.param(RECEIVED[:2], ARRIVALS, "just what was committed", id="one missing"),
-        pytest.param([*RECEIVED, (6, "u9")], ARRIVALS, "just what was committed", id="one more"),
+        pytest.param(RECEIVED[:2], ARRIVALS, "exactly the commits", id="one missing"),
+        pytest.param([*RECEIVED, (6, "u9")], ARRIVALS, "exactly the commits", id="one more"),
         pytest.param([*RECEIVED, RECEIVED[2]], ARRIVALS, "twice", id="one twice"),
-        pytest.param(RECEIVED[::-1], ARRIVALS, "another order", id="disorder"),
+        pytest.param(RECEIVED[::-1], ARRIVALS, "out of order", id="disorder"),
         pytest.param(RECEIVED, ARRIVALS[1:], "1 events were not delivered", id="not delivered"),
-        pytest.param(RECEIVED, ARRIVALS * 2, "3 deliveries came twice", id="delivered twice"),
+        pytest.param(RECEIVED, ARRIVALS * 2, "3 deliveries arrived twice", id="delivered twice"),
         pytest.param(
             RECEIVED,
             [*ARRIVALS[:2], replace(ARRIVALS[2], verified=False)],
-            "evt_5_wh_1 has a wrong signature",
+            "evt_5_wh_1 has an invalid signature",
             id="forged",
         ),
     ],

@@ -1,7 +1,6 @@
-"""Runs the fault run: ``python -m tests.stress.chaos [--seconds N] [--seed S]``.
+"""Run the chaos test: ``python -m tests.stress.chaos [--seconds N] [--seed S]``.
 
-Says what happens, and ends with one line of JSON; exit code 1 if anything was lost or is otherwise
-not as it must be.
+Prints every fault and ends with one line of JSON. The exit code is 1 if there was any problem.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from dataclasses import asdict
 from bridge.demo.postgres import embedded_postgres
 from tests.stress.chaos.run import run
 
-#: What it takes to deliver everything once the faults are over, as a rule.
+#: The usual time to deliver everything after the last fault.
 USUAL_SETTLING_SECONDS = 40.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.stress.chaos", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=120.0, help="how long it lasts, about")
+    parser.add_argument("--seconds", type=float, default=120.0, help="approximate duration")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     arguments = parser.parse_args()
     started = time.monotonic()

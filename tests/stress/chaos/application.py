@@ -1,4 +1,4 @@
-"""The application of the fault run: commits rows, and keeps books of its own of what it did."""
+"""The application of the chaos test: commits rows and records what it committed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ INSERT = "insert into public.users (auth_type, username) values ('telegram', %s)
 
 
 class Application:
-    """A thread that signs people up at a steady rate and knows nothing of any bridge.
+    """A thread that inserts users at a steady rate and knows nothing of the bridge.
 
-    A key is a username; they are numbered in the order in which they are written.
+    A key is a username, numbered in the order of writing.
     """
 
     def __init__(self, url: str, *, per_second: float) -> None:
         self.committed: list[str] = []
-        #: Commits whose answer was lost: each may have happened or not.
+        #: Commits whose response was lost: they may or may not have happened.
         self.unknown: list[str] = []
         self.rolled_back: list[str] = []
-        #: What the database refused although it was there: an application must never see that.
+        #: Errors of a reachable database, which an application must never see.
         self.refused: list[str] = []
         self._url = url
         self._pause = 1 / per_second
@@ -41,7 +41,7 @@ class Application:
         for transaction in count(1):
             if self._stop.wait(self._pause):
                 break
-            # Now and then many come at once: then there is something in flight.
+            # Some transactions are large, so that deliveries are in flight.
             size = 10 if transaction % 10 == 7 else 1
             keys = [f"u{number}" for number in range(written + 1, written + size + 1)]
             written += size
@@ -65,7 +65,7 @@ class Application:
             connection.rollback()
             return
         if fate == 5:
-            # A part of a transaction can be rolled back, too.
+            # Roll back a part of the transaction.
             undone = f"{keys[0]}-undone"
             self.rolled_back.append(undone)
             connection.execute("savepoint part")

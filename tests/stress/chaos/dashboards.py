@@ -1,4 +1,4 @@
-"""The clients of the fault run: they follow the stream, from one worker to the other."""
+"""The clients of the chaos test, which follow the stream from worker to worker."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.stress.chaos.verdict import Watched
 from tests.stress.chaos.workers import Worker
 from tests.system.processes import TOKEN
 
-#: A worker that says nothing for so long, such as one that is frozen, is left for another.
+#: After this long without a message, as from a frozen worker, a client changes the worker.
 SILENCE_SECONDS = 2.0
 
 
 class Dashboard:
-    """Resumes wherever it can from where it was, and notes all that it is sent."""
+    """Resumes at any running worker and records every message."""
 
     def __init__(self, pattern: str, chance: Random) -> None:
         self.watched = Watched(pattern)
@@ -26,11 +26,11 @@ class Dashboard:
         self._position = 0
 
     def has_come_to(self, event_id: int) -> bool:
-        """Whether it was told of everything up to this event."""
+        """Return whether it has received everything up to this event."""
         return self._position >= event_id
 
     async def follow(self, workers: Sequence[Worker]) -> None:
-        """Follow the stream for ever."""
+        """Follow the stream until cancelled."""
         while True:
             running = [worker for worker in workers if worker.is_running]
             if not running:
@@ -50,7 +50,7 @@ class Dashboard:
             while True:
                 with trio.fail_after(SILENCE_SECONDS):
                     self._take(json.loads(await client.get_message()))
-                # Some leave for no reason.
+                # Disconnect at random.
                 if self._chance.random() < 0.01:
                     nursery.cancel_scope.cancel()
 

@@ -1,7 +1,7 @@
-"""What happens to the workers and to their database, each at the moment that it is aimed at.
+"""The faults: what happens to the workers and the database, each at a chosen moment.
 
-Where it is aimed at something that a worker does, the victim is whoever does it next. Whoever is
-killed starts again beside what happens next.
+A fault at some operation hits the worker that performs it next. A killed worker restarts while the
+run goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Fault = Callable[[Scene], Awaitable[None]]
 
 
 async def kill_any_time(scene: Scene) -> None:
-    """Kill one at no moment in particular."""
+    """Kill a worker at a random time."""
     await trio.sleep(scene.chance.uniform(0, 0.3))
     victim = scene.chance.choice([worker for worker in scene.workers if worker.is_running])
     await victim.kill()
@@ -25,7 +25,7 @@ async def kill_any_time(scene: Scene) -> None:
 
 
 async def kill_at_claim(scene: Scene) -> None:
-    """Kill one while its claim waits; the server then leases deliveries to nobody."""
+    """Kill a worker while its claim waits; the server then leases deliveries to a dead worker."""
     async with scene.locked("delivery_queue", "share row exclusive"):
         victim = await scene.until_waiting("claim")
         await victim.kill()
@@ -34,7 +34,7 @@ async def kill_at_claim(scene: Scene) -> None:
 
 
 async def kill_after_post(scene: Scene) -> None:
-    """Kill one when a receiver has its request and has not answered yet."""
+    """Kill a worker after a receiver got its request and before the response."""
     async with scene.caught() as (victim, _):
         await victim.kill()
     await scene.bury(victim)
@@ -42,7 +42,7 @@ async def kill_after_post(scene: Scene) -> None:
 
 
 async def kill_before_settle(scene: Scene) -> None:
-    """Kill one, and what it asks of the server, when it knows an answer and has not settled."""
+    """Kill a worker and its database session after a response and before it settles."""
     async with scene.locked("delivery_log", "exclusive"):
         victim = await scene.until_waiting("settle")
         await victim.kill()
@@ -53,7 +53,7 @@ async def kill_before_settle(scene: Scene) -> None:
 
 
 async def kill_during_settle(scene: Scene) -> None:
-    """Kill one while it settles; the server then settles for the dead."""
+    """Kill a worker while it settles; the server still completes the statement."""
     async with scene.locked("delivery_log", "exclusive"):
         victim = await scene.until_waiting("settle")
         await victim.kill()
@@ -62,7 +62,7 @@ async def kill_during_settle(scene: Scene) -> None:
 
 
 async def kill_during_drain(scene: Scene) -> None:
-    """Kill the one that drains while its drain waits, now and then with the server's side of it."""
+    """Kill the drainer while its drain waits, at times with its database session."""
     async with scene.locked("events", "exclusive"):
         victim = await scene.until_waiting("drain")
         await victim.kill()
@@ -74,9 +74,9 @@ async def kill_during_drain(scene: Scene) -> None:
 
 
 async def freeze_past_the_lease(scene: Scene) -> None:
-    """Stop one with an answer on its way to it until others have done its work; then let it go on.
+    """Freeze a worker that awaits a response until others have done its work, then thaw it.
 
-    What it then says comes too late, and must change nothing.
+    It then settles too late, which must change nothing.
     """
     settled = "select count(*) = %s from bridge.delivery_log where id = any (%s)"
     log = "select id, to_jsonb(l) from bridge.delivery_log l where id = any (%s) order by id"
@@ -86,25 +86,25 @@ async def freeze_past_the_lease(scene: Scene) -> None:
         victim.freeze()
     try:
         leases = await scene.struck(victim)
-        # A hostile receiver's deliveries may keep whoever takes them over busy for long.
+        # Deliveries to hostile receivers may take long.
         ids = [lease.delivery_id for lease in scene.to_honest(leases)]
         await scene.expire(leases)
         await scene.until(settled, len(ids), ids)
         before = await scene.fetch(log, ids)
     finally:
         victim.thaw()
-    # An attempt is written down even when it comes too late, and the one that was caught had been
-    # made: that tells that the frozen one has spoken. Should it never be, five seconds must do.
+    # A late attempt is recorded too, which shows that the thawed worker has settled. If it never
+    # appears, five seconds must do.
     with trio.move_on_after(5):
         await scene.until(attempted, len(ids), ids)
     if await scene.fetch(log, ids) != before:
-        scene.problems.append(f"{victim.role} overwrote what others had settled meanwhile")
+        scene.problems.append(f"{victim.role} overwrote what others had settled")
 
 
 async def freeze_until_another_has_it(scene: Scene) -> None:
-    """Stop one with an answer on its way to it, and let it go on when another is at the same work.
+    """Freeze a worker that awaits a response until another has taken over its delivery.
 
-    What it then says comes too late: the delivery is the other's, and stays so.
+    It then settles too late: the delivery must stay with the other worker.
     """
     delivery = "'evt_' || event_id || '_wh_' || webhook_id = %s"
     attempted = f"""
@@ -129,15 +129,15 @@ async def freeze_until_another_has_it(scene: Scene) -> None:
             await trap.caught.wait()
         finally:
             victim.thaw()
-        # As above: the late attempt is written down, and that tells that it was spoken of.
+        # As above: the recorded late attempt shows that the thawed worker has settled.
         with trio.move_on_after(5):
             await scene.until(attempted, message_id)
         if not (await scene.fetch(held, message_id, victim.role))[0][0]:
-            scene.problems.append(f"{victim.role} settled what was no longer its own to settle")
+            scene.problems.append(f"{victim.role} settled a delivery leased to another worker")
 
 
 async def end_its_sessions(scene: Scene) -> None:
-    """Have the server end all of one's connections, as an operator or a failover does."""
+    """Terminate all database sessions of a worker, as an operator or a failover does."""
     await scene.all_run()
     victim = scene.chance.choice(scene.workers)
     await scene.end_sessions(victim)
@@ -145,7 +145,7 @@ async def end_its_sessions(scene: Scene) -> None:
 
 
 async def crash_the_database(scene: Scene) -> None:
-    """Stop PostgreSQL as ``pg_ctl -m immediate`` does, and start it again."""
+    """Crash PostgreSQL as ``pg_ctl -m immediate`` does, and restart it."""
     await scene.all_run()
     scene.disconnect()
     await trio.to_thread.run_sync(scene.server.crash)
@@ -155,7 +155,7 @@ async def crash_the_database(scene: Scene) -> None:
 
 
 async def terminate_in_mid_flight(scene: Scene) -> None:
-    """End one with SIGTERM while a receiver holds back an answer that comes a little later."""
+    """Send a worker SIGTERM while a receiver delays its response."""
     known = set(scene.in_flight)
     async with trio.open_nursery() as nursery, scene.caught() as (victim, _):
         await scene.struck(victim)
@@ -163,7 +163,7 @@ async def terminate_in_mid_flight(scene: Scene) -> None:
         await trio.sleep(0.5)
         await scene.struck(victim)
     if left := await scene.bury(victim) - known:
-        scene.report(f"{victim.role} left {len(left)} leases when it was told to end")
+        scene.report(f"{victim.role} left {len(left)} leases after SIGTERM")
     scene.restart(victim)
 
 

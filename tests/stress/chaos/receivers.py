@@ -1,6 +1,6 @@
-"""The receivers of the fault run: honest ones, and ones that do what they like until told not to.
+"""The receivers of the chaos test: honest ones, and hostile ones that turn honest at the end.
 
-Each has a port of its own. What it has read it enters into its account before it answers.
+Each has its own port. It records a request in its account before it responds.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @dataclass(frozen=True)
 class Habit:
-    """What a hostile receiver does to a request; afterwards it hangs up."""
+    """What a hostile receiver does to a request before it hangs up."""
 
     act: Callable[[trio.SocketStream], Awaitable[None]]
-    #: It includes a whole head that says 2xx: the receiver took the delivery and said so, and
-    #: whether the bridge believes it or comes again is the bridge's affair.
+    #: Whether it sends a complete 2xx head: the receiver has then accepted the delivery, whether or
+    #: not the bridge retries it.
     accepts: bool = False
-    #: The share of requests to which it is done; the others are served honestly.
+    #: The share of requests affected; the others are served honestly.
     share: float = 1.0
-    #: It is done before anything was read.
+    #: Whether it happens before the request is read.
     unread: bool = False
 
 
@@ -60,12 +60,12 @@ async def _repeat(stream: trio.SocketStream, head: bytes, part: bytes) -> None:
     await stream.send_all(head)
     while True:
         await stream.send_all(part)
-        # So that one of these alone does not keep a processor busy.
+        # Do not occupy a whole processor.
         await trio.sleep(0.001)
 
 
 async def _answer_and_close_a_little_later(stream: trio.SocketStream) -> None:
-    # By then the next request may be on its way: it is lost with the connection.
+    # The next request may be on its way by then, and is lost with the connection.
     await stream.send_all(OK)
     await trio.sleep(0.005)
 
@@ -79,7 +79,7 @@ def _status(status: str, *headers: str) -> Callable[[trio.SocketStream], Awaitab
     return partial(_say, answer="\r\n".join([*head, "", ""]).encode())
 
 
-# 64 MiB of nothing, compressed to 64 KiB.
+# 64 MiB of zeros, compressed to 64 KiB.
 _BOMB = gzip.compress(bytes(64 * 1024 * 1024))
 
 HABITS: Mapping[str, Habit] = {
@@ -129,24 +129,24 @@ HABITS: Mapping[str, Habit] = {
 
 
 class Trap:
-    """Holds back the answer to one request."""
+    """Delays the response to one request."""
 
     def __init__(self) -> None:
         self.caught = trio.Event()
         self.released = trio.Event()
-        #: Of the request that was caught: its webhook-id, and the port that it came from.
+        #: The webhook-id and source port of the caught request.
         self.message_id = ""
         self.sender_port = 0
         self._wanted: str | None = None
 
     def rearm(self, message_id: str | None = None) -> None:
-        """Let go of what was caught, and catch the next, or the next with this webhook-id."""
+        """Release the caught request, and catch the next one, or the next with this webhook-id."""
         self.released.set()
         self.caught, self.released = trio.Event(), trio.Event()
         self._wanted = message_id
 
     async def hold(self, message_id: str, sender_port: int) -> None:
-        """Return when the request may be answered: at once, unless it is the one to catch."""
+        """Return when the request may be answered: at once unless it is caught."""
         if self.caught.is_set() or self._wanted not in (None, message_id):
             return
         self.message_id, self.sender_port = message_id, sender_port
@@ -156,7 +156,7 @@ class Trap:
 
 
 class Receiver:
-    """One endpoint of one webhook. Hostile as long as it has a habit."""
+    """The endpoint of one webhook, hostile while it has a habit."""
 
     def __init__(self, account: Account, habit: Habit | None, chance: Random) -> None:
         self.account = account
@@ -179,7 +179,7 @@ class Receiver:
 
     @contextmanager
     def trap(self) -> Iterator[Trap]:
-        """Hold back the answer to the next request; it is given at the end of the context."""
+        """Delay the response to the next request until the end of the context."""
         self._trap = Trap()
         try:
             yield self._trap
@@ -195,17 +195,17 @@ class Receiver:
                 while await self._serve_one(stream, connection, sender_port):
                     connection.start_next_cycle()
             except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError, EOFError):
-                pass  # The sender is gone, by its own will or by a fault.
+                pass  # the sender is gone
 
     async def _serve_one(
         self, stream: trio.SocketStream, connection: h11.Connection, sender_port: int
     ) -> bool:
-        """Serve one request; return whether the connection is kept."""
+        """Serve one request; return whether the connection stays open."""
         if self.habit is not None and self.habit.unread:
             await self.habit.act(stream)
             return False
         headers, body = await _read(stream, connection)
-        # Only now: it may have turned honest while nothing came.
+        # Not earlier: the receiver may turn honest while it waits for a request.
         habit = self.habit
         if habit is not None and self._chance.random() >= habit.share:
             habit = None

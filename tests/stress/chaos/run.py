@@ -1,4 +1,4 @@
-"""The fault run from its beginning to its verdict."""
+"""Run the chaos test from setup to verdict."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ from tests.stress.chaos.verdict import (
 from tests.stress.chaos.workers import Worker
 
 ROLES = ("worker_1", "worker_2")
-#: What the dashboards subscribe to: all, nearly all, and what only the bridge itself tells.
+#: Subscriptions of the clients: all, nearly all, and the bridge's own events.
 PATTERNS = ("*", "*", "user.*", "webhook.*")
-#: How long a fault may take to come about, to be over, and to be recovered from.
+#: Time limit for one fault and the recovery from it.
 FAULT_SECONDS = 60.0
-#: How long everything may take to arrive in the end: a lease of the longest kind, a breaker's
-#: probes, and the backlog of those who were hostile.
+#: Time limit for the last deliveries: the longest lease, the probes of open circuit breakers, and
+#: the backlog of hostile receivers.
 SETTLING_SECONDS = 150.0
-#: Answers are cut, so whatever receivers send, this must do.
+#: Memory limit of a worker, whatever receivers send.
 MOST_BYTES = 400 * 1024 * 1024
 
-# An honest receiver always answers at once; a machine that stands still for a second or two must
-# not make that a time-out, or there would be repeats that no fault explains.
+# Honest receivers answer at once, but a stalled machine must not cause timeouts: they would lead to
+# duplicates that no fault explains.
 HONEST_TIMEOUT_SECONDS = 10
 HOSTILE_TIMEOUT_SECONDS = 1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run."""
+    """The result of a run."""
 
     seed: int
     committed: int
     delivered: int
     lost: int
-    #: At honest receivers.
+    #: Duplicates at honest receivers.
     duplicates: int
-    #: To honest receivers.
+    #: Deliveries to honest receivers.
     in_flight_at_faults: int
     faults: Mapping[str, int]
-    #: A line for everything that must not be; losses are among it.
+    #: One line per problem, losses included.
     problems: Sequence[str]
 
 
@@ -73,15 +73,15 @@ def run(
     is_patient: bool = True,
     per_second: float = 6.0,
 ) -> Outcome:
-    """Let every fault happen once a round, in any order, and return what came of it.
+    """Cause every fault once per round, in random order.
 
     Args:
-        server: PostgreSQL of the run's own; it is stopped and started.
-        rounds: how many rounds at most.
-        seconds: how long faults happen at most; what is pending then is delivered after it.
-        is_patient: whether leases of the dead are now and then left to run out by themselves, and
-            a breaker to try again by itself; else it is done for them, to save time.
-        per_second: transactions of the application.
+        server: a PostgreSQL for this run alone, which is stopped and restarted.
+        rounds: maximum number of rounds.
+        seconds: maximum duration of the faults; pending deliveries finish afterwards.
+        is_patient: whether some leases and circuit breakers are left to expire by themselves. If
+            not, the run expires them to save time.
+        per_second: transactions per second of the application.
     """
     url = _prepare(server)
     application = Application(url, per_second=per_second)
@@ -107,9 +107,9 @@ def run(
 
 
 def _prepare(server: EmbeddedPostgres) -> str:
-    """Create the application's database, with pgbridge and the recorder; return its URL."""
+    """Create a database with pgbridge and the recorder; return its URL."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
-        # A crash loses what was not on disk: without this the run would find losses of its own.
+        # Without fsync a crash would lose commits.
         assert connection.execute("show fsync").fetchone() == ("on",)
         connection.execute("create database shop")
         create_roles(connection)
@@ -151,7 +151,7 @@ def _receivers(chance: Random) -> list[Receiver]:
     ]
 
 
-#: What ``fifths`` asks for, in the language of webhooks.filter.
+#: The webhook filter of ``fifths``.
 FIFTHS = '$.username like_regex "[16]$"'
 
 
@@ -188,7 +188,7 @@ async def _add_webhooks(scene: Scene) -> None:
 
 
 async def _strike(scene: Scene, *, rounds: float, until: float) -> None:
-    """Let faults happen, one after the other, each on a run that has recovered from the last."""
+    """Cause faults one by one, each after recovery from the previous one."""
     done = 0
     while done < rounds:
         for name in scene.chance.sample(list(FAULTS), len(FAULTS)):
@@ -199,21 +199,21 @@ async def _strike(scene: Scene, *, rounds: float, until: float) -> None:
                 await FAULTS[name](scene)
                 await scene.until_recovered()
             scene.faults[name] += 1
-            scene.report(f"{name}: {len(scene.in_flight) - before} deliveries were in flight")
+            scene.report(f"{name}: {len(scene.in_flight) - before} deliveries in flight")
             if patience.cancelled_caught:
                 scene.problems.append(
-                    f"{name}: not recovered from within {FAULT_SECONDS:g} s; the run ended there"
+                    f"{name}: no recovery within {FAULT_SECONDS:g} s; the run ended there"
                 )
                 return
         done += 1
 
 
 async def _settle(scene: Scene) -> None:
-    """Have everybody behave, and wait until nothing is pending; then end the workers."""
+    """Turn all receivers honest, wait until nothing is pending, and stop the workers."""
     await trio.to_thread.run_sync(scene.application.stop)
     for receiver in scene.receivers:
         receiver.habit = None
-    scene.report(f"no more faults; {len(scene.application.committed)} keys are committed")
+    scene.report(f"no more faults; {len(scene.application.committed)} keys committed")
     with trio.move_on_after(SETTLING_SECONDS) as patience:
         await scene.all_run()
         if not scene.is_patient:
@@ -226,7 +226,7 @@ async def _settle(scene: Scene) -> None:
         while not all(each.has_come_to(last_id) for each in scene.dashboards):  # noqa: ASYNC110
             await trio.sleep(0.05)
     if patience.cancelled_caught:
-        scene.problems.append(f"not everything has arrived after {SETTLING_SECONDS:g} s")
+        scene.problems.append(f"not everything arrived within {SETTLING_SECONDS:g} s")
     async with trio.open_nursery() as nursery:
         for worker in scene.workers:
             if worker.is_running:
@@ -234,9 +234,9 @@ async def _settle(scene: Scene) -> None:
 
 
 async def _save_time(scene: Scene) -> None:
-    """Do what time does: let leases that nobody knows of run out, and breakers try again."""
-    # A worker whose claim was answered into a broken connection does not know that it has leases.
-    # When all have given back what they know of, what is leased still is of that kind.
+    """Expire forgotten leases and close circuit breakers."""
+    # A worker does not know of leases whose claim was answered on a broken connection. They are the
+    # ones left when all workers have stopped and released what they know.
     async with trio.open_nursery() as nursery:
         for worker in scene.workers:
             nursery.start_soon(worker.terminate)
@@ -260,12 +260,12 @@ def _judge(scene: Scene, seed: int) -> Outcome:
         *disagreements(record, accounts),
         *misled(record.log, [dashboard.watched for dashboard in scene.dashboards]),
         *scene.problems,
-        *(f"the application was refused: {line}" for line in application.refused),
+        *(f"the application got an error: {line}" for line in application.refused),
     ]
     for worker in scene.workers:
         problems += worker.problems
         if worker.peak_bytes > MOST_BYTES:
-            problems.append(f"{worker.role} took {worker.peak_bytes >> 20} MiB")
+            problems.append(f"{worker.role} used {worker.peak_bytes >> 20} MiB")
     return Outcome(
         seed=seed,
         committed=len(application.committed),

@@ -1,4 +1,4 @@
-"""Where the fault run takes place: a database with its recorder, workers, receivers, dashboards."""
+"""The scene of the chaos test: database, recorder, workers, receivers and clients."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.stress.chaos.receivers import Receiver, Trap
 from tests.stress.chaos.verdict import Record
 from tests.stress.chaos.workers import Worker
 
-#: Enters each lease that is given, in the transaction that gives it. A worker is known by the role
-#: as which it connects.
+#: Records each lease in the transaction that creates it. The role of the session identifies the
+#: worker.
 RECORDER = """
 create schema chaos;
 create table chaos.leases (
@@ -46,8 +46,8 @@ from bridge.delivery_queue q
 join chaos.leases l on l.lease_token = q.lease_token and l.delivery_id = q.id
 where l.worker = any (%s)
 """
-# What time does, faster: the leases run out. They are made due as of now, too, as what is given
-# back is: what was due long ago couriers may look through only now and then.
+# Expires leases early. The deliveries become due now, like released ones: couriers scan those that
+# were due long ago less often.
 EXPIRE = """
 update bridge.delivery_queue q
 set leased_until = now(), next_attempt_at = greatest(next_attempt_at, now())
@@ -58,7 +58,7 @@ where q.id = expired.id and q.lease_token = expired.lease_token
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A delivery that a worker has, or had when something befell it."""
+    """A delivery that a worker has leased, or had leased at a fault."""
 
     delivery_id: int
     token: object
@@ -67,7 +67,7 @@ class Lease:
 
 @dataclass
 class Scene:
-    """What the faults act on, and what they leave behind in the books."""
+    """What the faults act on, and what they record."""
 
     server: EmbeddedPostgres
     url: str
@@ -76,11 +76,11 @@ class Scene:
     workers: Sequence[Worker]
     dashboards: Sequence[Dashboard]
     chance: Random
-    #: Whether the leases of the dead may be left to run out by themselves, now and then.
+    #: Whether some leases of dead workers are left to expire by themselves.
     is_patient: bool
     report: Callable[[str], None]
     faults: Counter[str] = field(default_factory=Counter)
-    #: Leases that were held when a fault struck whoever held them.
+    #: Leases of workers at the time of a fault.
     in_flight: set[Lease] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     _restarts: trio.Nursery | None = None
@@ -92,17 +92,17 @@ class Scene:
 
     @property
     def prompt(self) -> list[Receiver]:
-        """Those to which one lease that has to run out does not hold up what comes after it."""
+        """The honest receivers for which one expiring lease does not delay later deliveries."""
         return [receiver for receiver in self.honest if not receiver.account.ordered]
 
     def to_honest(self, leases: Collection[Lease]) -> list[Lease]:
-        """Return those of the leases that are of honest receivers' webhooks."""
+        """Return the leases of deliveries to honest receivers."""
         honest = {receiver.account.webhook_id for receiver in self.honest}
         return [lease for lease in leases if lease.webhook_id in honest]
 
     @asynccontextmanager
     async def on(self) -> AsyncIterator[None]:
-        """Run the workers for the time of the context; then end them, if need be by force."""
+        """Run the workers during the context and kill those that are left."""
         try:
             async with trio.open_nursery() as self._restarts:
                 for worker in self.workers:
@@ -115,7 +115,7 @@ class Scene:
                     await worker.discard()
 
     def restart(self, worker: Worker) -> None:
-        """Start a worker that has ended, beside whatever happens next."""
+        """Restart a worker in the background."""
         assert self._restarts is not None
         self._restarts.start_soon(worker.start)
 
@@ -124,10 +124,10 @@ class Scene:
         for worker in self.workers:
             await worker.serves.wait()
 
-    # What the database is asked, in a thread: the receivers go on meanwhile.
+    # Queries run in a thread, so that the receivers keep answering.
 
     async def fetch(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run one statement on the run's own connection and return its rows, if it has any."""
+        """Run a statement and return its rows, if any."""
 
         def run() -> list[tuple[Any, ...]]:
             if self._connection is None:
@@ -149,7 +149,7 @@ class Scene:
 
     @asynccontextmanager
     async def locked(self, table: str, mode: str) -> AsyncIterator[None]:
-        """Hold a lock on a table of schema bridge for the time of the context."""
+        """Lock a table of schema bridge during the context."""
         connection = psycopg.connect(self.url)
         try:
             statement = f"lock table bridge.{table} in {mode} mode"
@@ -159,7 +159,7 @@ class Scene:
             connection.close()
 
     async def until_waiting(self, name: str) -> Worker:
-        """Wait until a worker waits for a lock in the named query; return which."""
+        """Wait until a worker waits for a lock in the named query, and return the worker."""
         # pg_stat_activity shows the first 1024 bytes.
         beginning = query(name)[:200]
         while True:
@@ -174,28 +174,28 @@ class Scene:
             await trio.sleep(0.01)
 
     async def end_sessions(self, worker: Worker) -> None:
-        """End the server's side of all that a worker has open, and what it does there."""
+        """Terminate all database sessions of a worker."""
         await self.fetch(
             "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", worker.role
         )
 
     async def until_gone(self, worker: Worker) -> None:
-        """Wait until the server has finished, and noticed that nobody is there to be answered."""
+        """Wait until the server has noticed that the worker is gone."""
         await self.until(
             "select not exists (select from pg_stat_activity where usename = %s)", worker.role
         )
 
-    # The leases of those who were struck.
+    # The leases of workers hit by a fault.
 
     async def struck(self, *workers: Worker) -> set[Lease]:
-        """Enter what these workers have leased as in flight at a fault, and return it."""
+        """Record the leases of these workers as in flight at a fault, and return them."""
         rows = await self.fetch(LEASES, [worker.role for worker in workers])
         leases = {Lease(*row) for row in rows}
         self.in_flight |= leases
         return leases
 
     async def expire(self, leases: Collection[Lease]) -> None:
-        """Have leases run out now."""
+        """Expire leases now."""
         await self.fetch(
             EXPIRE,
             [lease.delivery_id for lease in leases],
@@ -203,7 +203,7 @@ class Scene:
         )
 
     async def bury(self, worker: Worker) -> set[Lease]:
-        """Enter what a dead worker had leased; let it run out, at once or when its time comes."""
+        """Record the leases of a dead worker; expire them now or let them expire."""
         await self.until_gone(worker)
         leases = await self.struck(worker)
         if not (self.is_patient and self.chance.random() < 0.5):
@@ -212,14 +212,14 @@ class Scene:
 
     @asynccontextmanager
     async def caught(self) -> AsyncIterator[tuple[Worker, Trap]]:
-        """Hold back the answer to a request; yields, when it has come, who sent it, and the trap.
+        """Delay the response to a request; yield the worker that sent it, and the trap.
 
-        The answer is given at the end of the context.
+        The response is sent at the end of the context.
         """
         receiver = self.chance.choice([each for each in self.prompt if each.account.takes("u1")])
         with receiver.trap() as trap:
             await trap.caught.wait()
-            # A worker that was killed a moment ago may have left a request behind.
+            # The request may be of a worker that was killed a moment ago.
             while (sender := self._sender(trap.sender_port)) is None:
                 trap.rearm()
                 await trap.caught.wait()
@@ -229,9 +229,9 @@ class Scene:
         return next((worker for worker in self.workers if worker.owns(port)), None)
 
     async def until_recovered(self) -> None:
-        """Wait until what is committed from now on arrives where nothing can be in its way."""
+        """Wait until new commits arrive at every receiver that nothing delays."""
         seen = len(self.application.committed)
-        while len(self.application.committed) <= seen:  # noqa: ASYNC110 - a thread counts them
+        while len(self.application.committed) <= seen:  # noqa: ASYNC110 - a thread appends them
             await trio.sleep(0.01)
         for receiver in self.prompt:
             account = receiver.account
@@ -243,7 +243,7 @@ class Scene:
                 await trio.sleep(0.01)
 
     def record(self) -> Record:
-        """Return what the database says of the whole run."""
+        """Return the database's record of the run."""
         with psycopg.connect(self.url) as connection:
             deliveries: list[tuple[int, int, str]] = connection.execute(
                 "select webhook_id, event_id, status from bridge.webhook_deliveries"

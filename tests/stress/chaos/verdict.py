@@ -1,4 +1,4 @@
-"""What the books say: nothing lost, nothing invented, repeats that can be told as such.  (pure)"""
+"""Compare the records of application, receivers, database and clients. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bridge.events import patterns_matching
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request that a receiver has read to its end."""
+    """A request that a receiver has read completely."""
 
     #: The header webhook-id, of the form evt_<event>_wh_<webhook>.
     message_id: str
@@ -21,9 +21,9 @@ class Arrival:
     webhook_id: str
     event_type: str
     body: bytes
-    #: Both signatures were right.
+    #: Whether both signatures were valid.
     verified: bool
-    #: The receiver answered, or was about to answer, with a whole head that says 2xx.
+    #: Whether the receiver sent, or was about to send, a complete 2xx head.
     accepted: bool
 
     @property
@@ -32,7 +32,7 @@ class Arrival:
 
     @property
     def key(self) -> str | None:
-        """The application's key; None for what the bridge tells of itself."""
+        """The application's key, or None for the bridge's own events."""
         if self.event_type != "user.created":
             return None
         return str(json.loads(self.body)["username"])
@@ -40,22 +40,22 @@ class Arrival:
 
 @dataclass
 class Account:
-    """The books of one receiver."""
+    """The record of one receiver."""
 
     name: str
-    #: It answered 200 to everything, at once, on connections that it kept.
+    #: Whether it answers 200 at once and keeps connections open.
     honest: bool
     ordered: bool
-    #: Which keys it has to get.
+    #: Which keys it must receive.
     takes: Callable[[str], bool]
-    #: How the webhook is told so.
+    #: The webhook's settings that select them.
     event_type: str = "user.created"
     filter: str | None = None
     webhook_id: int = 0
     arrivals: list[Arrival] = field(default_factory=list)
 
     def firsts(self) -> list[Arrival]:
-        """Return what arrived, without repeats, in the order of first arrivals."""
+        """Return the first arrival of each delivery, in order."""
         firsts: dict[str, Arrival] = {}
         for arrival in self.arrivals:
             firsts.setdefault(arrival.message_id, arrival)
@@ -68,7 +68,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Books:
-    """The application's books."""
+    """The record of the application."""
 
     committed: Collection[str]
     unknown: Collection[str]
@@ -76,7 +76,7 @@ class Books:
 
 
 def lost(books: Books, accounts: Sequence[Account]) -> list[str]:
-    """Return a line for each committed key that a receiver had to get and never accepted."""
+    """Return a line for each committed key that a receiver should have accepted and did not."""
     lines = []
     for account in accounts:
         accepted = {arrival.key for arrival in account.arrivals if arrival.accepted}
@@ -89,7 +89,7 @@ def lost(books: Books, accounts: Sequence[Account]) -> list[str]:
 
 
 def delivered(accounts: Sequence[Account]) -> int:
-    """Return how many different deliveries of keys were accepted."""
+    """Return how many distinct deliveries of keys were accepted."""
     return sum(
         len({arrival.key for arrival in account.arrivals if arrival.accepted} - {None})
         for account in accounts
@@ -99,17 +99,17 @@ def delivered(accounts: Sequence[Account]) -> int:
 def contradictions(
     books: Books, accounts: Sequence[Account], *, in_flight_at_faults: int
 ) -> Iterator[str]:
-    """Yield a line for whatever the two sides' books cannot both be right about, losses aside."""
+    """Yield a line for each contradiction between application and receivers, except losses."""
     possible = {*books.committed, *books.unknown}
     for account in accounts:
         yield from _of_one(account, possible, set(books.rolled_back))
-    # A receiver that answers at once and stays connected gets a delivery again only if an answer,
-    # or what was made of it, was lost; that befalls only what was in flight when a fault struck.
+    # A receiver that answers at once gets a delivery again only if the response or its settling was
+    # lost, which can happen only to deliveries in flight at a fault.
     repeated = sum(account.duplicates for account in accounts if account.honest)
     if repeated > in_flight_at_faults:
         yield (
-            f"honest receivers got {repeated} repeats, and only {in_flight_at_faults} deliveries"
-            " to them were in flight at faults"
+            f"honest receivers got {repeated} duplicates, but only {in_flight_at_faults} of their"
+            " deliveries were in flight at faults"
         )
 
 
@@ -119,7 +119,7 @@ def _of_one(account: Account, possible: set[str], rolled_back: set[str]) -> Iter
     for arrival in account.arrivals:
         what = f"{account.name}: {arrival.message_id}"
         if not arrival.verified:
-            yield f"{what} has a wrong signature"
+            yield f"{what} has an invalid signature"
         if (
             arrival.webhook_id != str(account.webhook_id)
             or arrival.message_id != f"evt_{arrival.event_id}_wh_{account.webhook_id}"
@@ -127,18 +127,18 @@ def _of_one(account: Account, possible: set[str], rolled_back: set[str]) -> Iter
             yield f"{what} came with X-Webhook-Id {arrival.webhook_id}"
         first = first_by_id.setdefault(arrival.message_id, arrival)
         if (first.body, first.event_type) != (arrival.body, arrival.event_type):
-            yield f"{what} came again with another body"
+            yield f"{what} was repeated with another body"
         key = arrival.key
         if key is None:
             continue
         if key in rolled_back:
-            yield f"{what} tells of {key}, which was rolled back"
+            yield f"{what} contains {key}, which was rolled back"
         elif key not in possible:
-            yield f"{what} tells of {key}, which nobody wrote"
+            yield f"{what} contains {key}, which was never written"
         elif not account.takes(key):
-            yield f"{what} tells of {key}, which it did not ask for"
+            yield f"{what} contains {key}, which its filter excludes"
         if id_by_key.setdefault(key, arrival.message_id) != arrival.message_id:
-            yield f"{what} tells of {key}, as {id_by_key[key]} did"
+            yield f"{what} contains {key}, as did {id_by_key[key]}"
     if account.ordered:
         yield from _disorder(account)
 
@@ -147,34 +147,34 @@ def _disorder(account: Account) -> Iterator[str]:
     firsts = account.firsts()
     for before, after in pairwise(firsts):
         if after.event_id < before.event_id:
-            yield f"{account.name}: {after.message_id} came first after {before.message_id}"
-    # One connection wrote them all, so the order of its commits is that of the numbers.
+            yield f"{account.name}: {after.message_id} first arrived after {before.message_id}"
+    # One connection wrote all of them, so commits are in the order of the numbers.
     numbers = [int(key.removeprefix("u")) for first in firsts if (key := first.key) is not None]
     if numbers != sorted(numbers):
-        yield f"{account.name}: keys came in another order than they were committed in"
+        yield f"{account.name}: keys arrived out of commit order"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the database says at the end."""
+    """The database's state at the end."""
 
-    #: webhook, event and status of each row of webhook_deliveries.
+    #: Webhook, event and status of each row of webhook_deliveries.
     deliveries: Sequence[tuple[int, int, str]]
-    #: webhook, event, and whether the lease before it was still good, for each lease ever given.
+    #: Webhook, event, and whether the previous lease was still valid, for every lease.
     leases: Sequence[tuple[int, int, bool]]
-    #: Deliveries that are not finished, and those of them with a lease.
+    #: Unfinished deliveries, and how many of them are leased.
     pending: int
     leased: int
-    #: What webhooks.delivered_count adds up to.
+    #: The sum of webhooks.delivered_count.
     delivered_count: int
-    #: Id and type of each event of the log, in order.
+    #: ID and type of each event in the log, in order.
     log: Sequence[tuple[int, str]]
 
 
 def disagreements(record: Record, accounts: Sequence[Account]) -> Iterator[str]:
-    """Yield a line for whatever the database says otherwise than the receivers."""
+    """Yield a line for each contradiction between database and receivers."""
     if record.pending or record.leased:
-        yield f"{record.pending} deliveries are pending at the end, {record.leased} with a lease"
+        yield f"{record.pending} deliveries are pending at the end, {record.leased} of them leased"
     succeeded = Counter(
         f"evt_{event}_wh_{webhook}"
         for webhook, event, status in record.deliveries
@@ -184,39 +184,39 @@ def disagreements(record: Record, accounts: Sequence[Account]) -> Iterator[str]:
         yield f"{failed} deliveries failed"
     if record.delivered_count != succeeded.total():
         yield (
-            f"webhooks.delivered_count adds up to {record.delivered_count}, and"
-            f" {succeeded.total()} deliveries have succeeded"
+            f"webhooks.delivered_count adds up to {record.delivered_count}, but"
+            f" {succeeded.total()} deliveries succeeded"
         )
     leases = Counter(f"evt_{event}_wh_{webhook}" for webhook, event, _ in record.leases)
     for webhook, event, overlaps in record.leases:
         if overlaps:
-            yield f"evt_{event}_wh_{webhook} was leased while another lease of it was good"
+            yield f"evt_{event}_wh_{webhook} was leased while another lease was valid"
     arrived: Counter[str] = Counter()
     for account in accounts:
         ids = Counter(arrival.message_id for arrival in account.arrivals)
         arrived += ids
         if account.honest:
             yield from (
-                f"{account.name}: {message_id} came {count} times on {leases[message_id]} leases"
+                f"{account.name}: {message_id} arrived {count} times on {leases[message_id]} leases"
                 for message_id, count in ids.items()
                 if count > leases[message_id]
             )
     for message_id in arrived:
         if succeeded[message_id] != 1:
-            yield f"{message_id} arrived, and has succeeded {succeeded[message_id]} times"
+            yield f"{message_id} arrived, but succeeded {succeeded[message_id]} times"
     for message_id in succeeded.keys() - arrived.keys():
-        yield f"{message_id} has succeeded, and never arrived"
+        yield f"{message_id} succeeded, but never arrived"
 
 
 @dataclass
 class Watched:
-    """The books of one dashboard."""
+    """The record of one client."""
 
-    #: What it has subscribed to.
+    #: The pattern of its subscription.
     pattern: str
-    #: Ids and types, in the order in which they came.
+    #: IDs and types, in order of arrival.
     events: list[tuple[int, str]] = field(default_factory=list)
-    #: Messages that are neither events nor of a stream that lacks nothing, such as a gap.
+    #: Messages that a complete stream does not contain, such as a gap.
     unexpected: list[str] = field(default_factory=list)
 
     def takes(self, event_type: str) -> bool:
@@ -224,18 +224,18 @@ class Watched:
 
 
 def misled(log: Sequence[tuple[int, str]], dashboards: Sequence[Watched]) -> Iterator[str]:
-    """Yield a line for whatever a dashboard was sent otherwise than the log has it.
+    """Yield a line for each difference between the log and what a client received.
 
     Args:
-        log: ids and types of all events, in order.
+        log: IDs and types of all events, in order.
     """
     for dashboard in dashboards:
         who = f"the dashboard of {dashboard.pattern}"
         wanted = [event for event in log if dashboard.takes(event[1])]
-        yield from (f"{who} was sent {message}" for message in dashboard.unexpected)
+        yield from (f"{who} received {message}" for message in dashboard.unexpected)
         yield from (f"{who} missed {each}" for each in sorted({*wanted} - {*dashboard.events}))
-        yield from (f"{who} was sent {each}" for each in sorted({*dashboard.events} - {*wanted}))
+        yield from (f"{who} received {each}" for each in sorted({*dashboard.events} - {*wanted}))
         if len(set(dashboard.events)) < len(dashboard.events):
-            yield f"{who} was sent an event twice"
+            yield f"{who} received an event twice"
         if dashboard.events != sorted(dashboard.events):
-            yield f"{who} was sent events in another order than that of their ids"
+            yield f"{who} received events out of ID order"

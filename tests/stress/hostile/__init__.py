@@ -1,1 +1,1 @@
-"""The hostile run: a bridge among strangers, and honest clients that notice nothing of them."""
+"""The hostile run: attackers flood a bridge, and honest clients must notice nothing."""

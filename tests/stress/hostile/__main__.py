@@ -1,4 +1,4 @@
-"""Runs the hostile run: ``python -m tests.stress.hostile [--seconds N]``.
+"""Run the hostile test: ``python -m tests.stress.hostile [--seconds N]``.
 
 Says what happens, and ends with one line of JSON; exit code 1 if honest clients missed anything, or
 if anything is left of the strangers when they are gone.
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _database(server: EmbeddedPostgres) -> str:
-    """Make the application's database, with pgbridge; return its URL."""
+    """Create the application's database with pgbridge; return its URL."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         create_roles(connection)
         connection.execute("create database shop")

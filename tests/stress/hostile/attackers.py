@@ -1,7 +1,7 @@
-"""Everything that strangers do to the one port, all at once, from a process of their own.
+"""All attacks on the port at once, from a separate process.
 
 ``python -m tests.stress.hostile.attackers`` reads a target as JSON from standard input, attacks it
-until the time is up, and writes a JSON count of the attacks.
+until the time is up, and prints the number of attacks as JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import trio
 
 from tests.unit.serving import BINARY, CONTINUATION, PING, PONG, TEXT, RawClient, frame
 
-#: A handshake after which nothing but frames is wanted.
+#: A complete handshake.
 _HANDSHAKE = (
     b"GET /ws%b HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -30,14 +30,14 @@ _TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200)
 
 @dataclass(frozen=True)
 class Target:
-    """What is attacked.
+    """The bridge under attack.
 
     Attributes:
-        port: of the bridge, on 127.0.0.1.
-        token: one that is valid; some attackers have it.
-        seconds: how long.
-        logins: how many fail meanwhile.
-        message_bytes: a longer message is too long for the stream.
+        port: its port on 127.0.0.1.
+        token: a valid token, which some attackers have.
+        seconds: duration of the attack.
+        logins: number of failed logins.
+        message_bytes: the maximum size of a message.
     """
 
     port: int
@@ -48,10 +48,10 @@ class Target:
 
 
 class UnexpectedError(Exception):
-    """The bridge answered what it must not."""
+    """The bridge gave a response that it must not give."""
 
 
-#: One round of an attack, on a connection that was just made.
+#: One round of an attack on a new connection.
 Attack = Callable[[Target, trio.SocketStream], Awaitable[None]]
 
 
@@ -69,17 +69,17 @@ async def _drip(stream: trio.SocketStream, what: bytes) -> None:
 
 
 async def slow_heads(_target: Target, stream: trio.SocketStream) -> None:
-    """Drip the head of a request until it is answered 408."""
+    """Send the head of a request byte by byte until the response is 408."""
     await _drip(stream, b"GET /webhooks HTTP/1.1\r\nX-Slow: " + b"x" * 1000)
 
 
 async def slow_handshakes(_target: Target, stream: trio.SocketStream) -> None:
-    """Drip a WebSocket handshake."""
+    """Send a WebSocket handshake byte by byte."""
     await _drip(stream, b"GET /ws?token=x HTTP/1.1\r\nX-Slow: " + b"x" * 1000)
 
 
 async def slow_bodies(target: Target, stream: trio.SocketStream) -> None:
-    """Drip a body, with a token or without one."""
+    """Send a body byte by byte, with or without a token."""
     token = random.choice([f"X-API-Key: {target.token}\r\n", ""])
     await stream.send_all(
         f"POST /webhooks HTTP/1.1\r\nHost: x\r\n{token}Content-Length: 1000\r\n\r\n".encode()
@@ -88,28 +88,28 @@ async def slow_bodies(target: Target, stream: trio.SocketStream) -> None:
 
 
 async def idle(_target: Target, stream: trio.SocketStream) -> None:
-    """Say nothing until the bridge hangs up."""
+    """Send nothing until the bridge hangs up."""
     await stream.receive_some()
 
 
 async def failed_rest_logins(_target: Target, stream: trio.SocketStream) -> None:
-    """Call with a wrong token; the answer must not be another one than 401 or 429."""
+    """Call REST with an invalid token; the response must be 401 or 429."""
     wrong = random.randbytes(16).hex()
     await stream.send_all(
         f"GET /webhooks HTTP/1.1\r\nHost: x\r\nX-API-Key: {wrong}\r\n\r\n".encode()
     )
     status = (await _everything(stream))[9:12]
     if status not in (b"401", b"429"):
-        raise UnexpectedError(f"a wrong token was answered {status!r}")
+        raise UnexpectedError(f"an invalid token got {status!r}")
 
 
 async def failed_stream_logins(_target: Target, stream: trio.SocketStream) -> None:
-    """Connect with a wrong token; the close must not be another one than 1008 or 1013."""
+    """Connect with an invalid token; the close code must be 1008 or 1013."""
     client = RawClient(stream)
     await client.open(f"/ws?token={random.randbytes(16).hex()}")
     code = await client.close_code()
     if code not in (1008, 1013):
-        raise UnexpectedError(f"a wrong token was answered with close {code}")
+        raise UnexpectedError(f"an invalid token got close code {code}")
 
 
 def _query(target: Target) -> bytes:
@@ -117,7 +117,7 @@ def _query(target: Target) -> bytes:
 
 
 async def pings(target: Target, stream: trio.SocketStream) -> None:
-    """Flood with pings, with a token or without one, and read few of the answers.
+    """Flood with pings, with or without a token, and read few of the responses.
 
     Or with pongs or fragments, which need none, and of which hundreds fit into one read.
     """
@@ -131,7 +131,7 @@ async def pings(target: Target, stream: trio.SocketStream) -> None:
 
 
 async def oversize_frames(target: Target, stream: trio.SocketStream) -> None:
-    """Send messages that are too long, and one that says that it is 9 exabytes long."""
+    """Send oversized messages, one with a claimed length of 9 exabytes."""
     await stream.send_all(_HANDSHAKE % _query(target))
     oversize = frame(random.choice([TEXT, BINARY]), bytes(target.message_bytes + 1))
     await stream.send_all(oversize * 3 + b"\x81\xff\x7f" + b"\xff" * 7)
@@ -140,7 +140,7 @@ async def oversize_frames(target: Target, stream: trio.SocketStream) -> None:
 
 
 async def garbage(_target: Target, stream: trio.SocketStream) -> None:
-    """Send what is no HTTP, or begins as if it were."""
+    """Send data that is not HTTP or only starts like it."""
     beginning = random.choice(
         [b"", b"GET / HTTP/1.1\r\n", b"POST /webhooks HTTP/1.1\r\nHost: x\r\n"]
     )
@@ -150,24 +150,24 @@ async def garbage(_target: Target, stream: trio.SocketStream) -> None:
 
 
 async def tls(_target: Target, stream: trio.SocketStream) -> None:
-    """Speak TLS."""
+    """Start a TLS handshake."""
     await stream.send_all(_TLS)
     if await _everything(stream):
         raise UnexpectedError("TLS was answered")
 
 
 async def slow_readers(target: Target, stream: trio.SocketStream) -> None:
-    """Ask for a large answer, and read it slowly."""
+    """Request a large response and read it slowly."""
     await stream.send_all(
         b"GET /webhooks?limit=200 HTTP/1.1\r\nHost: x\r\nX-API-Key: %b\r\n\r\n"
         % target.token.encode()
     )
-    while await stream.receive_some(100):  # noqa: ASYNC110 - it is no event that is waited for
+    while await stream.receive_some(100):  # noqa: ASYNC110 - not waiting for an event
         await trio.sleep(1)
 
 
 async def resets(target: Target, stream: trio.SocketStream) -> None:
-    """Say a part of something and hang up so that the bridge gets a reset, at any time."""
+    """Send a part of something and reset the connection at a random time."""
     whole = random.choice(
         [
             b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -182,12 +182,12 @@ async def resets(target: Target, stream: trio.SocketStream) -> None:
 
 @dataclass(frozen=True)
 class Crowd:
-    """How many do the same at once, and how long each rests between two rounds."""
+    """How many run the same attack at once, and the pause between two rounds."""
 
     attack: Attack
     attackers: int
     rest_seconds: float = 0.1
-    #: What the system keeps of what comes, before it is read.
+    #: The size of the receive buffer.
     receive_buffer_bytes: int | None = None
 
 
@@ -205,17 +205,17 @@ CROWDS = (
 )
 LOGINS: tuple[Attack, ...] = (failed_rest_logins, failed_stream_logins)
 NAMES = [crowd.attack.__name__ for crowd in CROWDS] + [login.__name__ for login in LOGINS]
-#: A round that is not over by then is left for another.
+#: Time limit of one round.
 ROUND_SECONDS = 60.0
 
 
 async def attack_with_all(target: Target) -> Mapping[str, object]:
-    """Attack in every way at once; return the number of rounds of each, and what was unexpected."""
+    """Run all attacks at once; return the rounds of each and the unexpected responses."""
     rounds: Counter[str] = Counter()
     unexpected: Counter[str] = Counter()
 
     async def go(attack: Attack, receive_buffer_bytes: int | None = None) -> None:
-        """Attack once; what the bridge does to the connection is its own affair."""
+        """Attack once; the bridge may do anything to the connection."""
         with (
             suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError, EOFError),
             trio.socket.socket() as connection,
@@ -240,7 +240,7 @@ async def attack_with_all(target: Target) -> Mapping[str, object]:
             for crowd in CROWDS:
                 for _ in range(crowd.attackers):
                     nursery.start_soon(again_and_again, crowd)
-            # All of them in four fifths of the time.
+            # Finish in four fifths of the time.
             for number in range(target.logins):
                 nursery.start_soon(go, LOGINS[number % 2])
                 await trio.sleep(0.8 * target.seconds / target.logins)
@@ -248,10 +248,10 @@ async def attack_with_all(target: Target) -> Mapping[str, object]:
 
 
 async def attack_from_a_process(target: Target) -> dict[str, object]:
-    """Have another process attack; return what ``attack_with_all`` does.
+    """Attack from another process; return what ``attack_with_all`` returns.
 
     Raises:
-        subprocess.CalledProcessError: that process has failed.
+        subprocess.CalledProcessError: the process failed.
     """
     done = await trio.run_process(
         [sys.executable, "-m", "tests.stress.hostile.attackers"],

@@ -1,4 +1,4 @@
-"""The hostile run from its beginning to its verdict."""
+"""Run the hostile test from setup to verdict."""
 
 from __future__ import annotations
 
@@ -23,32 +23,31 @@ from tests.stress.chaos.verdict import Account, Arrival
 from tests.stress.hostile.attackers import NAMES, Target, attack_from_a_process
 from tests.system.processes import TOKEN, Bridge, connected, running
 
-#: Large enough that a client that does not read it holds it up.
+#: Large enough that a client that does not read blocks the response.
 LARGE_WEBHOOKS, LARGE_BYTES = 200, 8_000
-#: How long everything may take to arrive, and what strangers left to be gone, once they are.
+#: Time limit after the attack for the last deliveries and for releasing resources.
 SETTLING_SECONDS = 60.0
-#: How much more memory a bridge may have than before, when they are gone.
+#: How much more memory than before a bridge may use after the attack.
 MEMORY_SHARE, MEMORY_BYTES = 0.10, 10 * 1024 * 1024
 MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run."""
+    """The result of a run."""
 
     seconds: float
-    #: Events, and those of them that the client on the stream got, each once and in order.
+    #: Events, and those that the stream client received once and in order.
     committed: int
     received: int
-    #: Deliveries of them that the receiver got and verified.
+    #: Deliveries that the receiver verified.
     delivered: int
     missing: int
-    #: Requests of an honest client of REST, and the time of one in a hundred.
+    #: Requests of the honest REST client, and the 99th percentile of their time.
     requests: int
     answered: int
     p99_ms: float
-    #: Memory of the bridge: after its start, after a warm-up by the same attackers, at most, and
-    #: when they were gone.
+    #: Memory of the bridge: after its start, after a warm-up attack, peak, and after the attack.
     fresh_mib: float
     before_mib: float
     peak_mib: float
@@ -57,7 +56,7 @@ class Outcome:
     descriptors_after: int
     tracebacks: int
     attacks: Mapping[str, int]
-    #: A line for everything that must not be.
+    #: One line per problem.
     problems: Sequence[str]
 
 
@@ -66,21 +65,21 @@ class Vitals:
     """A process's memory and open files."""
 
     process: psutil.Process
-    #: Where it serves.
+    #: The port that it serves.
     port: int
     peak_bytes: int = 0
 
     @property
     def bytes(self) -> int:
-        """What it has of the memory now."""
+        """Its resident memory."""
         resident: int = self.process.memory_info().rss
         self.peak_bytes = max(self.peak_bytes, resident)
         return resident
 
     @property
     def descriptors(self) -> int:
-        """How many files it has open, but for the connections that it makes itself: to its
-        database and to receivers there are more or fewer, by what there is to do.
+        """The number of open files, except for connections to the database and to receivers, whose
+        number varies with the load.
         """
         own = [
             each
@@ -91,7 +90,7 @@ class Vitals:
         return count
 
     async def watch(self) -> None:
-        """Note the most memory, for ever."""
+        """Track the peak memory until cancelled."""
         while True:
             self.peak_bytes = max(self.peak_bytes, self.bytes)
             await trio.sleep(0.1)
@@ -99,7 +98,7 @@ class Vitals:
 
 @dataclass
 class Caller:
-    """An honest client of REST, and its books."""
+    """An honest REST client and its record."""
 
     url: str
     is_done: bool = False
@@ -108,7 +107,7 @@ class Caller:
     problems: list[str] = field(default_factory=list)
 
     async def call(self) -> None:
-        """Call ten times a second until it is done; then the last answer is in."""
+        """Call ten times per second until stopped."""
         async with httpx.AsyncClient(headers={"X-API-Key": TOKEN}, timeout=30) as client:
             while not self.is_done:
                 began = trio.current_time()
@@ -139,15 +138,15 @@ def run(
     per_second: float = 20.0,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Outcome:
-    """Attack a bridge for some seconds, and return what came of it.
+    """Attack a bridge.
 
     Args:
-        url: of a database with the bot's tables and pgbridge installed.
-        seconds: how long it is attacked, after a warm-up of a quarter of that.
-        logins: how many fail meanwhile.
-        handshake_seconds: the bridge's own setting.
-        per_second: transactions of the application.
-        memory_bytes: how much more memory the bridge may have in the end, beside a tenth.
+        url: a database with the bot's tables and pgbridge.
+        seconds: duration of the attack, after a warm-up of a quarter of it.
+        logins: number of failed logins.
+        handshake_seconds: the bridge's setting.
+        per_second: transactions per second of the application.
+        memory_bytes: how much more memory, besides a tenth, the bridge may use in the end.
     """
     with psycopg.connect(url) as connection:
         connection.execute(
@@ -169,7 +168,7 @@ class _Stage:
     per_second: float
     memory_bytes: int
     report: Callable[[str], None]
-    #: What the honest client on the stream was sent: ids and usernames, in order.
+    #: IDs and usernames that the stream client received, in order.
     received: list[tuple[int, str]] = field(default_factory=list)
     attacks: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -222,14 +221,14 @@ class _Stage:
         if code := await bridge.terminate():
             self.problems.append(f"the bridge ended with {code}")
         if after_bytes > most_bytes:
-            self.problems.append(f"{after_bytes} bytes of memory are left, {most_bytes} may be")
+            self.problems.append(f"{after_bytes} bytes in use, more than {most_bytes}")
         if descriptors_after != descriptors_before:
-            self.problems.append(f"{descriptors_after} files are open, not {descriptors_before}")
+            self.problems.append(f"{descriptors_after} open files, before: {descriptors_before}")
         tracebacks = self._read_log(bridge)
-        self.problems += [f"the application was refused: {line}" for line in application.refused]
+        self.problems += [f"the application got an error: {line}" for line in application.refused]
         self.problems += caller.problems
         if not caller.requests:
-            self.problems.append("the honest client of REST never came to call")
+            self.problems.append("the honest REST client never called")
         arrivals = receiver.account.arrivals
         self.problems += misled(application.committed, self.received, arrivals)
         committed = set(application.committed)
@@ -265,7 +264,7 @@ class _Stage:
 
     @asynccontextmanager
     async def _listening(self, bridge: Bridge) -> AsyncIterator[None]:
-        """Follow the stream, on one connection that has to last, and note what comes."""
+        """Follow the stream on one connection and record the events."""
         async with connected(bridge, TOKEN) as client, trio.open_nursery() as nursery:
             assert '"connected"' in str(await client.get_message())
 
@@ -276,7 +275,7 @@ class _Stage:
                         if message["type"] == "user.created":
                             self.received.append((message["id"], message["payload"]["username"]))
                 except ConnectionClosed as closed:
-                    self.problems.append(f"the honest client was closed: {closed.reason}")
+                    self.problems.append(f"the honest client was disconnected: {closed.reason}")
 
             nursery.start_soon(follow)
             yield
@@ -287,16 +286,18 @@ class _Stage:
         found: Any = await attack_from_a_process(Target(bridge.port, TOKEN, seconds, logins))
         self.attacks = found["rounds"]
         self.problems += found["unexpected"]
-        self.problems += [f"nobody tried {name}" for name in NAMES if not self.attacks.get(name)]
+        self.problems += [
+            f"the attack {name} never ran" for name in NAMES if not self.attacks.get(name)
+        ]
 
     async def _until_left(
         self, vitals: Vitals, most_bytes: float = math.inf, descriptors: int | None = None
     ) -> None:
-        """Wait until nothing is left of the strangers; what is then is looked at afterwards.
+        """Wait until the resources of the attack are released.
 
         Args:
-            most_bytes: how much memory may be left.
-            descriptors: how many files are open then; None: as many as stay open for a second.
+            most_bytes: memory to fall below.
+            descriptors: number of open files to reach; None: one that is stable for 1 s.
         """
         steady_since, last = trio.current_time(), vitals.descriptors
         with trio.move_on_after(SETTLING_SECONDS):
@@ -322,7 +323,7 @@ class _Stage:
                 await trio.sleep(0.05)
 
     def _read_log(self, bridge: Bridge) -> int:
-        """Note what the bridge must not have logged, and return how many tracebacks are there."""
+        """Record crashes in the log as problems; return the number of tracebacks."""
         lines = bridge.log.read_text().splitlines()
         bad = [
             line
@@ -336,24 +337,24 @@ class _Stage:
 def misled(
     committed: Sequence[str], received: Sequence[tuple[int, str]], arrivals: Sequence[Arrival]
 ) -> Iterator[str]:
-    """Yield a line for whatever honest clients were told otherwise than it was committed.
+    """Yield a line for each difference between the commits and what honest clients received.
 
     Args:
-        committed: the application's keys, in the order of their commits.
-        received: what the client on the stream was sent: ids of events, and their keys.
-        arrivals: what the receiver of the webhook got.
+        committed: keys in commit order.
+        received: IDs and keys of the events on the stream.
+        arrivals: requests to the webhook's receiver.
     """
     ids = [event_id for event_id, _ in received]
     if ids != sorted(set(ids)):
-        yield "the client got an event twice, or in another order"
-    # One connection commits them all, one after the other.
+        yield "the client received events twice or out of order"
+    # One connection commits them, one by one.
     if [key for _, key in received] != list(committed):
-        yield "the client did not get just what was committed, in order"
+        yield "the client did not receive exactly the commits, in order"
     for arrival in arrivals:
         if not arrival.verified:
-            yield f"{arrival.message_id} has a wrong signature"
+            yield f"{arrival.message_id} has an invalid signature"
     delivered = [arrival.message_id for arrival in arrivals]
     if repeated := len(delivered) - len(set(delivered)):
-        yield f"{repeated} deliveries came twice"
+        yield f"{repeated} deliveries arrived twice"
     if lacking := set(committed) - {arrival.key for arrival in arrivals}:
         yield f"{len(lacking)} events were not delivered"
