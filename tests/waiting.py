@@ -1,4 +1,4 @@
-"""Wait for facts that nobody announces."""
+"""Wait for facts by polling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POLL_SECONDS = 0.005
 
 async def until(holds: Callable[[], object]) -> None:
     """Wait until a condition holds."""
-    while not holds():  # noqa: ASYNC110 - nobody announces it
+    while not holds():  # noqa: ASYNC110 - nothing announces it
         await trio.sleep(POLL_SECONDS)
 
 

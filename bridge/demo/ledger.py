@@ -203,7 +203,7 @@ class Ledger:
 
 
 def percentile(values: deque[float], share: float) -> float | None:
-    """Return a percentile of the values, or None if there are none."""
+    """Return a percentile of the values, or None without values."""
     if not values:
         return None
     ordered = sorted(values)

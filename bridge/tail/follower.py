@@ -90,8 +90,8 @@ class Follower:
         """Follow until cancelled.
 
         Args:
-            messages: receives the messages. While nobody takes them, nothing is read from the
-                connection.
+            messages: receives the messages. Nothing is read from the connection while the
+                channel is full.
 
         Raises:
             TailError: the first connection failed, or the bridge refused to continue.

@@ -210,9 +210,9 @@ async def _hold_vacuum_back(url: str) -> list[Result]:
                 await _settle(database, rows)
             all_over = await _claims(database, writer, None)
             from_mark = await _claims(database, writer, since)
-    name = f"claim after {HELD_BACK:,} settled, vacuum held back"
+    name = f"claim after {HELD_BACK:,} settled, vacuum blocked"
     return [
-        Result(f"{name}, all looked through", all_over * 1e3, fresh * 1e3, "ms", "fresh queue"),
+        Result(f"{name}, full scan", all_over * 1e3, fresh * 1e3, "ms", "fresh queue"),
         Result(f"{name}, from the mark on", from_mark * 1e3, fresh * 1e3, "ms", "fresh queue"),
     ]
 
@@ -222,7 +222,7 @@ async def _claims(
 ) -> float:
     """Return the median seconds of claiming a batch.
 
-    ``since`` is when the first was due of what is not looked through; None: nothing is.
+    Deliveries due before ``since`` are not scanned; None scans all.
     """
     times = []
     for number in range(WARM_UP + CLAIMS):

@@ -1,7 +1,7 @@
-"""What ``make audit`` says of the report that pip-audit has written.
+"""Judge the report of pip-audit for ``make audit``.
 
-pip-audit ends well when it could look nothing up, and with a traceback when there is no network. An
-audit that has checked nothing must not look like one that has found nothing.
+pip-audit succeeds if it could look nothing up. An audit that checked nothing must not look like one
+that found nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: Exit codes: nothing is known against any package; something is; not all could be looked up.
+#: Exit codes: no known vulnerability; some; some packages were not checked.
 CLEAN, VULNERABLE, UNKNOWN = 0, 1, 2
 
 UNREACHED = (
@@ -21,10 +21,10 @@ UNREACHED = (
 
 
 def verdict(report: dict[str, Any] | None) -> tuple[list[str], int]:
-    """Return lines for people, and the exit code.
+    """Return the lines to print, and the exit code.
 
     Args:
-        report: what ``pip-audit --format json`` has written; None if it has written nothing.
+        report: the output of ``pip-audit --format json``, or None without output.
     """
     packages = report["dependencies"] if report else []
     skipped = [each for each in packages if "skip_reason" in each]
@@ -51,7 +51,7 @@ def _fixed_in(found: dict[str, Any]) -> str:
 
 
 def main(path: str) -> int:
-    """Print the verdict on the report in a file, which may be missing; return the exit code."""
+    """Print the verdict on a report file, which may be missing; return the exit code."""
     try:
         report = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The wheel is whole: what it holds is enough to install pgbridge into a database."""
+"""The wheel contains everything needed to run pgbridge."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ with open_session(sys.argv[1]) as connection:
 
 
 def run(*command: object, cwd: Path) -> str:
-    # Nothing that would put the checkout, or anybody's settings, in the way.
+    # Without the checkout and the user's settings.
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -59,7 +59,7 @@ def run(*command: object, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from this checkout without a network."""
+    """The wheel, built from this checkout offline."""
     folder = tmp_path_factory.mktemp("wheel")
     run(
         *(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT),
@@ -71,7 +71,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel, which borrows the dependencies of the one that runs this."""
+    """An environment with the wheel and the dependencies of the current environment."""
     home = tmp_path_factory.mktemp("venv")
     venv.create(home, with_pip=False, symlinks=True)
     python = home / "bin" / "python"
@@ -85,8 +85,7 @@ def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--quiet", "--no-deps", "--no-index", "--no-warn-script-location", wheel),
         cwd=home,
     )
-    # Of a folder that is named in a .pth file, Python does not read the .pth files: an editable
-    # pgbridge among the borrowed packages stays out of sight.
+    # Python ignores .pth files in a folder named by one, so an editable install stays hidden.
     borrowed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (packages / "borrowed.pth").write_text("\n".join(sorted(borrowed)) + "\n")
     return python
@@ -105,7 +104,7 @@ def test_wheel_contains_exactly_code_sql_and_templates(wheel: Path) -> None:
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    # The console's live feed is a client like any other.
+    # The console's live feed uses it.
     expected.add("bridge/_templates/console/static/pgbridge.js")
     assert held == expected
     assert "bridge/_sql/migrations/0001_create_capture.sql" in held

@@ -169,10 +169,10 @@ async def _line(stream: trio.abc.ReceiveStream) -> str:
 
 
 def lasting_port() -> int:
-    """Return a free port that stays free while nobody serves on it.
+    """Return a free port that stays free until it is used.
 
-    Not one that the system gives to outgoing connections: a client that tries to connect to it
-    again and again might get it for its own end.
+    It is outside the range of outgoing connections: a client that keeps connecting to it could
+    otherwise get the port for its own end.
     """
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:

@@ -27,11 +27,11 @@ from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.conftest import BOT_TABLES
 from tests.system.processes import Bridge, environment, running
 
-#: Of a secret this long, beginning and end are looked for, too: not all of it may be shown. The
-#: first 12 characters of a token are shown on purpose, for people to know it by.
+#: For secrets this long, the search includes the first and last PART characters. The first 12
+#: characters of a token are shown on purpose.
 LONG, PART = 30, 16
 
-#: How a token comes to the stream: query, headers, first message.
+#: Ways to send a token to the stream: query, headers, first message.
 WAYS_IN: dict[str, Callable[[str], tuple[str, dict[str, str], str | None]]] = {
     "token": lambda token: (f"?token={quote(token, safe='')}", {}, None),
     "api_key": lambda token: (f"?api_key={quote(token, safe='')}", {}, None),
@@ -44,21 +44,21 @@ WAYS_IN: dict[str, Callable[[str], tuple[str, dict[str, str], str | None]]] = {
     "events": lambda token: (f"?token={quote(token, safe='')}&events={quote(token)}", {}, None),
 }
 
-#: What each bridge is set to, beside keys and token.
+#: The settings of each bridge, besides keys and token.
 RUN: dict[str, object] = {
     "poll_seconds": 0.2,
     "retry_schedule": "0,0.1",
     "bot_tokens": "on",
     "access_log": "on",
-    "failed_logins_per_minute": 0,  # there are many
+    "failed_logins_per_minute": 0,  # many logins fail
 }
 
-#: A variable that is misspelt is told by its name.
+#: A misspelled variable, whose name is logged.
 MISSPELT = "tokne"
 
 
 def forms(text: str) -> set[str]:
-    """Return how a text may be written."""
+    """Return the encodings of a text."""
     raw = text.encode()
     written = {
         text,
@@ -70,7 +70,7 @@ def forms(text: str) -> set[str]:
         repr(text)[1:-1],
         raw.hex(),
     }
-    for ahead in range(3):  # it may stand in the midst of what is encoded
+    for ahead in range(3):  # it may be in the middle of the encoded text
         encoded = base64.b64encode(bytes(ahead) + raw).decode().rstrip("=")[(4 if ahead else 0) :]
         # The last character depends on what follows.
         written |= {encoded[:-1], encoded[:-1].replace("+", "-").replace("/", "_")}
@@ -81,10 +81,10 @@ def forms(text: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Secret:
-    """Something that nobody may see, but in answer to whoever asked for it.
+    """A secret.
 
     Attributes:
-        shown: names of what shows it on purpose, as patterns; each has to.
+        shown: patterns of sources that show it on purpose; each of them must.
     """
 
     text: str
@@ -93,7 +93,7 @@ class Secret:
 
 @dataclass
 class Captured:
-    """All that was printed, logged and answered, by who said it."""
+    """All output, by source."""
 
     said: list[tuple[str, str]] = field(default_factory=list)
 
@@ -101,7 +101,7 @@ class Captured:
         self.said.append((source, text if isinstance(text, str) else text.decode("latin-1")))
 
     def shows(self, secret: Secret) -> list[str]:
-        """Return who shows a secret."""
+        """Return the sources that show a secret."""
         sought = forms(secret.text)
         return sorted({who for who, what in self.said if any(each in what for each in sought)})
 
@@ -116,7 +116,7 @@ def new_key() -> str:
 
 @dataclass
 class Scene:
-    """A shop's database with passwords, and all that is secret there."""
+    """A shop's database with its secrets."""
 
     url: str
     url_of_superuser: str
@@ -132,7 +132,7 @@ class Scene:
         return self.url.replace(quote(self["password"], safe=""), quote(password, safe=""))
 
     def learn(self, name: str, text: str, *shown: str) -> str:
-        """Remember a secret that the bridge has made."""
+        """Record a secret that the bridge generated."""
         self.secrets[name] = Secret(text, shown)
         return text
 
@@ -153,7 +153,7 @@ def _secrets() -> dict[str, Secret]:
         "a secret of the bot": Secret("bots " + secrets.token_urlsafe(24)),
         "a secret by sql": Secret("by sql " + secrets.token_urlsafe(24)),
         "a secret refused": Secret("whsec_" + secrets.token_urlsafe(40)),
-        # As those of chat services: who knows it may post. The API and the commands show URLs.
+        # Like URLs of chat services, which are secrets; the API and commands show URLs.
         "a path": Secret(
             "T0/B0/" + secrets.token_urlsafe(24),
             (
@@ -222,7 +222,7 @@ async def command(
     url: str | None = None,
     **settings: object,
 ) -> str:
-    """Run a command to its end, keep what it writes, and return its standard output."""
+    """Run a command, record its output, and return its standard output."""
     given = {"secret_key": scene["the key"], "token": scene["the static token"], **settings}
 
     def run() -> subprocess.CompletedProcess[str]:
@@ -248,7 +248,7 @@ async def command(
 async def ask(
     scene: Scene, bridge: Bridge, method: str, path: str, *, token: str | None = None, **more: Any
 ) -> httpx.Response:
-    """Ask REST, and keep all of the answer."""
+    """Call REST and record the response."""
     token = scene["the static token"] if token is None else token
     headers = {"X-API-Key": token, **more.pop("headers", {})}
     async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
@@ -261,7 +261,7 @@ async def ask(
 
 
 async def listen(scene: Scene, bridge: Bridge, way: str, token: str, messages: int) -> None:
-    """Connect to the stream, take so many messages or the close, and keep them."""
+    """Connect to the stream, and record this many messages or the close."""
     query, headers, first = WAYS_IN[way](token)
     with trio.fail_after(60):
         async with (
@@ -287,7 +287,7 @@ async def listen(scene: Scene, bridge: Bridge, way: str, token: str, messages: i
 
 
 def malformed_requests(token: str) -> dict[str, str]:
-    """Return requests that are none, each with a token where it can stand."""
+    """Return malformed requests that contain a token."""
     escaped = quote(token, safe="")
     opening = (
         "Host: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -297,14 +297,14 @@ def malformed_requests(token: str) -> dict[str, str]:
         "no key": f"GET /ws?token={escaped} HTTP/1.1\r\n{opening}\r\n",
         "token as key": f"GET /ws HTTP/1.1\r\n{opening}Sec-WebSocket-Key: {token}\r\n\r\n",
         "no version": f"GET /ws?token={escaped} HTTP/1.1\r\n{opening[:-31]}\r\n{key}\r\n",
-        "no HTTP": f"GET /ws?token={escaped} {token}\r\n\r\n",
-        "a header that is none": f"GET /ws HTTP/1.1\r\n{opening}{key}{token}\r\n\r\n",
-        "a header in no ASCII": f"GET /ws HTTP/1.1\r\n{opening}{key}X-API-Key: {token}\xff\r\n\r\n",
-        "a protocol in no ASCII": (
+        "not HTTP": f"GET /ws?token={escaped} {token}\r\n\r\n",
+        "malformed header": f"GET /ws HTTP/1.1\r\n{opening}{key}{token}\r\n\r\n",
+        "header not in ASCII": f"GET /ws HTTP/1.1\r\n{opening}{key}X-API-Key: {token}\xff\r\n\r\n",
+        "protocol not in ASCII": (
             f"GET /ws HTTP/1.1\r\n{opening}{key}Sec-WebSocket-Protocol: {token}\xff\r\n\r\n"
         ),
-        "a method that is none": f"{token} / HTTP/1.1\r\nHost: h\r\n\r\n",
-        "REST that is no HTTP": f"GET /webhooks {token}\r\n\r\n",
+        "malformed method": f"{token} / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "REST without HTTP": f"GET /webhooks {token}\r\n\r\n",
         "REST with a bad header": (
             f"GET /webhooks HTTP/1.1\r\nHost: h\r\nX-API-Key : {token}\r\n\r\n"
         ),
@@ -316,7 +316,7 @@ def malformed_requests(token: str) -> dict[str, str]:
 
 
 async def say(scene: Scene, bridge: Bridge, what: str, sent: str) -> None:
-    """Send bytes, and keep what is answered until the bridge hangs up."""
+    """Send bytes, and record the response until the bridge hangs up."""
     received = b""
     with trio.fail_after(60):
         async with await trio.open_tcp_stream("127.0.0.1", bridge.port) as stream:
@@ -326,7 +326,7 @@ async def say(scene: Scene, bridge: Bridge, what: str, sent: str) -> None:
                 async for part in stream:
                     received += part
             except trio.BrokenResourceError:
-                pass  # it is not spoken to any further
+                pass  # the bridge hung up first
     scene.captured.add(f"bytes: {what}", received)
 
 
@@ -334,12 +334,12 @@ async def say(scene: Scene, bridge: Bridge, what: str, sent: str) -> None:
 async def bridge_of(
     scene: Scene, name: str, *arguments: str, **settings: object
 ) -> AsyncIterator[Bridge]:
-    """Run a bridge, and keep what it has written when it has ended."""
+    """Run a bridge, and record its output at the end."""
     given = {
         "token": scene["the static token"],
         MISSPELT: scene["a wrong token"],
         "bot_tokens_secret": scene["the key of the bot's tokens"],
-        "log_level": "debug",  # all that can be told
+        "log_level": "debug",  # the most verbose
         **RUN,
         **settings,
     }
@@ -353,7 +353,7 @@ async def bridge_of(
 
 
 def command_lines(bridge: Bridge) -> str:
-    """Return the command lines of a bridge and its workers, as every user of the machine sees."""
+    """Return the command lines of a bridge and its workers, visible to every user."""
     lines = []
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit():
@@ -362,7 +362,7 @@ def command_lines(bridge: Bridge) -> str:
                 if group == bridge.process.pid:
                     lines.append((directory / "cmdline").read_text())
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended
+                continue  # the process has ended
     assert lines
     return "\n".join(lines)
 
@@ -373,7 +373,7 @@ def sign_up(scene: Scene) -> None:
 
 
 def dump(scene: Scene) -> str:
-    """Return schema bridge as a backup has it."""
+    """Return a dump of schema bridge."""
     return subprocess.run(
         [
             str(scene.server.bin / "pg_dump"),
@@ -388,7 +388,7 @@ def dump(scene: Scene) -> str:
 
 
 def leaks(scene: Scene) -> dict[str, list[str]]:
-    """Return who shows which secret without being meant to."""
+    """Return unintended sources by secret."""
     found = {}
     for name, secret in scene.secrets.items():
         shows = scene.captured.shows(secret)

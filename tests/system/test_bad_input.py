@@ -1,4 +1,4 @@
-"""Whatever is wrong, the command says it in one line and ends with the right code."""
+"""Every error is one line, with the right exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every fault, a few times, at the moment where it hurts: nothing is lost, repeats are honest."""
+"""A short chaos test: every fault a few times."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def own_server() -> Iterator[EmbeddedPostgres]:
         yield server
 
 
-# `make chaos` does the same for longer, and lets leases run out by themselves.
+# `make chaos` runs longer and lets leases expire by themselves.
 def test_chaos_loses_nothing_and_repeats_only_attempts_in_flight(
     own_server: EmbeddedPostgres,
 ) -> None:

@@ -1,4 +1,4 @@
-"""``pgbridge demo`` as a person runs it."""
+"""``pgbridge demo`` as a user runs it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def start(*options: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen
 
 
 def end(demo: subprocess.Popen[str]) -> tuple[int, dict[str, int], str]:
-    """Wait for it; return exit code, the figures of the last line, and standard error."""
+    """Wait for the end; return exit code, the totals of the last line, and standard error."""
     try:
         output, errors = demo.communicate(timeout=120)
     except subprocess.TimeoutExpired:
@@ -45,9 +45,9 @@ def temporary_directories(parent: str) -> list[Path]:
 
 
 def test_demo_loses_nothing_and_cleans_up(tmp_path: Path) -> None:
-    # What a person has set for their own bridge is no business of the demo's; nor is this file.
+    # The demo ignores the user's settings and this file.
     (tmp_path / "pgbridge.toml").write_text("nonsense = true\n")
-    # A socket's path must be short.
+    # The path of a socket must be short.
     with tempfile.TemporaryDirectory() as parent:
         Path(parent).chmod(0o755)  # the embedded server may run as another user
         demo = start(
@@ -111,7 +111,7 @@ def test_demo_names_webhooks_that_were_changed(method: str, path: str, told: str
             if each["name"] == "Demo: everything"
         ]
         operator.request(method, path.format(webhook)).raise_for_status()
-    for _ in range(3):  # a line a second, with events in each
+    for _ in range(3):  # a line per second, with events in each
         next(lines)
     demo.send_signal(signal.SIGTERM)
     code, figures, errors = end(demo)

@@ -1,4 +1,4 @@
-"""The doorbell of a running bridge, as operators see it: in its metrics, status and flag."""
+"""The doorbell of a running bridge in metrics, status and flag."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BURST = 200
 
 
 async def metrics(bridge: Bridge) -> dict[str, float]:
-    """Return what /metrics shows, by name and labels."""
+    """Return the samples of /metrics by name and labels."""
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.get(f"{bridge.rest_url}/metrics")
     assert answer.status_code == 200
@@ -25,7 +25,7 @@ async def metrics(bridge: Bridge) -> dict[str, float]:
 
 
 def state(shown: dict[str, float]) -> list[str]:
-    """Return the doorbell's state, as the metrics have it."""
+    """Return the doorbell's state from the metrics."""
     label = 'pgbridge_doorbell_state{pgbridge_doorbell_state="'
     return [
         name.removeprefix(label).rstrip('"}')
@@ -47,9 +47,9 @@ async def until_state(bridge: Bridge, wanted: str) -> dict[str, float]:
 
 async def test_burst_silences_the_doorbell_until_it_is_over(bridge_url: str) -> None:
     with trio.fail_after(60), psycopg.connect(bridge_url, autocommit=True) as bot:
-        assert flag(bot) == "quiet", "there is nobody to ring for yet"
+        assert flag(bot) == "quiet", "no bridge drains yet"
         async with running(bridge_url) as bridge, listening(bridge) as dashboard:
-            # What it does once it drains; until then its metrics show the state to begin with.
+            # Once it drains; until then the metrics show the initial state.
             while flag(bot) != "ring":  # noqa: ASYNC110 - of another process
                 await trio.sleep(0.02)
             bot.execute(

@@ -1,4 +1,4 @@
-"""The damage that happens in production: killed bridges, a database that stops. Nothing is lost."""
+"""Killed bridges and database restarts lose nothing."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.system.processes import listening, running
 from tests.webhook_rows import add_webhook
 
 KILLS = 20
-#: No retry waits: what a fault leaves behind is tried again at once. Leases run out by themselves.
+#: Failed attempts are retried at once.
 SETTINGS = {"poll_seconds": 0.2, "retry_schedule": "0,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1"}
 
 
 class Writer:
-    """The bot: signs people up, all the while, and keeps its own list of whom it committed."""
+    """The bot: inserts users and records what it committed."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write)
         self.committed: list[str] = []
-        #: Commits that got no answer: they may have happened.
+        #: Commits without a response, which may have happened.
         self.uncertain: list[str] = []
         self._thread.start()
 
@@ -64,7 +64,7 @@ class Writer:
             connection.close()
 
     def stop(self) -> list[str]:
-        """Stop writing; return the names that are in the database."""
+        """Stop, and return the names in the database."""
         self._stop.set()
         self._thread.join()
         with psycopg.connect(self._url) as connection:
@@ -84,7 +84,7 @@ def writing(url: str) -> Iterator[Writer]:
 
 
 def names_by_identity(receiver: Receiver) -> dict[str, str]:
-    """Return who was announced under each webhook-id: the same id must mean the same event."""
+    """Return the user of each webhook-id; the same ID must mean the same event."""
     announced: dict[str, str] = {}
     for request in receiver.requests:
         name = json.loads(request.body)["username"]
@@ -95,7 +95,7 @@ def names_by_identity(receiver: Receiver) -> dict[str, str]:
 def assert_nothing_lost(receiver: Receiver, names: list[str], faults: int) -> None:
     announced = names_by_identity(receiver)
     assert Counter(announced.values()) == Counter(names), "each event once, under one webhook-id"
-    # A fault can only repeat what was in flight, which is at most four to one webhook.
+    # A fault repeats only attempts in flight, at most four per webhook.
     assert len(receiver.requests) - len(announced) <= 4 * faults
 
 
@@ -114,7 +114,7 @@ async def all_arrived(receiver: Receiver, names: list[str]) -> None:
 
 
 def release_leases_of_the_dead(url: str) -> None:
-    """Do what half a minute does: let the leases of killed bridges run out."""
+    """Expire the leases of killed bridges now."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
             "update bridge.delivery_queue set leased_until = now() where leased_until is not null"
@@ -195,8 +195,8 @@ async def test_database_restart_under_load_loses_nothing(
                     names = await trio.to_thread.run_sync(writer.stop)
                 release_leases_of_the_dead(own_url)
                 await all_arrived(receiver, names)
-                # A dashboard that stayed connected has seen everything, once. One more, so that it
-                # reads on until it has.
+                # A connected dashboard has received everything once. One more event makes it
+                # read on until then.
                 with psycopg.connect(own_url, autocommit=True) as connection:
                     expected += [*names, "end"]
                     connection.execute(

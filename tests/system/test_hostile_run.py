@@ -1,4 +1,4 @@
-"""Strangers on the one port, all at once: honest clients notice nothing, and nothing is left."""
+"""A short hostile test: attacks affect no honest client and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.stress.hostile.run import MIB, run
 from tests.system.processes import running
 
 
-# `make hostile` does the same for longer, and looks more closely at what memory is left.
+# `make hostile` runs longer and checks memory more closely.
 def test_attacks_do_not_affect_honest_clients(bridge_url: str) -> None:
     outcome = run(
         bridge_url,
@@ -41,7 +41,7 @@ async def test_bridge_survives_running_out_of_descriptors(
         most = len(os.listdir(f"/proc/{pid}/fd")) + 20
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
         idle = [await trio.open_tcp_stream("127.0.0.1", bridge.port) for _ in range(40)]
-        # Behind more than there is room for.
+        # Behind more connections than there are descriptors.
         assert (await client.get(f"{bridge.rest_url}/healthz")).status_code == 200
         assert len(bridge.logged("accept_failed")) == 1, "it was short of them, and says so once"
         for stream in idle:
@@ -56,7 +56,7 @@ async def test_bridge_survives_running_out_of_descriptors(
                 nursery.start_soon(ask)
         assert answers == [200] * 10
         with trio.fail_after(60):
-            # Nobody announces it.
+            # Nothing announces it.
             while (await client.get(f"{bridge.rest_url}/readyz")).status_code != 200:  # noqa: ASYNC110
                 await trio.sleep(0.05)
         assert "Traceback" not in await trio.Path(bridge.log).read_text()

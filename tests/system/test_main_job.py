@@ -1,4 +1,4 @@
-"""The main job: what the bot commits arrives at a dashboard and, signed, at a receiver."""
+"""The main job: commits of the bot arrive at a dashboard and, signed, at a receiver."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AUTH = {"Authorization": f"Bearer {TOKEN}"}
 
 @dataclass
 class ContractReceiver:
-    """The contract document's receiver, and what it was called with."""
+    """The contract document's receiver and its calls."""
 
     url: str = ""
     verified: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -44,7 +44,7 @@ class ContractReceiver:
 
 @asynccontextmanager
 async def contract_receiver() -> AsyncIterator[ContractReceiver]:
-    """Run the FastAPI receiver that the contract document prints."""
+    """Run the FastAPI receiver from the contract document."""
     receiver = ContractReceiver()
     app = FastAPI()
 
@@ -74,7 +74,7 @@ async def contract_receiver() -> AsyncIterator[ContractReceiver]:
 
 
 async def create_webhook(bridge: Bridge, url: str, event_type: str = "*") -> int:
-    """Create a webhook as a dashboard does, and return its id."""
+    """Create a webhook as a dashboard does, and return its ID."""
     async with httpx.AsyncClient(trust_env=False) as http:
         created = await http.post(
             f"{bridge.rest_url}/webhooks",
@@ -85,7 +85,7 @@ async def create_webhook(bridge: Bridge, url: str, event_type: str = "*") -> int
     return int(created.json()["id"])
 
 
-# The bot's statements and, by BOT.md's table, what each transaction announces.
+# The bot's statements and the events of each transaction.
 STORY: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
     (
         "insert into users (telegram_id, auth_type, username, first_name, last_name, status,"
@@ -291,7 +291,7 @@ async def test_sigterm_stops_in_ten_seconds_without_loss(bridge_url: str) -> Non
                     await dashboard.get_message()
                 assert closed.value.reason is not None
                 assert closed.value.reason.code == 1001
-            # The next bridge goes on where that one ended.
+            # The next bridge continues where this one stopped.
             receiver.behaviours["/hangs"] = answer()
             async with running(bridge_url):
                 await receiver.until(lambda: len(receiver.at("/hangs")) == 4 + 10)

@@ -1,4 +1,4 @@
-"""The application's database is behind a PgBouncer, and the bridge uses it, too."""
+"""The bridge works through the application's PgBouncer."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The proxies of examples/, as they are, in front of a bridge: nginx and Caddy.
+"""The unchanged nginx and Caddy configurations of examples/ in front of a bridge.
 
-Neither is needed by anything else, so where one is missing its tests are skipped. What the bridge
-makes of a proxy's headers is tested without any in test_proxies.py of tests/unit, and of a
-handshake as proxies pass it on in test_contract.py.
+Tests of a proxy that is not installed are skipped. tests/unit/test_proxies.py tests how the bridge
+reads a proxy's headers.
 """
 
 from __future__ import annotations
@@ -30,29 +29,29 @@ from tests.system.writers import SIGN_UP, logged
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 Bot = psycopg.Connection[tuple[object, ...]]
-#: Where the clients of these tests are: the proxy is elsewhere, or it would pass for the client.
+#: The address of the clients, which must differ from the proxy's.
 CLIENT = "127.0.0.2"
 
 
 @dataclass
 class Proxy:
-    """A running proxy, and the application that it has beside the bridge."""
+    """A running proxy, with an application besides the bridge."""
 
     port: int
     directory: Path
     application: Receiver
 
     def client(self) -> httpx.AsyncClient:
-        """Return a client of the proxy."""
+        """Return an HTTP client for the proxy."""
         transport = httpx.AsyncHTTPTransport(local_address=CLIENT)
         return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", transport=transport)
 
     def logs(self) -> str:
-        """Return all that the proxy has logged so far."""
+        """Return the proxy's logs so far."""
         return _all_logs(self.directory)
 
 
-#: Runs a proxy in front of a bridge, until the end of the context.
+#: Runs a proxy in front of a bridge during the context.
 Run = Callable[[Bridge], AbstractAsyncContextManager[Proxy]]
 
 
@@ -93,7 +92,7 @@ def caddy(directory: Path, port: int, bridge_port: int, application: str) -> lis
         ("\nexample.org {", f"\nhttp://127.0.0.1:{port} {{"),
         ("reverse_proxy @bridge 127.0.0.1:8090", f"reverse_proxy @bridge 127.0.0.1:{bridge_port}"),
         ("reverse_proxy 127.0.0.1:8080", f"reverse_proxy {application.removeprefix('http://')}"),
-        # Nobody else's Caddy is to be in the way; and what it logs is read.
+        # Avoid conflicts with another Caddy, and log to a file.
         ("\n{\n\t#", "\n{\n\tadmin off\n\t#"),
         ("log {\n\t\timport", f"log {{\n\t\toutput file {directory}/caddy.log\n\t\timport"),
     ):
@@ -106,7 +105,7 @@ def caddy(directory: Path, port: int, bridge_port: int, application: str) -> lis
 
 @asynccontextmanager
 async def started(command: list[str], directory: Path, port: int) -> AsyncIterator[None]:
-    """Run a proxy until the end of the context; yields when it listens."""
+    """Run a proxy during the context; yield when it listens."""
     homes = {name: str(directory) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
     with (directory / "output.log").open("wb") as output:
         process = await trio.lowlevel.open_process(
@@ -138,7 +137,7 @@ def _all_logs(directory: Path) -> str:
 
 @pytest.fixture(params=["nginx", "caddy"])
 def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
-    """Each proxy."""
+    """Run each proxy in turn."""
     name: str = request.param
     if shutil.which(name) is None:
         pytest.skip(f"no {name} here")
@@ -158,7 +157,7 @@ def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
 
 @asynccontextmanager
 async def streaming(proxy: Proxy, query: str) -> AsyncIterator[WebSocketConnection]:
-    """Connect to the stream through a proxy, as somebody who is not where the proxy is."""
+    """Connect to the stream through a proxy, from the clients' address."""
     with trio.fail_after(30):
         stream = await trio.open_tcp_stream("127.0.0.1", proxy.port, local_address=CLIENT)
         async with stream, trio.open_nursery() as nursery:
@@ -225,7 +224,7 @@ async def test_stream_resumes_through_a_proxy(bridge_url: str, bot: Bot, proxied
                 ["second"],
             ]
             assert '"resumed"' in seen[3]
-            # What is new comes, and what the client says; pings of the bridge are answered.
+            # Events, client messages and pings pass through the proxy.
             await client.send_message('{"type": "ping"}')
             assert await client.get_message() == '{"type": "pong"}'
             bot.execute(SIGN_UP, ("third",))
@@ -248,7 +247,7 @@ async def test_client_address_comes_from_the_proxy_alone(bridge_url: str, proxie
             assert (await http.get(direct, headers=forged)).status_code == 401
             async with streaming(proxy, f"token={TOKEN}"):
                 pass
-        # The proxy's word, and of who comes past it only where he is.
+        # The proxy's header, and for direct clients only their own address.
         assert await bridge.terminate() == 0
         assert [line["address"] for line in bridge.logged("request_completed")] == [CLIENT, CLIENT]
         assert {line["address"] for line in bridge.logged("client_connected")} == {CLIENT}
@@ -272,7 +271,7 @@ async def test_proxy_logs_contain_no_token(bridge_url: str, proxied: Run) -> Non
             gone = await http.get("/ws", params={parameter: "secret-lost"}, headers=secret)
             assert gone.status_code == 502
         assert (await http.get("/webhooks", headers=bearer)).status_code == 502
-        # It does log: what is looked for could be there.
+        # The proxy does log requests.
         with trio.fail_after(30):
             while not ("/webhooks" in proxy.logs() and "502" in proxy.logs()):
                 await trio.lowlevel.checkpoint()
@@ -281,12 +280,12 @@ async def test_proxy_logs_contain_no_token(bridge_url: str, proxied: Run) -> Non
 
 
 def test_idle_stream_outlives_the_timeout_of_nginx() -> None:
-    """The bridge pings, so only the ratio of two settings decides: nobody need wait for it."""
+    """The bridge pings, so comparing two settings is enough."""
     example = (EXAMPLES / "nginx.conf").read_text("utf-8")
     stream = example.partition("location = /ws {")[2].partition("}")[0]
     waits = [int(found) for found in re.findall(r"proxy_(?:read|send)_timeout (\d+)s;", stream)]
     ping_seconds = Settings.model_fields["ws_ping_seconds"].default
     assert len(waits) == 2
     assert min(waits) > 2.5 * ping_seconds
-    # And a request that waits for a receiver's answer is not given up before the bridge does.
+    # The proxy waits for a webhook test longer than the bridge does.
     assert max(int(found) for found in re.findall(r"_timeout (\d+)s;", example)) > 120

@@ -1,4 +1,4 @@
-"""Three logins, none a superuser: one owns the tables, one writes to them, one runs the bridge."""
+"""Three logins without superuser: the owner, the writer and the bridge."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ OWNER, BOT, RUNNER = "shop_owner", "shop_bot", "shop_bridge"
 
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server without any role of ours."""
+    """A server without the bridge's roles."""
     with embedded_postgres() as server:
         yield server
 
 
 @pytest.fixture
 def url(own_server: EmbeddedPostgres) -> str:
-    """The superuser's URL of a database that belongs to the owner, with tables of the bot's."""
+    """The superuser's URL of the owner's database with the bot's tables."""
     with psycopg.connect(own_server.url(), autocommit=True) as admin:
         for role in (OWNER, BOT, RUNNER):
             admin.execute(f"create role {role} login".encode())
@@ -43,14 +43,14 @@ def url(own_server: EmbeddedPostgres) -> str:
 
 
 def run_as(role: str, url: str, *command: str) -> str:
-    """Run a command that succeeds, and return what it says to people."""
+    """Run a command that must succeed, and return its standard error."""
     done = pgbridge(*command, url=as_role(url, role))
     assert done.returncode == 0, done.stderr
     return done.stderr
 
 
 def refusal(role: str, url: str, *command: str) -> str:
-    """Run a command that fails, and return its one line."""
+    """Run a command that must fail, and return its error line."""
     return complaint(pgbridge(*command, url=as_role(url, role)), 1)
 
 
@@ -68,7 +68,7 @@ async def test_everything_works_without_a_superuser(url: str) -> None:
             "; use the role that ran pgbridge init, or have it run: pgbridge init --create-roles"
         )
 
-        # Whoever may not make roles is told what somebody else is to run.
+        # The error tells a role that may not create roles what an administrator must run.
         line = refusal(OWNER, url, "init", "--create-roles")
         assert line == (
             f"pgbridge: role {OWNER} may not create roles; have an administrator run, and then run "
@@ -85,7 +85,7 @@ async def test_everything_works_without_a_superuser(url: str) -> None:
         ]
         assert run_as(OWNER, url, "init", "--create-roles").startswith("rules: 0 new")
 
-        # Not a member, and a member that does not inherit, are refused with what helps.
+        # Both a non-member and a member that does not inherit get a remedy.
         line = refusal(RUNNER, url, "run")
         assert line.endswith(f"; grant bridge_service to {RUNNER}")
         admin.execute(f"alter role {RUNNER} noinherit; grant bridge_service to {RUNNER}".encode())
@@ -118,7 +118,7 @@ async def test_everything_works_without_a_superuser(url: str) -> None:
             assert await bridge.terminate() == 0
             assert bridge.logged("database_task_failed") == []
 
-        # What is the owner's.
+        # Commands for the owner only.
         for command, why in (
             (("init",), "may not create triggers on public.tickets"),
             (("capture", "pause"), "permission denied for schema bridge; docs/roles.md says"),

@@ -112,7 +112,7 @@ def test_errors_about_settings_show_no_secret(tmp_path: Path, name: str) -> None
     captured = Captured()
 
     def run(url: str, settings: dict[str, object]) -> None:
-        """Run the command in this process: starting one takes a second."""
+        """Run the command in this process; starting another takes a second."""
         of_others = {each: None for each in os.environ if each.startswith(("BRIDGE_", "PG"))}
         env = {**of_others, **environment(url, **settings)}
         ran = CliRunner().invoke(app, [name], env=env)
@@ -122,19 +122,19 @@ def test_errors_about_settings_show_no_secret(tmp_path: Path, name: str) -> None
 
     for settings in wrong:
         run("postgresql://h/shop", settings)
-    if name != "tail":  # which needs no database
+    if name != "tail":  # needs no database
         for url in urls:
             run(url, {})
     for secret in password, no_slash, key, token:
         assert captured.shows(Secret(secret)) == []
 
 
-#: Pages of the console that are looked at, of each kind.
+#: Pages of the console to open per kind.
 PAGES_OF_A_KIND = 2
 
 
 async def _commands(scene: Scene, receiver: Receiver) -> None:
-    """Run every command, with what is right and what is wrong."""
+    """Run every command with valid and invalid input."""
     await command(scene, "init", "--dry-run")
     await command(scene, "init")
     made = await command(scene, "token", "create", "--name", "t", "--scope", "events:read")
@@ -171,7 +171,7 @@ async def _commands(scene: Scene, receiver: Receiver) -> None:
 
 
 async def _looking(scene: Scene, bridge: Bridge) -> None:
-    """Run the commands that look at what is there."""
+    """Run the commands that only read."""
     for name in "doctor", "status":
         await command(scene, name)
         await command(scene, name, "--json")
@@ -186,7 +186,7 @@ async def _looking(scene: Scene, bridge: Bridge) -> None:
 
 
 async def _console(scene: Scene, bridge: Bridge) -> None:
-    """Sign in to the console, wrongly and rightly, and look at every page that links lead to."""
+    """Sign in to the console, once with an invalid token, and open every linked page."""
 
     def keep(answered: httpx.Response) -> httpx.Response:
         source = f"{answered.request.method} /console"
@@ -202,7 +202,7 @@ async def _console(scene: Scene, bridge: Bridge) -> None:
         found, seen, kinds = ["/console"], set[str](), Counter[str]()
         while found:
             path = found.pop(0)
-            kind = re.sub(r"\d+|=[^&]*", "", path)  # one webhook's page is like another's
+            kind = re.sub(r"\d+|=[^&]*", "", path)  # pages of one kind are alike
             if path in seen or kinds[kind] == PAGES_OF_A_KIND:
                 continue
             seen.add(path)
@@ -217,7 +217,7 @@ async def _console(scene: Scene, bridge: Bridge) -> None:
 
 
 async def _requests(scene: Scene, bridge: Bridge, receiver: Receiver) -> None:
-    """Ask REST for everything that has to do with a secret, rightly and wrongly."""
+    """Send REST requests with secrets, valid and invalid ones."""
     form = {"name": "n", "url": receiver.url(f"/{scene['a path']}"), "event_type": "*"}
     given = scene["a secret by rest"]
     webhook = (await ask(scene, bridge, "POST", "/webhooks", json={**form, "secret": given})).json()
@@ -291,7 +291,7 @@ async def _requests(scene: Scene, bridge: Bridge, receiver: Receiver) -> None:
 
 
 async def _failures(scene: Scene, bridge: Bridge) -> None:
-    """Have the database refuse what nobody expects: an error of ours, and a row with its values."""
+    """Make the database reject valid statements, with a row's values in its error."""
     body = {"name": "boom", "url": "http://127.0.0.1:9/", "event_type": "*"}
     with psycopg.connect(scene.url_of_superuser, autocommit=True) as operator:
         operator.execute(
@@ -316,14 +316,14 @@ async def _failures(scene: Scene, bridge: Bridge) -> None:
 
 
 async def _restart(scene: Scene, bridge: Bridge, receiver: Receiver) -> None:
-    """Crash the database while somebody signs up, and wait until the bridge is back at work."""
+    """Crash the database, and wait until the bridge delivers again."""
 
     def restart() -> None:
         scene.server.crash()
         scene.server.start()
 
     await trio.to_thread.run_sync(scene.server.crash)
-    # Whatever the crash leaves of the connections, the bridge has something to say about it.
+    # The bridge must report the broken connections.
     await ask(scene, bridge, "GET", "/webhooks")
     await ask(scene, bridge, "GET", "/webhooks", token=scene["a token"])
     await listen(scene, bridge, "token", scene["a token"], 1)
@@ -361,13 +361,13 @@ async def test_output_logs_responses_and_backups_show_no_secret(scene: Scene) ->
             await _restart(scene, bridge, receiver)
             scene.captured.add("a list of processes", command_lines(bridge))
             await ask(scene, bridge, "GET", "/metrics")
-        # The row that the database refuses, and tells of, has the secret as it is.
+        # Without a key, the rejected row contains the secret in plain text.
         async with bridge_of(scene, "run without a key") as bridge:
             await _failures(scene, bridge)
         wrong_key = scene["a wrong key"]
         async with bridge_of(scene, "run with a wrong key", secret_key=wrong_key) as bridge:
             with trio.fail_after(60):
-                while not bridge.logged("secret_decryption_failed"):  # noqa: ASYNC110 - nobody announces it
+                while not bridge.logged("secret_decryption_failed"):  # noqa: ASYNC110 - nothing announces it
                     await trio.sleep(0.05)
         async with bridge_of(scene, "workers", "--workers", "2", secret_key=keys) as bridge:
             scene.captured.add("a list of processes", command_lines(bridge))

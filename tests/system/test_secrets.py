@@ -1,4 +1,4 @@
-"""A running bridge with a key leaves no secret in the database that can be read."""
+"""A bridge with a key leaves no readable secret in the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pgbridge tail`, as people and scripts run it."""
+"""`pgbridge tail` on terminals and in pipes."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Bot = psycopg.Connection[tuple[object, ...]]
 
 
 def tailing(port: int, *arguments: str, token: str = TOKEN) -> AbstractAsyncContextManager[Child]:
-    """Run `pgbridge tail`, in pipes, without a database."""
+    """Run `pgbridge tail` with pipes and without a database."""
     return child([*TAIL, *arguments], environment(None, port=port, token=token))
 
 
 async def refused(port: int, *arguments: str, token: str = TOKEN) -> tuple[int, str]:
-    """Return the exit code of a tail that must not begin, and the one line it complains in."""
+    """Return the exit code and the error line of a tail that must not start."""
     async with tailing(port, *arguments, token=token) as tail:
         code = await tail.end()
         assert tail.out.all == []
@@ -53,14 +53,14 @@ def sign_up(bot: Bot, *names: str) -> None:
 
 
 def names(lines: list[str]) -> list[str]:
-    """Return whom the events announce, and see that their ids grow."""
+    """Return the users of events, whose IDs must increase."""
     events: list[dict[str, Any]] = [json.loads(line) for line in lines]
     ids = [event["id"] for event in events]
     assert ids == sorted(set(ids))
     return [event["payload"]["username"] for event in events]
 
 
-# --- what it prints
+# --- output
 
 
 async def test_tail_prints_original_json_into_a_pipe(bridge_url: str, bot: Bot) -> None:
@@ -112,7 +112,7 @@ async def test_tail_accepts_events_of_any_size_and_depth(bridge_url: str, bot: B
 
 @asynccontextmanager
 async def on_terminal(port: int, *arguments: str) -> AsyncIterator[tuple[Lines, trio.Process]]:
-    """Run `pgbridge tail` on a terminal of 80 columns; yields what appears there."""
+    """Run `pgbridge tail` on a terminal of 80 columns; yield its output."""
     ours, theirs = pty.openpty()
     env = {**environment(None, port=port, token=TOKEN), "TERM": "xterm-256color"}
     env |= {"COLUMNS": "80", "TZ": "Asia/Vladivostok", "PYTHONIOENCODING": "utf-8"}
@@ -196,7 +196,7 @@ async def test_tail_neither_loses_nor_repeats_events_of_killed_bridges(bridge_ur
 
 @asynccontextmanager
 async def tailing_when_served(url: str, port: int) -> AsyncIterator[Child]:
-    """Run a tail whose bridge has been killed since it connected, before there was any event."""
+    """Run a tail whose bridge was killed before the first event."""
     async with running(url, port=port) as bridge, tailing(port) as tail:
         await tail.err.having("following")
         await bridge.kill()
@@ -238,7 +238,7 @@ async def test_tail_reports_a_gap_on_both_outputs(bridge_url: str, bot: Bot) -> 
 
 
 async def test_tail_buffers_little_for_a_slow_reader(bridge_url: str, bot: Bot) -> None:
-    # More than pipes, sockets and the bridge's buffer hold.
+    # More than pipes, sockets and the bridge's buffer can hold.
     bot.execute(
         "select bridge.emit('filler', to_jsonb(repeat('x', 2000))) from generate_series(1, 10000)"
     )
@@ -260,7 +260,7 @@ async def test_tail_buffers_little_for_a_slow_reader(bridge_url: str, bot: Bot) 
 
 @asynccontextmanager
 async def unread(port: int, *arguments: str) -> AsyncIterator[trio.Process]:
-    """Run `pgbridge tail` into a pipe that nobody reads."""
+    """Run `pgbridge tail` into a pipe that is not read."""
     process = await trio.lowlevel.open_process(
         [*TAIL, *arguments],
         env=environment(None, port=port, token=TOKEN),
@@ -281,7 +281,7 @@ async def unread(port: int, *arguments: str) -> AsyncIterator[trio.Process]:
 
 
 async def settled(pid: int) -> None:
-    """Wait until a process that has worked works no more."""
+    """Wait until a process is idle."""
     used, same = 0, 0
     while same < 5:
         stat = await trio.Path(f"/proc/{pid}/stat").read_text()
@@ -308,7 +308,7 @@ async def test_tail_reports_an_unknown_event_id(bridge_url: str, bot: Bot) -> No
         assert names([event]) == ["a"]
 
 
-# --- how it ends
+# --- the end
 
 
 async def test_tail_exits_with_0_on_ctrl_c_or_a_closed_pipe(bridge_url: str, bot: Bot) -> None:
@@ -332,7 +332,7 @@ async def test_tail_stops_while_its_output_is_blocked(bridge_url: str, bot: Bot)
     bot.execute("select bridge.emit('big', to_jsonb(repeat('x', 3000000)))")
     async with running(bridge_url) as bridge, unread(bridge.port, "--since", "0") as tail:
         assert tail.stdout is not None
-        assert await tail.stdout.receive_some(1)  # it has begun, and cannot go on
+        assert await tail.stdout.receive_some(1)  # it is blocked while it prints
         tail.send_signal(signal.SIGINT)
         assert await tail.wait() == 0
 

@@ -1,4 +1,4 @@
-"""``pgbridge run --workers``: several processes on one port, which live and end as one bridge."""
+"""``pgbridge run --workers``: several processes that start, serve and stop as one bridge."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Bot = psycopg.Connection[tuple[object, ...]]
 
 
 def pids(bridge: Bridge) -> dict[int, int]:
-    """Return the process of each worker that has served, by its number; the newest of each."""
+    """Return the newest process ID of each worker, by number."""
     return {line["number"]: line["pid"] for line in bridge.logged("worker_started")}
 
 
@@ -42,14 +42,14 @@ def worker_of(bridge: Bridge, client: WebSocketConnection) -> int:
 
 
 def _client_ports(pid: int) -> set[int]:
-    """Return the ports of the clients whose connections a process has accepted."""
+    """Return the client ports of connections that a process has accepted."""
     connections = psutil.Process(pid).net_connections("tcp4")
     return {each.raddr.port for each in connections if each.raddr}
 
 
 @asynccontextmanager
 async def a_client_on_each(bridge: Bridge) -> AsyncIterator[dict[int, WebSocketConnection]]:
-    """Connect until every worker serves at least one client; yields one of each."""
+    """Connect until every worker has a client; yield one client per worker."""
     clients: dict[int, WebSocketConnection] = {}
     async with AsyncExitStack() as stack:
         while clients.keys() != pids(bridge).keys():
@@ -59,7 +59,7 @@ async def a_client_on_each(bridge: Bridge) -> AsyncIterator[dict[int, WebSocketC
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process is gone; one that waits for its parent to notice is."""
+    """Return whether a process has ended, perhaps as a zombie."""
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -68,7 +68,7 @@ def has_ended(pid: int) -> bool:
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """Keep a process from doing anything at all."""
+    """Freeze a process during the context."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -88,7 +88,7 @@ def sign_up(bot: Bot, names: Sequence[str]) -> None:
 
 
 async def events_until(client: WebSocketConnection, last: str) -> list[tuple[int, str]]:
-    """Take a client's events until this user's; returns their ids and whom they announce."""
+    """Read a client's events up to this user; return their IDs and users."""
     taken: list[tuple[int, str]] = []
     while not taken or taken[-1][1] != last:
         event = json.loads(await client.get_message())
@@ -104,11 +104,11 @@ async def close_code(client: WebSocketConnection) -> int:
 
 
 async def metrics_of(bridge: Bridge, number: int) -> list[Sample]:
-    """Return what this worker answers for all."""
+    """Return the metrics of all workers, as one of them reports them."""
     pid = pids(bridge)[number]
     async with AsyncExitStack() as stack:
         opened: dict[int, trio.SocketStream] = {}
-        # The kernel chooses who gets a connection.
+        # The kernel chooses the worker of a connection.
         while not (ours := opened.keys() & _client_ports(pid)):
             stream = await trio.open_tcp_stream("127.0.0.1", bridge.port)
             opened[stream.socket.getsockname()[1]] = await stack.enter_async_context(stream)
@@ -123,7 +123,7 @@ async def metrics_of(bridge: Bridge, number: int) -> list[Sample]:
 
 
 async def drainer(bridge: Bridge, asked: int = 1) -> int:
-    """Wait until a worker drains, as this one tells; returns the number of that one."""
+    """Wait until a worker drains according to these metrics; return its number."""
     while True:
         for name, labels, value, *_ in await metrics_of(bridge, asked):
             if name == "pgbridge_draining" and value == 1:
@@ -161,7 +161,7 @@ async def test_killed_drainer_is_replaced_while_another_drains(bridge_url: str, 
                 sign_up(bot, names[:50])
                 os.kill(killed_pid, signal.SIGKILL)
                 sign_up(bot, names[50:])
-                # What the dead one moved to the log and told nobody of is told, too.
+                # Events that the killed worker logged but did not publish arrive too.
                 assert [name for _, name in await events_until(clients[other], "u99")] == names
                 assert await drainer(bridge, other) == other
                 await until(lambda: pids(bridge)[killed] != killed_pid)
@@ -200,7 +200,7 @@ async def test_worker_is_restarted_until_the_database_is_back(
             assert all("cannot connect to the database" in line["reason"] for line in refused)
 
 
-# --- the end
+# --- shutdown
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -208,7 +208,7 @@ async def test_signal_stops_all_workers_cleanly(bridge_url: str, number: signal.
     with trio.fail_after(60):
         async with running(bridge_url, workers=2) as bridge, a_client_on_each(bridge) as clients:
             workers = pids(bridge)
-            # To the whole process group, as Ctrl-C in a terminal.
+            # To the whole process group, like Ctrl-C in a terminal.
             os.killpg(bridge.process.pid, number)
             with trio.fail_after(10):
                 assert await bridge.process.wait() == 0
@@ -241,7 +241,7 @@ async def test_workers_stop_when_the_supervisor_is_killed(bridge_url: str) -> No
             assert {line["worker"] for line in bridge.logged("supervisor_died")} == {1, 2}
 
 
-# --- the start. What is started keeps standard error open, so a command that returns left nothing.
+# --- startup. Child processes keep standard error open, so a command that returns left none behind.
 
 
 def test_workers_that_cannot_start_report_once(bot_url: str) -> None:
@@ -292,7 +292,7 @@ def test_worker_cannot_be_started_by_hand() -> None:
     ]
 
 
-# --- who is who
+# --- identification
 
 
 async def test_logs_and_metrics_identify_the_worker(bridge_url: str, bot: Bot) -> None:
@@ -316,7 +316,7 @@ async def test_logs_and_metrics_identify_the_worker(bridge_url: str, bot: Bot) -
                     if sample.name == "pgbridge_events_drained_total"
                 }
                 assert drained == {draining: 3, 3 - draining: 0}
-            # One that does not answer is left out.
+            # A worker that does not respond is left out.
             with frozen(pids(bridge)[draining]):
                 samples = await metrics_of(bridge, 3 - draining)
             assert {sample.labels["worker"] for sample in samples} == {str(3 - draining)}

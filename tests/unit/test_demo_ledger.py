@@ -1,4 +1,4 @@
-"""The demo's books add up."""
+"""The demo's ledger matches commits with arrivals."""
 
 from __future__ import annotations
 

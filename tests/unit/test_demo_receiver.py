@@ -1,4 +1,4 @@
-"""The demo's receiver believes nobody who does not sign well."""
+"""The demo's receiver accepts only valid signatures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAYLOAD = {"user_id": 1, "first_name": 'Аня "О\'Нил" 🌸\n', "amount_rub
 
 
 def signed(secret: str, message_id: str = "msg_1", payload: Any = PAYLOAD) -> dict[str, Any]:
-    """What a good sender sends: keyword arguments for a request."""
+    """Return the keyword arguments of a valid request."""
     body = json.dumps(payload, sort_keys=True)
     key = base64.b64decode(secret[6:]) if secret.startswith("whsec_") else secret.encode()
     timestamp = str(int(time.time()))
@@ -44,7 +44,7 @@ def signed(secret: str, message_id: str = "msg_1", payload: Any = PAYLOAD) -> di
 
 
 class Visitor:
-    """Posts to a receiver without a network, and keeps what it verified."""
+    """Posts to a receiver without a network, and records what it verified."""
 
     def __init__(self, *, moody: bool = False) -> None:
         self.verified: list[tuple[str, str, str, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""The demo's dashboard stays with the stream."""
+"""The demo's dashboard follows the stream across lost connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `pgbridge tail` makes of connections that go wrong."""
+"""How `pgbridge tail` handles failing connections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Converse = Callable[[WebSocketConnection, str], Awaitable[None]]
 async def following(
     address: Address, **options: Any
 ) -> AsyncIterator[trio.MemoryReceiveChannel[Message]]:
-    """Follow until the end of the context; yields what comes."""
+    """Follow during the context; yield the channel of messages."""
     sending, receiving = trio.open_memory_channel[Message](0)
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -46,7 +46,7 @@ async def failure(address: Address) -> str:
 
 @asynccontextmanager
 async def scripted(*connections: Converse) -> AsyncIterator[Address]:
-    """Serve one connection after the other as the test says; each ends when its script does."""
+    """Serve one connection per script; each ends with its script."""
     scripts = iter(connections)
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -138,7 +138,7 @@ async def test_follower_reads_nothing_while_its_reader_waits() -> None:
         following(Address("127.0.0.1", server.port), since=0) as messages,
     ):
         await messages.receive()
-        # Far more than a socket holds; the bridge cuts off who leaves it unread.
+        # Far more than a socket holds.
         for _ in range(200):
             server.publish('"' + "x" * 100_000 + '"')
             await trio.lowlevel.checkpoint()

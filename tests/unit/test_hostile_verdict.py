@@ -1,4 +1,4 @@
-"""The verdict of the hostile run sees whatever honest clients were told wrong."""
+"""The verdict of the hostile test notices every error of what honest clients receive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing that holds a secret shows it when it is printed, whoever prints it."""
+"""Objects with secrets do not show them when printed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def delivery() -> Delivery:
 
 def vault() -> Vault:
     opened = Vault([KEY])
-    assert opened.open(opened.seal(SECRET)) == SECRET  # it keeps it
+    assert opened.open(opened.seal(SECRET)) == SECRET  # it stores the token
     return opened
 
 

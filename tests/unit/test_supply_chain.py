@@ -1,4 +1,4 @@
-"""What is installed: the lock names every version, and an audit says what is known of it."""
+"""The lock pins every version, and the audit reports known vulnerabilities."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PINS = {
         r"^([\w.-]+)==(\S+)$", (ROOT / "tests" / "constraints.txt").read_text("utf-8"), re.M
     )
 }
-#: The oldest Python, with which the lock is made: it needs the most packages.
+#: The oldest Python, which creates the lock because it needs the most packages.
 OLDEST = {"python_version": "3.11", "python_full_version": "3.11.0"}
 
 
@@ -62,7 +62,7 @@ def test_lock_contains_no_unused_package() -> None:
 
 
 def _requirements(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
-    """Yield what a package needs on the oldest Python; one that is not installed needs nothing."""
+    """Yield a package's dependencies on the oldest Python; none if it is not installed."""
     try:
         required = requires(name) or []
     except PackageNotFoundError:

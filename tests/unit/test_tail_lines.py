@@ -1,4 +1,4 @@
-"""What `pgbridge tail` lets through to a terminal."""
+"""Terminal lines of `pgbridge tail`."""
 
 import json
 import sys

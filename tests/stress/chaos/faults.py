@@ -1,7 +1,7 @@
 """The faults: what happens to the workers and the database, each at a chosen moment.
 
-A fault at some operation hits the worker that performs it next. A killed worker restarts while the
-run goes on.
+A fault at some operation hits the worker that performs it next. A killed worker restarts in the
+background.
 """
 
 from __future__ import annotations

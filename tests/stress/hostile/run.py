@@ -316,7 +316,7 @@ class _Stage:
     async def _until_arrived(self, application: Application, receiver: Receiver) -> None:
         wanted = set(application.committed)
         with trio.move_on_after(SETTLING_SECONDS):
-            while not (  # noqa: ASYNC110 - nobody announces it
+            while not (  # noqa: ASYNC110 - nothing announces it
                 wanted <= {key for _, key in self.received}
                 and wanted <= {each.key for each in receiver.account.arrivals}
             ):
