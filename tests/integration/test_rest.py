@@ -28,32 +28,30 @@ from tests.integration.calling import (
     create,
 )
 
+NOT_AN_OBJECT = [
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"NaN",
+    b"\xff\xfe\xff",
+    b'{"name": "\xff"}',
+    b"[" * 100_000,
+    b'{"timeout_seconds": ' + b"9" * 5000 + b"}",
+    b"\0",
+]
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"null",
-        b"[]",
-        b'"text"',
-        b"NaN",
-        b"\xff\xfe\xff",
-        b'{"name": "\xff"}',
-        b"[" * 100_000,
-        b'{"timeout_seconds": ' + b"9" * 5000 + b"}",
-        b"\0",
-    ],
-    ids=repr,
-)
-async def test_body_must_be_a_json_object(bridge_url: str, body: bytes) -> None:
+
+async def test_body_must_be_a_json_object(bridge_url: str) -> None:
     headers = {"Content-Type": "application/json"}
     async with calling(bridge_url) as client:
         webhook = await create(client)
-        for method, path in ("POST", "/webhooks"), ("PATCH", f"/webhooks/{webhook['id']}"):
-            answer = await client.request(method, path, content=body, headers=headers)
-            assert answer.status_code == 422, answer.text
-            assert all(each["loc"][0] == "body" for each in answer.json()["detail"])
+        for body in NOT_AN_OBJECT:
+            for method, path in ("POST", "/webhooks"), ("PATCH", f"/webhooks/{webhook['id']}"):
+                answer = await client.request(method, path, content=body, headers=headers)
+                assert answer.status_code == 422, answer.text
+                assert all(each["loc"][0] == "body" for each in answer.json()["detail"])
 
 
 async def test_number_beyond_float_is_rejected(bridge_url: str) -> None:

@@ -64,36 +64,6 @@ async def test_read_only_fields_are_ignored_on_creation(bridge_url: str) -> None
         assert second["success_count"] == 0
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("name", ""),
-        ("name", "n" * 256),
-        ("name", "a\0"),
-        ("name", "\ud800"),
-        ("url", "ftp://example.com"),
-        ("url", "https://user:password@example.com"),
-        ("event_type", "user created"),
-        ("event_type", "a" * 256),
-        ("secret", "\udc00"),
-        ("secret", "whsec_tooshort"),
-        ("secret", "fernet:abc"),
-        ("generate_secret", "perhaps"),
-        ("generate_secret", 1),
-        ("description", "\0"),
-        ("timeout_seconds", 0),
-        ("max_concurrency", 1001),
-        ("is_active", None),
-    ],
-)
-async def test_invalid_field_is_rejected(bridge_url: str, field: str, value: object) -> None:
-    headers = {"Content-Type": "application/json"}
-    async with calling(bridge_url) as client:
-        body = json.dumps({**FORM, field: value})
-        assert_refused(await client.post("/webhooks", content=body, headers=headers), field)
-        assert (await client.get("/webhooks")).json()["total"] == 0
-
-
 async def test_list_without_webhooks_is_empty(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         answer = await client.get("/webhooks")
@@ -154,9 +124,8 @@ async def test_webhooks_are_filtered_by_type_and_activity(bridge_url: str) -> No
         assert await ids(event_type="", is_active="") == [pattern["id"], off["id"], on["id"]]
 
 
-@pytest.mark.parametrize(
-    ("parameter", "value"),
-    [
+async def test_parameters_have_bounds(bridge_url: str) -> None:
+    invalid = [
         ("limit", "0"),
         ("limit", "201"),
         ("limit", "many"),
@@ -167,17 +136,12 @@ async def test_webhooks_are_filtered_by_type_and_activity(bridge_url: str) -> No
         ("offset", "NaN"),
         ("is_active", "perhaps"),
         ("event_type", "\0"),
-    ],
-)
-async def test_invalid_parameter_is_rejected(bridge_url: str, parameter: str, value: str) -> None:
+    ]
     async with calling(bridge_url) as client:
-        assert_refused(await client.get("/webhooks", params={parameter: value}), parameter)
-
-
-@pytest.mark.parametrize("limit", [1, 200])
-async def test_limit_includes_its_bounds(bridge_url: str, limit: int) -> None:
-    async with calling(bridge_url) as client:
-        assert (await client.get("/webhooks", params={"limit": limit})).json()["limit"] == limit
+        for parameter, value in invalid:
+            assert_refused(await client.get("/webhooks", params={parameter: value}), parameter)
+        for limit in 1, 200:
+            assert (await client.get("/webhooks", params={"limit": limit})).json()["limit"] == limit
 
 
 @pytest.mark.parametrize(
@@ -269,32 +233,6 @@ async def test_only_activation_clears_disabled_reason(bridge_url: str, bot: Bot)
             assert (answer["is_active"], answer["disabled_reason"]) == (False, "gone")
         answer = (await client.patch(path, json={"is_active": True})).json()
         assert (answer["is_active"], answer["disabled_reason"]) == (True, None)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("name", ""),
-        ("url", ""),
-        ("url", "https://"),
-        ("event_type", ""),
-        ("event_type", "*.*"),
-        ("secret", "\0"),
-        ("secret", "whsec_tooshort"),
-        ("secret", "fernet:abc"),
-        ("description", "\ud800"),
-        ("is_active", "perhaps"),
-        ("timeout_seconds", 121),
-    ],
-)
-async def test_invalid_patch_changes_nothing(bridge_url: str, field: str, value: object) -> None:
-    headers = {"Content-Type": "application/json"}
-    async with calling(bridge_url) as client:
-        webhook = await create(client)
-        body = json.dumps({"name": "Updated", field: value})
-        path = f"/webhooks/{webhook['id']}"
-        assert_refused(await client.patch(path, content=body, headers=headers), field)
-        assert (await client.get(path)).json() == webhook
 
 
 async def test_deleting_a_webhook_deletes_its_queue(bridge_url: str, bot: Bot) -> None:
@@ -447,7 +385,27 @@ async def test_options_are_patched_and_removed(bridge_url: str) -> None:
         assert {name: again.json()[name] for name in OPTIONS} == OPTIONS
 
 
-BAD_OPTIONS: list[tuple[str, object]] = [
+INVALID: list[tuple[str, object]] = [
+    ("name", ""),
+    ("name", "n" * 256),
+    ("name", "a\0"),
+    ("name", "\ud800"),
+    ("url", ""),
+    ("url", "https://"),
+    ("url", "ftp://example.com"),
+    ("url", "https://user:password@example.com"),
+    ("event_type", ""),
+    ("event_type", "*.*"),
+    ("event_type", "user created"),
+    ("event_type", "a" * 256),
+    ("secret", "\udc00"),
+    ("secret", "whsec_tooshort"),
+    ("secret", "fernet:abc"),
+    ("description", "\0"),
+    ("is_active", "perhaps"),
+    ("timeout_seconds", 0),
+    ("timeout_seconds", 121),
+    ("max_concurrency", 1001),
     ("filter", "$.a >"),
     ("filter", '$.** == "x"'),
     ("filter", "$.a ? (exists($.b ? (@ > 1))) == 1"),
@@ -476,12 +434,15 @@ BAD_OPTIONS: list[tuple[str, object]] = [
 ]
 
 
-async def test_invalid_option_is_rejected_and_changes_nothing(bridge_url: str) -> None:
+async def test_invalid_field_is_rejected(bridge_url: str) -> None:
     headers = {"Content-Type": "application/json"}
     async with calling(bridge_url) as client:
         webhook = await create(client)
         path = f"/webhooks/{webhook['id']}"
-        for field, value in BAD_OPTIONS:
+        for flag in "perhaps", 1:
+            answer = await client.post("/webhooks", json={**FORM, "generate_secret": flag})
+            assert_refused(answer, "generate_secret")
+        for field, value in INVALID:
             body = json.dumps({**FORM, "name": "Changed", field: value})
             assert_refused(await client.post("/webhooks", content=body, headers=headers), field)
             assert_refused(await client.patch(path, content=body, headers=headers), field)
