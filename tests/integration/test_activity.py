@@ -107,26 +107,29 @@ def test_report_that_starts_before_the_minute_counts_in_part(bridge_url: str, bo
 
 
 def test_points_add_up_all_bridges_and_have_no_gaps(bridge_url: str, bot: Bot) -> None:
-    # An hour may begin between these reports: they are in one point or in two.
-    for bridge, clients in (("a:1", 10), ("b:2", 5)):
-        report(bot, bridge, 121, clients=99, events_drained=1, commit_to_client=ONE_FAST)
-        report(
-            bot,
-            bridge,
-            120,
-            clients=clients,
-            clients_dropped=1,
-            events_drained=2,
-            events_streamed=3,
-            delivered=4,
-            retried=5,
-            failed=6,
-            commit_to_acknowledged=ONE_FAST,
-        )
+    # In one transaction, so that all reports share one now().
+    with bot.transaction():
+        for bridge, clients in (("a:1", 10), ("b:2", 5)):
+            report(bot, bridge, 121, clients=99, events_drained=1, commit_to_client=ONE_FAST)
+            report(
+                bot,
+                bridge,
+                120,
+                clients=clients,
+                clients_dropped=1,
+                events_drained=2,
+                events_streamed=3,
+                delivered=4,
+                retried=5,
+                failed=6,
+                commit_to_acknowledged=ONE_FAST,
+            )
     report(bot, "old:3", 3600 * 3, events_drained=1000)
-    points = look(bridge_url, minutes=60, point_seconds=3600).points
+    overviewed = look(bridge_url, minutes=60, point_seconds=3600)
+    points = overviewed.points
+    # An hour may begin between the two reports: they are in one point or in two.
     assert [each.events for each in points if each.bridges] in ([6], [2, 4])
-    assert points[-1].at <= look(bridge_url).at < points[-1].at + timedelta(hours=1)
+    assert points[-1].at <= overviewed.at < points[-1].at + timedelta(hours=1)
 
     points = look(bridge_url, minutes=5, point_seconds=1).points
     assert 300 <= len(points) <= 301

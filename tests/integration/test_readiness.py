@@ -178,7 +178,10 @@ async def test_polling_bridge_needs_no_notifications(bridge_url: str) -> None:
 # --- delivery
 
 
-async def test_failing_receivers_do_not_fail_the_check(bridge_url: str, bot: Bot) -> None:
+async def test_failing_receivers_do_not_fail_the_check(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "STALL_SECONDS", 30)
     async with receiving() as receiver:
         released = trio.Event()
         receiver.behaviours["/hang"] = hang_until(released)

@@ -66,7 +66,7 @@ def test_status_of_a_busy_bridge(bridge_url: str, bot: Bot) -> None:
         )
     bot.execute(
         "insert into bridge.outbox (event_type, payload, captured_at)"
-        " select 'a.b', '{}', now() - interval '90 seconds' from generate_series(1, 3)"
+        " select 'a.b', '{}', now() - interval '5 minutes' from generate_series(1, 3)"
     )
     bot.execute(
         "insert into bridge.events (event_type, payload, occurred_at)"
@@ -83,7 +83,7 @@ def test_status_of_a_busy_bridge(bridge_url: str, bot: Bot) -> None:
         "schema version": str(len(assets.migrations())),
         "draining": f"shop:42 (session with PID {pid}), for 3 days",
         "doorbell": "ringing, mode adaptive, switched 3 times, set 5 min ago",
-        "outbox": "3, the oldest captured 90 s ago",
+        "outbox": "3, the oldest captured 5 min ago",
         "delivery queue": "more than 10000",
         "last event": "1, at 2026-01-15 07:30:00 UTC",
         "bridges": "1 running, with 3 clients",
@@ -92,7 +92,7 @@ def test_status_of_a_busy_bridge(bridge_url: str, bot: Bot) -> None:
     }
     printed = status.to_json()
     assert (printed["drainer"]["alive"], printed["drainer"]["pid"]) == (True, pid)
-    assert printed["outbox"]["oldest_seconds"] >= 90
+    assert printed["outbox"]["oldest_seconds"] >= 300
     assert printed["delivery_queue"] == {"count": 10000, "more": True}
     assert printed["last_event"] == {"id": 1, "occurred_at": "2026-01-15T07:30:00+00:00"}
 

@@ -79,7 +79,7 @@ def test_lost_connection_is_the_last_finding(healthy: str, bot: Bot) -> None:
 def test_locked_table_fails_its_check_and_no_other(
     healthy: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(framework, "STATEMENT_SECONDS", 0.2)
+    monkeypatch.setattr(framework, "STATEMENT_SECONDS", 1)
     with bot.transaction():
         bot.execute("lock table bridge.outbox in access exclusive mode")
         found = diagnose(healthy)
