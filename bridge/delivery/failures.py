@@ -23,6 +23,7 @@ _TIMEOUTS = {
 }
 # h11 quotes the offending bytes: "illegal status line: bytearray(b'SSH-2.0')".
 _QUOTED = re.compile(r"illegal (.*): bytearray\(b(?P<quote>['\"])(.*)(?P=quote)\)", re.DOTALL)
+_CLOSED = re.compile(r"^peer (unexpectedly )?closed connection")
 
 
 def timeout_text(phase: Failure, seconds: float) -> str:
@@ -56,9 +57,9 @@ def describe_error(error: Exception, phase: Failure, *, has_status: bool) -> tup
         case h11.RemoteProtocolError() if error.error_status_hint == 431:
             return Failure.OVERSIZE, f"the response head exceeds {RESPONSE_HEAD_BYTES} bytes"
         case h11.RemoteProtocolError() if has_status and "closed" in reason:
-            return Failure.LOST, f"connection lost: {reason}"
+            return Failure.LOST, f"connection lost: {_plain(reason)}"
         case h11.ProtocolError():
-            return Failure.PROTOCOL, f"invalid HTTP response: {_QUOTED.sub(_requoted, reason)}"
+            return Failure.PROTOCOL, f"invalid HTTP response: {_plain(reason)}"
         case HungUpError():
             return Failure.LOST, "connection lost: closed without a response"
         case trio.BrokenResourceError() | OSError():
@@ -66,8 +67,10 @@ def describe_error(error: Exception, phase: Failure, *, has_status: bool) -> tup
     return Failure.INTERNAL, reason
 
 
-def _requoted(quoted: re.Match[str]) -> str:
-    return f'invalid {quoted[1]} "{quoted[3]}"'
+def _plain(reason: str) -> str:
+    """Rewrite a message of h11 for people."""
+    reason = _QUOTED.sub(lambda quoted: f'invalid {quoted[1]} "{quoted[3]}"', reason)
+    return _CLOSED.sub("the receiver closed the connection", reason)
 
 
 def _reason(failure: BaseException) -> str:
