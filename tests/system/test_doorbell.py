@@ -10,6 +10,7 @@ import psycopg
 import trio
 
 from tests.system.processes import Bridge, listening, pgbridge, running
+from tests.waiting import until
 
 BURST = 200
 
@@ -50,8 +51,7 @@ async def test_burst_silences_the_doorbell_until_it_is_over(bridge_url: str) -> 
         assert flag(bot) == "quiet", "no bridge drains yet"
         async with running(bridge_url) as bridge, listening(bridge) as dashboard:
             # Once it drains; until then the metrics show the initial state.
-            while flag(bot) != "ring":  # noqa: ASYNC110 - of another process
-                await trio.sleep(0.02)
+            await until(lambda: flag(bot) == "ring")
             bot.execute(
                 "insert into users (auth_type) select 'telegram' from generate_series(1, %s)",
                 (BURST,),

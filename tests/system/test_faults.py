@@ -17,6 +17,7 @@ from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.conftest import BOT_TABLES, create_roles, init
 from tests.receiver import Receiver, receiving
 from tests.system.processes import listening, running
+from tests.waiting import until
 from tests.webhook_rows import add_webhook
 
 KILLS = 20
@@ -216,8 +217,7 @@ async def test_sigterm_stops_a_bridge_without_a_database(
         await trio.to_thread.run_sync(own_server.stop)
         log = trio.Path(bridge.log)
         with trio.fail_after(20):
-            while "database_task_failed" not in await log.read_text():  # noqa: ASYNC110
-                await trio.sleep(0.05)
+            await until(lambda: bridge.logged("database_task_failed"))
         assert await bridge.terminate(within=10) == 0
         assert "Traceback" not in await log.read_text()
 

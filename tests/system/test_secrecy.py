@@ -49,6 +49,7 @@ from tests.system.secret_scene import (
     secret_shop,
     sign_up,
 )
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -367,8 +368,7 @@ async def test_output_logs_responses_and_backups_show_no_secret(scene: Scene) ->
         wrong_key = scene["a wrong key"]
         async with bridge_of(scene, "run with a wrong key", secret_key=wrong_key) as bridge:
             with trio.fail_after(60):
-                while not bridge.logged("secret_decryption_failed"):  # noqa: ASYNC110 - nothing announces it
-                    await trio.sleep(0.05)
+                await until(lambda: bridge.logged("secret_decryption_failed"))
         async with bridge_of(scene, "workers", "--workers", "2", secret_key=keys) as bridge:
             scene.captured.add("a list of processes", command_lines(bridge))
             await ask(scene, bridge, "GET", "/metrics")

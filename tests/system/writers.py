@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-import trio
+
+from tests.waiting import until_true
 
 SIGN_UP = "insert into public.users (auth_type, username) values ('telegram', %s)"
 
@@ -50,8 +51,4 @@ def writing(url: str, pause_seconds: float = 0.005) -> Iterator[Writer]:
 
 async def logged(bot: psycopg.Connection[tuple[object, ...]], event_id: int) -> None:
     """Wait until the newest event in the log has this ID."""
-    while True:
-        [newest] = bot.execute("select coalesce(max(id), 0) from bridge.events").fetchone() or ()
-        if newest == event_id:
-            return
-        await trio.sleep(0.01)
+    await until_true(bot, f"coalesce(max(id), 0) = {event_id} from bridge.events")

@@ -20,8 +20,7 @@ async def kill_any_time(scene: Scene) -> None:
     await trio.sleep(scene.chance.uniform(0, 0.3))
     victim = scene.chance.choice([worker for worker in scene.workers if worker.is_running])
     await victim.kill()
-    await scene.bury(victim)
-    scene.restart(victim)
+    await scene.replace(victim)
 
 
 async def kill_at_claim(scene: Scene) -> None:
@@ -29,16 +28,14 @@ async def kill_at_claim(scene: Scene) -> None:
     async with scene.locked("delivery_queue", "share row exclusive"):
         victim = await scene.until_waiting("claim")
         await victim.kill()
-    await scene.bury(victim)
-    scene.restart(victim)
+    await scene.replace(victim)
 
 
 async def kill_after_post(scene: Scene) -> None:
     """Kill a worker after a receiver got its request and before the response."""
     async with scene.caught() as (victim, _):
         await victim.kill()
-    await scene.bury(victim)
-    scene.restart(victim)
+    await scene.replace(victim)
 
 
 async def kill_before_settle(scene: Scene) -> None:
@@ -48,8 +45,7 @@ async def kill_before_settle(scene: Scene) -> None:
         await victim.kill()
         await scene.end_sessions(victim)
         await scene.until_gone(victim)
-    await scene.bury(victim)
-    scene.restart(victim)
+    await scene.replace(victim)
 
 
 async def kill_during_settle(scene: Scene) -> None:
@@ -57,8 +53,7 @@ async def kill_during_settle(scene: Scene) -> None:
     async with scene.locked("delivery_log", "exclusive"):
         victim = await scene.until_waiting("settle")
         await victim.kill()
-    await scene.bury(victim)
-    scene.restart(victim)
+    await scene.replace(victim)
 
 
 async def kill_during_drain(scene: Scene) -> None:
@@ -69,8 +64,7 @@ async def kill_during_drain(scene: Scene) -> None:
         if scene.chance.random() < 0.5:
             await scene.end_sessions(victim)
             await scene.until_gone(victim)
-    await scene.bury(victim)
-    scene.restart(victim)
+    await scene.replace(victim)
 
 
 async def freeze_past_the_lease(scene: Scene) -> None:

@@ -28,6 +28,7 @@ from tests.stress.chaos.verdict import (
     misled,
 )
 from tests.stress.chaos.workers import Worker
+from tests.waiting import until
 
 ROLES = ("worker_1", "worker_2")
 #: Subscriptions of the clients: all, nearly all, and the bridge's own events.
@@ -223,8 +224,7 @@ async def _settle(scene: Scene) -> None:
             " and not exists (select from bridge.delivery_queue)"
         )
         [(last_id,)] = await scene.fetch("select max(id) from bridge.events")
-        while not all(each.has_come_to(last_id) for each in scene.dashboards):  # noqa: ASYNC110
-            await trio.sleep(0.05)
+        await until(lambda: all(each.has_come_to(last_id) for each in scene.dashboards))
     if patience.cancelled_caught:
         scene.problems.append(f"not everything arrived within {SETTLING_SECONDS:g} s")
     async with trio.open_nursery() as nursery:

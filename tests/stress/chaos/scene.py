@@ -19,6 +19,7 @@ from tests.stress.chaos.dashboards import Dashboard
 from tests.stress.chaos.receivers import Receiver, Trap
 from tests.stress.chaos.verdict import Record
 from tests.stress.chaos.workers import Worker
+from tests.waiting import until
 
 #: Records each lease in the transaction that creates it. The role of the session identifies the
 #: worker.
@@ -210,6 +211,11 @@ class Scene:
             await self.expire(leases)
         return leases
 
+    async def replace(self, worker: Worker) -> None:
+        """Record the leases of a dead worker and restart it."""
+        await self.bury(worker)
+        self.restart(worker)
+
     @asynccontextmanager
     async def caught(self) -> AsyncIterator[tuple[Worker, Trap]]:
         """Delay the response to a request; yield the worker that sent it, and the trap.
@@ -231,8 +237,7 @@ class Scene:
     async def until_recovered(self) -> None:
         """Wait until new commits arrive at every receiver that nothing delays."""
         seen = len(self.application.committed)
-        while len(self.application.committed) <= seen:  # noqa: ASYNC110 - a thread appends them
-            await trio.sleep(0.01)
+        await until(lambda: len(self.application.committed) > seen)
         for receiver in self.prompt:
             account = receiver.account
             wanted = {key for key in self.application.committed[seen:] if account.takes(key)}

@@ -22,6 +22,7 @@ from tests.stress.chaos.receivers import Receiver
 from tests.stress.chaos.verdict import Account, Arrival
 from tests.stress.hostile.attackers import NAMES, Target, attack_from_a_process
 from tests.system.processes import TOKEN, Bridge, connected, running
+from tests.waiting import until
 
 #: Large enough that a client that does not read blocks the response.
 LARGE_WEBHOOKS, LARGE_BYTES = 200, 8_000
@@ -316,11 +317,12 @@ class _Stage:
     async def _until_arrived(self, application: Application, receiver: Receiver) -> None:
         wanted = set(application.committed)
         with trio.move_on_after(SETTLING_SECONDS):
-            while not (  # noqa: ASYNC110 - nothing announces it
-                wanted <= {key for _, key in self.received}
-                and wanted <= {each.key for each in receiver.account.arrivals}
-            ):
-                await trio.sleep(0.05)
+            await until(
+                lambda: (
+                    wanted <= {key for _, key in self.received}
+                    and wanted <= {each.key for each in receiver.account.arrivals}
+                )
+            )
 
     def _read_log(self, bridge: Bridge) -> int:
         """Record crashes in the log as problems; return the number of tracebacks."""
