@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from bridge.access.scopes import ADMIN, MOST_SCOPES, SCOPES, checked_scopes
 from bridge.access.tokens import new_row, new_token
+from bridge.events import PATTERN
 from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import Limit, Offset, RowId
 from bridge.web.api.parts import InDatabase
@@ -24,7 +25,7 @@ Scope = Annotated[
         max_length=255,
         pattern=(
             f"^({'|'.join(SCOPES)}"
-            r"|events:read:(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?))$"
+            rf"|events:read:(?:{PATTERN.pattern}))$"
         ),
         examples=["events:read:ticket.*"],
     ),
