@@ -13,6 +13,7 @@ import pytest
 from bridge import assets
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.system.processes import complaint, pgbridge
+from tests.webhook_rows import add_webhook
 
 NOWHERE = "postgresql://nobody:hunter2@127.0.0.1:1/nothing"
 DATABASE_COMMANDS = [
@@ -99,10 +100,7 @@ def test_narrow_tables_wrap_instead_of_truncating(
     pgbridge("token", "create", "--name", name, "--scope", scope, url=bridge_url)
     url = "https://receiver.example/hooks/pgbridge/payments?tenant=1"
     with psycopg.connect(bridge_url) as connection:
-        connection.execute(
-            "insert into bridge.webhooks (name, url, event_type) values (%s, %s, %s)",
-            [name, url, "payment.completed"],
-        )
+        add_webhook(connection, url, name=name, event_type="payment.completed")
     for command, texts in (("token", (name, scope)), ("webhooks", (name, url))):
         lines = pgbridge(command, "list", url=bridge_url).stdout.splitlines()
         [rule] = [number for number, line in enumerate(lines) if set(line) == {"─"}]

@@ -50,6 +50,7 @@ from tests.system.secret_scene import (
     sign_up,
 )
 from tests.waiting import until
+from tests.webhook_rows import add_webhook
 
 
 @pytest.fixture
@@ -340,11 +341,7 @@ async def test_output_logs_responses_and_backups_show_no_secret(scene: Scene) ->
         receiver.behaviours["/refuses"] = answer("500 Internal Server Error", b"no")
         await _commands(scene, receiver)
         with psycopg.connect(scene.url_of_superuser, autocommit=True) as operator:
-            operator.execute(
-                "insert into bridge.webhooks (name, url, event_type, secret)"
-                " values ('by sql', 'http://127.0.0.1:9/', '*', %s)",
-                [scene["a secret by sql"]],
-            )
+            add_webhook(operator, "http://127.0.0.1:9/", secret=scene["a secret by sql"])
         keys = f"{scene['the key']},{scene['the key before']}"
         async with bridge_of(scene, "run", secret_key=keys) as bridge:
             sign_up(scene)

@@ -12,6 +12,8 @@ import trio
 from bridge.access.vault import Vault
 from bridge.settings import load_settings
 from tests.system.processes import TOKEN, pgbridge, running
+from tests.waiting import until
+from tests.webhook_rows import add_webhook
 
 KEY = "+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/8="  # as openssl prints them
 
@@ -23,10 +25,7 @@ async def test_new_and_existing_secrets_are_encrypted(
         rows = bot.execute("select secret from bridge.webhooks order by id").fetchall()
         return [secret for (secret,) in rows]
 
-    bot.execute(
-        "insert into bridge.webhooks (name, url, event_type, secret)"
-        " values ('w', 'http://localhost/', 'a.b', 's3cret-1')"
-    )
+    add_webhook(bot, secret="s3cret-1")
     with trio.fail_after(60):
         async with running(bridge_url, secret_key=KEY) as bridge:
             async with httpx.AsyncClient(headers={"X-API-Key": TOKEN}) as client:
@@ -40,8 +39,7 @@ async def test_new_and_existing_secrets_are_encrypted(
                     },
                 )
             assert answer.status_code == 201, answer.text
-            while "s3cret-1" in stored():
-                await trio.lowlevel.checkpoint()
+            await until(lambda: "s3cret-1" not in stored())
     vault = Vault(load_settings(database_url=bridge_url, secret_key=KEY).secret_keys)
     assert all(secret.startswith("fernet:") for secret in stored())
     assert [vault.open(secret) for secret in stored()] == ["s3cret-1", "s3cret-2"]
