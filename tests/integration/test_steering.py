@@ -94,7 +94,7 @@ async def woken(url: str, courier: Courier) -> AsyncIterator[None]:
         )
         nursery.start_soon(keep_running, "relay", relay.run)
         with trio.fail_after(10):
-            while not relay.leading:  # noqa: ASYNC110 - nobody announces it
+            while not relay.leading:  # noqa: ASYNC110 - there is no event for it
                 await trio.sleep(0.01)
         yield
         nursery.cancel_scope.cancel()
