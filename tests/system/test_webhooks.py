@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pty
@@ -18,7 +19,9 @@ import pytest
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
+from bridge.cli import webhooks as webhooks_commands
 from bridge.cli.main import app
+from bridge.webhooks.model import NewWebhook, Redelivery
 from tests.system.processes import complaint, environment
 
 Bot = psycopg.Connection[tuple[Any, ...]]
@@ -110,6 +113,16 @@ def test_invalid_webhook_is_a_usage_error(bridge_url: str, bot: Bot) -> None:
     for options, said in REFUSED.items():
         assert said in complaint(command(bridge_url, *CREATE, *options), 2)
     assert stored(bot, "id") == []
+
+
+def test_command_defaults_are_those_of_the_api() -> None:
+    for function, model, names in (
+        (webhooks_commands.create, NewWebhook, ("max_concurrency", "timeout_seconds")),
+        (webhooks_commands.redeliver, Redelivery, ("per_second",)),
+    ):
+        parameters = inspect.signature(function).parameters
+        for name in names:
+            assert parameters[name].default == model.model_fields[name].default
 
 
 def test_list_prints_a_table_or_json(bridge_url: str, bot: Bot) -> None:
