@@ -26,7 +26,12 @@ from bridge.web.api.refusals import RETRY_SECONDS, answer_of, is_transient
 from bridge.web.api.webhooks import SendTrial, limited_trials
 from bridge.web.console.overview import Overviews
 from bridge.web.http.access_log import AccessLog
-from bridge.web.http.middleware import Failures, Heads, PlainPaths, SecureAnswers
+from bridge.web.http.middleware import (
+    HeadRequests,
+    SecurityHeaders,
+    TrailingSlashes,
+    UnhandledErrors,
+)
 from bridge.webhooks.errors import WebhookError
 
 log = structlog.get_logger()
@@ -98,7 +103,7 @@ def build_api(
         generate_unique_id_function=_operation_id,
         docs_url=None,  # see docs.py
         redoc_url=None,
-        redirect_slashes=False,  # PlainPaths serves both
+        redirect_slashes=False,  # TrailingSlashes serves both
         strict_content_type=False,  # body.py decides what may be JSON
     )
     api.state.database = Share(database, REST_CONNECTIONS)
@@ -120,9 +125,9 @@ def build_api(
     api.add_exception_handler(DatabaseUnavailable, _database_unavailable)
     api.add_exception_handler(DatabaseError, _database_error)
     # The last one added is the outermost.
-    api.add_middleware(PlainPaths)
-    api.add_middleware(Heads)
-    api.add_middleware(Failures)
+    api.add_middleware(TrailingSlashes)
+    api.add_middleware(HeadRequests)
+    api.add_middleware(UnhandledErrors)
     if cors_origins:
         api.add_middleware(
             CORSMiddleware,
@@ -133,7 +138,7 @@ def build_api(
         )
     if access_log:
         api.add_middleware(AccessLog)
-    api.add_middleware(SecureAnswers)
+    api.add_middleware(SecurityHeaders)
     return api
 
 

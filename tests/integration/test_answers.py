@@ -16,7 +16,7 @@ import trio
 
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.web.api.docs import PAGE, POLICY
-from bridge.web.http.middleware import SECURITY_HEADERS, Failures
+from bridge.web.http.middleware import SECURITY_HEADERS, UnhandledErrors
 from tests.integration.calling import (
     FORM,
     NOT_FOUND,
@@ -186,7 +186,7 @@ async def test_error_after_the_response_began_is_logged_once() -> None:
         raise AssertionError("the body is not read")
 
     with structlog.testing.capture_logs() as logged:
-        await Failures(begins)({"type": "http", "method": "GET", "path": "/"}, receive, send)
+        await UnhandledErrors(begins)({"type": "http", "method": "GET", "path": "/"}, receive, send)
     assert sent == ["http.response.start"]
     (line,) = logged
     assert (line["event"], line["path"]) == ("request_failed", "/")

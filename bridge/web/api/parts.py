@@ -11,7 +11,7 @@ from bridge.web.api.auth import actor_of
 from bridge.webhooks.operations import Webhooks
 
 
-class Acting:
+class AuditedDatabase:
     """The database for a request that changes something; the audit log names its sender."""
 
     def __init__(self, database: Share, actor: str) -> None:
@@ -26,7 +26,7 @@ class Acting:
 async def _database(request: Request) -> Queries:
     database: Share = request.app.state.database
     # A HEAD request arrives here as GET.
-    return database if request.method == "GET" else Acting(database, actor_of(request))
+    return database if request.method == "GET" else AuditedDatabase(database, actor_of(request))
 
 
 InDatabase = Annotated[Queries, Depends(_database)]

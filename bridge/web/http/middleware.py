@@ -32,7 +32,7 @@ SECURITY_HEADERS: Final = {
 SLASHED: Final = "pgbridge.slashed"
 
 
-class SecureAnswers:
+class SecurityHeaders:
     """Adds the security headers to every response, including errors and CORS preflights."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -52,7 +52,7 @@ class SecureAnswers:
         await self._app(scope, receive, secured)
 
 
-class PlainPaths:
+class TrailingSlashes:
     """Serves a path with a trailing slash like the path without it.
 
     A redirect would have to be built from the Host header, which the client controls.
@@ -73,7 +73,7 @@ class PlainPaths:
         await self._app(scope, receive, send)
 
 
-class Heads:
+class HeadRequests:
     """Answers HEAD like GET, without the body, as many monitoring tools need."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -93,7 +93,7 @@ class Heads:
         await self._app({**scope, "method": "GET"}, receive, without_body)
 
 
-class Failures:
+class UnhandledErrors:
     """Turns unhandled errors into a 500 response, and logs them once.
 
     Starlette's own handler runs outside CORS, so pages could not read its response; and it raises
