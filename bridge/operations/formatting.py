@@ -47,6 +47,14 @@ def duration(seconds: float | None, translate: Translate = str) -> str:
     return f"{seconds / 86_400:.0f}{_NARROW_SPACE}{translate('d')}"
 
 
+def format_seconds(seconds: float) -> str:
+    """Format a duration in whole units, for lines of plain text: ``5 min``."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def period(seconds: int, translate: Translate = str) -> str:
     """Format a round duration: ``15 min``, ``24 h``."""
     unit, size = ("min", 60) if seconds < 3_600 else ("h", 3_600)

@@ -7,7 +7,7 @@ Rows are mappings, so either driver can fetch them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
@@ -38,6 +38,9 @@ class Counted:
         """Convert the result of a query that counts up to ``COUNTED + 1``."""
         return cls(min(count, COUNTED), count > COUNTED)
 
+    def __str__(self) -> str:
+        return f"more than {self.count}" if self.more else f"{self.count}"
+
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
@@ -50,6 +53,12 @@ class Outbox:
     count: int
     more: bool
     oldest_seconds: float | None
+
+    @classmethod
+    def of(cls, state: Row) -> Outbox:
+        """Take it from the row of ``overview.sql``."""
+        counted = Counted.of(state["outbox_count"])
+        return cls(counted.count, counted.more, state["outbox_oldest_seconds"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,16 @@ class Drainer:
     bridge: str | None
     leading_seconds: float | None
 
+    @classmethod
+    def of(cls, state: Row) -> Drainer:
+        """Take it from the row of ``overview.sql``."""
+        pid = state["drainer_pid"]
+        return cls(pid is not None, pid, state["drainer"], state["leading_seconds"])
+
+    def __str__(self) -> str:
+        name = self.bridge or "a bridge"
+        return f"{name} (session with PID {self.pid})" if self.alive else name
+
 
 @dataclass(frozen=True, slots=True)
 class Doorbell:
@@ -103,6 +122,13 @@ class Doorbell:
     rings: bool | None
     switches: int | None
     switched_seconds: float | None
+
+    @classmethod
+    def of(cls, state: Row) -> Doorbell:
+        """Take it from the row of ``overview.sql``."""
+        return cls(
+            state["doorbell_mode"], state["rings"], state["switches"], state["switched_seconds"]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +293,7 @@ def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Ove
         commit_to_acknowledged=Delay.of(
             add_counts(row["commit_to_acknowledged"] for row in activity)
         ),
-        outbox=Outbox(
-            **asdict(Counted.of(state["outbox_count"])),
-            oldest_seconds=state["outbox_oldest_seconds"],
-        ),
+        outbox=Outbox.of(state),
         delivery_queue=DeliveryQueue(
             due=Counted.of(state["due_count"]),
             scheduled=Counted.of(state["scheduled_count"]),
@@ -279,26 +302,10 @@ def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Ove
             oldest_due_seconds=state["oldest_due_seconds"],
         ),
         webhooks={name: state[f"webhooks_{name}"] for name in WEBHOOK_STATES},
-        drainer=Drainer(
-            alive=state["drainer_pid"] is not None,
-            pid=state["drainer_pid"],
-            bridge=state["drainer"],
-            leading_seconds=state["leading_seconds"],
-        ),
-        doorbell=Doorbell(
-            mode=state["doorbell_mode"],
-            rings=state["rings"],
-            switches=state["switches"],
-            switched_seconds=state["switched_seconds"],
-        ),
+        drainer=Drainer.of(state),
+        doorbell=Doorbell.of(state),
         bridges=[
-            RunningBridge(
-                bridge=row["bridge"],
-                version=row["version"],
-                clients=row["clients"],
-                in_flight=row["in_flight"],
-                reported_seconds=row["reported_seconds"],
-            )
+            RunningBridge(**{field.name: row[field.name] for field in fields(RunningBridge)})
             for row in bridges
         ],
         last_event=None

@@ -465,8 +465,8 @@ def test_reader_cannot_write_or_block_anything(reader: Bot) -> None:
 def test_reader_sees_the_status(bridge_url: str, reader: Bot, service: Bot) -> None:
     service.execute("select bridge.lead()")
     status = read_status(reader)
-    assert status.drainer.pid == service.info.backend_pid
-    assert status.drainer.rings is False
+    assert status.overview.drainer.pid == service.info.backend_pid
+    assert status.overview.doorbell.rings is False
 
 
 def test_long_reader_postpones_only_the_drop(reader: Bot, service: Bot) -> None:

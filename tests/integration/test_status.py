@@ -11,7 +11,8 @@ import pytest
 
 from bridge import assets
 from bridge.database.sessions import open_session
-from bridge.operations.status import Status, StatusError, format_seconds, read_status
+from bridge.operations.formatting import format_seconds
+from bridge.operations.status import Status, StatusError, read_status
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
@@ -109,7 +110,7 @@ def test_drainer_of_another_database_is_ignored(
 ) -> None:
     with psycopg.connect(clone(bridge_template), autocommit=True) as elsewhere:
         assert elsewhere.execute(assets.query("lead").encode()).fetchone() == (True,)
-        assert status_of(bridge_url).drainer.pid is None
+        assert status_of(bridge_url).overview.drainer.pid is None
 
 
 def test_schema_of_another_version_has_no_status(bridge_url: str, bot: Bot) -> None:

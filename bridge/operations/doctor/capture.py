@@ -12,7 +12,7 @@ from bridge.operations.doctor.framework import (
     ok,
     warning,
 )
-from bridge.operations.status import format_seconds
+from bridge.operations.formatting import format_seconds
 
 
 def triggers_fire(context: Context) -> Iterator[Verdict]:

@@ -10,7 +10,6 @@ from bridge.capture.models import AppliedRule, Plan, applied_rules
 from bridge.capture.plan import plan_install
 from bridge.capture.rules import Rule
 from bridge.database.sessions import Connection, fetch
-from bridge.operations.status import Drainer, read_drainer
 from bridge.settings import Settings
 
 APPLICATION_NAME = "pgbridge-doctor"
@@ -68,11 +67,6 @@ class Context:
         """Return the rules that ``pgbridge init`` last applied."""
         with self._limited():
             return applied_rules(self.connection)
-
-    def drainer(self) -> Drainer:
-        """Return the bridge that drains the outbox, or drained it last."""
-        with self._limited():
-            return read_drainer(self.connection)
 
     @contextmanager
     def _limited(self) -> Iterator[None]:

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from bridge import assets
 from bridge.database.migrate import MigrationError, is_installed
 from bridge.operations.doctor.framework import Context, Verdict, error, listed, ok, warning
-from bridge.operations.status import format_count, format_doorbell, format_seconds
+from bridge.operations.formatting import format_seconds
+from bridge.operations.overview import Doorbell, Drainer, Outbox
+from bridge.operations.status import format_doorbell, format_outbox
 
 #: Events leave the outbox within milliseconds. After this time, nothing drains it.
 OUTBOX_SECONDS = 60
@@ -42,12 +44,10 @@ def schema_version(context: Context) -> Iterator[Verdict]:
 def outbox(context: Context) -> Iterator[Verdict]:
     """Check that a bridge drains the outbox."""
     [row] = context.fetch("overview")
-    drainer = context.drainer()
-    message = f"events in the outbox: {format_count(row['outbox_count'])}"
-    oldest_seconds = row["outbox_oldest_seconds"]
-    if oldest_seconds is not None and oldest_seconds > OUTBOX_SECONDS:
-        message += f", the oldest captured {format_seconds(oldest_seconds)} ago"
-        if drainer.pid is None:
+    drainer, events = Drainer.of(row), Outbox.of(row)
+    message = f"events in the outbox: {format_outbox(events)}"
+    if events.oldest_seconds is not None and events.oldest_seconds > OUTBOX_SECONDS:
+        if not drainer.alive:
             yield error(message, "no bridge drains the outbox", "start one: pgbridge run")
         else:
             yield error(
@@ -55,7 +55,7 @@ def outbox(context: Context) -> Iterator[Verdict]:
                 f"{drainer} holds the lock but makes no progress",
                 "look for database_task_failed in its log, or restart it",
             )
-    elif drainer.pid is None:
+    elif not drainer.alive:
         yield warning(
             f"no bridge is draining; {message}",
             "captured events wait in the outbox, and none are lost",
@@ -67,19 +67,19 @@ def outbox(context: Context) -> Iterator[Verdict]:
 
 def doorbell(context: Context) -> Iterator[Verdict]:
     """Check that commits notify only if a bridge listens, and in the configured mode."""
-    drainer = context.drainer()
-    message = f"the doorbell is {format_doorbell(drainer)}"
-    if drainer.pid is None and drainer.rings:
+    [row] = context.fetch("overview")
+    drainer, bell = Drainer.of(row), Doorbell.of(row)
+    message = f"the doorbell is {format_doorbell(bell)}"
+    if bell.rings and not drainer.alive:
         yield warning(
             message,
             "the application's commits send notifications, but no bridge receives them",
             "start a bridge: pgbridge run; until then this costs the application some throughput",
         )
-    elif drainer.pid and drainer.mode not in (None, context.settings.doorbell):
+    elif drainer.alive and bell.mode not in (None, context.settings.doorbell):
         yield warning(
             message,
-            f"BRIDGE_DOORBELL is {context.settings.doorbell} here, but {drainer.mode} for "
-            f"{drainer}",
+            f"BRIDGE_DOORBELL is {context.settings.doorbell} here, but {bell.mode} for {drainer}",
             "use the same BRIDGE_DOORBELL for init and for every bridge",
         )
     else:

@@ -21,7 +21,7 @@ from bridge.operations.doctor.framework import (
     ok,
     warning,
 )
-from bridge.operations.status import format_seconds
+from bridge.operations.formatting import format_seconds
 
 #: The oldest supported major version of PostgreSQL.
 OLDEST_SERVER = 14
