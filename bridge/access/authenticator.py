@@ -1,7 +1,5 @@
 """Authenticates tokens, tickets and console sessions, and limits guessing."""
 
-from __future__ import annotations
-
 import hmac
 import secrets
 from collections import OrderedDict

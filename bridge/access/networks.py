@@ -1,7 +1,5 @@
 """Parse networks written as CIDR."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network

@@ -1,7 +1,5 @@
 """Client addresses of requests that pass through trusted proxies."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final

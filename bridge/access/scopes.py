@@ -1,7 +1,5 @@
 """Scopes: what a token permits."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Final

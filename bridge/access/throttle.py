@@ -1,7 +1,5 @@
 """Rate limits per key."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 
 

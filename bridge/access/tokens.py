@@ -1,7 +1,5 @@
 """API tokens: create, list and revoke them."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import secrets

@@ -1,7 +1,5 @@
 """Check rules against the database before anything is changed there."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass

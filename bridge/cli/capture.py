@@ -1,7 +1,5 @@
 """``pgbridge capture``: pause and resume rules."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """Load what commands need: settings, rules and a database session. Errors become one line."""
 
-from __future__ import annotations
-
 import getpass
 import json
 import os

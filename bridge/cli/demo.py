@@ -1,7 +1,5 @@
 """``pgbridge demo``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

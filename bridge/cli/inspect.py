@@ -1,7 +1,5 @@
 """``pgbridge doctor`` and ``pgbridge status``."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

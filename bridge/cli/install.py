@@ -1,7 +1,5 @@
 """``pgbridge init`` and ``pgbridge uninstall``."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Print what commands say: notes and errors on standard error, tables on standard output."""
 
-from __future__ import annotations
-
 from typing import NoReturn
 
 import typer

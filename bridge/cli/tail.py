@@ -1,7 +1,5 @@
 """``pgbridge tail``."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``pgbridge token``: create, list and revoke API tokens."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Run a bridge in this process: start, announce, stop."""
 
-from __future__ import annotations
-
 import gc
 import resource
 import signal

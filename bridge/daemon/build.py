@@ -1,7 +1,5 @@
 """Build the parts of a bridge from its settings and connect them to each other."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The parts of one bridge, and the order in which they start and stop."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

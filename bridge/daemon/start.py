@@ -1,7 +1,5 @@
 """Check before a bridge starts that it can use the database and the port."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 
 import trio

@@ -4,8 +4,6 @@ Each worker is a complete bridge in its own process (``bridge/daemon/worker.py``
 spreads connections over those that listen. The supervisor serves no requests and needs no database.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import pickle

@@ -1,7 +1,5 @@
 """Run one of several bridges on one port, as a child process of the supervisor."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The database's clock, estimated locally. Every stored time uses that clock."""
 
-from __future__ import annotations
-
 import time
 from datetime import datetime, timedelta
 

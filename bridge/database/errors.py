@@ -1,7 +1,5 @@
 """The errors that the daemon's database layer raises, and their translation from asyncpg's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

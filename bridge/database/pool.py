@@ -5,8 +5,6 @@ calls raise ``DatabaseUnavailable``, so callers have one error to retry. Every o
 ``DatabaseError``: a bug or a refused statement.
 """
 
-from __future__ import annotations
-
 from collections.abc import (
     AsyncIterator,
     Callable,

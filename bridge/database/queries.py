@@ -1,7 +1,5 @@
 """One way to run named queries for both drivers, so that they share the code above them."""
 
-from __future__ import annotations
-
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 

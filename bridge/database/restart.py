@@ -1,7 +1,5 @@
 """Keep a task running while the database comes and goes."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Awaitable, Callable
 

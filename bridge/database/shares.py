@@ -1,7 +1,5 @@
 """Shares of the connection pool, so that no group of callers can use all of it."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 

@@ -1,7 +1,5 @@
 """Run one asyncpg statement inside the calling trio task."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar

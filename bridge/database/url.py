@@ -1,7 +1,5 @@
 """Validate database URLs without ever showing a password."""
 
-from __future__ import annotations
-
 import re
 from typing import Final
 from urllib.parse import urlsplit

@@ -1,7 +1,5 @@
 """Makes one attempt of a delivery: sign the request, send it, judge the response."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Sequence

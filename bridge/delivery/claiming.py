@@ -4,8 +4,6 @@ While vacuum is held back, a scan from the start of the queue passes every deliv
 then. So most claims start at a mark, and sweeps become rarer the longer they take.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """Connections to receivers: HTTP by h11 on trio streams, kept for the next request."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence

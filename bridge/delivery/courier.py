@@ -6,8 +6,6 @@ webhook. This bounds the memory for responses and the number of repeats after a 
 without free slots claims nothing, and the deliveries wait in the queue.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog

@@ -1,7 +1,5 @@
 """Says what kind of failure ended an attempt, and why, in a few words for people."""
 
-from __future__ import annotations
-
 import os
 import re
 import ssl

@@ -1,7 +1,5 @@
 """Settles attempts: records their results in batches, and frees the leases."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 

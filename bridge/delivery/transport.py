@@ -4,8 +4,6 @@ Connections are reused. Redirects, cookies, proxies and environment variables ar
 trio streams is used directly: an HTTP client's pool and layers cost several times the request.
 """
 
-from __future__ import annotations
-
 import ssl
 from collections.abc import Mapping
 from typing import Self

@@ -1,7 +1,5 @@
 """Parses a webhook's URL into what a request needs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -4,8 +4,6 @@ The bot is the application that must not change: it does not know about the brid
 events follow from what the bot intended, never from what a trigger wrote.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field

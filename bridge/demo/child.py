@@ -1,7 +1,5 @@
 """Run the bridge as a child process."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Create the demo's database and show how to open it."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Compare what the bot committed with what arrived at each place. Pure."""
 
-from __future__ import annotations
-
 import json
 from collections import deque
 from collections.abc import Mapping

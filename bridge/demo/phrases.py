@@ -1,7 +1,5 @@
 """Names and texts of the simulated shop, as unusual as what real users type."""
 
-from __future__ import annotations
-
 from random import Random
 
 _FIRST_NAMES = (

@@ -1,7 +1,5 @@
 """Start a temporary PostgreSQL server from a wheel, for the demo and the tests."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import tempfile

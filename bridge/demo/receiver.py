@@ -1,7 +1,5 @@
 """A webhook receiver: the contract's own example, which also checks Standard Webhooks."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac

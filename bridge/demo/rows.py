@@ -1,7 +1,5 @@
 """Write the rows of the shop as its bot would, and return them as events show them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random

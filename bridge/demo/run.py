@@ -1,7 +1,5 @@
 """``pgbridge demo``: run all parts and compare what was committed with what arrived."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

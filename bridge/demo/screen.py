@@ -1,7 +1,5 @@
 """Show the demo: a live frame on a terminal, otherwise a line every few seconds."""
 
-from __future__ import annotations
-
 import math
 import time
 import unicodedata

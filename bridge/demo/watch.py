@@ -1,7 +1,5 @@
 """The dashboard: a WebSocket client that stays connected."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

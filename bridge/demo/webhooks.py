@@ -1,7 +1,5 @@
 """The demo's webhooks: create them through REST, and notice when a user changes them."""
 
-from __future__ import annotations
-
 import base64
 import secrets
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """WebSocket frames built by the bridge itself, and events in the form the hub sends (RFC 6455)."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

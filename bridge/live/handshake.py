@@ -1,7 +1,5 @@
 """The HTTP request that opens a stream: what must be valid and what it asks for."""
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 An event is encoded once, and each client gets one write per chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import structlog

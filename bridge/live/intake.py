@@ -1,7 +1,5 @@
 """The receiving side of a connection: the handshake first, then frames at a limited rate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import inf
 

@@ -1,7 +1,5 @@
 """One client's place in the stream: it follows live events or catches up on missed ones."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

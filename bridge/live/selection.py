@@ -1,7 +1,5 @@
 """The set of event types a client receives."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The protocol of ``/ws``: the messages of one authenticated client and their answers."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The stream as a whole: admits clients, pings them, and closes those that must leave."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Record in ``bridge.activity`` what this process does, which also shows that it is running."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from operator import sub
 

@@ -1,7 +1,5 @@
 """Update the metrics about the queues and webhooks from the database."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 

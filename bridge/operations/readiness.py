@@ -3,8 +3,6 @@
 Receivers do not count: restarting a bridge does not help a receiver that is down or slow.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Parse the address of a stream."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit

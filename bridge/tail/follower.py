@@ -4,8 +4,6 @@ Events are passed on in ID order, each once. After a reconnect the bridge sends 
 range that the log no longer has is passed on as a gap.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import socket

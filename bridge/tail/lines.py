@@ -1,7 +1,5 @@
 """Format events as terminal lines, with control characters escaped."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime
 from zlib import crc32

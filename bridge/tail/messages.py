@@ -1,7 +1,5 @@
 """What a follower passes on, and how it parses what the bridge sends."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

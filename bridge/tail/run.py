@@ -1,7 +1,5 @@
 """Print what a follower receives until the end, a signal or a closed pipe."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

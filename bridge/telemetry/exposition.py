@@ -1,7 +1,5 @@
 """Prometheus' text format: the collectors behind it, and merging the metrics of several workers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Histograms of durations with fixed buckets, so that their counts can be added up."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final

@@ -3,8 +3,6 @@
 Label values are bounded: rules, states and reasons, never ids or texts.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Imports the webhooks of the bot's own table ``public.webhooks``, which is only read."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, Final
 

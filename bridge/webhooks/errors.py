@@ -1,7 +1,5 @@
 """Why an operation on webhooks fails. Each message says what is wrong, in one line."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 

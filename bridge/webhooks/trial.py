@@ -1,7 +1,5 @@
 """Sends a webhook a test request, to try it without waiting for an event."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence

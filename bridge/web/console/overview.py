@@ -1,7 +1,5 @@
 """The overview page: current figures and recent charts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final

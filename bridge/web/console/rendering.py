@@ -1,7 +1,5 @@
 """Renders pages from templates."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final

@@ -4,8 +4,6 @@ The front has received a whole head. h11 parses it here, and reads the body as t
 for it. Everything a client could make last forever has a deadline.
 """
 
-from __future__ import annotations
-
 import json
 import secrets
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Clients are not authenticated yet. Until the head of a request has arrived, each
 task, and is disconnected if it takes too long.
 """
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
