@@ -1,7 +1,5 @@
 """Serves an ASGI application on `$PORT`: ``python -m tests.asgi module:application``."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Fixtures for a real PostgreSQL: one server per worker, one cloned database per test."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The installed Node, for tests of JavaScript clients."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

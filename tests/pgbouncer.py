@@ -1,7 +1,5 @@
 """A real PgBouncer in front of the test server."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """A receiver that behaves as the test wants and records its requests."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Wait for facts by polling."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Add webhooks to a database."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import psycopg

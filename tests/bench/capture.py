@@ -5,8 +5,6 @@ with their indexes and foreign keys, with fsync. Every variant has its own datab
 variants alternate, so that changes in the machine's speed affect all of them.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 import tempfile

@@ -11,8 +11,6 @@ A command is one line of JSON on standard input, answered by one line on standar
 process ends with its standard input. Times are of CLOCK_MONOTONIC, which all processes share.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -5,8 +5,6 @@ and records nothing, the limit of machine and Python; and a sender as in a typic
 and two commits per delivery. Receiver and PostgreSQL share the machine.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Time to drain one event after many passed while vacuum was blocked, relative to a new queue."""
 
-from __future__ import annotations
-
 import time
 from statistics import median
 

@@ -7,8 +7,6 @@ The reference of the same run is a loop that writes the same frames from memory,
 to as many plain sockets of the same clients' process.
 """
 
-from __future__ import annotations
-
 from statistics import median
 
 import trio

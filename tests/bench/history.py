@@ -3,8 +3,6 @@
 ``BENCH_HISTORY`` sets the number; a million takes half a minute and half a gigabyte.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

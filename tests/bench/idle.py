@@ -8,8 +8,6 @@ The reference of the same run is trio-websocket's own server with a handler that
 processor time, a bridge without clients.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 ``BENCH_MEMORY`` sets the number.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

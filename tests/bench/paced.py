@@ -8,8 +8,6 @@ for 500 clients, a bare LISTEN whose frame is written in a loop to 500 plain soc
 process. Figures are medians over alternating rounds.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from contextlib import closing

@@ -1,7 +1,5 @@
 """The limit of machine and Python: frames written to plain sockets without a bridge."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager

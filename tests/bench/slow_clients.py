@@ -6,8 +6,6 @@ the round; their buffers do not overflow, which would disconnect them. Rounds al
 medians.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -10,8 +10,6 @@ plain sockets of the clients' process. The second figure is the p99 of the ten l
 meanwhile, relative to the p99 without a storm.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from statistics import median

@@ -4,8 +4,6 @@ Each form adds one thing to the previous one; the last is a rendered rule. State
 inside the server without commits, which leaves only processor time.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from statistics import median

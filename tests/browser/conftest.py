@@ -17,8 +17,6 @@ A browser test is a plain function, not ``async``. Fixtures:
 Wait with Playwright: ``expect(page.get_by_role("table")).to_contain_text("user.created")``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path

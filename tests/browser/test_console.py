@@ -1,7 +1,5 @@
 """Sign-in, overview and live feed of the console in a browser."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Deliveries and audit log of the console in a browser."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Webhook and token pages of the console in a browser."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

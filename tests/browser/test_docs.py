@@ -1,7 +1,5 @@
 """The API documentation page when its scripts cannot be loaded."""
 
-from __future__ import annotations
-
 from playwright.sync_api import Page, expect
 
 from tests.browser.visits import OpenPage, Photograph, Watch

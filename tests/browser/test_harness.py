@@ -1,7 +1,5 @@
 """The browser test harness: no error on a page goes unnoticed."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

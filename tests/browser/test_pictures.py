@@ -4,8 +4,6 @@ With ``--screenshots``, the demo first runs for a minute. Its activity is then c
 of an hour before, so that the charts are full.
 """
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """A browser that visits one server and records errors on its pages."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

@@ -1,7 +1,5 @@
 """Run the fenced blocks of the documentation."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -4,8 +4,6 @@ Values that differ between runs are recognized by form (``guides.VARYING``), and
 anything. Everything else must be equal character by character.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import socket

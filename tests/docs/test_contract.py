@@ -3,8 +3,6 @@
 docs/contract.md lists every sentence of the contract with its test; many are in other files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json

@@ -1,7 +1,5 @@
 """The example clients, and that of the contract document, work with a real bridge."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal

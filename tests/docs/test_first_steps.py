@@ -1,7 +1,5 @@
 """The tutorial leads from the demo to a verified webhook."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Run the commands and SQL of the pages in order."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """Follow docs/install.md and docs/upgrade.md on a separate server."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

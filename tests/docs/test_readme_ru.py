@@ -4,8 +4,6 @@ The test compares everything except words, section by section: paragraphs, list 
 code, links, names in code and figures.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The example receivers accept a bridge's deliveries and reject forged ones."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """docs/roles.md lists the actual rights, and its SQL works."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Every test that docs/threats.md and docs/contract.md name exists."""
 
-from __future__ import annotations
-
 import ast
 import re
 from functools import cache

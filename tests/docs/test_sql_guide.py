@@ -1,7 +1,5 @@
 """Every query in docs/sql.md runs and finds something."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An application with tables and rules of any kind."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

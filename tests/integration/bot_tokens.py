@@ -1,7 +1,5 @@
 """The bot's own table of tokens."""
 
-from __future__ import annotations
-
 import hashlib
 
 from bridge.access.tokens import BotTokens

@@ -1,7 +1,5 @@
 """Call the REST API on a test's database, without a server, and add rows for it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

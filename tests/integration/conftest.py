@@ -1,7 +1,5 @@
 """Applications for tests to capture: the shop bot, and one with tables of any kind."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """Helpers for tests of console pages: sign in, read forms, add webhooks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """Run a courier on a test's database, or its two queries by themselves."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Helpers to plan and apply an installation, and to look at its triggers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import psycopg

@@ -1,7 +1,5 @@
 """An operator's psql session on a separate database."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

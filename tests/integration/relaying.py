@@ -1,7 +1,5 @@
 """A relay on a test's database that records what it publishes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """Bridges record their activity, and the overview summarizes it."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Rules of any form, on tables of every kind that PostgreSQL has."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """Changes are audited, whatever made them."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

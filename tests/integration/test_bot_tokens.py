@@ -1,7 +1,5 @@
 """The bot's own tokens, read from its table."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 

@@ -1,7 +1,5 @@
 """The circuit breaker pauses failing webhooks, probes them, and disables them in the end."""
 
-from __future__ import annotations
-
 import json
 import math
 from datetime import UTC, timedelta

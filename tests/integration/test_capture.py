@@ -1,7 +1,5 @@
 """The shop bot's six events: their exact payloads, once each, as of the commit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """What a commit announces: nothing that was rolled back, and at most one notification."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Capture never breaks the application, gives it no privileges, and cannot be subverted by it."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A value of any type is sent as the same text, whatever the session's settings."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.integration.application import Application, rule

@@ -1,7 +1,5 @@
 """With track_commit_timestamp, events carry their exact commit time."""
 
-from __future__ import annotations
-
 import psycopg
 import trio
 

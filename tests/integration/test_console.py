@@ -1,7 +1,5 @@
 """The console without a browser: sessions, form protection and responses."""
 
-from __future__ import annotations
-
 import re
 from ipaddress import ip_network
 from typing import Any

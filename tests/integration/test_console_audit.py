@@ -1,7 +1,5 @@
 """The console's audit log."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The console's delivery pages without a browser: filters, details and redelivery."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any

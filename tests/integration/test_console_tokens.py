@@ -1,7 +1,5 @@
 """The console's token pages without a browser."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime, timedelta
 from html import unescape

@@ -1,7 +1,5 @@
 """The health figures and test requests of a webhook's console page."""
 
-from __future__ import annotations
-
 import re
 from html import unescape
 from typing import Any

@@ -1,7 +1,5 @@
 """The console's webhook pages without a browser."""
 
-from __future__ import annotations
-
 import re
 from html import unescape
 

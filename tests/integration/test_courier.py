@@ -1,7 +1,5 @@
 """Deliveries reach their receivers, and their results are recorded."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import hmac

@@ -1,7 +1,5 @@
 """The demo bot's own list of its events equals what the triggers wrote."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from datetime import datetime

@@ -3,8 +3,6 @@
 The safety net does not help here: relays poll once a minute, and tests wait half of that.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import threading

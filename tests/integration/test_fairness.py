@@ -1,7 +1,5 @@
 """Webhooks do not delay each other, and none exceeds its limits."""
 
-from __future__ import annotations
-
 from collections import Counter
 from datetime import timedelta
 

@@ -3,8 +3,6 @@
 Every test runs a relay with the rights of the service, and expects the next event to arrive.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator

@@ -1,7 +1,5 @@
 """Installing and removing: as a whole or not at all."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 

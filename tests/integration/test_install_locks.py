@@ -1,7 +1,5 @@
 """init never makes the application wait for longer than the lock timeout."""
 
-from __future__ import annotations
-
 import re
 import threading
 import time

@@ -1,7 +1,5 @@
 """One session leads, whatever locks others hold; when it ends, another takes over."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The stream of several bridges on one database, with concurrent writers and roaming clients."""
 
-from __future__ import annotations
-
 import json
 import random
 import threading

@@ -1,7 +1,5 @@
 """Couriers do not scan below their watermarks, and still find what appears there."""
 
-from __future__ import annotations
-
 import re
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """Migrations run in order, once, and each as a whole."""
 
-from __future__ import annotations
-
 import re
 import threading
 

@@ -1,7 +1,5 @@
 """The views for operators, and what the statistics cost."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """What operators do to webhooks in SQL."""
 
-from __future__ import annotations
-
 import re
 
 import psycopg

@@ -1,7 +1,5 @@
 """Ordered webhooks get one delivery at a time, in event order."""
 
-from __future__ import annotations
-
 import trio
 import trio.lowlevel
 

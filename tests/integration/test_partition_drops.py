@@ -1,7 +1,5 @@
 """Dropping expired partitions while others read, settle and redeliver."""
 
-from __future__ import annotations
-
 import re
 import threading
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Rules on partitioned tables: an update that moves a row is one update."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from typing import Any
 

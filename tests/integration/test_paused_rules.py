@@ -1,7 +1,5 @@
 """Pausing and resuming rules."""
 
-from __future__ import annotations
-
 import psycopg
 import pytest
 

@@ -1,7 +1,5 @@
 """The bridge's connection pool behind a PgBouncer with transaction pooling."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import psycopg

@@ -1,7 +1,5 @@
 """Readiness means progress. Its problems are named, and slowness alone is fine."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any

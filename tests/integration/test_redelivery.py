@@ -1,7 +1,5 @@
 """Redelivery by the functions of schema bridge."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """A rule that does not fit the database is rejected in one line, and changes nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import psycopg

@@ -1,7 +1,5 @@
 """Every committed event is logged, published and enqueued once, whatever happens to the relay."""
 
-from __future__ import annotations
-
 import json
 import random
 import threading

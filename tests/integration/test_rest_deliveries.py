@@ -1,7 +1,5 @@
 """Deliveries and statistics over REST."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any

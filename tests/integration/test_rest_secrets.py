@@ -1,7 +1,5 @@
 """Secrets and URLs of webhooks over REST: what is shown, stored and allowed."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Webhooks over REST: create, list, change, operate, delete."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The service role can do what a bridge needs; the reader sees everything except secrets."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """init creates, replaces and removes triggers, and repairs those changed by hand."""
 
-from __future__ import annotations
-
 import psycopg
 import pytest
 

@@ -6,8 +6,6 @@ once that version is released; until then, write it with
 ``python -m tests.integration.test_schema --initial``.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Leases and results survive lost databases, rejected rows and other couriers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The status is read from the database."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

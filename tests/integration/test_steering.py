@@ -1,7 +1,5 @@
 """What an operator does to a webhook in psql acts at once, on whatever bridge."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """Tickets for the stream."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 
 import trio

@@ -1,7 +1,5 @@
 """A delivery's times are in order and come from the database's clock."""
 
-from __future__ import annotations
-
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime

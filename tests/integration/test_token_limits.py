@@ -1,7 +1,5 @@
 """Rate limits per token, and limits of failed attempts per address."""
 
-from __future__ import annotations
-
 from ipaddress import ip_network
 from typing import Any
 

@@ -1,7 +1,5 @@
 """API tokens over REST: create, use, list, revoke; scopes."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

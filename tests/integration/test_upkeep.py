@@ -1,7 +1,5 @@
 """Upkeep seals stored secrets, also while they change."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -4,8 +4,6 @@ pip-audit succeeds if it could look nothing up. An audit that checked nothing mu
 that found nothing.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

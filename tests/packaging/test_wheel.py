@@ -1,7 +1,5 @@
 """The wheel contains everything needed to run pgbridge."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

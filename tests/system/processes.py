@@ -1,7 +1,5 @@
 """Run ``pgbridge`` as its users do: as a process."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

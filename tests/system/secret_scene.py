@@ -1,7 +1,5 @@
 """A shop full of secrets, and a record of everything that the bridge and its commands show."""
 
-from __future__ import annotations
-
 import base64
 import json
 import secrets

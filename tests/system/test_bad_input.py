@@ -1,7 +1,5 @@
 """Every error is one line, with the right exit code."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import socket

@@ -1,7 +1,5 @@
 """A short chaos test: every fault a few times."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """``pgbridge demo`` as a user runs it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

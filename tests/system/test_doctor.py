@@ -1,7 +1,5 @@
 """``pgbridge doctor`` and ``pgbridge status``, as people and scripts call them."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty

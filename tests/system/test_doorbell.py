@@ -1,7 +1,5 @@
 """The doorbell of a running bridge in metrics, status and flag."""
 
-from __future__ import annotations
-
 import json
 import re
 

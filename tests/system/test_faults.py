@@ -1,7 +1,5 @@
 """Killed bridges and database restarts lose nothing."""
 
-from __future__ import annotations
-
 import json
 import random
 import threading

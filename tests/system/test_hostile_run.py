@@ -1,7 +1,5 @@
 """A short hostile test: attacks affect no honest client and leave nothing behind."""
 
-from __future__ import annotations
-
 import os
 import resource
 

@@ -1,7 +1,5 @@
 """Every line in the log of a running bridge is a documented event."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The main job: commits of the bot arrive at a dashboard and, signed, at a receiver."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json

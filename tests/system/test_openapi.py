@@ -3,8 +3,6 @@
 Schemathesis sends valid and invalid requests, and sequences of them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The bridge works through the application's PgBouncer."""
 
-from __future__ import annotations
-
 import json
 
 import psycopg

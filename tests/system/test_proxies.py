@@ -4,8 +4,6 @@ Tests of a proxy that is not installed are skipped. tests/unit/test_proxies.py t
 reads a proxy's headers.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

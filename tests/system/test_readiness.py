@@ -1,7 +1,5 @@
 """``/readyz`` reports real damage to the bridge's surroundings."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Three logins without superuser: the owner, the writer and the bridge."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 

@@ -8,8 +8,6 @@ For a new secret, add it to ``_secrets`` and use it: ``WAYS_IN`` for stream hand
 for settings, ``_requests`` for REST, ``_commands`` for the command line.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os

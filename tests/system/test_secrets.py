@@ -1,7 +1,5 @@
 """A bridge with a key leaves no readable secret in the database."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import httpx

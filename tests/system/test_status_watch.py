@@ -1,7 +1,5 @@
 """``pgbridge status --watch`` in a terminal and in scripts."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty

@@ -1,7 +1,5 @@
 """`pgbridge tail` on terminals and in pipes."""
 
-from __future__ import annotations
-
 import json
 import os
 import pty

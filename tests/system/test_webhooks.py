@@ -1,7 +1,5 @@
 """``pgbridge webhooks``: its output, exit codes and messages."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import os

@@ -1,7 +1,5 @@
 """``pgbridge run --workers``: several processes that start, serve and stop as one bridge."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The application of the client tests: inserts users all the time."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

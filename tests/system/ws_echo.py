@@ -4,8 +4,6 @@ For conformance suites such as the fuzzing client of the Autobahn|Testsuite:
 ``python -m tests.system.ws_echo PORT`` serves ``/ws`` until SIGTERM or SIGINT.
 """
 
-from __future__ import annotations
-
 import signal
 import sys
 from math import inf

@@ -1,7 +1,5 @@
 """A WebSocket echo for tests, and a client that can send arbitrary bytes."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """A model of PostgreSQL's transaction ids and snapshots."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 

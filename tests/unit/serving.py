@@ -1,7 +1,5 @@
 """Serves the port for a test without a database."""
 
-from __future__ import annotations
-
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence

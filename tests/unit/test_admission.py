@@ -1,7 +1,5 @@
 """Which clients the stream admits, and when it closes them again."""
 
-from __future__ import annotations
-
 import pytest
 import trio
 from trio_websocket import ConnectionClosed

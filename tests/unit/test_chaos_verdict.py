@@ -1,7 +1,5 @@
 """The verdict of the chaos test notices every kind of problem."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

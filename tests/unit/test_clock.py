@@ -1,7 +1,5 @@
 """The database's time is estimated from its last answer."""
 
-from __future__ import annotations
-
 import time
 from datetime import UTC, datetime
 

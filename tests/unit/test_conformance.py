@@ -4,8 +4,6 @@ The cases are a selection of the Autobahn|Testsuite's. A client that breaks the 
 close frame that says so, and every connection ends in order.
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterable, Sequence
 from math import inf

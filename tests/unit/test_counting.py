@@ -1,7 +1,5 @@
 """Metrics of the stream: dropped clients, streamed events and delays."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 

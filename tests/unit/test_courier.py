@@ -1,7 +1,5 @@
 """The courier on a database with a long lock."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any, cast
 

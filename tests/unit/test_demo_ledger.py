@@ -1,7 +1,5 @@
 """The demo's ledger matches commits with arrivals."""
 
-from __future__ import annotations
-
 from collections import deque
 
 from bridge.demo.ledger import Ledger, identify, percentile

@@ -1,7 +1,5 @@
 """The demo's receiver accepts only valid signatures."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac

@@ -1,7 +1,5 @@
 """The demo's dashboard follows the stream across lost connections."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The doorbell rings when events are rare, is quiet when they are many, and misses none between."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import pytest

@@ -1,7 +1,5 @@
 """Requests of REST on the one port: bodies, deadlines, other protocols, kept connections."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 import pytest

@@ -1,7 +1,5 @@
 """How `pgbridge tail` handles failing connections."""
 
-from __future__ import annotations
-
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager

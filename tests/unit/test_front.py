@@ -1,7 +1,5 @@
 """The one port, until the head of a request is complete: accepting, waiting, routing."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

@@ -1,7 +1,5 @@
 """Whatever is sent to the one port is answered or dropped, and leaves nothing behind."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

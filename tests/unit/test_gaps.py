@@ -1,7 +1,5 @@
 """A gap in the log is reported to the client."""
 
-from __future__ import annotations
-
 import pytest
 import trio.testing
 

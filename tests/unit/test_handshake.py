@@ -1,7 +1,5 @@
 """The opening handshake is accepted or refused as RFC 6455 requires."""
 
-from __future__ import annotations
-
 import pytest
 import structlog
 import trio

@@ -1,7 +1,5 @@
 """Durations are counted in buckets, and quantiles are interpolated."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

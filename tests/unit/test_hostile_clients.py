@@ -1,7 +1,5 @@
 """No client can crash the server or delay another client."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Awaitable, Callable
 

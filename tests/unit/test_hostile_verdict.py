@@ -1,7 +1,5 @@
 """The verdict of the hostile test notices every error of what honest clients receive."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """A client's input is read at a limited rate and a few frames at a time."""
 
-from __future__ import annotations
-
 import json
 import socket
 import struct

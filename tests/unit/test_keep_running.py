@@ -1,7 +1,5 @@
 """Tasks are restarted for as long as the database is away."""
 
-from __future__ import annotations
-
 from trio.testing import MockClock
 
 from bridge.database.errors import DatabaseUnavailable

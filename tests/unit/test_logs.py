@@ -1,7 +1,5 @@
 """Every event is one line, and docs/logs.md lists all of them."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -1,7 +1,5 @@
 """The overview is built from rows."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """How missed events are sent: page by page, without delaying other clients."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

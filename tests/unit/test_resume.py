@@ -1,7 +1,5 @@
 """A client that was away gets the events it missed, in order and once."""
 
-from __future__ import annotations
-
 import socket
 import struct
 from typing import Any

@@ -1,7 +1,5 @@
 """Objects with secrets do not show them when printed."""
 
-from __future__ import annotations
-
 import pickle
 from datetime import UTC, datetime
 from typing import Any

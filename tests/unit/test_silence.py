@@ -1,7 +1,5 @@
 """Silent clients are dropped and idle ones closed."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

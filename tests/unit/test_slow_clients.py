@@ -1,7 +1,5 @@
 """A slow client is cut off and learns where to resume."""
 
-from __future__ import annotations
-
 import json
 
 import structlog

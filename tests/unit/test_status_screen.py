@@ -1,7 +1,5 @@
 """``pgbridge status --watch`` draws the overview."""
 
-from __future__ import annotations
-
 import io
 from datetime import UTC, datetime, timedelta
 from typing import Any

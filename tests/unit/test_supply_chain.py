@@ -1,7 +1,5 @@
 """The lock pins every version, and the audit reports known vulnerabilities."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

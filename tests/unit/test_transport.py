@@ -1,7 +1,5 @@
 """One request to a receiver, whatever the receiver does."""
 
-from __future__ import annotations
-
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager

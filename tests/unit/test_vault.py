@@ -1,7 +1,5 @@
 """Webhook secrets: generation, validation and encryption."""
 
-from __future__ import annotations
-
 import base64
 
 import pytest

@@ -1,7 +1,5 @@
 """What a token or a ticket shows of the stream, and who is logged."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """A healthy database to damage, and the findings of the doctor on it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any

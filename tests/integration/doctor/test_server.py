@@ -1,7 +1,5 @@
 """The doctor checks the server and the connection to it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

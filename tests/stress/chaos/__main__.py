@@ -3,8 +3,6 @@
 Prints every fault and ends with one line of JSON. The exit code is 1 if there was any problem.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -1,7 +1,5 @@
 """The application of the chaos test: commits rows and records what it committed."""
 
-from __future__ import annotations
-
 import threading
 from itertools import count
 from typing import Any

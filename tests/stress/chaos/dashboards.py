@@ -1,7 +1,5 @@
 """The clients of the chaos test, which follow the stream from worker to worker."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from random import Random

@@ -4,8 +4,6 @@ A fault at some operation hits the worker that performs it next. A killed worker
 background.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio

@@ -3,8 +3,6 @@
 Each has its own port. It records a request in its account before it responds.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

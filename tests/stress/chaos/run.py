@@ -1,7 +1,5 @@
 """Run the chaos test from setup to verdict."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The scene of the chaos test: database, recorder, workers, receivers and clients."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager

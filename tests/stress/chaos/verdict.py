@@ -1,7 +1,5 @@
 """Compare the records of application, receivers, database and clients. Pure."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence

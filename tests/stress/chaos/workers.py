@@ -1,7 +1,5 @@
 """The bridges of the chaos test: processes that are killed, frozen and restarted."""
 
-from __future__ import annotations
-
 import signal
 from contextlib import AsyncExitStack
 

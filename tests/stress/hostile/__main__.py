@@ -4,8 +4,6 @@ Says what happens, and ends with one line of JSON; exit code 1 if honest clients
 if anything is left of the strangers when they are gone.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -4,8 +4,6 @@
 until the time is up, and prints the number of attacks as JSON.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import socket

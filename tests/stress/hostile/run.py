@@ -1,7 +1,5 @@
 """Run the hostile test from setup to verdict."""
 
-from __future__ import annotations
-
 import json
 import math
 import socket
