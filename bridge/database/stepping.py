@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 async def stepped(work: Coroutine[asyncio.Future[Any], None, Result]) -> Result:
-    """Run a coroutine of asyncpg in this task instead of in an asyncio task of its own.
+    """Run a coroutine of asyncpg in this task instead of a separate asyncio task.
 
     This saves a third of the round trip, which delays every event. It works for coroutines that
     await nothing but futures, as a statement on one connection does.

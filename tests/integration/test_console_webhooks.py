@@ -351,7 +351,7 @@ async def test_only_changed_fields_are_saved(bridge_url: str, bot: Bot) -> None:
         "update bridge.webhooks set name = 'theirs', updated_at = now()",
         "update bridge.webhooks set is_active = false, disabled_reason = '410'",
     ],
-    ids=["somebody", "the bridge"],
+    ids=["another admin", "the bridge"],
 )
 async def test_concurrent_change_is_not_overwritten(
     bridge_url: str, bot: Bot, meanwhile: str

@@ -72,7 +72,7 @@ async def test_burst_silences_the_doorbell_until_it_is_over(bridge_url: str) -> 
                 2,
             )
             assert await bridge.terminate() == 0
-        assert flag(bot) == "quiet", "a bridge that stops in order leaves nobody ringing for it"
+        assert flag(bot) == "quiet", "a bridge that stops in order also stops notifications"
 
 
 async def test_failing_rule_appears_in_metrics_and_doctor(bridge_url: str) -> None:

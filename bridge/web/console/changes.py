@@ -26,7 +26,7 @@ MOST_CHARACTERS_AT_ONCE: Final = 400
 managing = page_router(ADMIN)
 ROUTERS = (managing,)
 
-#: Column, old value and new value; None if there is none.
+#: Column, old value and new value, each None if absent.
 _Column = tuple[str, str | None, str | None]
 
 _BEFORE: Final[TypeAdapter[int]] = TypeAdapter(BeforeId)

@@ -109,7 +109,7 @@ async def edit_webhook_page(
 async def update_webhook(
     request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
 ) -> Response:
-    """Apply the changes made in the form, unless somebody else changed the webhook meanwhile."""
+    """Apply the changes made in the form, unless the webhook has changed meanwhile."""
     form = form_of(request)
     webhook = await webhooks.get(webhook_id)
     version = webhook_form.version_of(webhook)
