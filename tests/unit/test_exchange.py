@@ -1,12 +1,15 @@
 """Requests of REST on the one port: bodies, deadlines, other protocols, kept connections."""
 
+import socket
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
+from starlette.types import Receive, Scope, Send
 
-from bridge.web.http.exchange import LINGER_BYTES, LINGER_SECONDS
+from bridge.web.http.exchange import LINGER_BYTES, LINGER_SECONDS, Rest
 from tests.unit.fronting import (
     ECHO,
     H2C,
@@ -135,6 +138,15 @@ async def test_a_request_under_way_at_a_stop_is_the_last() -> None:
         assert only_answer(await everything(client)).status == 200
 
 
+async def test_a_response_that_outlasts_a_stop_is_the_last() -> None:
+    async with fronting(send_buffer_bytes=65536) as server:
+        client = await server.connect(LARGE)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        server.front.stop()
+        [got] = all_answers(await everything(client))
+        assert len(got.body) == LARGE_BYTES
+
+
 async def test_head_is_answered_without_a_body() -> None:
     async with fronting() as server:
         client = await server.connect(HELLO.replace(b"GET", b"HEAD") + LAST_HELLO)
@@ -171,6 +183,32 @@ async def test_a_late_body_is_answered_408(sent: bytes, mock_clock: trio.testing
         mock_clock.jump(30.0)
         got = only_answer(await everything(client))
         assert (got.status, got.json) == (408, {"detail": "Request Timeout"})
+
+
+async def test_behind_the_body_comes_only_the_end_of_the_client(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    received: list[str] = []
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while "http.disconnect" not in received:
+            received.append((await receive())["type"])
+
+    ours, theirs = socket.socketpair()
+    client, server = (
+        trio.SocketStream(trio.socket.from_stdlib_socket(ours)),
+        trio.SocketStream(trio.socket.from_stdlib_socket(theirs)),
+    )
+    rest = Rest(app, body_seconds=30.0, total_seconds=180.0)
+    async with client, server, trio.open_nursery() as nursery:
+        nursery.start_soon(partial(rest.serve, server, HELLO, may_keep=lambda: True))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(31.0)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert received == ["http.request"]
+        await client.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert received == ["http.request", "http.disconnect"]
 
 
 async def test_a_malformed_body_is_answered_400() -> None:

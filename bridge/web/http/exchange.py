@@ -74,7 +74,7 @@ class Rest:
 
         Args:
             received: the bytes received so far, which begin with a complete head.
-            may_keep: tells, when the response starts, whether another request may follow.
+            may_keep: tells whether another request may follow.
 
         Returns:
             The bytes received after the request, or None if the connection is done.
@@ -92,7 +92,9 @@ class Rest:
             trio.move_on_after(self._total_seconds),
         ):
             await self._api(_scope(request, stream), exchange.receive, exchange.send)
-            if http.our_state is http.their_state is h11.DONE and not exchange.is_gone:
+            is_done = http.our_state is http.their_state is h11.DONE
+            # The response may have started before the stop, and ended after it.
+            if is_done and may_keep() and not exchange.is_gone:
                 return http.trailing_data[0]
             await _hang_up(stream)
         return None
@@ -119,14 +121,16 @@ class _Exchange:
         self.is_gone = False
 
     async def receive(self) -> Message:
-        """Return the next piece of the body; after the last one, wait forever.
+        """Return the next piece of the body; after the last one, wait for the client to leave.
 
         Raises:
             HTTPException: 408, the body took too long; 400, it is malformed or incomplete.
         """
+        is_read = self._http.their_state is not h11.SEND_BODY
+        deadline = float("inf") if is_read else self._body_deadline
         try:
             while (event := self._http.next_event()) is h11.NEED_DATA:
-                with trio.move_on_at(self._body_deadline) as wait:
+                with trio.move_on_at(deadline) as wait:
                     await self._receive_more()
                 if wait.cancelled_caught:
                     raise HTTPException(408, HTTPStatus.REQUEST_TIMEOUT.phrase)
@@ -135,8 +139,10 @@ class _Exchange:
             raise HTTPException(status, status.phrase) from None
         if isinstance(event, h11.Data):
             return {"type": "http.request", "body": bytes(event.data), "more_body": True}
+        if isinstance(event, h11.ConnectionClosed):
+            return {"type": "http.disconnect"}
         if not isinstance(event, h11.EndOfMessage):
-            await trio.sleep_forever()
+            await trio.sleep_forever()  # another request is waiting
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def _receive_more(self) -> None:
