@@ -151,9 +151,8 @@ class Webhooks:
                 webhook.ordered,
                 webhook.retry_schedule,
             )
-        created = await self.get(row["id"])
         shown = {"secret": secret} if webhook.generate_secret else {}
-        return CreatedWebhook.model_validate({**created.model_dump(), **shown})
+        return CreatedWebhook.model_validate({**row, **shown})
 
     async def update(self, webhook_id: int, changes: WebhookChanges) -> Webhook:
         """Change a webhook. Activating it clears ``disabled_reason`` and wakes the couriers.
@@ -168,8 +167,7 @@ class Webhooks:
         if changes.secret:
             columns["secret"] = self._vault.seal(changes.secret)
         with _filter_errors(changes.filter):
-            await self._one("update_webhook", row_id, json.dumps(columns))
-        return await self.get(row_id)
+            return _webhook(await self._one("update_webhook", row_id, json.dumps(columns)))
 
     async def rotate_secret(self, webhook_id: int, given: str | None = None) -> RotatedSecret:
         """Replace a webhook's secret. For a day, requests are signed with the old one as well.

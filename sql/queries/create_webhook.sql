@@ -1,4 +1,4 @@
--- Creates a webhook and returns its id.
+-- Creates a webhook and returns it as the API shows it.
 -- $1 name, $2 url, $3 event_type, $4 secret in its stored form, $5 description, $6 is_active,
 -- $7 timeout_seconds, $8 max_concurrency, $9 filter as text, $10 rate_per_second, $11 ordered,
 -- $12 retry_schedule
@@ -6,4 +6,7 @@ insert into bridge.webhooks
     (name, url, event_type, secret, description, is_active, timeout_seconds, max_concurrency,
      filter, rate_per_second, ordered, retry_schedule)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::jsonpath, $10, $11, $12)
-returning id;
+returning id, name, url, event_type, description, is_active, disabled_reason, timeout_seconds,
+          max_concurrency, filter::text as filter, rate_per_second, ordered, retry_schedule,
+          paused_at, failing_since, probe_at, created_at, updated_at, last_triggered_at,
+          success_count, failure_count;

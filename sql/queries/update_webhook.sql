@@ -1,4 +1,5 @@
--- Changes the columns that the object names, and returns the webhook's id. No row if it does not exist.
+-- Changes the columns that the object names, and returns the webhook as the API shows it. No row if it
+-- does not exist.
 -- A trigger clears disabled_reason on activation. Setting or removing the secret also removes the
 -- previous one. Activation wakes the couriers, as resume_webhook does.
 -- $1 webhook id, $2 JSON object of columns and their new values
@@ -14,5 +15,8 @@ set (name, url, event_type, secret, previous_secret, previous_secret_expires_at,
         from jsonb_populate_record(w, $2) as n
     )
 where w.id = $1
-returning w.id,
+returning w.id, w.name, w.url, w.event_type, w.description, w.is_active, w.disabled_reason,
+          w.timeout_seconds, w.max_concurrency, w.filter::text as filter, w.rate_per_second,
+          w.ordered, w.retry_schedule, w.paused_at, w.failing_since, w.probe_at, w.created_at,
+          w.updated_at, w.last_triggered_at, w.success_count, w.failure_count,
           case when ($2::jsonb ->> 'is_active')::boolean then bridge.wake_couriers()::text end as woken;
