@@ -138,7 +138,7 @@ async def test_a_request_under_way_at_a_stop_is_the_last() -> None:
         assert only_answer(await everything(client)).status == 200
 
 
-async def test_a_response_that_outlasts_a_stop_is_the_last() -> None:
+async def test_response_that_outlasts_a_stop_is_the_last() -> None:
     async with fronting(send_buffer_bytes=65536) as server:
         client = await server.connect(LARGE)
         await trio.testing.wait_all_tasks_blocked(0.01)
@@ -185,7 +185,7 @@ async def test_a_late_body_is_answered_408(sent: bytes, mock_clock: trio.testing
         assert (got.status, got.json) == (408, {"detail": "Request Timeout"})
 
 
-async def test_behind_the_body_comes_only_the_end_of_the_client(
+async def test_receive_after_the_body_reports_disconnect(
     mock_clock: trio.testing.MockClock,
 ) -> None:
     received: list[str] = []

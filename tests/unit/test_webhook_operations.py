@@ -1,4 +1,4 @@
-"""A change to a webhook and its answer are one statement: nothing can come between them."""
+"""Creating and updating a webhook take one statement, so no other change can interfere."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ class OneStatement:
         return [ROW]
 
 
-async def test_a_created_webhook_shows_its_secret_after_one_statement() -> None:
+async def test_create_returns_the_secret_from_one_statement() -> None:
     queries = OneStatement()
     webhook = NewWebhook(
         name="crm", url="https://crm.example/hook", event_type="*", generate_secret=True
@@ -51,7 +51,7 @@ async def test_a_created_webhook_shows_its_secret_after_one_statement() -> None:
     assert created.secret
 
 
-async def test_a_changed_webhook_is_returned_by_one_statement() -> None:
+async def test_update_returns_the_webhook_from_one_statement() -> None:
     queries = OneStatement()
     changed = await Webhooks(queries, Vault([])).update(7, WebhookChanges(name="crm"))
     assert (queries.ran, changed.name) == (["update_webhook"], "crm")
