@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,12 @@ MEMORY = Path("/dev/shm")
 FREE_IN_MEMORY_BYTES = 2 * 1024**3
 
 BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
+
+
+def pytest_configure() -> None:
+    """Restore SIGINT: jobs in the background ignore it, and so would the processes of tests."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
