@@ -13,7 +13,8 @@ A browser test is a plain function, not ``async``. Fixtures:
 - ``photograph``: ``photograph(page, "overview")`` writes screenshots into the directory given by
   ``pytest --screenshots DIRECTORY``; without that option it does nothing.
 
-``barriers(page)`` of ``visits.py`` returns what axe-core finds; a test expects ``[]``.
+``looks_right(page)`` of ``visits.py`` asserts what every page must meet. ``barriers(page)`` returns
+what axe-core finds; a test expects ``[]``.
 Wait with Playwright: ``expect(page.get_by_role("table")).to_contain_text("user.created")``.
 """
 

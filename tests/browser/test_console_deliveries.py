@@ -9,12 +9,10 @@ from playwright.sync_api import Page, expect
 from psycopg.types.json import Jsonb
 
 from tests.browser.visits import (
-    PHONE,
     OpenPage,
     Photograph,
     Watch,
-    barriers,
-    scrolls_sideways,
+    looks_right,
     sign_in,
 )
 from tests.integration.calling import finish
@@ -67,19 +65,6 @@ def add_delivery(bot: Bot, webhook: int, payload: object, outcome: str | None = 
             [TEXT, delivery],
         )
     return int(delivery)
-
-
-def looks_right(page: Page) -> None:
-    """Assert what every page must meet, on desktop and phone, light and dark."""
-    assert "pwned" not in page.title()
-    assert not scrolls_sideways(page)
-    assert barriers(page) == []
-    page.set_viewport_size(PHONE)
-    assert not scrolls_sideways(page)
-    page.emulate_media(color_scheme="dark")
-    assert barriers(page) == []
-    page.emulate_media(color_scheme="light")
-    page.set_viewport_size({"width": 1280, "height": 800})
 
 
 def test_failed_delivery_is_found_and_resent(page: Page, bot: Bot, photograph: Photograph) -> None:

@@ -13,13 +13,10 @@ from playwright.sync_api import Page, expect
 from bridge.access.tokens import hash_token
 from tests.browser.test_console import HOSTILE
 from tests.browser.visits import (
-    PHONE,
-    ColorScheme,
     OpenPage,
     Photograph,
     Watch,
-    barriers,
-    scrolls_sideways,
+    looks_right,
     sign_in,
 )
 
@@ -52,30 +49,18 @@ def receiving(status: int, body: str) -> Iterator[str]:
             thread.join()
 
 
-def looks_well(page: Page, scheme: ColorScheme = "light") -> None:
-    """Assert that a page is accessible and fits its window on a phone and a desktop."""
-    page.wait_for_load_state()  # a click waits for the next page but not for its style
-    size = page.viewport_size
-    assert size is not None
-    for viewport in (PHONE, size):
-        page.set_viewport_size(viewport)
-        assert not scrolls_sideways(page), (page.url, viewport)
-    page.emulate_media(color_scheme=scheme)
-    assert barriers(page) == [], (page.url, scheme)
-
-
 def test_life_of_a_webhook(page: Page, watch: Watch, photograph: Photograph) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     sign_in(page, path="/console/webhooks")
     expect(page.get_by_text("No webhooks yet")).to_be_visible()
-    looks_well(page)
+    looks_right(page)
     photograph(page, "webhooks-empty")
     page.get_by_role("link", name="New webhook").click()
 
     # Rarely used fields are collapsed at first.
     expect(page.get_by_label("Secret", exact=True)).to_be_hidden()
     expect(page.get_by_label("Timeout, in seconds")).to_be_hidden()
-    looks_well(page)
+    looks_right(page)
     photograph(page, "webhook-new")
     with receiving(500, AWFUL) as url:
         page.get_by_label("Name").fill("crm")
@@ -94,8 +79,7 @@ def test_life_of_a_webhook(page: Page, watch: Watch, photograph: Photograph) -> 
         expect(wrong).to_have_attribute("aria-invalid", "true")
         expect(wrong).to_have_value("$.amount ==")
         expect(page.get_by_text("must be a jsonpath")).to_be_visible()
-        looks_well(page)
-        looks_well(page, "dark")
+        looks_right(page)
         photograph(page, "webhook-wrong")
         wrong.fill("$.amount == 1")
         page.get_by_role("button", name="Create webhook").click()
@@ -106,8 +90,7 @@ def test_life_of_a_webhook(page: Page, watch: Watch, photograph: Photograph) -> 
         page.get_by_role("button", name="Copy").click()
         expect(page.get_by_role("button", name="Copied")).to_be_visible()
         assert page.evaluate("navigator.clipboard.readText()") == secret
-        looks_well(page)
-        looks_well(page, "dark")
+        looks_right(page)
         photograph(page, "webhook-secret")
         page.get_by_role("link", name="Go to the webhook").click()
 
@@ -116,7 +99,7 @@ def test_life_of_a_webhook(page: Page, watch: Watch, photograph: Photograph) -> 
         expect(page.locator("pre.answer")).to_have_text(AWFUL)
         expect(page.get_by_text("HTTP 500")).to_be_visible()
         expect(page).to_have_title("crm · pgbridge")
-        looks_well(page)
+        looks_right(page)
         photograph(page, "webhook-test")
 
     page.get_by_role("button", name="Pause").click()
@@ -141,7 +124,7 @@ def test_life_of_a_webhook(page: Page, watch: Watch, photograph: Photograph) -> 
     page.get_by_role("link", name="Go to the webhook").click()
     page.get_by_role("link", name="Delete…").click()
     expect(page.get_by_text("Pending deliveries are dropped")).to_be_visible()
-    looks_well(page)
+    looks_right(page)
     photograph(page, "webhook-delete")
     page.get_by_role("button", name="Delete permanently").click()
     expect(page.get_by_role("status")).to_have_text("The webhook was deleted.")
@@ -152,13 +135,13 @@ def test_life_of_a_token(page: Page, watch: Watch, photograph: Photograph) -> No
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     sign_in(page, path="/console/tokens")
     page.get_by_role("link", name="New token").click()
-    looks_well(page)
+    looks_right(page)
     photograph(page, "token-new")
     page.get_by_label("Name").fill(AWFUL[:250])
     page.get_by_role("button", name="Create token").click()
     watch.expected("status of 422")
     expect(page.get_by_role("group", name="Permissions")).to_contain_text("Select at least one")
-    looks_well(page)
+    looks_right(page)
     page.get_by_label("webhooks:read").press("Space")
     page.get_by_label("Only events of these types").fill("ticket.*")
     page.get_by_label("Forever").check()
@@ -168,15 +151,15 @@ def test_life_of_a_token(page: Page, watch: Watch, photograph: Photograph) -> No
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == token
-    looks_well(page)
+    looks_right(page)
     photograph(page, "token-made")
     page.get_by_role("link", name="Go to tokens").click()
     expect(page.get_by_role("row").last).to_contain_text("events:read:ticket.*")
     assert token not in page.content()
-    looks_well(page)
+    looks_right(page)
     photograph(page, "tokens")
     page.get_by_role("link", name="Revoke…").click()
-    looks_well(page)
+    looks_right(page)
     photograph(page, "token-revoke")
     page.get_by_role("button", name="Revoke permanently").click()
     expect(page.get_by_role("row").last).to_contain_text("revoked")
@@ -236,7 +219,7 @@ def test_hostile_text_breaks_no_page(
     ):
         page.goto(f"/console/{path}")
         assert page.title() != "pwned"
-        looks_well(page, "dark")
+        looks_right(page)
         photograph(page, name)
     page.goto(f"/console/{own}")
     expect(page.get_by_role("heading", level=1)).to_have_text(AWFUL)

@@ -195,8 +195,14 @@ def visiting(
         context.close()
 
 
+def _wait_for_style(page: Page) -> None:
+    # After a click, the next page's text is found before its style sheet has loaded.
+    page.wait_for_load_state()
+
+
 def barriers(page: Page) -> list[str]:
     """Return the accessibility barriers that axe-core finds, one per line."""
+    _wait_for_style(page)
     found = Axe().run(page).response["violations"]
     return [
         f"{rule['id']}: {rule['help']}: {' '.join(map(str, node['target']))}"
@@ -215,10 +221,26 @@ def sign_in(page: Page, token: str = TOKEN, path: str = "/console") -> None:
 
 def scrolls_sideways(page: Page) -> bool:
     """Return whether a page is wider than its window."""
+    _wait_for_style(page)
     wider: bool = page.evaluate(
         "document.documentElement.scrollWidth > document.documentElement.clientWidth"
     )
     return wider
+
+
+def looks_right(page: Page) -> None:
+    """Assert that a page is accessible and fits its window, wide and narrow, light and dark.
+
+    Afterwards the page has its own size and the light scheme.
+    """
+    own_viewport = page.viewport_size
+    assert own_viewport is not None
+    schemes: tuple[ColorScheme, ...] = ("dark", "light")
+    for viewport, scheme in zip((PHONE, own_viewport), schemes, strict=True):
+        page.set_viewport_size(viewport)
+        page.emulate_media(color_scheme=scheme)
+        assert not scrolls_sideways(page), (page.url, viewport)
+        assert barriers(page) == [], (page.url, scheme)
 
 
 def photograph(
@@ -234,6 +256,7 @@ def photograph(
         height: of the desktop screenshots in pixels, if not that of ``DESKTOP``.
         phone: also write screenshots of size ``PHONE``.
     """
+    _wait_for_style(page)
     own_viewport = page.viewport_size
     own_scheme: ColorScheme = "dark" if page.evaluate(_IS_DARK) else "light"
     schemes: tuple[ColorScheme, ...] = ("light", "dark")
