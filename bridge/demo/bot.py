@@ -4,22 +4,20 @@ The bot is the application that must not change: it does not know about the brid
 events follow from what the bot intended, never from what a trigger wrote.
 """
 
+import itertools
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from random import Random
-from types import TracebackType
-from typing import Any, Self
 
 import psycopg
 
-from bridge.demo import phrases
-from bridge.demo.rows import Announced, Rows, Ticket, new_id, now
+from bridge.demo.rows import Announced, Row, Rows, now
 
 # How many users, payments and tickets the bot remembers: it may run for days.
 _REMEMBERED = 300
-
-_PRIORITIES = ("low", "normal", "normal", "normal", "high", "urgent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +29,7 @@ class Commit:
     committed_at: float  # time.monotonic()
 
 
-@dataclass(slots=True)
-class _Shop:
-    """What the bot remembers of its committed rows."""
-
-    users: list[int] = field(default_factory=list)
-    pending: list[dict[str, Any]] = field(default_factory=list)  # transactions, as inserted
-    settled: list[dict[str, Any]] = field(default_factory=list)
-    tickets: list[Ticket] = field(default_factory=list)
-
-
-class Bot:
+class Bot(AbstractContextManager["Bot"]):
     """The bot, on two connections.
 
     ``step`` runs one transaction. At times the second connection holds a sign-up that commits after
@@ -49,12 +37,20 @@ class Bot:
     """
 
     def __init__(self, url: str, *, seed: int = 1) -> None:
+        numbers = itertools.count(1)
         self._rng = Random(seed)
-        self._shop = _Shop()
-        self._rows = Rows(self._rng)
         self._connection = psycopg.connect(url, application_name="shop bot")
         self._second = psycopg.connect(url, application_name="shop bot")
-        self._open_sign_up: tuple[dict[str, Any], int] | None = None
+        self._rows = Rows(self._connection, self._rng, numbers)
+        self._second_rows = Rows(self._second, self._rng, numbers)
+        self._open_sign_up: Row | None = None
+        # Committed rows, as events show them; of users only the ID.
+        self._users: deque[int] = deque(maxlen=_REMEMBERED)
+        self._pending: deque[Row] = deque(maxlen=_REMEMBERED)
+        self._settled: deque[Row] = deque(maxlen=_REMEMBERED)
+        self._tickets: deque[Row] = deque(maxlen=_REMEMBERED)
+        # The first actions make the rows that others need.
+        self._first_actions = iter((self._sign_up, self._pay, self._open_ticket))
         self._actions: dict[Callable[[], Announced | None], int] = {
             self._sign_up: 14,
             self._begin_slow_sign_up: 2,
@@ -72,18 +68,7 @@ class Bot:
             self._repeated_callback: 2,
         }
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close both connections, which rolls back an open sign-up."""
         self._connection.close()
         self._second.close()
@@ -94,19 +79,14 @@ class Bot:
         Raises:
             psycopg.Error: the database is unreachable or rejected a valid statement.
         """
-        committed = self._end_slow_sign_up()
-        if committed is not None:
-            return committed
-        actions = list(self._actions)
-        while True:
-            action = self._rng.choices(actions, list(self._actions.values()))[0]
-            announces = action()
-            if announces is not None:
-                break
-            # Either rolled back, which is a step, or there are no rows for this action yet.
-            if action in (self._change_its_mind, self._repeated_callback):
-                self._connection.rollback()
-                return None
+        if self._open_sign_up is not None and self._rng.random() < 0.1:
+            return self._end_slow_sign_up(self._open_sign_up)
+        [chosen] = self._rng.choices(list(self._actions), list(self._actions.values()))
+        action = next(self._first_actions, chosen)
+        announces = action()
+        if announces is None:
+            self._connection.rollback()
+            return None
         self._connection.commit()
         at = time.monotonic()
         return Commit(action.__name__.strip("_").replace("_", " "), announces, at)
@@ -114,219 +94,132 @@ class Bot:
     # Users.
 
     def _sign_up(self) -> Announced:
-        user = self._rows.insert_user(self._connection, self._shop.users)
-        _remember(self._shop.users, user["user_id"])
+        user = self._rows.insert_user(self._users)
+        self._users.append(user["user_id"])
         return [("user.created", user)]
 
-    def _begin_slow_sign_up(self) -> Announced | None:
-        """Leave a sign-up uncommitted for some steps."""
+    def _begin_slow_sign_up(self) -> Announced:
+        """Leave a sign-up uncommitted for some steps, one at a time."""
         if self._open_sign_up is not None:
-            return None
-        user = self._rows.insert_user(self._second, self._shop.users)
-        self._open_sign_up = user, self._rng.randint(1, 15)
+            return self._sign_up()
+        self._open_sign_up = self._second_rows.insert_user(self._users)
         return []
 
-    def _end_slow_sign_up(self) -> Commit | None:
-        if self._open_sign_up is None:
-            return None
-        user, steps_left = self._open_sign_up
-        if steps_left > 0:
-            self._open_sign_up = user, steps_left - 1
-            return None
+    def _end_slow_sign_up(self, user: Row) -> Commit:
         self._open_sign_up = None
         self._second.commit()
         at = time.monotonic()
-        _remember(self._shop.users, user["user_id"])
+        self._users.append(user["user_id"])
         return Commit("slow sign up", [("user.created", user)], at)
 
     # Money.
 
-    def _pay(self) -> Announced | None:
+    def _pay(self) -> Announced:
         """Make a deposit whose provider confirms it at once."""
-        if not self._shop.users:
-            return None
         deposit = self._insert_transaction("deposit", completed=True)
-        self._rows.change_balance(self._connection, deposit["user_id"], deposit["amount_kopeks"])
-        _remember(self._shop.settled, deposit)
+        self._rows.change_balance(deposit["user_id"], deposit["amount_kopeks"])
+        self._settled.append(deposit)
         return [("transaction.created", deposit), ("payment.completed", deposit)]
 
-    def _invoice(self) -> Announced | None:
+    def _invoice(self) -> Announced:
         """Start a deposit or withdrawal that is completed later, if ever."""
-        if not self._shop.users:
-            return None
         kind = "withdrawal" if self._rng.random() < 0.2 else "deposit"
         pending = self._insert_transaction(kind, completed=self._rng.choice((False, False, None)))
-        _remember(self._shop.pending, pending)
+        self._pending.append(pending)
         return [("transaction.created", pending)]
 
-    def _settle_invoice(self) -> Announced | None:
-        if not self._shop.pending:
-            return None
-        pending = self._shop.pending.pop(self._rng.randrange(len(self._shop.pending)))
+    def _settle_invoice(self) -> Announced:
+        if not self._pending:
+            return self._invoice()
+        pending = self._rng.choice(self._pending)
+        self._pending.remove(pending)
         if self._rng.random() < 0.5:
-            self._rows.change_balance(
-                self._connection, pending["user_id"], pending["amount_kopeks"]
-            )
-        self._connection.execute(
-            "update transactions set is_completed = true, completed_at = %s where id = %s",
-            (now(), pending["transaction_id"]),
+            self._rows.change_balance(pending["user_id"], pending["amount_kopeks"])
+        self._rows.update(
+            "transactions", pending["transaction_id"], is_completed=True, completed_at=now()
         )
         completed = {**pending, "is_completed": True}
-        _remember(self._shop.settled, completed)
+        self._settled.append(completed)
         return [("payment.completed", completed)] if pending["type"] == "deposit" else []
 
-    def _debit(self) -> Announced | None:
+    def _debit(self) -> Announced:
         """Pay for a subscription or a gift from the balance, stored as a negative amount."""
-        if not self._shop.users:
-            return None
         kind = self._rng.choice(("subscription_payment", "subscription_payment", "gift_payment"))
         debit = self._insert_transaction(kind, completed=True, sign=-1)
-        self._rows.change_balance(self._connection, debit["user_id"], -debit["amount_kopeks"])
+        self._rows.change_balance(debit["user_id"], -debit["amount_kopeks"])
         return [("transaction.created", debit)]
 
-    def _reward_or_refund(self) -> Announced | None:
-        if not self._shop.users:
-            return None
+    def _reward_or_refund(self) -> Announced:
         kind = self._rng.choice(("referral_reward", "poll_reward", "refund", "failed_refund"))
         return [("transaction.created", self._insert_transaction(kind, completed=True))]
 
-    def _insert_transaction(
-        self, kind: str, *, completed: bool | None, sign: int = 1
-    ) -> dict[str, Any]:
-        user_id = self._rng.choice(self._shop.users)
-        return self._rows.insert_transaction(
-            self._connection, user_id, kind, completed=completed, sign=sign
-        )
+    def _insert_transaction(self, kind: str, *, completed: bool | None, sign: int = 1) -> Row:
+        user_id = self._rng.choice(self._users)
+        return self._rows.insert_transaction(user_id, kind, completed=completed, sign=sign)
 
     # Support.
 
-    def _open_ticket(self) -> Announced | None:
-        if not self._shop.users:
-            return None
-        rng = self._rng
-        ticket: dict[str, Any] = {
-            "user_id": rng.choice(self._shop.users),
-            "title": phrases.title(rng),
-            "status": "open",
-            "priority": rng.choice(_PRIORITIES),
-        }
-        at = now()
-        ticket_id = new_id(
-            self._connection.execute(
-                """insert into tickets (user_id, title, status, priority,
-                       user_reply_block_permanent, created_at, updated_at)
-                   values (%s, %s, 'open', %s, false, %s, %s) returning id""",
-                (ticket["user_id"], ticket["title"], ticket["priority"], at, at),
-            )
-        )
-        opened = Ticket(ticket_id, ticket["user_id"], "open")
-        has_media = self._insert_message(opened, from_admin=False)["has_media"]
-        _remember(self._shop.tickets, opened)
-        return [("ticket.created", {"ticket_id": ticket_id, **ticket, "has_media": has_media})]
+    def _open_ticket(self) -> Announced:
+        ticket = self._rows.insert_ticket(self._rng.choice(self._users))
+        message = self._rows.insert_message(ticket, admin=None)
+        self._tickets.append(ticket)
+        return [("ticket.created", {**ticket, "has_media": message["has_media"]})]
 
-    def _user_writes(self) -> Announced | None:
-        if not self._shop.tickets:
-            return None
-        ticket = self._rng.choice(self._shop.tickets)
-        if ticket.status == "closed" and self._rng.random() < 0.5:
+    def _user_writes(self) -> Announced:
+        ticket = self._rng.choice(self._tickets)
+        if ticket["status"] == "closed" and self._rng.random() < 0.5:
             # A message to a closed ticket need not reopen it.
-            added = self._insert_message(ticket, from_admin=False)
+            added = self._rows.insert_message(ticket, admin=None)
             return [("ticket.message_added", {**added, "status": "closed"})]
-        return self._message(ticket, from_admin=False, status="open")
+        return self._message(ticket, admin=None, status="open")
 
-    def _admin_answers(self) -> Announced | None:
-        if not self._shop.tickets:
-            return None
-        return self._message(
-            self._rng.choice(self._shop.tickets), from_admin=True, status="answered"
-        )
+    def _admin_answers(self) -> Announced:
+        admin = self._rng.choice(self._users)
+        return self._message(self._rng.choice(self._tickets), admin=admin, status="answered")
 
-    def _message(self, ticket: Ticket, *, from_admin: bool, status: str) -> Announced:
+    def _message(self, ticket: Row, *, admin: int | None, status: str) -> Announced:
         """Insert a message and set the ticket's status, in either order."""
         if self._rng.random() < 0.5:
-            changed = self._rows.set_status(self._connection, ticket, status)
-            added = self._insert_message(ticket, from_admin=from_admin)
+            changed = self._rows.set_status(ticket, status)
+            added = self._rows.insert_message(ticket, admin)
         else:
-            added = self._insert_message(ticket, from_admin=from_admin)
-            changed = self._rows.set_status(self._connection, ticket, status)
+            added = self._rows.insert_message(ticket, admin)
+            changed = self._rows.set_status(ticket, status)
         return [("ticket.message_added", {**added, "status": status}), *changed]
 
-    def _change_status(self) -> Announced | None:
-        if not self._shop.tickets:
-            return None
-        ticket = self._rng.choice(self._shop.tickets)
-        others = [s for s in ("open", "answered", "closed", "pending") if s != ticket.status]
-        return self._rows.set_status(self._connection, ticket, self._rng.choice(others))
-
-    def _insert_message(self, ticket: Ticket, *, from_admin: bool) -> dict[str, Any]:
-        admin = self._rng.choice(self._shop.users) if from_admin else None
-        return self._rows.insert_message(self._connection, ticket, admin)
+    def _change_status(self) -> Announced:
+        ticket = self._rng.choice(self._tickets)
+        others = [s for s in ("open", "answered", "closed", "pending") if s != ticket["status"]]
+        return self._rows.set_status(ticket, self._rng.choice(others))
 
     # What no event announces.
 
-    def _housekeep(self) -> Announced | None:
+    def _housekeep(self) -> Announced:
         """Update columns that no event depends on."""
-        if not self._shop.users or not self._shop.settled or not self._shop.tickets:
-            return None
-        self._connection.execute(
-            "update users set last_activity = %s where id = any(%s)",
-            (now(), self._rng.sample(self._shop.users, k=min(3, len(self._shop.users)))),
-        )
-        self._connection.execute(
-            "update transactions set receipt_uuid = %s, is_completed = true where id = %s",
-            (
-                f"{self._rng.getrandbits(128):032x}",
-                self._rng.choice(self._shop.settled)["transaction_id"],
-            ),
-        )
-        self._connection.execute(
-            "update tickets set last_sla_reminder_at = %s where id = %s",
-            (now(), self._rng.choice(self._shop.tickets).id),
-        )
+        rng, rows = self._rng, self._rows
+        rows.update("users", rng.choice(self._users), last_activity=now())
+        paid_id = rng.choice(self._settled)["transaction_id"]
+        receipt = f"{rng.getrandbits(128):032x}"
+        rows.update("transactions", paid_id, receipt_uuid=receipt, is_completed=True)
+        ticket_id = rng.choice(self._tickets)["ticket_id"]
+        rows.update("tickets", ticket_id, last_sla_reminder_at=now())
         return []
 
     def _change_its_mind(self) -> None:
         """Write rows for five events, to be rolled back."""
-        user_id = self._rows.insert_user(self._connection, self._shop.users)["user_id"]
-        self._connection.execute(
-            """insert into transactions (user_id, type, amount_kopeks, is_completed, created_at)
-               values (%s, 'deposit', 100, true, now())""",
-            (user_id,),
-        )
-        ticket_id = new_id(
-            self._connection.execute(
-                """insert into tickets (user_id, title, status, priority,
-                       user_reply_block_permanent) values (%s, 'x', 'open', 'low', false)
-                   returning id""",
-                (user_id,),
-            )
-        )
-        self._insert_message(Ticket(ticket_id, user_id, "open"), from_admin=False)
-        self._connection.execute("update tickets set status = 'closed' where id = %s", (ticket_id,))
+        user_id = self._rows.insert_user(self._users)["user_id"]
+        self._rows.insert_transaction(user_id, "deposit", completed=True)
+        ticket = self._rows.insert_ticket(user_id)
+        self._rows.insert_message(ticket, admin=None)
+        self._rows.set_status(ticket, "closed")
 
     def _repeated_callback(self) -> None:
         """Insert a payment that its provider reported before, which violates a constraint."""
-        paid = [t for t in self._shop.settled if t["external_id"] is not None]
+        paid = [each for each in self._settled if each["external_id"] is not None]
         if not paid:
             return
         payment = self._rng.choice(paid)
-        try:
-            self._connection.execute(
-                """insert into transactions (user_id, type, amount_kopeks, payment_method,
-                       external_id, is_completed) values (%s, 'deposit', %s, %s, %s, true)""",
-                (
-                    payment["user_id"],
-                    payment["amount_kopeks"],
-                    payment["payment_method"],
-                    payment["external_id"],
-                ),
-            )
-        except psycopg.errors.UniqueViolation:
-            return
-        raise AssertionError("the repeated payment was accepted")
-
-
-def _remember(things: list[Any], thing: object) -> None:
-    things.append(thing)
-    if len(things) > _REMEMBERED:
-        del things[0]
+        columns = ("user_id", "type", "amount_kopeks", "payment_method", "external_id")
+        with suppress(psycopg.errors.UniqueViolation):
+            self._rows.insert("transactions", **{name: payment[name] for name in columns})
+            raise AssertionError("the repeated payment was accepted")

@@ -2,16 +2,16 @@
 
 from random import Random
 
-_FIRST_NAMES = (
+FIRST_NAMES = (
     "Анна", "Дмитрий", "Мария", "Ёлка", "Оля 🌸", "Александра-Виктория", "Ян", "Зульфия",
     "Sam O'Neil", "José", "Łukasz", "日向", "محمد", "נועה", "👨‍👩‍👧‍👦", "🇷🇺 Иван",
     "Robert'); DROP TABLE users;--", "<b>bold</b>", "null", "\\n", "  ", "%s {} $1",
 )  # fmt: skip
-_LAST_NAMES = (
+LAST_NAMES = (
     None, None, "Иванова", "Петров-Водкин", "Щербак", "O’Brien", "Müller", "de la Cruz",
     "المصري", 'Smith "Jr."', "\u202eКузнецов", "🚀🚀🚀",
 )  # fmt: skip
-_USERNAMES = (None, "anna", "d_petrov", "night_owl", "vpnfan", "Kot_Matroskin", "x", "user_name_32")
+USERNAMES = (None, "anna", "d_petrov", "night_owl", "vpnfan", "Kot_Matroskin", "x", "user_name_32")
 _TITLES = (
     "Не приходит оплата",
     "VPN не подключается 😢",
@@ -42,7 +42,7 @@ _SENTENCES = (
     "Ответьте, пожалуйста, до вечера 🙏",
     "e\u0301 и é — разные буквы",
 )
-_DESCRIPTIONS = (
+DESCRIPTIONS = (
     None,
     "Пополнение баланса",
     "Подписка «Стандарт», 30 дней",
@@ -53,21 +53,6 @@ _DESCRIPTIONS = (
 
 #: The longest message that Telegram accepts.
 LONGEST_MESSAGE = 4096
-
-
-def first_name(rng: Random) -> str:
-    """Return a first name, as people enter them."""
-    return rng.choice(_FIRST_NAMES)
-
-
-def last_name(rng: Random) -> str | None:
-    """Return a last name, or None."""
-    return rng.choice(_LAST_NAMES)
-
-
-def username(rng: Random) -> str | None:
-    """Return a Telegram username, or None."""
-    return rng.choice(_USERNAMES)
 
 
 def title(rng: Random) -> str:
@@ -82,8 +67,3 @@ def message(rng: Random) -> str:
     if rng.random() < 0.05:
         return " ".join(rng.choice(_SENTENCES) for _ in range(250))[:LONGEST_MESSAGE]
     return " ".join(rng.choice(_SENTENCES) for _ in range(rng.randint(1, 4)))
-
-
-def description(rng: Random) -> str | None:
-    """Return what a transaction was for, or None."""
-    return rng.choice(_DESCRIPTIONS)
