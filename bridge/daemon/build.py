@@ -14,10 +14,10 @@ from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import url_refusal
 from bridge.delivery.transport import Transport
-from bridge.live.connection import ConnectionLimits
+from bridge.live.connection import StreamLimits
 from bridge.live.history import History, read_log
 from bridge.live.hub import Hub
-from bridge.live.stream import LiveStream, StreamLimits
+from bridge.live.stream import LiveStream
 from bridge.operations.activity import Activity
 from bridge.operations.gauges import Gauges
 from bridge.operations.readiness import ListenProbe, Readiness
@@ -141,12 +141,10 @@ def _throttle(per_second: float, burst: float) -> Throttle | None:
 
 def _stream_limits(settings: Settings) -> StreamLimits:
     return StreamLimits(
-        connection=ConnectionLimits(
-            message_bytes=settings.ws_message_bytes,
-            buffer_bytes=settings.ws_buffer_bytes,
-            handshake_seconds=settings.ws_handshake_seconds,
-            proxies=settings.trusted_proxies,
-        ),
+        message_bytes=settings.ws_message_bytes,
+        buffer_bytes=settings.ws_buffer_bytes,
+        handshake_seconds=settings.ws_handshake_seconds,
+        proxies=settings.trusted_proxies,
         clients=settings.ws_clients,
         clients_per_token=settings.ws_clients_per_token,
         ping_seconds=settings.ws_ping_seconds,

@@ -8,6 +8,7 @@ leaves it.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from wsproto.utilities import LocalProtocolError
 
 from bridge.access.proxies import Network, client_address
 from bridge.access.tokens import Grant
-from bridge.live.framing import close_frame
+from bridge.live.framing import close_frame, text_frame
 from bridge.live.handshake import Opening, asks_for_websocket, is_valid, read_opening
 from bridge.live.intake import FRAMES_PER_SECOND, Intake
 from bridge.live.outlet import Outlet
@@ -53,15 +54,20 @@ _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: cl
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """The limits of one connection.
+class StreamLimits:
+    """The limits of the stream.
 
     Attributes:
         message_bytes: largest message that a client may send.
         buffer_bytes: how much a client may leave unread.
         handshake_seconds: how long the handshake may take.
-        frames_per_second: rate limit of the client's frames.
+        frames_per_second: rate limit of a client's frames.
         proxies: trusted proxies.
+        clients: most clients. As many again may be connected without a token so far.
+        clients_per_token: most clients with one token.
+        ping_seconds: interval between two pings.
+        idle_seconds: how long a client may send no message; None for any time.
+        origins: lower-case origins of pages that may connect; empty for any.
     """
 
     message_bytes: int = 64 * 1024
@@ -69,6 +75,11 @@ class ConnectionLimits:
     handshake_seconds: float = 10.0
     frames_per_second: float = FRAMES_PER_SECOND
     proxies: Sequence[Network] = ()
+    clients: int = 10_000
+    clients_per_token: int = 10_000
+    ping_seconds: float = 20.0
+    idle_seconds: float | None = None
+    origins: Sequence[str] = ()
 
 
 class Connection:
@@ -77,14 +88,11 @@ class Connection:
     Args:
         head: the head of the request.
         behind: the bytes already received behind the head.
-        farewell: builds the final frames of a slow client from the id up to which it was sent its
-            events; None if it was not let in yet.
     """
 
     __slots__ = (
         "_accepted",
         "_closing_seconds",
-        "_farewell",
         "_limits",
         "_most_fragments",
         "_nursery",
@@ -93,8 +101,10 @@ class Connection:
         "address",
         "grant",
         "intake",
+        "message_at",
         "number",
         "outlet",
+        "ping_at",
         "websocket",
     )
 
@@ -104,16 +114,14 @@ class Connection:
         self,
         stream: trio.SocketStream,
         nursery: trio.Nursery,
-        limits: ConnectionLimits,
+        limits: StreamLimits,
         head: bytes,
         behind: bytes,
-        farewell: Callable[[int | None], bytes],
     ) -> None:
         self._stream = stream
         self._nursery = nursery
         self._limits = limits
         self._most_fragments = max(MOST_FRAGMENTS, limits.message_bytes // FRAGMENT_BYTES)
-        self._farewell = farewell
         self._scope = trio.CancelScope()
         self._accepted = False
         self._closing_seconds = CLOSE_SECONDS
@@ -123,6 +131,8 @@ class Connection:
         self.address = _peer(stream)
         #: What the client's token allows; None until it is let in.
         self.grant: Grant | None = None
+        #: When to ping the client next, and when it last sent a message, by trio's clock.
+        self.ping_at = self.message_at = trio.current_time()
         self.intake = Intake(
             stream, self._on_input, head, behind, frames_per_second=limits.frames_per_second
         )
@@ -188,7 +198,7 @@ class Connection:
             text = reason.reason or ""
             # If the code came from the client, its close was answered and nothing more is sent.
             if self.outlet.end(close_frame(reason.code, text)):
-                self._dropped("protocol", error=text)
+                self._count_dropped("protocol", error=text)
 
     def _count_too_big(self) -> None:
         """Count a client that trio-websocket closed because of an oversize message.
@@ -198,7 +208,7 @@ class Connection:
         """
         text = f"Exceeded maximum message size: {self._limits.message_bytes} bytes"
         if self.outlet.close_sent == close_frame(TOO_BIG, text):
-            self._dropped("too_big")
+            self._count_dropped("too_big")
 
     def _refuse_handshake(self) -> None:
         log.info("handshake_rejected", **self.about())
@@ -208,17 +218,7 @@ class Connection:
         token = None if self.grant is None else str(self.grant)
         return {"client": self.number, "address": self.address or None, "token": token}
 
-    def count_dropped(self, reason: str, **facts: object) -> None:
-        """Count and log a client that is about to be closed, unless it is closing already.
-
-        Args:
-            reason: one of ``metrics.DROPPED``.
-            facts: further fields of the log line.
-        """
-        if not self.is_closing:
-            self._dropped(reason, **facts)
-
-    def _dropped(self, reason: str, **facts: object) -> None:
+    def _count_dropped(self, reason: str, **facts: object) -> None:
         metrics.clients_dropped.labels(reason).inc()
         if reason not in _ALL_AT_ONCE or logs.logs_items():
             log.info("client_dropped", **self.about(), reason=reason, **facts)
@@ -232,16 +232,27 @@ class Connection:
         """Whether the client was closed or dropped already."""
         return self._scope.cancel_called
 
-    def close(self, code: int, reason: str) -> None:
-        """Close the connection with a code and a reason.
+    def close(self, code: int, text: str, dropped: str | None = None) -> None:
+        """Close the connection with a code and a text.
 
         Nothing is sent after this, even before the conversation notices its cancellation.
-        """
-        self.outlet.end(close_frame(code, reason))
-        self._scope.cancel()
 
-    def drop(self) -> None:
-        """End the connection of a client that is gone, without a close frame."""
+        Args:
+            dropped: the reason to count and log, see :meth:`drop`.
+        """
+        self.outlet.end(close_frame(code, text))
+        self.drop(dropped)
+
+    def drop(self, dropped: str | None = None, **facts: object) -> None:
+        """End the connection without a close frame.
+
+        Args:
+            dropped: the reason to count and log, one of ``metrics.DROPPED``, unless the connection
+                is closing already; None if the bridge does not drop the client.
+            facts: further fields of the log line.
+        """
+        if dropped is not None and not self.is_closing:
+            self._count_dropped(dropped, **facts)
         self._scope.cancel()
 
     def crashed(self, crash: ExceptionGroup[Exception]) -> None:
@@ -265,8 +276,9 @@ class Connection:
 
     def _too_slow(self) -> None:
         self._closing_seconds = FAREWELL_SECONDS
-        self._dropped("slow", last_event_id=self.outlet.cut_off(self._farewell))
-        self.drop()
+        sent_through = self.outlet.cut_off()
+        self.outlet.end(_farewell(sent_through))
+        self.drop("slow", last_event_id=sent_through)
 
     def _closed(self) -> None:
         if not self._accepted:
@@ -279,9 +291,8 @@ class Connection:
     def _on_input(self) -> None:
         # A private attribute; without it, fragments are not limited.
         fragments = getattr(self.websocket, "_message_parts", ())
-        if len(fragments) > self._most_fragments and not self.is_closing:
-            self._dropped("too_big")
-            self.close(TOO_BIG, "a message in too many fragments")
+        if len(fragments) > self._most_fragments:
+            self.close(TOO_BIG, "a message in too many fragments", "too_big")
 
 
 async def serve_connection(
@@ -290,8 +301,7 @@ async def serve_connection(
     head_bytes: int,
     converse: Callable[[Connection, Opening], Awaitable[None]],
     *,
-    limits: ConnectionLimits,
-    farewell: Callable[[int | None], bytes],
+    limits: StreamLimits,
 ) -> None:
     """Serve one accepted connection until it ends. No error of the client is raised.
 
@@ -299,12 +309,11 @@ async def serve_connection(
         received: the bytes read from the stream so far.
         head_bytes: how many of them are the head of the request.
         converse: talks to the client; may raise ``trio_websocket.ConnectionClosed``.
-        farewell: see :class:`Connection`.
     """
     head, behind = received[:head_bytes], received[head_bytes:]
     try:
         async with trio.open_nursery() as nursery:
-            connection = Connection(stream, nursery, limits, head, behind, farewell)
+            connection = Connection(stream, nursery, limits, head, behind)
             await connection.run(head, converse)
             nursery.cancel_scope.cancel()
     except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -318,6 +327,24 @@ async def serve_connection(
     # The reader has ended, so nothing is sent after a close frame.
     if await connection.finish():
         await _hang_up(stream)
+
+
+def _farewell(sent_through: int | None) -> bytes:
+    """Return the final frames of a slow client.
+
+    Args:
+        sent_through: id up to which it was sent its events; None if it was not let in yet.
+    """
+    message: dict[str, object] = {
+        "type": "error",
+        "code": "too_slow",
+        "message": "reading too slowly: connect again and resume",
+    }
+    reason = "too slow"
+    if sent_through is not None:
+        message["since"] = sent_through
+        reason += f": resume with since={sent_through}"
+    return text_frame(json.dumps(message)) + close_frame(TRY_AGAIN_LATER, reason)
 
 
 def _peer(stream: trio.SocketStream) -> str:

@@ -29,8 +29,8 @@ class Outlet(trio.abc.SendStream):
     """The sending side of a connection, as trio-websocket and the hub see it.
 
     The outlet holds the write in progress and at most ``buffer_bytes`` behind it. If that is not
-    enough, it calls ``overflowed`` once, and from then on only ``cut_off`` can send. Nothing is
-    sent after a close frame.
+    enough, it calls ``overflowed``, and accepts nothing more before ``cut_off``. Nothing is sent
+    after a close frame.
 
     Args:
         stream: the accepted connection; the caller closes it.
@@ -129,15 +129,13 @@ class Outlet(trio.abc.SendStream):
         else:
             self._keep(b"", through)
 
-    def cut_off(self, farewell: Callable[[int | None], bytes]) -> int | None:
-        """Discard all waiting writes except a partly sent one, then send final frames.
-
-        Args:
-            farewell: builds the final frames from the final ``sent_through``.
+    def cut_off(self) -> int | None:
+        """Discard all waiting writes except a partly sent one, and make room for final frames.
 
         Returns:
             The final ``sent_through``.
         """
+        self._open = True
         through = self.sent_through
         if self._waiting:
             if self._marks[0] is not None:
@@ -149,38 +147,33 @@ class Outlet(trio.abc.SendStream):
             while len(self._waiting) > 1:
                 self._waiting.pop()
                 self._marks.pop()
-        self._end(farewell(through))
         return through
 
     def end(self, frames: bytes) -> bool:
         """Send final frames now, or buffer them for :meth:`flush`.
 
         Returns:
-            False if the connection is closing or the client is gone, so nothing is sent.
+            False if the connection is closing, or an earlier write found the client gone.
         """
         if not self._open:
             return False
-        self._end(frames)
-        return True
-
-    def _end(self, frames: bytes) -> None:
         self._open = False
-        sent = 0
         if self._waiting is None:
             # Write now: the final flush waits for the connection's tasks, and one of them may be
             # in a slow statement.
             try:
                 sent = os.write(self._descriptor, frames)
             except BlockingIOError:
-                pass
+                sent = 0
             except OSError:
-                return
+                return True
             if sent == len(frames):
-                return
+                return True
             self._waiting, self._marks = deque(), deque()
             self._sent_of_first = sent
         self._waiting.append(frames)
         self._marks.append(None)
+        return True
 
     @property
     def is_drained(self) -> bool:

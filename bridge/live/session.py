@@ -54,7 +54,6 @@ class Session:
         "_replay",
         "_subscribed",
         "_visible",
-        "message_at",
     )
 
     def __init__(
@@ -72,8 +71,6 @@ class Session:
         # Whether the client chose these patterns itself.
         self._subscribed = False
         self._replay = Replay(connection, hub, turns, self._visible_part(self._chosen))
-        #: When the client last sent a message, by trio's clock.
-        self.message_at = trio.current_time()
 
     async def run(self, opening: Opening) -> None:
         """Serve the client until it leaves.
@@ -81,8 +78,9 @@ class Session:
         Raises:
             trio_websocket.ConnectionClosed: the client left.
         """
-        outlet = self._connection.outlet
+        connection, outlet = self._connection, self._connection.outlet
         try:
+            connection.message_at = trio.current_time()
             outlet.write_nowait(self._welcome(), self._hub.last_event_id)
             self._replay.follow()
             for begin in (self._begin_events, self._begin_since):
@@ -91,8 +89,8 @@ class Session:
                 except RefusedMessageError as refusal:
                     outlet.write_nowait(refusal.frame)
             while True:
-                message = await self._connection.websocket.get_message()
-                self.message_at = trio.current_time()
+                message = await connection.websocket.get_message()
+                connection.message_at = trio.current_time()
                 if answer := self._answer(message):
                     outlet.write_nowait(answer)
         finally:

@@ -3,7 +3,6 @@
 import json
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import structlog
@@ -19,10 +18,10 @@ from bridge.live.connection import (
     POLICY_VIOLATION,
     TRY_AGAIN_LATER,
     Connection,
-    ConnectionLimits,
+    StreamLimits,
     serve_connection,
 )
-from bridge.live.framing import PING_FRAME, close_frame, text_frame
+from bridge.live.framing import PING_FRAME
 from bridge.live.handshake import Opening
 from bridge.live.hub import Hub
 from bridge.live.replay import CONCURRENT_REPLAYS, gap_frame
@@ -56,39 +55,6 @@ class Tokens(Protocol):
         """Return what the given tokens allow, without those that are no longer valid."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """The limits of the stream.
-
-    Attributes:
-        connection: limits of each connection.
-        clients: most clients. As many again may be connected without a token so far.
-        clients_per_token: most clients with one token.
-        ping_seconds: interval between two pings.
-        idle_seconds: how long a client may send no message; None for any time.
-        origins: lower-case origins of pages that may connect; empty for any.
-    """
-
-    connection: ConnectionLimits = field(default_factory=ConnectionLimits)
-    clients: int = 10_000
-    clients_per_token: int = 10_000
-    ping_seconds: float = 20.0
-    idle_seconds: float | None = None
-    origins: tuple[str, ...] = ()
-
-
-@dataclass(slots=True, eq=False)
-class _Client:
-    connection: Connection
-    ping_at: float
-    session: Session | None = None
-
-    @property
-    def grant(self) -> Grant | None:
-        """What the client's token allows; None until it is let in."""
-        return self.connection.grant
-
-
 class LiveStream:
     """Serves WebSocket clients.
 
@@ -106,8 +72,8 @@ class LiveStream:
         self._limits = limits
         self._access_log = access_log
         self._turns = trio.Semaphore(CONCURRENT_REPLAYS)
-        self._clients: set[_Client] = set()
-        self._by_token: dict[TokenKey, set[_Client]] = {}
+        self._clients: set[Connection] = set()
+        self._by_token: dict[TokenKey, set[Connection]] = {}
         self._last_left = trio.Event()
         self._stopping = False
 
@@ -118,7 +84,7 @@ class LiveStream:
 
     def buffered_bytes(self) -> Iterator[int]:
         """Yield, for each client, the number of bytes that wait to be sent."""
-        return (client.connection.outlet.waiting_bytes for client in self._clients)
+        return (client.outlet.waiting_bytes for client in self._clients)
 
     @property
     def _admitted(self) -> int:
@@ -131,14 +97,7 @@ class LiveStream:
             received: the bytes read from the stream so far.
             head_bytes: how many of them are the head of the request.
         """
-        await serve_connection(
-            stream,
-            received,
-            head_bytes,
-            self._converse,
-            limits=self._limits.connection,
-            farewell=_too_slow,
-        )
+        await serve_connection(stream, received, head_bytes, self._converse, limits=self._limits)
 
     async def run(self) -> None:
         """Ping clients and check their tokens, forever."""
@@ -157,68 +116,60 @@ class LiveStream:
         gap = gap_frame(self._hub.last_event_id, last_event_id + 1)
         self._hub.start_over(last_event_id)
         for client in self._clients:
-            if client.session is not None:
-                client.connection.outlet.write_nowait(gap)
-                client.connection.count_dropped("event_log_rewound")
-            client.connection.close(GOING_AWAY, "the database went back in time")
+            dropped = None
+            if client.grant is not None:
+                client.outlet.write_nowait(gap)
+                dropped = "event_log_rewound"
+            client.close(GOING_AWAY, "the database went back in time", dropped)
 
     async def stop(self) -> None:
         """Close all clients and wait a moment for them to leave."""
         self._stopping = True
         for client in self._clients:
-            client.connection.count_dropped("stopping")
-            client.connection.close(*_SHUTTING_DOWN)
+            client.close(*_SHUTTING_DOWN, "stopping")
         if self._clients:
             with trio.move_on_after(CLOSE_SECONDS):
                 await self._last_left.wait()
 
-    async def _converse(self, connection: Connection, opening: Opening) -> None:
+    async def _converse(self, client: Connection, opening: Opening) -> None:
         if self._stopping:  # its handshake took until now
-            connection.close(*_SHUTTING_DOWN)
+            client.close(*_SHUTTING_DOWN)
             return
-        now = trio.current_time()
         # Spread the first pings: all clients may have connected at once.
-        client = _Client(connection, now + random.uniform(0.5, 1) * self._limits.ping_seconds)  # noqa: S311
+        client.ping_at = trio.current_time() + random.uniform(0.5, 1) * self._limits.ping_seconds  # noqa: S311
         self._clients.add(client)
         metrics.clients.inc()
         try:
-            refusal = self._refusal(opening) or await self._admit(client, opening)
+            refusal = await self._admit(client, opening)
             if refusal is not None:
-                connection.close(*refusal)
+                client.close(*refusal)
                 return
             assert client.grant is not None  # noqa: S101 - set by _admit
-            client.session = Session(
-                connection, self._hub, self._turns, visible=client.grant.events
-            )
-            await client.session.run(opening)
+            session = Session(client, self._hub, self._turns, visible=client.grant.events)
+            await session.run(opening)
         finally:
             self._forget(client)
 
-    def _refusal(self, opening: Opening) -> tuple[int, str] | None:
-        """Return close code and reason for a page of another origin; else None."""
+    async def _admit(self, client: Connection, opening: Opening) -> tuple[int, str] | None:
+        """Authenticate a client; return close code and reason if it is refused, else None."""
         # Only browsers send an origin, and pages cannot change it.
         allowed = self._limits.origins
         if allowed and opening.origin is not None and opening.origin.lower() not in allowed:
             return POLICY_VIOLATION, "Origin not allowed"
-        return None
-
-    async def _admit(self, client: _Client, opening: Opening) -> tuple[int, str] | None:
-        """Authenticate a client; return close code and reason if it is refused, else None."""
         token = opening.token
         if token is None and opening.ticket is None:
             # Counted apart, so that unauthenticated connections cannot crowd out clients.
             if len(self._clients) - self._admitted > self._limits.clients:
                 return TRY_AGAIN_LATER, "Too many connections"
-            with trio.move_on_after(min(TOKEN_SECONDS, self._limits.connection.handshake_seconds)):
-                token = _token_of_message(await client.connection.websocket.get_message())
+            with trio.move_on_after(min(TOKEN_SECONDS, self._limits.handshake_seconds)):
+                token = _token_of_message(await client.websocket.get_message())
         if not token and opening.ticket is None:
             return POLICY_VIOLATION, "Missing API token"
-        address = client.connection.address
         try:
             if token:
-                grant = await self._tokens.authenticate(token, address)
+                grant = await self._tokens.authenticate(token, client.address)
             else:
-                grant = await self._tokens.use_ticket(opening.ticket or "", address)
+                grant = await self._tokens.use_ticket(opening.ticket or "", client.address)
         except TooManyFailuresError:
             return TRY_AGAIN_LATER, "Too many failed attempts, try again later"
         except (DatabaseUnavailable, DatabaseError):
@@ -233,19 +184,19 @@ class LiveStream:
         of_token = self._by_token.setdefault(grant.key, set())
         if len(of_token) >= self._limits.clients_per_token:
             return TRY_AGAIN_LATER, "Too many connections with this API token"
-        client.connection.grant = grant
+        client.grant = grant
         of_token.add(client)
         metrics.clients_connected.inc()
         if self._access_log:
-            log.info("client_connected", **client.connection.about())
+            log.info("client_connected", **client.about())
         return None
 
-    def _forget(self, client: _Client) -> None:
+    def _forget(self, client: Connection) -> None:
         metrics.clients.dec()
         self._clients.discard(client)
         if client.grant is not None:
             if self._access_log:
-                log.info("client_disconnected", **client.connection.about())
+                log.info("client_disconnected", **client.about())
             of_token = self._by_token[client.grant.key]
             of_token.discard(client)
             if not of_token:
@@ -261,25 +212,23 @@ class LiveStream:
             await trio.sleep(min(1.0, limits.ping_seconds / 10))
             now = trio.current_time()
             for client in self._clients:
-                if client.connection.is_closing:
+                if client.is_closing:
                     continue  # it waits for a statement, which cannot be cancelled
-                outlet = client.connection.outlet
-                seen_at = max(client.connection.intake.received_at, outlet.flushed_at)
+                outlet = client.outlet
+                seen_at = max(client.intake.received_at, outlet.flushed_at)
                 if now - seen_at > SILENT_INTERVALS * limits.ping_seconds:
-                    client.connection.count_dropped("silent", last_event_id=outlet.sent_through)
-                    client.connection.drop()
+                    client.drop("silent", last_event_id=outlet.sent_through)
                 elif now >= client.ping_at:
                     client.ping_at = now + limits.ping_seconds
                     outlet.write_nowait(PING_FRAME)
                 if (
                     limits.idle_seconds is not None
-                    and client.session is not None
-                    and now - client.session.message_at > limits.idle_seconds
+                    and client.grant is not None
+                    and now - client.message_at > limits.idle_seconds
                 ):
                     # Not 1008, which stops clients for good: a laptop may have slept.
-                    reason = f"Idle: no message for {limits.idle_seconds:g} s"
-                    client.connection.count_dropped("idle")
-                    client.connection.close(GOING_AWAY, reason)
+                    text = f"Idle: no message for {limits.idle_seconds:g} s"
+                    client.close(GOING_AWAY, text, "idle")
 
     async def _check_tokens(self, source: Source) -> None:
         """Close clients whose token became invalid or allows other events.
@@ -304,11 +253,9 @@ class LiveStream:
         for key in keys:
             for client in self._by_token.get(key, ()):
                 if key not in visible:
-                    client.connection.count_dropped("revoked")
-                    client.connection.close(POLICY_VIOLATION, "API token revoked or expired")
+                    client.close(POLICY_VIOLATION, "API token revoked or expired", "revoked")
                 elif client.grant is not None and client.grant.events != visible[key]:
-                    client.connection.count_dropped("changed")
-                    client.connection.close(GOING_AWAY, "API token changed, connect again")
+                    client.close(GOING_AWAY, "API token changed, connect again", "changed")
 
 
 def _token_of_message(message: str | bytes) -> str | None:
@@ -321,16 +268,3 @@ def _token_of_message(message: str | bytes) -> str | None:
         return None
     token = parsed.get("token")
     return token if isinstance(token, str) else None
-
-
-def _too_slow(sent_through: int | None) -> bytes:
-    message: dict[str, object] = {
-        "type": "error",
-        "code": "too_slow",
-        "message": "reading too slowly: connect again and resume",
-    }
-    reason = "too slow"
-    if sent_through is not None:
-        message["since"] = sent_through
-        reason += f": resume with since={sent_through}"
-    return text_frame(json.dumps(message)) + close_frame(TRY_AGAIN_LATER, reason)

@@ -20,10 +20,10 @@ from bridge.database.clock import ServerClock
 from bridge.database.pool import open_database
 from bridge.database.restart import keep_running
 from bridge.live import history as history_module
-from bridge.live.connection import ConnectionLimits
+from bridge.live.connection import StreamLimits
 from bridge.live.history import History, read_log
 from bridge.live.hub import Hub
-from bridge.live.stream import LiveStream, StreamLimits
+from bridge.live.stream import LiveStream
 from bridge.relay.drain import TAKEOVER_SECONDS, Relay
 from bridge.web.http.front import Front
 from tests.waiting import until
@@ -70,7 +70,7 @@ async def bridging(url: str, *, poll_seconds: float = 1.0) -> AsyncIterator[Brid
         clock = ServerClock()
         history = History(row["last_event_id"], partial(read_log, database), recent_bytes=20_000)
         hub = Hub(history, clock)
-        live = LiveStream(hub, Authenticator(database, TOKEN), StreamLimits(ConnectionLimits()))
+        live = LiveStream(hub, Authenticator(database, TOKEN), StreamLimits())
         relay = Relay(
             database,
             clock,

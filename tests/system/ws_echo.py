@@ -12,18 +12,18 @@ import trio
 from fastapi import FastAPI
 from wsproto.frame_protocol import FrameProtocol
 
-from bridge.live.connection import Connection, ConnectionLimits, serve_connection
+from bridge.live.connection import Connection, StreamLimits, serve_connection
 from bridge.live.framing import text_frame
 from bridge.live.handshake import Opening
 from bridge.web.http.front import Front
 
 #: Suites send messages of 16 MiB at full speed.
-LIMITS = ConnectionLimits(
+LIMITS = StreamLimits(
     message_bytes=64 * 1024 * 1024, buffer_bytes=256 * 1024 * 1024, frames_per_second=inf
 )
 
 
-def echo_front(limits: ConnectionLimits = LIMITS, *, ended: trio.Event | None = None) -> Front:
+def echo_front(limits: StreamLimits = LIMITS, *, ended: trio.Event | None = None) -> Front:
     """Return a front that echoes every message, text as text and binary as binary.
 
     Args:
@@ -31,9 +31,7 @@ def echo_front(limits: ConnectionLimits = LIMITS, *, ended: trio.Event | None = 
     """
 
     async def serve(stream: trio.SocketStream, received: bytes, head_bytes: int) -> None:
-        await serve_connection(
-            stream, received, head_bytes, _echo, limits=limits, farewell=lambda _: b""
-        )
+        await serve_connection(stream, received, head_bytes, _echo, limits=limits)
         if ended is not None:
             ended.set()
 

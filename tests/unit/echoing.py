@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import trio
 import trio.testing
 
-from bridge.live.connection import ConnectionLimits
+from bridge.live.connection import StreamLimits
 from tests.system.ws_echo import LIMITS, echo_front
 from tests.unit.serving import BINARY, CLOSE, CONTINUATION, TEXT, Sent, frame, sent_by_server
 
@@ -86,7 +86,7 @@ class Echo:
 
 
 @asynccontextmanager
-async def echoing(limits: ConnectionLimits = LIMITS) -> AsyncIterator[Echo]:
+async def echoing(limits: StreamLimits = LIMITS) -> AsyncIterator[Echo]:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     echo = Echo(listeners[0].socket.getsockname()[1])
     front = echo_front(limits, ended=echo.ended)

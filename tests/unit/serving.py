@@ -18,17 +18,17 @@ from bridge import events
 from bridge.access.scopes import EVENTS_READ, WEBHOOKS_READ
 from bridge.access.tokens import Grant, TokenKey
 from bridge.database.clock import ServerClock
-from bridge.live.connection import ConnectionLimits
+from bridge.live.connection import StreamLimits
 from bridge.live.history import RECENT_BYTES, History, LogPage
 from bridge.live.hub import Hub
-from bridge.live.stream import LiveStream, StreamLimits
+from bridge.live.stream import LiveStream
 from bridge.telemetry import metrics
 from bridge.web.http.front import Front
 from tests.waiting import until
 
 #: A history that keeps nothing in memory, so that every past event comes from the log.
 FORGETFUL = 0
-LIMITS = StreamLimits(ConnectionLimits(handshake_seconds=5.0))
+LIMITS = StreamLimits(handshake_seconds=5.0)
 
 
 class Tokens:
@@ -224,7 +224,7 @@ async def serving(
     clock.answered(datetime.now(UTC), clock.asks())
     hub = Hub(History(log.newest_id, log.read, recent_bytes=recent_bytes), clock)
     live = LiveStream(hub, tokens, limits, access_log=access_log)
-    front = Front(api, live.serve, handshake_seconds=limits.connection.handshake_seconds)
+    front = Front(api, live.serve, handshake_seconds=limits.handshake_seconds)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     if send_buffer_bytes is not None:
         listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)

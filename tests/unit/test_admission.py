@@ -8,7 +8,7 @@ from bridge.access.scopes import WEBHOOKS_READ
 from bridge.access.tokens import Grant
 from bridge.database.errors import DatabaseUnavailable
 from bridge.live import stream
-from bridge.live.stream import StreamLimits
+from bridge.live.connection import StreamLimits
 from tests.unit.serving import (
     RawClient,
     Tokens,

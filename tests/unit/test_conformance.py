@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from bridge.live import connection as connection_module
-from bridge.live.connection import CLOSE_SECONDS, MOST_FRAGMENTS, ConnectionLimits
+from bridge.live.connection import CLOSE_SECONDS, MOST_FRAGMENTS, StreamLimits
 from tests.unit.echoing import (
     Client,
     close,
@@ -256,7 +256,7 @@ OVERSIZE = b"x" * 2000
 )
 async def test_oversize_message_is_closed_with_1009(message: bytes, behind: bytes) -> None:
     with dropping(too_big=1):
-        async with echoing(ConnectionLimits(message_bytes=1000)) as echo:
+        async with echoing(StreamLimits(message_bytes=1000)) as echo:
             client = await echo.opened()
             await client.send(frame(TEXT, b"fits") + message + behind)
             *frames, end = await client.frames()
@@ -267,7 +267,7 @@ async def test_oversize_message_is_closed_with_1009(message: bytes, behind: byte
 
 
 async def test_fragments_are_limited_even_if_they_are_empty() -> None:
-    limits = ConnectionLimits(message_bytes=1000, frames_per_second=inf)
+    limits = StreamLimits(message_bytes=1000, frames_per_second=inf)
     async with echoing(limits) as echo:
         client = await echo.opened()
         some = in_fragments(TEXT, *[b""] * (MOST_FRAGMENTS - 1), b"end")

@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 import trio
 
 from bridge.events import Event
-from bridge.live.connection import ConnectionLimits
-from bridge.live.stream import StreamLimits
+from bridge.live.connection import StreamLimits
 from bridge.telemetry import metrics
 from tests.unit.serving import RawClient, clients_dropped, closing, dropping, message, serving
 from tests.waiting import until
@@ -31,7 +30,7 @@ async def test_client_that_leaves_is_not_counted_as_dropped() -> None:
 
 
 async def test_slow_client_is_counted_and_its_buffer_measured() -> None:
-    limits = StreamLimits(ConnectionLimits(buffer_bytes=100_000))
+    limits = StreamLimits(buffer_bytes=100_000)
     payload = json.dumps("x" * 20_000)
     with dropping(slow=1):
         async with serving(limits=limits, send_buffer_bytes=4096) as server:

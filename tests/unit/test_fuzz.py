@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from trio_websocket import WebSocketConnection
 
 from bridge.live import outlet as outlet_module
-from bridge.live.connection import ConnectionLimits
+from bridge.live.connection import StreamLimits
 from bridge.live.framing import close_frame, text_frame
 from bridge.live.outlet import Outlet
-from bridge.live.stream import StreamLimits
 from tests.unit.serving import (
     BINARY,
     CLOSE,
@@ -41,7 +40,7 @@ SETTINGS = settings(
 
 # --- what an attacker sends
 
-SMALL = StreamLimits(ConnectionLimits(message_bytes=2000, handshake_seconds=5.0))
+SMALL = StreamLimits(message_bytes=2000, handshake_seconds=5.0)
 HANDSHAKE = (
     b"GET /ws?token=right HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -263,12 +262,10 @@ async def _outlet_scene(
 
     def overflowed() -> None:
         given.pop()  # it did not fit
-        outlet.cut_off(farewell)
-
-    def farewell(sent_through: int | None) -> bytes:
+        sent_through = outlet.cut_off()
         assert sent_through is not None
         resumes_from.append(sent_through)
-        return FAREWELL
+        outlet.end(FAREWELL)
 
     def check() -> list[Sent]:
         found, _ = sent_by_server(socket.received)

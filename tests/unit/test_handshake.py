@@ -104,7 +104,7 @@ async def test_oversize_message_before_the_token_is_checked_is_closed_with_1009(
         async with serving(tokens=SlowTokens()) as server:
             client = Client(await server.raw())
             handshake = HANDSHAKE.replace(b"/ws", b"/ws?token=right")
-            oversize = frame(BINARY, bytes(LIMITS.connection.message_bytes + 1))
+            oversize = frame(BINARY, bytes(LIMITS.message_bytes + 1))
             await client.send(handshake + oversize + frame(PING, b"") * 100)
             await client.head()
             [end] = await client.frames()

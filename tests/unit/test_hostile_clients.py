@@ -9,9 +9,8 @@ import trio
 import trio.testing
 from trio_websocket import ConnectionClosed
 
-from bridge.live.connection import ConnectionLimits
+from bridge.live.connection import StreamLimits
 from bridge.live.session import Session
-from bridge.live.stream import StreamLimits
 from tests.unit.serving import (
     CLOSE,
     LIMITS,
@@ -24,7 +23,7 @@ from tests.unit.serving import (
     serving,
 )
 
-OVERSIZE = b"x" * (LIMITS.connection.message_bytes + 1)
+OVERSIZE = b"x" * (LIMITS.message_bytes + 1)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ async def test_invalid_handshakes_affect_no_other_client(
         try:
             await attack(stream)
             await trio.testing.wait_all_tasks_blocked(0.01)
-            mock_clock.jump(LIMITS.connection.handshake_seconds)
+            mock_clock.jump(LIMITS.handshake_seconds)
             while await stream.receive_some():
                 pass  # the server must hang up
         except trio.BrokenResourceError:
@@ -121,7 +120,7 @@ async def test_exception_in_a_session_ends_only_that_session(
 
 
 async def test_client_that_never_reads_is_dropped_without_delays() -> None:
-    small = StreamLimits(ConnectionLimits(buffer_bytes=100_000))
+    small = StreamLimits(buffer_bytes=100_000)
     async with serving(limits=small) as server:
         witness = await server.welcomed()
         lazy = RawClient(await server.raw())

@@ -10,8 +10,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.live.connection import StreamLimits
 from bridge.live.intake import FRAMES_AT_ONCE, FRAMES_PER_SECOND, FrameCounter, Intake
-from bridge.live.stream import StreamLimits
 from tests.unit.serving import BINARY, CONTINUATION, PONG, TEXT, RawClient, frame, serving
 
 SIZES = st.sampled_from([0, 1, 125, 126, 127, 65_535, 65_536]) | st.integers(0, 2000)

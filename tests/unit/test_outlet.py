@@ -56,7 +56,8 @@ async def test_overflow_is_reported_once_and_the_farewell_arrives() -> None:
         for _ in range(2000):
             outlet.write_nowait(b"x" * 10_000)
         assert overflows == ["over"]
-        outlet.cut_off(lambda _: b"END")
+        outlet.cut_off()
+        outlet.end(b"END")
         outlet.write_nowait(b"after the end")
         received = b""
         while not received.endswith(b"END"):

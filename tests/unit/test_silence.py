@@ -9,7 +9,7 @@ import trio.testing
 
 from bridge.access.tokens import Grant
 from bridge.live import stream
-from bridge.live.stream import StreamLimits
+from bridge.live.connection import StreamLimits
 from tests.unit.serving import RawClient, Serving, Tokens, ask, closing, dropping, serving
 
 #: More than ``serving`` waits by the clock that the tests advance would be too much.
@@ -60,7 +60,7 @@ async def test_slow_reader_is_not_silent(mock_clock: trio.testing.MockClock) -> 
             slow.protocol.receive_data(await slow.stream.receive_some(100_000))
             await advance(mock_clock, 1.0)
         [client] = server.live._clients
-        assert not client.connection.outlet.is_drained
+        assert not client.outlet.is_drained
         assert json.loads(await slow.text())["type"] == "connection"
         assert json.loads(await slow.text())["id"] == 1
 

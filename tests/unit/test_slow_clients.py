@@ -6,10 +6,9 @@ import structlog
 import trio
 import trio.testing
 
-from bridge.live.connection import ConnectionLimits
+from bridge.live.connection import StreamLimits
 from bridge.live.framing import CHUNK_BYTES, text_frame
 from bridge.live.replay import CONCURRENT_REPLAYS
-from bridge.live.stream import StreamLimits
 from tests.unit.serving import TEXT, RawClient, Serving, frame, message, never, serving
 from tests.waiting import until
 
@@ -40,7 +39,7 @@ BUFFER = 100_000
 FILLER = b"\x82" + text_frame("x" * 2000)[1:]
 
 
-SMALL = StreamLimits(ConnectionLimits(buffer_bytes=BUFFER))
+SMALL = StreamLimits(buffer_bytes=BUFFER)
 
 
 LARGE_PAYLOAD = json.dumps("x" * 20_000)
@@ -71,10 +70,10 @@ async def test_client_cut_off_before_its_token_gets_no_position() -> None:
         waiting = RawClient(await server.raw())
         await waiting.open("/ws")
         [served] = server.live._clients
-        while served.connection.outlet.is_drained:
-            served.connection.outlet.write_nowait(FILLER)
-        while not served.connection.outlet.is_drained:
-            served.connection.outlet.write_nowait(FILLER)
+        while served.outlet.is_drained:
+            served.outlet.write_nowait(FILLER)
+        while not served.outlet.is_drained:
+            served.outlet.write_nowait(FILLER)
             await trio.lowlevel.checkpoint()
         texts, code, reason = await waiting.everything()
         assert "since" not in json.loads(texts[-1])
@@ -107,7 +106,7 @@ async def test_client_cut_off_before_replay_resumes_as_requested() -> None:
 
 
 async def test_answer_during_replay_does_not_overflow_the_buffer() -> None:
-    limits = StreamLimits(ConnectionLimits(buffer_bytes=CHUNK_BYTES // 2))
+    limits = StreamLimits(buffer_bytes=CHUNK_BYTES // 2)
     async with serving(limits=limits, send_buffer_bytes=CHUNK_BYTES) as server:
         server.publish(LARGE_PAYLOAD, count=9)
         for _ in range(CONCURRENT_REPLAYS):
@@ -116,8 +115,8 @@ async def test_answer_during_replay_does_not_overflow_the_buffer() -> None:
         await client.open("/ws?token=right&since=0")
         await trio.testing.wait_all_tasks_blocked()
         [served] = server.live._clients
-        while served.connection.outlet.is_drained:
-            served.connection.outlet.write_nowait(FILLER)
+        while served.outlet.is_drained:
+            served.outlet.write_nowait(FILLER)
         for _ in range(CONCURRENT_REPLAYS):
             server.live._turns.release()
         got = [json.loads(await client.text()) for _ in range(11)]
@@ -126,7 +125,7 @@ async def test_answer_during_replay_does_not_overflow_the_buffer() -> None:
 
 
 async def test_event_larger_than_the_buffer_is_delivered() -> None:
-    limits = StreamLimits(ConnectionLimits(buffer_bytes=10_000))
+    limits = StreamLimits(buffer_bytes=10_000)
     async with serving(limits=limits) as server:
         client = await server.welcomed()
         server.publish(json.dumps("x" * 900_000))

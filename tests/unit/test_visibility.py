@@ -14,7 +14,6 @@ from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import Grant, TokenKey
 from bridge.database.errors import DatabaseUnavailable
 from bridge.live import stream
-from bridge.live.stream import StreamLimits
 from tests.unit.serving import LIMITS, Serving, Tokens, ask, closing, message, serving
 
 TYPES = ("user.created", "ticket.created", "ticket.message.added", "tickets.closed")
@@ -196,7 +195,7 @@ async def test_only_trusted_proxies_report_client_addresses() -> None:
     forwarded = [(b"X-Forwarded-For", b"6.6.6.6"), (b"X-Forwarded-For", b"198.51.100.1")]
 
     async def addresses(*proxies: Network) -> list[str]:
-        limits = StreamLimits(replace(LIMITS.connection, proxies=proxies))
+        limits = replace(LIMITS, proxies=proxies)
         async with serving(limits=limits) as server:
             await message(await server.connect("?token=right", forwarded))
             await closing(await server.connect("?ticket=wrong", forwarded))
