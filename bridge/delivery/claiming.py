@@ -5,9 +5,8 @@ then. So most claims start at a mark, and sweeps become rarer the longer they ta
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from uuid import UUID
 
 import trio
 
@@ -23,40 +22,6 @@ SWEEP_REST = 10
 LONGEST_SWEEP_REST_SECONDS = 30.0
 #: How long after its due time a delivery may become visible: the longest drain.
 LATE = timedelta(seconds=5)
-
-
-class Held:
-    """The claimed deliveries that are not settled yet. Each occupies a slot."""
-
-    def __init__(self) -> None:
-        # A delivery is here twice if its lease was taken away, by hand or by restoring a backup,
-        # and it was claimed again.
-        self._deliveries: dict[tuple[int, UUID], Delivery] = {}
-        self.by_webhook: Counter[int] = Counter()
-        #: Number of deliveries to webhooks that mostly fail.
-        self.failing = 0
-
-    def __len__(self) -> int:
-        return len(self._deliveries)
-
-    @property
-    def deliveries(self) -> Iterable[Delivery]:
-        """The deliveries."""
-        return self._deliveries.values()
-
-    def add(self, delivery: Delivery) -> None:
-        """Occupy a slot."""
-        self._deliveries[delivery.id, delivery.lease_token] = delivery
-        self.by_webhook[delivery.webhook_id] += 1
-        self.failing += delivery.is_failing
-
-    def remove(self, delivery: Delivery) -> None:
-        """Free its slot."""
-        del self._deliveries[delivery.id, delivery.lease_token]
-        self.failing -= delivery.is_failing
-        self.by_webhook[delivery.webhook_id] -= 1
-        if not self.by_webhook[delivery.webhook_id]:
-            del self.by_webhook[delivery.webhook_id]
 
 
 class Claimer:
@@ -90,23 +55,24 @@ class Claimer:
         """Make the next claim a sweep."""
         self._swept_at = -float("inf")
 
-    async def claim(self, limit: int, held: Held) -> list[Delivery]:
+    async def claim(self, limit: int, held: Collection[Delivery]) -> list[Delivery]:
         """Lease at most ``limit`` deliveries, beside those that are held already."""
+        in_flight = Counter(delivery.webhook_id for delivery in held)
         started = trio.current_time()
         is_sweep = started - self._swept_at >= self._sweep_seconds
         others = None if is_sweep else self._others_since
         due_since = {} if is_sweep else self._due_since
-        known = list(held.by_webhook.keys() | self._due_since.keys())
+        known = list(in_flight.keys() | self._due_since.keys())
         asked = self._clock.asks()
         rows = await self._database.fetch(
             "claim",
             known,
-            [held.by_webhook[webhook_id] for webhook_id in known],
+            [in_flight[webhook_id] for webhook_id in known],
             [due_since.get(webhook_id, others) for webhook_id in known],
             others,
             limit,
-            self._most_failing - held.failing,
-            [delivery.id for delivery in held.deliveries],
+            self._most_failing - sum(delivery.is_failing for delivery in held),
+            [delivery.id for delivery in held],
         )
         now = rows[0]["now"]
         self._clock.answered(now, asked)
@@ -120,7 +86,7 @@ class Claimer:
             self._due_since = {
                 webhook_id: since
                 for webhook_id, since in self._due_since.items()
-                if webhook_id in held.by_webhook
+                if webhook_id in in_flight
             }
         events: dict[int, Event] = {}
         for row in rows:

@@ -7,6 +7,7 @@ without free slots claims nothing, and the deliveries wait in the queue.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
 
 import structlog
 import trio
@@ -18,7 +19,7 @@ from bridge.database.pool import Database
 from bridge.database.restart import keep_running
 from bridge.delivery import claiming
 from bridge.delivery.attempt import Attempt, Delivery, Sender
-from bridge.delivery.claiming import Claimer, Held
+from bridge.delivery.claiming import Claimer
 from bridge.delivery.settling import Settler
 from bridge.delivery.transport import Transport
 from bridge.tasks import WakeUp
@@ -69,7 +70,9 @@ class Courier:
         self._concurrency = concurrency
         self._poll_seconds = min(poll_seconds, claiming.SWEEP_SECONDS)
         clock = ServerClock()
-        self._held = Held()
+        # Claimed and not settled yet; each occupies a slot. A delivery is here twice if its lease
+        # was taken away, by hand or by restoring a backup, and it was claimed again.
+        self._held: dict[tuple[int, UUID], Delivery] = {}
         self._claimer = Claimer(
             database, clock, most_failing=max(1, concurrency // 2), schedule=schedule
         )
@@ -147,10 +150,10 @@ class Courier:
             # A full courier counts as polling: slow receivers are not its fault.
             self._polled_at = started
             if free > 0:
-                deliveries = await self._claimer.claim(free, self._held)
+                deliveries = await self._claimer.claim(free, self._held.values())
                 self._polled_at = trio.current_time()
                 for delivery in deliveries:
-                    self._held.add(delivery)
+                    self._held[delivery.id, delivery.lease_token] = delivery
                     attempts.start_soon(self._attempt, delivery)
                 if len(deliveries) == free:
                     continue  # there are more
@@ -173,12 +176,12 @@ class Courier:
     def _settled(self, batch: Sequence[Attempt]) -> None:
         """Give the slots of settled attempts to other deliveries."""
         for attempt in batch:
-            self._held.remove(attempt.delivery)
+            del self._held[attempt.delivery.id, attempt.delivery.lease_token]
         self._due.signal()
 
     async def _release(self) -> None:
         """Return the leases of deliveries that were not sent or settled."""
-        held = list(self._held.deliveries)
+        held = list(self._held.values())
         if not held:
             return
         try:
