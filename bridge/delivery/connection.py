@@ -3,12 +3,12 @@
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from socket import AddressFamily
 
 import h11
 import trio
 
 from bridge.delivery.url import Origin
+from bridge.tasks import first_error
 
 #: Maximum size of a response's status line and headers together.
 RESPONSE_HEAD_BYTES = 64 * 1024
@@ -16,8 +16,8 @@ CONNECT_SECONDS = 5.0
 #: How long to keep an idle connection.
 IDLE_SECONDS = 30.0
 
-#: Returns the addresses of a host that may be connected to, with the family of each.
-Resolve = Callable[[str, int], Awaitable[Sequence[tuple[AddressFamily, str]]]]
+#: Returns the addresses of a host that may be connected to.
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _ANY_REQUEST = h11.Request(
     method="POST", target="/", headers=[("Host", ""), ("Content-Length", "0")]
@@ -181,13 +181,7 @@ async def open_stream(addresses: Sequence[str], port: int) -> trio.SocketStream:
         except trio.TooSlowError:
             failure = TimeoutError(f"no response within {CONNECT_SECONDS:g} s")
         except OSError as error:
-            failure = _only(error)
+            # trio reports a group of errors, here for the one address.
+            cause = first_error(error.__cause__ or error)
+            failure = cause if isinstance(cause, OSError) else error
     raise failure
-
-
-def _only(error: OSError) -> OSError:
-    """Return the error for the one address: trio reports a group of errors."""
-    cause: BaseException | None = error.__cause__
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    return cause if isinstance(cause, OSError) else error

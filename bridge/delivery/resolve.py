@@ -1,19 +1,17 @@
 """Resolves a receiver's host and rejects addresses that no delivery may connect to."""
 
 import socket
-from socket import SOCK_STREAM, AddressFamily
+from socket import SOCK_STREAM
 from typing import Any, cast
 
-import httpx
 import trio
 
 from bridge.delivery.addresses import AddressPolicy, how_to_allow
+from bridge.delivery.url import parse_url
 
 #: Maximum number of concurrent lookups, per host and in all. Each takes a thread, also after its
 #: caller has given up. Further lookups wait within their attempts' time limits.
 LOOKUPS_OF_HOST, LOOKUPS = 2, 128
-
-_PORTS = {"http": 80, "https": 443}
 
 
 class BlockedAddressError(Exception):
@@ -83,7 +81,7 @@ class _Both:
         self._first.release_on_behalf_of(borrower)
 
 
-async def resolve(host: str, port: int, policy: AddressPolicy) -> list[tuple[AddressFamily, str]]:
+async def resolve(host: str, port: int, policy: AddressPolicy) -> list[str]:
     """Return the addresses of a host, in the order in which to try them.
 
     Connect to these and never to the name, which may resolve differently the next time. All forms
@@ -99,10 +97,8 @@ async def resolve(host: str, port: int, policy: AddressPolicy) -> list[tuple[Add
     except (OSError, ValueError) as error:  # ValueError: not a possible name
         reason = getattr(error, "strerror", None) or error
         raise UnresolvableError(f"{host} does not resolve: {reason}") from error
-    addresses: list[tuple[AddressFamily, str]] = [
-        (family, _address(sockaddr)) for family, _, _, _, sockaddr in found
-    ]
-    for _, address in addresses:
+    addresses = [_address(sockaddr) for *_, sockaddr in found]
+    for address in addresses:
         if refusal := policy.refusal(address):
             named = "" if host == address or ":" in host else f"{host}: "
             raise BlockedAddressError(f"{named}{refusal}; {how_to_allow(address)}")
@@ -116,11 +112,10 @@ async def url_refusal(url: str, policy: AddressPolicy, seconds: float = 3.0) -> 
     not resolve within ``seconds`` is accepted.
     """
     # The same parser as for deliveries: another one might see another host.
-    parsed = httpx.URL(url)
-    host, port = parsed.raw_host.decode("ascii"), parsed.port or _PORTS[parsed.scheme]
+    origin = parse_url(url).origin
     with trio.move_on_after(seconds):
         try:
-            await resolve(host, port, policy)
+            await resolve(origin.host, origin.port, policy)
         except BlockedAddressError as error:
             return str(error)
         except UnresolvableError:

@@ -6,6 +6,7 @@ trio streams is used directly: an HTTP client's pool and layers cost several tim
 
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 import h11
@@ -34,16 +35,14 @@ INTERIM_RESPONSES = 32
 _NOTHING: Mapping[str, object] = {}
 
 
+@dataclass(slots=True)
 class _Progress:
     """How far an attempt has come when it is cut off."""
 
-    __slots__ = ("body", "phase", "retry_after", "status")
-
-    def __init__(self) -> None:
-        self.phase = Failure.TIMEOUT_DNS
-        self.status: int | None = None
-        self.retry_after: str | None = None
-        self.body = bytearray()
+    phase: Failure = Failure.TIMEOUT_DNS
+    status: int | None = None
+    retry_after: str | None = None
+    body: bytearray = field(default_factory=bytearray)
 
     def answer(self, failure: Failure | None = None, error: str | None = None) -> Answer:
         text = _text(self.body) if self.status is not None else None
@@ -166,7 +165,7 @@ class Transport:
         progress.phase = Failure.TIMEOUT_DNS
         addresses = await self._resolve(origin.host, origin.port)
         progress.phase = Failure.TIMEOUT_CONNECT
-        stream = await open_stream([address for _, address in addresses], origin.port)
+        stream = await open_stream(addresses, origin.port)
         if not origin.is_tls:
             return Connection(origin, stream, stream.socket)
         progress.phase = Failure.TIMEOUT_TLS

@@ -4,7 +4,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from socket import AddressFamily
 
 import pytest
 import trio
@@ -15,8 +14,6 @@ from bridge.delivery.resolve import BlockedAddressError, UnresolvableError
 from bridge.delivery.retry import Answer, Failure
 from bridge.delivery.transport import RESPONSE_BYTES, Transport
 from bridge.delivery.url import parse_url
-
-Addresses = Sequence[tuple[AddressFamily, str]]
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -77,12 +74,8 @@ async def answering(server: Server, stream: trio.abc.Stream, _number: int) -> No
         await stream.send_all(OK)
 
 
-def addresses_of(*addresses: str) -> Addresses:
-    return [(AddressFamily.AF_INET, address) for address in addresses]
-
-
-async def local(_host: str, _port: int) -> Addresses:
-    return addresses_of("127.0.0.1")
+async def local(_host: str, _port: int) -> Sequence[str]:
+    return ["127.0.0.1"]
 
 
 @pytest.fixture
@@ -132,9 +125,9 @@ async def test_request_has_the_expected_bytes() -> None:
 async def test_requests_share_a_connection_and_a_lookup() -> None:
     looked_up = []
 
-    async def resolve(host: str, port: int) -> Addresses:
+    async def resolve(host: str, port: int) -> Sequence[str]:
         looked_up.append((host, port))
-        return addresses_of("127.0.0.1")
+        return ["127.0.0.1"]
 
     async with serving(answering) as server:
         transport = made(resolve=resolve)
@@ -148,11 +141,11 @@ async def test_every_connection_resolves_and_checks_the_name_again() -> None:
         await server.request(stream)
         await stream.send_all(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
 
-    answers: Iterator[Addresses | Exception] = iter(
-        [addresses_of("127.0.0.1"), BlockedAddressError("169.254.169.254 is link-local")]
+    answers: Iterator[Sequence[str] | Exception] = iter(
+        [["127.0.0.1"], BlockedAddressError("169.254.169.254 is link-local")]
     )
 
-    async def resolve(_host: str, _port: int) -> Addresses:
+    async def resolve(_host: str, _port: int) -> Sequence[str]:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
@@ -317,7 +310,7 @@ async def test_deadline_covers_sending_the_request(quick_clock: trio.testing.Moc
 
 
 async def test_deadline_covers_name_resolution(quick_clock: trio.testing.MockClock) -> None:
-    async def resolve(_host: str, _port: int) -> Addresses:
+    async def resolve(_host: str, _port: int) -> Sequence[str]:
         await trio.sleep_forever()
         raise AssertionError
 
@@ -329,7 +322,7 @@ async def test_deadline_covers_name_resolution(quick_clock: trio.testing.MockClo
 
 
 async def test_unknown_host_is_a_dns_failure() -> None:
-    async def resolve(_host: str, _port: int) -> Addresses:
+    async def resolve(_host: str, _port: int) -> Sequence[str]:
         raise UnresolvableError("receiver.test does not resolve: no such name")
 
     answer = await made(resolve=resolve).post(
@@ -339,8 +332,8 @@ async def test_unknown_host_is_a_dns_failure() -> None:
 
 
 async def test_next_address_is_tried_after_a_refused_connection() -> None:
-    async def resolve(_host: str, _port: int) -> Addresses:
-        return addresses_of("127.0.0.2", "127.0.0.1")  # the receivers listen on the second only
+    async def resolve(_host: str, _port: int) -> Sequence[str]:
+        return ["127.0.0.2", "127.0.0.1"]  # the receivers listen on the second only
 
     async with serving(answering) as server:
         assert (await post(made(resolve=resolve), server)).status == 200
@@ -361,13 +354,13 @@ async def test_silent_address_leaves_time_for_the_next(
 
     monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
 
-    async def resolve(_host: str, _port: int) -> Addresses:
+    async def resolve(_host: str, _port: int) -> Sequence[str]:
         return addresses
 
     async with serving(answering) as server:
-        addresses = addresses_of("127.0.0.2", "127.0.0.1")
+        addresses = ["127.0.0.2", "127.0.0.1"]
         assert (await post(made(resolve=resolve), server)).status == 200
-        addresses = addresses_of("127.0.0.2")
+        addresses = ["127.0.0.2"]
         answer = await post(made(resolve=resolve), server)
     assert answer.failure is Failure.TIMEOUT_CONNECT
     assert answer.error == "cannot connect: no response within 5 s"
