@@ -164,11 +164,10 @@ def _retry_after_seconds(header: str | None, now: float) -> float:
     if header is None:
         return 0.0
     try:
-        seconds = float(header) if header.strip().isdigit() else _date(header) - now
+        if header.strip().isdigit():
+            seconds = float(header)
+        else:
+            seconds = parsedate_to_datetime(header).timestamp() - now
     except (ValueError, OverflowError):
         return 0.0
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
-
-
-def _date(header: str) -> float:
-    return parsedate_to_datetime(header).timestamp()
