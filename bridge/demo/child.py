@@ -77,33 +77,19 @@ class Bridge:
         self._process = process
         self._log = log
 
-    @property
-    def pid(self) -> int:
-        """Return its process ID."""
-        return self._process.pid
-
     async def first_line(self) -> None:
         """Wait until it serves.
 
         Raises:
             BridgeError: it ended or did not serve in time.
         """
-        said = b""
         assert self._process.stdout is not None  # noqa: S101 - it was opened with a pipe
         with trio.move_on_after(START_SECONDS):
-            while b"\n" not in said:
-                chunk = await self._process.stdout.receive_some()
-                if not chunk:
-                    await self.watch()
-                said += chunk
-            return
+            async for chunk in self._process.stdout:
+                if b"\n" in chunk:
+                    return
+            await self.watch()
         raise BridgeError(f"the bridge did not serve within {START_SECONDS} s{self._words()}")
-
-    async def drain_output(self) -> None:
-        """Read its output, so that it never blocks on a full pipe."""
-        assert self._process.stdout is not None  # noqa: S101
-        async for _ in self._process.stdout:
-            pass
 
     async def watch(self) -> None:
         """Wait until it ends by itself, which is an error.

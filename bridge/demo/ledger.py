@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from bridge.events import patterns_matching
 
@@ -200,7 +200,7 @@ class Ledger:
         return lines[:most]
 
 
-def percentile(values: deque[float], share: float) -> float | None:
+def percentile(values: Collection[float], share: float) -> float | None:
     """Return a percentile of the values, or None without values."""
     if not values:
         return None

@@ -25,9 +25,9 @@ from bridge.demo.database import create_database, create_login, psql_command, sh
 from bridge.demo.ledger import KEY_FIELDS, Ledger
 from bridge.demo.postgres import EmbeddedPostgres, EmbeddedPostgresMissing, embedded_postgres
 from bridge.demo.receiver import Receiver
-from bridge.demo.screen import Arrival, Scene, plain_line, print_lines, show_frames
+from bridge.demo.screen import Scene, plain_line, print_lines, show_frames
 from bridge.demo.watch import Dashboard, NoStreamError
-from bridge.demo.webhooks import PATTERNS, WebhookError, Webhooks
+from bridge.demo.webhooks import PATTERNS, create_webhooks, interference, new_secrets
 from bridge.tasks import first_error
 
 EVENTS_PER_SECOND = 40.0
@@ -41,11 +41,9 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
     _SIGNALS.append(signal.SIGHUP)
 
-
 _FAILURES = (
     EmbeddedPostgresMissing,
     NoStreamError,
-    WebhookError,
     child.BridgeError,
     psycopg.Error,
     httpx.HTTPError,
@@ -60,8 +58,7 @@ def run_demo(seconds: float | None) -> int:
     Returns:
         The exit code: 0 if events were committed, all of them arrived and nothing else did.
     """
-    ledger = Ledger(PATTERNS)
-    demo = Demo(Scene(ledger, seconds))
+    demo = Demo(seconds)
     problem = None
     with _signals_held_back():
         child.forget_outside_settings()
@@ -80,7 +77,7 @@ def run_demo(seconds: float | None) -> int:
             with suppress(OSError):
                 print(f"pgbridge demo: {problem}", file=sys.stderr, flush=True)
         try:
-            print(json.dumps(ledger.summary()), flush=True)
+            print(json.dumps(demo.ledger.summary()), flush=True)
         except OSError:
             # The reader has left; keep the interpreter from reporting that at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,17 +94,24 @@ class _Console(Console):
 class Demo:
     """One run: start the parts in order, let the bot trade, settle, stop."""
 
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
-        self._ledger = scene.ledger
+    def __init__(self, seconds: float | None) -> None:
+        self.ledger = Ledger(PATTERNS)
+        self._address = f"127.0.0.1:{child.free_port()}"
+        self._token = secrets.token_urlsafe(18)
+        self._secrets = new_secrets()
+        stream = f"ws://{self._address}/ws?token={self._token}"
+        self._scene = Scene(
+            self.ledger,
+            Receiver(self._secrets, self._verified),
+            Dashboard(stream, self._streamed),
+            seconds,
+        )
         self._console = _Console(highlight=False)
         self._live = sys.stdout.isatty() and not self._console.is_dumb_terminal
         self._enough = trio.Event()
         self._news = trio.Event()
         self._aborted = False
-        self._token = secrets.token_urlsafe(18)
-        self._webhooks = Webhooks(self._token)
-        #: What a user has done to the webhooks.
+        # What a user has done to the webhooks.
         self._interference: list[str] = []
 
     def say(self, words: str) -> None:
@@ -116,7 +120,7 @@ class Demo:
 
     def verdict(self) -> str | None:
         """Return why the run failed, or None."""
-        ledger, receiver = self._ledger, self._scene.receiver
+        ledger, receiver = self.ledger, self._scene.receiver
         if self._aborted:
             return (
                 "interrupted during startup"
@@ -132,7 +136,7 @@ class Demo:
             wrong.append(f"{ledger.lost} lost")
         if ledger.unexpected:
             wrong.append(f"{ledger.unexpected} unexpected")
-        if receiver is not None and receiver.forged:
+        if receiver.forged:
             wrong.append(f"{receiver.forged} requests with an invalid signature")
         if not wrong:
             return None
@@ -162,11 +166,11 @@ class Demo:
 
     async def _play(self, server: EmbeddedPostgres, directory: Path) -> None:
         url = await trio.to_thread.run_sync(create_database, server)
-        port = child.free_port()
+        host, port = self._address.split(":")
         settings = {
             "BRIDGE_DATABASE_URL": url,
-            "BRIDGE_HOST": "127.0.0.1",
-            "BRIDGE_PORT": str(port),
+            "BRIDGE_HOST": host,
+            "BRIDGE_PORT": port,
             "BRIDGE_TOKEN": self._token,
             "BRIDGE_ALLOWED_NETWORKS": "127.0.0.0/8",
         }
@@ -179,8 +183,7 @@ class Demo:
             await bridge.first_line()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, bridge)
-                nursery.start_soon(bridge.drain_output)
-                await self._perform(nursery, server, url, port)
+                await self._perform(nursery, server, url)
                 nursery.cancel_scope.cancel()
             await bridge.stop()
 
@@ -191,37 +194,36 @@ class Demo:
             self._scene.phase = "failed"
             raise
 
-    async def _perform(
-        self, nursery: trio.Nursery, server: EmbeddedPostgres, url: str, port: int
-    ) -> None:
+    async def _perform(self, nursery: trio.Nursery, server: EmbeddedPostgres, url: str) -> None:
         """Start receiver, dashboard and bot on a running bridge, and wait for all arrivals."""
         scene = self._scene
-        scene.receiver = Receiver(self._webhooks.secrets, self._verified)
-        base_url = await nursery.start(scene.receiver.serve)
-        await self._webhooks.create(f"http://127.0.0.1:{port}", base_url)
-        scene.dashboard = Dashboard(f"ws://127.0.0.1:{port}/ws?token={self._token}", self._streamed)
-        await nursery.start(scene.dashboard.watch)
-        self._say_what_runs_where(server, url, port)
-        async with trio.open_nursery() as screen:
-            if self._live:
-                screen.start_soon(show_frames, scene, self._console)
-            else:
-                screen.start_soon(print_lines, scene)
-            with await trio.to_thread.run_sync(Bot, url) as bot:
-                await self._trade(bot, scene.receiver)
-            await self._settle(scene.receiver, f"http://127.0.0.1:{port}")
-            screen.cancel_scope.cancel()
+        receiver_url = await nursery.start(scene.receiver.serve)
+        async with httpx.AsyncClient(
+            base_url=f"http://{self._address}", headers={"X-API-Key": self._token}, trust_env=False
+        ) as api:
+            webhooks = await create_webhooks(api, receiver_url, self._secrets)
+            await nursery.start(scene.dashboard.watch)
+            self._say_what_runs_where(server, url)
+            async with trio.open_nursery() as screen:
+                if self._live:
+                    screen.start_soon(show_frames, scene, self._console)
+                else:
+                    screen.start_soon(print_lines, scene)
+                with await trio.to_thread.run_sync(Bot, url) as bot:
+                    await self._trade(bot)
+                await self._settle(api, webhooks)
+                screen.cancel_scope.cancel()
         if not self._live:
             print(plain_line(scene), flush=True)
 
-    async def _trade(self, bot: Bot, receiver: Receiver) -> None:
+    async def _trade(self, bot: Bot) -> None:
         """Run the bot at a steady pace for its time or until a signal."""
         scene, seconds = self._scene, self._scene.seconds
         scene.phase, scene.began_at = "running", time.monotonic()
         due = trio.current_time()
         ends = due + (math.inf if seconds is None else seconds)
         while trio.current_time() < ends and not self._enough.is_set():
-            receiver.moody = trio.current_time() < ends - CALM_SECONDS
+            scene.receiver.moody = trio.current_time() < ends - CALM_SECONDS
             commit = await trio.to_thread.run_sync(bot.step)
             if commit is None:
                 scene.rollbacks += 1
@@ -230,54 +232,55 @@ class Demo:
                 scene.commits += 1
                 announced = len(commit.announces)
                 for event_type, payload in commit.announces:
-                    self._ledger.committed(event_type, payload, commit.committed_at)
+                    self.ledger.committed(event_type, payload, commit.committed_at)
                 scene.beat(announced)
             # Pace by events; after a delay, do not rush to catch up.
             due = max(due + max(announced, 0.5) / EVENTS_PER_SECOND, trio.current_time() - 0.5)
             with trio.move_on_at(min(due, ends)):
                 await self._enough.wait()
-        receiver.moody = False
+        scene.receiver.moody = False
         scene.ended_at = time.monotonic()
 
-    async def _settle(self, receiver: Receiver, bridge_url: str) -> None:
+    async def _settle(self, api: httpx.AsyncClient, webhooks: list[dict[str, Any]]) -> None:
         """Wait until everything arrived, retries included, or for ``SETTLE_SECONDS``."""
-        self._scene.phase = "settling"
-        if self._ledger.lost:
-            self._interference = await self._webhooks.interference(bridge_url)
+        ledger, scene = self.ledger, self._scene
+        scene.phase = "settling"
+        if ledger.lost:
+            self._interference = await interference(api, webhooks)
         if self._interference:
-            self._scene.phase = "failed"
+            scene.phase = "failed"
             return
         with trio.move_on_after(SETTLE_SECONDS):
-            while self._ledger.lost:
+            while ledger.lost:
                 self._news = trio.Event()
                 await self._news.wait()
             await trio.sleep(_AFTERMATH_SECONDS)
-        good = not self._ledger.lost and not self._ledger.unexpected and not receiver.forged
-        self._scene.phase = "all arrived" if good else "failed"
+        wrong = ledger.lost or ledger.unexpected or scene.receiver.forged
+        scene.phase = "failed" if wrong else "all arrived"
 
     def _streamed(self, message: dict[str, Any]) -> None:
         latency = None
         # A user may create other events and send test requests; only the bot's events count.
         if message["type"] in KEY_FIELDS:
-            latency = self._ledger.streamed(
+            latency = self.ledger.streamed(
                 message["id"], message["type"], message["payload"], time.monotonic()
             )
-        self._scene.feed.append(Arrival(time.strftime("%H:%M:%S"), message, latency))
+        self._scene.feed.append((time.strftime("%H:%M:%S"), message, latency))
         self._news.set()
 
     def _verified(
         self, name: str, webhook_id: str, event_type: str, payload: dict[str, Any]
     ) -> None:
         if event_type in KEY_FIELDS:
-            self._ledger.verified(name, webhook_id, event_type, payload, time.monotonic())
+            self.ledger.verified(name, webhook_id, event_type, payload, time.monotonic())
         self._news.set()
 
-    def _say_what_runs_where(self, server: EmbeddedPostgres, url: str, port: int) -> None:
+    def _say_what_runs_where(self, server: EmbeddedPostgres, url: str) -> None:
         """Print addresses and commands, ready to copy."""
         for label, what in (
-            ("console", f"http://127.0.0.1:{port}/console  (sign in with the token)"),
-            ("REST", f"http://127.0.0.1:{port}/docs  (X-API-Key: the token)"),
-            ("WebSocket", f"ws://127.0.0.1:{port}/ws?token={self._token}"),
+            ("console", f"http://{self._address}/console  (sign in with the token)"),
+            ("REST", f"http://{self._address}/docs  (X-API-Key: the token)"),
+            ("WebSocket", f"ws://{self._address}/ws?token={self._token}"),
             ("token", self._token),
             ("database", psql_command(server, url)),
             ("shell", shell_command(server, url)),

@@ -6,12 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import trio
-from trio_websocket import (
-    ConnectionClosed,
-    HandshakeError,
-    WebSocketConnection,
-    wrap_client_stream,
-)
+from trio_websocket import ConnectionClosed, HandshakeError, wrap_client_stream
 
 from bridge.tasks import first_error
 
@@ -32,6 +27,7 @@ class Dashboard:
         self.reconnections = 0
         self._url = url
         self._on_event = on_event
+        # None before the first connection.
         self._last_event_id: int | None = None
 
     async def watch(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -40,27 +36,19 @@ class Dashboard:
         Raises:
             NoStreamError: the first connection failed.
         """
-        connected = False
-
-        def started() -> None:
-            nonlocal connected
-            if not connected:
-                connected = True
-                task_status.started()
-
         while True:
             loss: BaseException | None = None
             try:
-                await self._watch_once(started)
+                await self._watch_once(task_status)
             except* _LOSSES as losses:
                 # Raise below: some Python versions wrap an error raised in except* in a group.
                 loss = first_error(losses)
-            if loss is not None and not connected:
+            if self._last_event_id is None:
                 raise NoStreamError(f"the bridge refused the WebSocket client: {loss}")
             self.reconnections += 1
             await trio.sleep(_PAUSE_SECONDS)
 
-    async def _watch_once(self, started: Callable[[], None]) -> None:
+    async def _watch_once(self, task_status: trio.TaskStatus[None]) -> None:
         """Follow over one connection until it is lost."""
         address = urlsplit(self._url)
         resource = f"{address.path}?{address.query}"
@@ -71,21 +59,12 @@ class Dashboard:
         async with stream, trio.open_nursery() as nursery:
             with trio.fail_after(_CONNECT_SECONDS):
                 socket = await wrap_client_stream(nursery, stream, address.netloc, resource)
-                await self._greet(socket)
-            started()
+                greeting = json.loads(await socket.get_message())
+            if self._last_event_id is None:
+                self._last_event_id = int(greeting["last_event_id"])
+                task_status.started()
             while True:
-                self._read(json.loads(await socket.get_message()))
-
-    async def _greet(self, socket: WebSocketConnection) -> None:
-        """Read the first message, which contains the last event's ID."""
-        greeting = json.loads(await socket.get_message())
-        if greeting.get("type") != "connection":
-            raise NoStreamError(f"the stream began with {greeting.get('type')!r}")
-        if self._last_event_id is None:
-            self._last_event_id = int(greeting.get("last_event_id", 0))
-
-    def _read(self, message: dict[str, Any]) -> None:
-        if "payload" not in message:
-            return
-        self._last_event_id = max(self._last_event_id or 0, int(message["id"]))
-        self._on_event(message)
+                message = json.loads(await socket.get_message())
+                if "payload" in message:
+                    self._last_event_id = max(self._last_event_id, int(message["id"]))
+                    self._on_event(message)
