@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 import trio
 
-from bridge.daemon.build import build_bridge
+from bridge.daemon.bridge import Bridge
 from bridge.daemon.start import StartError, check_bot_tokens, listen, prepare_database
 from bridge.database.errors import DatabaseUnavailable
 from bridge.database.pool import open_database
@@ -18,7 +18,7 @@ from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.resolve import Lookups, resolve
 from bridge.delivery.transport import Transport
 from bridge.settings import Settings, unknown_variables
-from bridge.telemetry.exposition import render_metrics, sampled_by
+from bridge.telemetry.exposition import render_metrics
 from bridge.web.http.front import MOST_WAITING
 
 log = structlog.get_logger()
@@ -66,7 +66,7 @@ async def serve(
                 Transport(partial(resolve, policy=policy), max_idle=settings.delivery_concurrency)
             )
             listeners = await listen(settings, open_listeners)
-            bridge = build_bridge(
+            bridge = Bridge(
                 settings,
                 database,
                 transport,
@@ -74,8 +74,6 @@ async def serve(
                 last_event_id=last_event_id,
                 exposition=exposition,
             )
-            for sampler in (bridge.gauges.sample, bridge.sample):
-                stack.enter_context(sampled_by(sampler))
 
             def serving() -> None:
                 _tune_garbage_collection()

@@ -17,37 +17,39 @@ from bridge.telemetry import metrics
 LOOK_SECONDS: Final = 10.0
 PAUSE_FACTOR: Final = 10
 LONGEST_PAUSE_SECONDS: Final = 60.0
-#: Values are hidden when their next update is this late.
+#: Values are hidden when an update takes this long.
 STALE_SECONDS: Final = 60.0
 
 
-class Gauges:
-    """Metrics about the whole database, so every bridge reports the same values."""
+async def update_gauges(database: Database) -> None:
+    """Update the metrics forever. They are absent while the database is unavailable.
 
-    def __init__(self, database: Database) -> None:
-        self._database = Share(database, 1)
-        self._stale_at = -float("inf")
+    They describe the whole database, so every bridge reports the same values.
+    """
+    share = Share(database, 1)
+    while True:
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_hide_when_stale)
+            await _update(share)
+            nursery.cancel_scope.cancel()
+        took = trio.current_time() - started
+        await trio.sleep(max(LOOK_SECONDS, min(PAUSE_FACTOR * took, LONGEST_PAUSE_SECONDS)))
 
-    async def run(self) -> None:
-        """Update forever. The metrics are absent while the database is unavailable."""
-        while True:
-            started = trio.current_time()
-            try:
-                [state] = await self._database.fetch("overview")
-                [outbox] = await self._database.fetch("outbox_last_id")
-            except (DatabaseUnavailable, DatabaseError):
-                _hide()
-            else:
-                _show(state, outbox["last_id"])
-            took = trio.current_time() - started
-            pause = max(LOOK_SECONDS, min(PAUSE_FACTOR * took, LONGEST_PAUSE_SECONDS))
-            self._stale_at = trio.current_time() + pause + STALE_SECONDS
-            await trio.sleep(pause)
 
-    def sample(self) -> None:
-        """Hide the values if the next update hangs."""
-        if trio.current_time() > self._stale_at:
-            _hide()
+async def _update(database: Share) -> None:
+    try:
+        [state] = await database.fetch("overview")
+        [outbox] = await database.fetch("outbox_last_id")
+    except (DatabaseUnavailable, DatabaseError):
+        _hide()
+    else:
+        _show(state, outbox["last_id"])
+
+
+async def _hide_when_stale() -> None:
+    await trio.sleep(STALE_SECONDS)
+    _hide()
 
 
 def _show(state: Mapping[str, Any], last_id: int) -> None:

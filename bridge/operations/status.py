@@ -1,6 +1,5 @@
 """Read the status of a bridge from its database."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC
 from typing import Any
@@ -92,28 +91,11 @@ def read_status(
     return Status(
         schema_version=schema["version"],
         pending_deliveries=Counted.of(state["pending_count"]),
-        overview=_overview(connection, state, minutes, point_seconds),
-    )
-
-
-def read_overview(
-    connection: Connection,
-    *,
-    minutes: int = OVERVIEW_MINUTES,
-    point_seconds: int = OVERVIEW_POINT_SECONDS,
-) -> Overview:
-    """Read the overview of the last ``minutes``."""
-    [state] = fetch(connection, "overview")
-    return _overview(connection, state, minutes, point_seconds)
-
-
-def _overview(
-    connection: Connection, state: Mapping[str, Any], minutes: int, point_seconds: int
-) -> Overview:
-    return overview(
-        state,
-        fetch(connection, "running_bridges"),
-        fetch(connection, "activity", minutes, point_seconds),
+        overview=overview(
+            state,
+            fetch(connection, "running_bridges"),
+            fetch(connection, "activity", minutes, point_seconds),
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client import Counter, Enum, Gauge
 
 from bridge import assets
-from bridge.telemetry.exposition import Snapshot, expose_histogram, registry
+from bridge.telemetry.exposition import ExposedHistogram, Snapshot
 
 #: Rules that get a label. There are fewer, but anyone who emits events by hand can invent names.
 MOST_RULES: Final = 100
@@ -35,17 +35,14 @@ events_captured = Snapshot(
     kind="counter",
 )
 events_drained = Counter(
-    "pgbridge_events_drained",
-    "Events that this bridge moved from the outbox to the log.",
-    registry=registry,
+    "pgbridge_events_drained", "Events that this bridge moved from the outbox to the log."
 )
 capture_errors = Counter(
     "pgbridge_capture_errors",
     "Events drained without a payload because the rule could not compute it.",
     ["rule"],
-    registry=registry,
 )
-commit_to_drained = expose_histogram(
+commit_to_drained = ExposedHistogram(
     "pgbridge_commit_to_drained_seconds",
     "Time from the capture of an event until this bridge moved it to the log.",
 )
@@ -55,16 +52,11 @@ outbox_events = Snapshot(
 outbox_oldest = Snapshot(
     "pgbridge_outbox_oldest_seconds", "Age of the oldest event in the outbox, or 0 if it is empty."
 )
-draining = Gauge(
-    "pgbridge_draining",
-    "1 if this bridge drains the outbox, else 0.",
-    registry=registry,
-)
+draining = Gauge("pgbridge_draining", "1 if this bridge drains the outbox, else 0.")
 doorbell_mode = Enum(
     "pgbridge_doorbell_mode",
     "BRIDGE_DOORBELL of this bridge.",
     states=["adaptive", "notify", "poll"],
-    registry=registry,
 )
 doorbell_state = Snapshot(
     "pgbridge_doorbell_state",
@@ -75,45 +67,27 @@ doorbell_switches = Counter(
     "pgbridge_doorbell_switches",
     "Times this bridge switched the doorbell, by the new state.",
     ["to"],
-    registry=registry,
 )
 
 # --- stream
 
 events_streamed = Counter(
-    "pgbridge_events_streamed",
-    "Events sent to clients; one event to ten clients counts as ten.",
-    registry=registry,
+    "pgbridge_events_streamed", "Events sent to clients; one event to ten clients counts as ten."
 )
-commit_to_client = expose_histogram(
+commit_to_client = ExposedHistogram(
     "pgbridge_commit_to_client_seconds",
     "Time from the capture of an event until it was written to all clients of this bridge.",
 )
-clients = Gauge(
-    "pgbridge_clients",
-    "Connected WebSocket clients.",
-    registry=registry,
-)
-clients_connected = Counter(
-    "pgbridge_clients_connected",
-    "Accepted WebSocket clients.",
-    registry=registry,
-)
+clients = Gauge("pgbridge_clients", "Connected WebSocket clients.")
+clients_connected = Counter("pgbridge_clients_connected", "Accepted WebSocket clients.")
 clients_dropped = Counter(
-    "pgbridge_clients_dropped",
-    "WebSocket clients dropped by the bridge, by reason.",
-    ["reason"],
-    registry=registry,
+    "pgbridge_clients_dropped", "WebSocket clients dropped by the bridge, by reason.", ["reason"]
 )
 client_buffer = Gauge(
-    "pgbridge_client_buffer_bytes",
-    "Bytes buffered in memory for slow clients, in total.",
-    registry=registry,
+    "pgbridge_client_buffer_bytes", "Bytes buffered in memory for slow clients, in total."
 )
 client_buffer_largest = Gauge(
-    "pgbridge_client_buffer_largest_bytes",
-    "Bytes buffered for the client with the largest buffer.",
-    registry=registry,
+    "pgbridge_client_buffer_largest_bytes", "Bytes buffered for the client with the largest buffer."
 )
 
 # --- delivery
@@ -122,37 +96,24 @@ delivery_attempts = Counter(
     "pgbridge_delivery_attempts",
     "Finished delivery attempts, by failure; none if the receiver accepted the delivery.",
     ["failure"],
-    registry=registry,
 )
 delivery_succeeded = Counter(
-    "pgbridge_delivery_succeeded",
-    "Deliveries recorded as accepted by their receiver.",
-    registry=registry,
+    "pgbridge_delivery_succeeded", "Deliveries recorded as accepted by their receiver."
 )
 delivery_retried = Counter(
-    "pgbridge_delivery_retried",
-    "Failed attempts recorded for a retry.",
-    ["failure"],
-    registry=registry,
+    "pgbridge_delivery_retried", "Failed attempts recorded for a retry.", ["failure"]
 )
 delivery_failed = Counter(
-    "pgbridge_delivery_failed",
-    "Deliveries recorded as failed for good.",
-    ["failure"],
-    registry=registry,
+    "pgbridge_delivery_failed", "Deliveries recorded as failed for good.", ["failure"]
 )
-commit_to_acknowledged = expose_histogram(
+commit_to_acknowledged = ExposedHistogram(
     "pgbridge_commit_to_acknowledged_seconds",
     "Time from the commit of an event until a receiver's 2xx, with retries, without redeliveries.",
 )
-delivery_attempt_seconds = expose_histogram(
+delivery_attempt_seconds = ExposedHistogram(
     "pgbridge_delivery_attempt_seconds", "Duration of delivery attempts, including failed ones."
 )
-delivery_in_flight = Gauge(
-    "pgbridge_delivery_in_flight",
-    "Deliveries leased by this bridge.",
-    registry=registry,
-)
+delivery_in_flight = Gauge("pgbridge_delivery_in_flight", "Deliveries leased by this bridge.")
 delivery_queue = Snapshot(
     "pgbridge_delivery_queue",
     "Deliveries that no bridge has leased, by state, each counted to 10,001.",
@@ -166,39 +127,22 @@ webhooks = Snapshot("pgbridge_webhooks", "Webhooks, by state.", "state")
 
 # --- the bridge itself
 
-ready = Snapshot(
-    "pgbridge_ready",
-    "1 if this check of /readyz passes, else 0.",
-    "check",
-)
+ready = Snapshot("pgbridge_ready", "1 if this check of /readyz passes, else 0.", "check")
 listening = Snapshot(
     "pgbridge_listening",
     "1 if test notifications reach this bridge, else 0; absent with BRIDGE_DOORBELL=poll.",
 )
 listen_round_trip = Snapshot(
-    "pgbridge_listen_round_trip_seconds",
-    "Round trip of the last test notification.",
+    "pgbridge_listen_round_trip_seconds", "Round trip of the last test notification."
 )
 logins_failed = Counter(
-    "pgbridge_logins_failed",
-    "Invalid tokens and tickets presented to this bridge.",
-    registry=registry,
+    "pgbridge_logins_failed", "Invalid tokens and tickets presented to this bridge."
 )
-requests = Counter(
-    "pgbridge_requests",
-    "Answered REST requests, by class of status.",
-    ["status"],
-    registry=registry,
-)
+requests = Counter("pgbridge_requests", "Answered REST requests, by class of status.", ["status"])
 database_connections = Gauge(
-    "pgbridge_database_connections",
-    "Connections in this bridge's pool, by state.",
-    ["state"],
-    registry=registry,
+    "pgbridge_database_connections", "Connections in this bridge's pool, by state.", ["state"]
 )
-build_info = Gauge(
-    "pgbridge_build_info", "Always 1; the version of this bridge.", ["version"], registry=registry
-)
+build_info = Gauge("pgbridge_build_info", "Always 1; the version of this bridge.", ["version"])
 
 # Start these at 0, because rate() needs a first sample.
 for _reason in DROPPED:

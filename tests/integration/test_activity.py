@@ -14,11 +14,11 @@ from structlog.testing import capture_logs
 from bridge.database.identity import bridge_name
 from bridge.database.pool import Database, Row, open_database
 from bridge.database.sessions import open_session
+from bridge.operations import gauges
 from bridge.operations.activity import Activity
-from bridge.operations.gauges import Gauges
 from bridge.operations.overview import Overview, overview
-from bridge.operations.status import read_overview
-from bridge.telemetry import exposition, metrics
+from bridge.operations.status import read_status
+from bridge.telemetry import metrics
 from bridge.telemetry.histogram import BOUNDS, BUCKETS
 from tests.integration.delivering import delivering
 from tests.integration.delivering import enqueue as enqueue_deliveries
@@ -58,7 +58,7 @@ def report(bot: Bot, bridge: str, seconds_ago: float, **columns: object) -> None
 
 def look(url: str, minutes: int = 60, point_seconds: int = 60) -> Overview:
     with open_session(url) as connection:
-        return read_overview(connection, minutes=minutes, point_seconds=point_seconds)
+        return read_status(connection, minutes=minutes, point_seconds=point_seconds).overview
 
 
 def running(url: str) -> list[str]:
@@ -392,7 +392,11 @@ async def test_deliveries_are_counted_by_outcome(bridge_url: str, bot: Bot) -> N
     assert sum(metrics.delivery_attempt_seconds.counts) - attempts == 5
 
 
-async def test_database_metrics_are_hidden_when_outdated(bridge_url: str, bot: Bot) -> None:
+async def test_database_metrics_are_hidden_when_outdated(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gauges, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(gauges, "STALE_SECONDS", 1.0)
     enqueue(bot, webhook(bot, "n"), 3, "now()")
     bot.execute("insert into bridge.outbox (event_type, payload) values ('a.b', '{}')")
     with trio.fail_after(60):
@@ -400,17 +404,14 @@ async def test_database_metrics_are_hidden_when_outdated(bridge_url: str, bot: B
             open_database(as_service(bridge_url)) as database,
             trio.open_nursery() as nursery,
         ):
-            gauges = Gauges(database)
-            nursery.start_soon(gauges.run)
-            with exposition.sampled_by(gauges.sample):
-                await until(
-                    lambda: b"pgbridge_outbox_events 1.0" in generate_latest(exposition.registry)
-                )
-                shown = await exposition.render_metrics()
-                assert b'pgbridge_delivery_queue{state="due"} 3.0' in shown
-                assert b'pgbridge_webhooks{state="delivering"} 1.0' in shown
-                assert b"pgbridge_events_captured_total 1.0" in shown
-                # The next update hangs.
-                gauges._stale_at = 0.0
-                assert b"pgbridge_outbox_events 1.0" not in await exposition.render_metrics()
+            nursery.start_soon(gauges.update_gauges, database)
+            await until(lambda: b"pgbridge_outbox_events 1.0" in generate_latest())
+            shown = generate_latest()
+            assert b'pgbridge_delivery_queue{state="due"} 3.0' in shown
+            assert b'pgbridge_webhooks{state="delivering"} 1.0' in shown
+            assert b"pgbridge_events_captured_total 1.0" in shown
+            with bot.transaction():
+                bot.execute("lock table bridge.outbox")  # an update hangs
+                await until(lambda: b"pgbridge_outbox_events 1.0" not in generate_latest())
+            await until(lambda: b"pgbridge_outbox_events 1.0" in generate_latest())
             nursery.cancel_scope.cancel()

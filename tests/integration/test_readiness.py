@@ -14,7 +14,6 @@ from bridge.database.pool import Database, open_database
 from bridge.delivery import courier as couriers
 from bridge.operations import readiness
 from bridge.operations.readiness import ListenProbe, Readiness
-from bridge.telemetry import exposition
 from tests.integration.delivering import delivering, enqueue
 from tests.integration.relaying import Relayed, relaying, sign_up
 from tests.receiver import hang_until, receiving
@@ -120,8 +119,8 @@ async def test_arriving_notifications_pass_the_check(bridge_url: str) -> None:
         await connection.listen(probe.channel, probe.arrived)
         listens.append(connection)
         await until(lambda: probe.trouble() is None)
-        assert b"pgbridge_listening 1.0" in await exposition.render_metrics()
-        assert b"pgbridge_listen_round_trip_seconds 0." in await exposition.render_metrics()
+        assert b"pgbridge_listening 1.0" in _shown()
+        assert b"pgbridge_listen_round_trip_seconds 0." in _shown()
 
 
 async def test_lost_notifications_fail_the_check(
@@ -243,4 +242,4 @@ async def test_each_change_is_logged_once_and_shown(bridge_url: str, bot: Bot) -
 
 
 def _shown() -> bytes:
-    return generate_latest(exposition.registry)
+    return generate_latest()

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.operations.overview import WEBHOOK_STATES
 from bridge.telemetry import metrics
-from bridge.telemetry.exposition import merge_metrics, render_metrics, sampled_by
+from bridge.telemetry.exposition import merge_metrics, render_metrics
 from bridge.telemetry.histogram import BOUNDS, BUCKETS
 from bridge.telemetry.metrics import DROPPED
 
@@ -144,11 +144,3 @@ async def test_requests_are_counted_by_class_of_status() -> None:
         metrics.count_request(status)
     after = await sample("pgbridge_requests_total", status="4xx")
     assert after == (before or 0) + 2
-
-
-async def test_samplers_run_at_every_rendering_until_their_context_ends() -> None:
-    values = iter([5.0, 6.0])
-    with sampled_by(lambda: metrics.client_buffer.set(next(values))):
-        assert await sample("pgbridge_client_buffer_bytes") == 5
-        assert await sample("pgbridge_client_buffer_bytes") == 6
-    assert await sample("pgbridge_client_buffer_bytes") == 6
