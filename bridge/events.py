@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +35,11 @@ class Event:
             f'{{"type":{json.dumps(self.event_type)},"payload":{self.payload},'
             f'"timestamp":"{timestamp(self.occurred_at)}","id":{self.id}}}'
         )
+
+
+def events_of(rows: Iterable[Mapping[str, Any]]) -> list[Event]:
+    """Return the events of rows with columns named like the attributes of an event."""
+    return [Event(row["id"], row["event_type"], row["payload"], row["occurred_at"]) for row in rows]
 
 
 def parse_payload(payload: str) -> Any:

@@ -87,11 +87,6 @@ class Doorbell:
         return self.state is State.QUIET
 
     @property
-    def wakes_on_ring(self) -> bool:
-        """Whether a ring ends the pause. While quiet, a stray ring would waste a drain."""
-        return self.state is not State.QUIET
-
-    @property
     def pause_seconds(self) -> float:
         """How long to wait before the next drain unless the application rings."""
         match self.state:

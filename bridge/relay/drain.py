@@ -20,7 +20,7 @@ from bridge.database.clock import ServerClock
 from bridge.database.errors import DatabaseError, DatabaseUnavailable, MissingPartitionError
 from bridge.database.identity import bridge_name
 from bridge.database.pool import Connection, Database, Row
-from bridge.events import Event
+from bridge.events import Event, events_of
 from bridge.relay.doorbell import Doorbell, Drained, Mode, State
 from bridge.relay.upkeep import create_partitions
 from bridge.relay.watermark import Watermark
@@ -197,10 +197,10 @@ class Relay:
                 await connection.fetch("switch_doorbell", quiet)
                 metrics.doorbell_switches.labels("quiet" if quiet else "ring").inc()
             elif len(rows) < self._batch:
-                if doorbell.wakes_on_ring:
-                    await rung.wait(doorbell.pause_seconds)
+                if quiet:
+                    await trio.sleep(doorbell.pause_seconds)  # a stray ring would waste a drain
                 else:
-                    await trio.sleep(doorbell.pause_seconds)
+                    await rung.wait(doorbell.pause_seconds)
 
     async def _drain(self, drainer: Drainer, *, everywhere: bool) -> tuple[Sequence[Row], Drained]:
         try:
@@ -220,22 +220,14 @@ class Relay:
             rows = await connection.fetch("events_since", self._last_event_id, self._batch)
             if rows:
                 self._clock.answered(rows[0]["now"], asked)
-            events = [
-                Event(row["id"], row["event_type"], row["payload"], row["occurred_at"])
-                for row in rows
-            ]
-            if events:
-                self._publish_all(events)
+                self._publish_all(events_of(rows))
                 self._enqueued()
 
     def _pass_on(self, rows: Sequence[Row]) -> None:
         """Publish, count and log the events of one drain."""
         if not rows:
             return
-        events = [
-            Event(row["event_id"], row["event_type"], row["payload"], row["captured_at"])
-            for row in rows
-        ]
+        events = events_of(rows)
         now = self._clock.seconds()
         metrics.commit_to_drained.observe_all([now - e.occurred_at.timestamp() for e in events])
         self._publish_all(events)

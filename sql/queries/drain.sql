@@ -77,7 +77,8 @@ with taken as (
     from (select pg_snapshot_xmin(pg_current_snapshot()) as xmin) as snapshot
 )
 select now() as now, s.xmin, s.next_xid, s.deliveries,
-       n.id as outbox_id, n.event_id, n.event_type, n.payload, n.captured_at, n.has_failed
+       n.id as outbox_id, n.event_id as id, n.event_type, n.payload, n.captured_at as occurred_at,
+       n.has_failed
 from statement s
 left join numbered n on true
 order by n.event_id;
