@@ -5,7 +5,9 @@ everything that is not clearly the public internet is forbidden.
 """
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from bridge.access.proxies import Network
 
 #: The setting with which an operator allows networks.
 SETTING = "BRIDGE_ALLOWED_NETWORKS"
@@ -69,8 +71,6 @@ _CLOSED = (
     ("4000::/2", "a reserved address"),
     ("8000::/1", "a reserved address"),
 )
-
-Network = IPv4Network | IPv6Network
 
 _CLOSED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
     (ip_network(network), words) for network, words in _CLOSED

@@ -11,8 +11,9 @@ from uuid import uuid4
 import trio
 from pydantic import Field
 
+from bridge.access.proxies import Network
 from bridge.access.vault import SecretError, Vault
-from bridge.delivery.addresses import AddressPolicy, Network
+from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.resolve import resolve
 from bridge.delivery.retry import Outcome, describe, rule_of
 from bridge.delivery.signing import canonical_body, headers
