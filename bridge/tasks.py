@@ -1,5 +1,8 @@
 """Small helpers for trio tasks."""
 
+from contextlib import suppress
+from math import inf
+
 import trio
 
 
@@ -18,6 +21,25 @@ class WakeUp:
         with trio.move_on_after(seconds):
             await self._signalled.wait()
         self._signalled = trio.Event()
+
+
+async def hang_up(stream: trio.SocketStream, seconds: float, most_bytes: float = inf) -> None:
+    """Close the sending side and read the remaining input for a moment.
+
+    Closing with unread input would reset the connection, and a client that is still sending might
+    never see the last answer, which says why.
+
+    Args:
+        seconds: how long to read at most.
+        most_bytes: how much to read at most.
+    """
+    with (
+        trio.move_on_after(seconds),
+        suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+    ):
+        await stream.send_eof()
+        while most_bytes > 0 and (data := await stream.receive_some(65_536)):
+            most_bytes -= len(data)
 
 
 def first_error(error: BaseException) -> BaseException:

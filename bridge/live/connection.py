@@ -8,7 +8,6 @@ leaves it.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from wsproto.utilities import LocalProtocolError
 
 from bridge.access.proxies import Network, client_address
 from bridge.access.tokens import Grant
-from bridge.live.framing import close_frame, text_frame
+from bridge.live.framing import close_frame, message_frame
 from bridge.live.handshake import Opening, asks_for_websocket, is_valid, read_opening
 from bridge.live.intake import FRAMES_PER_SECOND, Intake
 from bridge.live.outlet import Outlet
+from bridge.tasks import hang_up
 from bridge.telemetry import logs, metrics
 
 log = structlog.get_logger()
@@ -95,7 +95,6 @@ class Connection:
         "_closing_seconds",
         "_limits",
         "_most_fragments",
-        "_nursery",
         "_scope",
         "_stream",
         "address",
@@ -103,6 +102,7 @@ class Connection:
         "intake",
         "message_at",
         "number",
+        "nursery",
         "outlet",
         "ping_at",
         "websocket",
@@ -119,7 +119,8 @@ class Connection:
         behind: bytes,
     ) -> None:
         self._stream = stream
-        self._nursery = nursery
+        #: Runs tasks until the connection ends.
+        self.nursery = nursery
         self._limits = limits
         self._most_fragments = max(MOST_FRAGMENTS, limits.message_bytes // FRAGMENT_BYTES)
         self._scope = trio.CancelScope()
@@ -174,7 +175,7 @@ class Connection:
             self.outlet.end(_BAD_REQUEST)
             return None
         request = await wrap_server_stream(
-            self._nursery,
+            self.nursery,
             trio.StapledStream(self.outlet, self.intake),
             # Without a queue, the reader waits until a message is taken. Otherwise it would answer
             # a close before the message in front of it, and nothing may be sent after a close.
@@ -222,10 +223,6 @@ class Connection:
         metrics.clients_dropped.labels(reason).inc()
         if reason not in _ALL_AT_ONCE or logs.logs_items():
             log.info("client_dropped", **self.about(), reason=reason, **facts)
-
-    def start_soon(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run a task until the connection ends."""
-        self._nursery.start_soon(work, *args)
 
     @property
     def is_closing(self) -> bool:
@@ -326,7 +323,7 @@ async def serve_connection(
         connection.crashed(crash)
     # The reader has ended, so nothing is sent after a close frame.
     if await connection.finish():
-        await _hang_up(stream)
+        await hang_up(stream, CLOSE_SECONDS)
 
 
 def _farewell(sent_through: int | None) -> bytes:
@@ -344,7 +341,7 @@ def _farewell(sent_through: int | None) -> bytes:
     if sent_through is not None:
         message["since"] = sent_through
         reason += f": resume with since={sent_through}"
-    return text_frame(json.dumps(message)) + close_frame(TRY_AGAIN_LATER, reason)
+    return message_frame(message) + close_frame(TRY_AGAIN_LATER, reason)
 
 
 def _peer(stream: trio.SocketStream) -> str:
@@ -353,18 +350,3 @@ def _peer(stream: trio.SocketStream) -> str:
         return str(stream.socket.getpeername()[0])
     except (OSError, IndexError, TypeError):
         return ""
-
-
-async def _hang_up(stream: trio.SocketStream) -> None:
-    """Close the sending side and read the remaining input for a moment.
-
-    Closing with unread input would reset the connection, and a client that sent too much might
-    never see the close frame that says so.
-    """
-    with (
-        trio.move_on_after(CLOSE_SECONDS),
-        suppress(trio.BrokenResourceError, trio.ClosedResourceError),
-    ):
-        await stream.send_eof()
-        while await stream.receive_some(65536):
-            pass

@@ -1,7 +1,8 @@
 """WebSocket frames built by the bridge itself, and events in the form the hub sends (RFC 6455)."""
 
+import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from sys import intern
 
@@ -65,6 +66,11 @@ def chunks(events: Iterable[FramedEvent], selection: Selection) -> Iterator[Chun
 def text_frame(text: str) -> bytes:
     """Return a text message as one unmasked frame."""
     return _frame(_TEXT, text.encode())
+
+
+def message_frame(message: Mapping[str, object]) -> bytes:
+    """Return a message as JSON in one frame."""
+    return text_frame(json.dumps(message))
 
 
 def close_frame(code: int, reason: str) -> bytes:

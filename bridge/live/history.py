@@ -18,7 +18,7 @@ import trio
 
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Database
-from bridge.events import Event
+from bridge.events import Event, events_of
 from bridge.live.framing import CHUNK_BYTES, Chunk, FramedEvent, chunks, frame_events
 from bridge.live.selection import Selection
 
@@ -75,11 +75,7 @@ async def read_log(
     """
     rows = await database.fetch("log_page", after, through, most_events, most_bytes)
     bounds = rows[0]
-    events = [
-        Event(row["id"], row["event_type"], row["payload"], row["occurred_at"])
-        for row in rows
-        if row["id"] is not None
-    ]
+    events = events_of(row for row in rows if row["id"] is not None)
     read_rows = bounds["read_rows"] or 0
     return LogPage(
         events,
@@ -118,7 +114,11 @@ class Page:
             carried: events to leave out.
         """
         through = self.through if until is None else min(self.through, until)
-        if through == self.through and carried is None and self._follows(after):
+        if (
+            through == self.through
+            and carried is None
+            and (not self.events or after < self.events[0].id)
+        ):
             return self
         return Page(
             [
@@ -129,9 +129,6 @@ class Page:
             ],
             through,
         )
-
-    def _follows(self, after: int) -> bool:
-        return not self.events or after < self.events[0].id
 
     def chunks(self, selection: Selection) -> Sequence[Chunk]:
         """Return the selected events as chunks, which clients with the same selection share."""
@@ -158,7 +155,7 @@ class History:
         self.last_event_id = last_event_id
         self._read_log = read_log
         self._recent_bytes = recent_bytes
-        self._recent = _Recent(last_event_id, recent_bytes)
+        self.recent = Recent(last_event_id, recent_bytes)
         self._cached: OrderedDict[int, Page] = OrderedDict()
         self._cached_size = 0
         self._being_read: dict[int, trio.Event] = {}
@@ -171,7 +168,7 @@ class History:
 
     def append(self, events: Sequence[FramedEvent]) -> None:
         """Add events that are being published."""
-        self._recent.append(events)
+        self.recent.append(events)
         self.last_event_id = events[-1].id
         self._grown.set()
         self._grown = trio.Event()
@@ -186,14 +183,6 @@ class History:
         read = await self._retried_read(0, 0, 1, 1)
         return read.available_from, read.newest_id
 
-    def recent(self, after: int) -> Page | None:
-        """Return the events after an id, one chunk at most; None if they are not in memory.
-
-        Args:
-            after: less than ``last_event_id``.
-        """
-        return self._recent.page(after)
-
     async def page(self, after: int) -> Page:
         """Return one page of the events after an id.
 
@@ -201,7 +190,7 @@ class History:
             after: less than ``last_event_id``.
         """
         while True:
-            if (recent := self._recent.page(after)) is not None:
+            if (recent := self.recent.page(after)) is not None:
                 return recent
             if (cached := self._cached.get(after)) is not None:
                 self._cached.move_to_end(after)
@@ -218,7 +207,7 @@ class History:
                 self._being_read.pop(after).set()
 
     async def _read(self, after: int) -> Page:
-        up_to = self._recent.after  # the rest is in memory
+        up_to = self.recent.after  # the rest is in memory
         read = await self._retried_read(after, up_to, PAGE_EVENTS, PAGE_BYTES)
         events, through = read.events, up_to
         if events:
@@ -251,10 +240,15 @@ class History:
             self._cached_size -= oldest.size
 
 
-class _Recent:
-    """The newest events: all of those after one id."""
+class Recent:
+    """The newest events, in memory.
+
+    Args:
+        most_bytes: limit of their size.
+    """
 
     def __init__(self, after: int, most_bytes: int) -> None:
+        #: All events after this id are here.
         self.after = after
         self._most_bytes = most_bytes
         # Events before _start were dropped; unlike a deque, a list can be bisected.
@@ -265,6 +259,7 @@ class _Recent:
         self._last_page: tuple[int, Page] | None = None
 
     def append(self, events: Sequence[FramedEvent]) -> None:
+        """Add events that are being published, and drop the oldest."""
         self._last_page = None
         self._events += events
         self._size += sum(each.size for each in events)
@@ -278,7 +273,11 @@ class _Recent:
             self._start = 0
 
     def page(self, after: int) -> Page | None:
-        """Return the events after an id; None if some of them are no longer in memory."""
+        """Return the events after an id, one chunk at most; None if they are not all in memory.
+
+        Args:
+            after: less than the id of the last event.
+        """
         if after < self.after:
             return None
         if self._last_page is not None and self._last_page[0] == after:

@@ -36,11 +36,6 @@ class Hub:
         """The id of the newest published event."""
         return self.history.last_event_id
 
-    @property
-    def followers(self) -> int:
-        """The number of clients that follow the live stream."""
-        return sum(map(len, self._followers.values()))
-
     def join(self, outlet: Outlet, selection: Selection) -> None:
         """Send a client the selected events after ``last_event_id``."""
         self._followers.setdefault(selection, set()).add(outlet)

@@ -1,14 +1,13 @@
 """One client's place in the stream: it follows live events or catches up on missed ones."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from bridge.live.connection import Connection
-from bridge.live.framing import text_frame
+from bridge.live.framing import message_frame
 from bridge.live.history import Page
 from bridge.live.hub import Hub
 from bridge.live.selection import Selection
@@ -16,11 +15,6 @@ from bridge.telemetry import metrics
 
 #: Clients that are written missed events between two turns of the live stream.
 CONCURRENT_REPLAYS: Final = 8
-
-
-def message_frame(message: dict[str, Any]) -> bytes:
-    """Return a message as JSON in one frame."""
-    return text_frame(json.dumps(message))
 
 
 def gap_frame(since: int, available_from: int) -> bytes:
@@ -80,7 +74,7 @@ class Replay:
         # If the client is cut off from now on, it must resume from this id again.
         outlet.mark(since)
         self._scope = trio.CancelScope()
-        self._connection.start_soon(
+        self._connection.nursery.start_soon(
             self._run,
             self._scope,
             since,
@@ -168,7 +162,7 @@ class Replay:
             async with self._turn():
                 # Look here, during this client's turn. While a thousand clients wait for theirs,
                 # events are published, and with an older page none would ever catch up.
-                page = history.recent(cursor)
+                page = history.recent.page(cursor)
                 if page is not None:
                     page = page.part(cursor, until, carried)
                     for frames, last_id, count in page.chunks(self._selection):

@@ -9,9 +9,10 @@ import trio
 
 from bridge.events import narrowed, outside
 from bridge.live.connection import Connection
+from bridge.live.framing import message_frame
 from bridge.live.handshake import Opening
 from bridge.live.hub import Hub
-from bridge.live.replay import Replay, message_frame
+from bridge.live.replay import Replay
 from bridge.live.selection import (
     EVERYTHING,
     MOST_PATTERNS,
@@ -61,8 +62,7 @@ class Session:
         connection: Connection,
         hub: Hub,
         turns: trio.Semaphore,
-        *,
-        visible: frozenset[str] = EVERYTHING.patterns,
+        visible: frozenset[str],
     ) -> None:
         self._connection = connection
         self._hub = hub

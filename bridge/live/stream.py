@@ -3,12 +3,12 @@
 import json
 import random
 from collections.abc import Iterable, Iterator
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
 
-from bridge.access.authenticator import TooManyFailuresError
+from bridge.access.authenticator import Authenticator, TooManyFailuresError
 from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import Grant, Source, TokenKey
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
@@ -42,19 +42,6 @@ SILENT_INTERVALS: Final = 2.5
 _SHUTTING_DOWN: Final = (GOING_AWAY, "the bridge is shutting down")
 
 
-class Tokens(Protocol):
-    """Authenticates tokens and tickets; see :mod:`bridge.access.authenticator`."""
-
-    async def authenticate(self, token: str, address: str) -> Grant | None:
-        """Return what a token allows; None if it is invalid."""
-
-    async def use_ticket(self, ticket: str, address: str) -> Grant | None:
-        """Return what a ticket's token allows; None if the ticket or its token is invalid."""
-
-    async def grants(self, keys: Iterable[TokenKey]) -> list[Grant]:
-        """Return what the given tokens allow, without those that are no longer valid."""
-
-
 class LiveStream:
     """Serves WebSocket clients.
 
@@ -65,7 +52,7 @@ class LiveStream:
     """
 
     def __init__(
-        self, hub: Hub, tokens: Tokens, limits: StreamLimits, *, access_log: bool = False
+        self, hub: Hub, tokens: Authenticator, limits: StreamLimits, *, access_log: bool = False
     ) -> None:
         self._hub = hub
         self._tokens = tokens
@@ -145,7 +132,7 @@ class LiveStream:
                 client.close(*refusal)
                 return
             assert client.grant is not None  # noqa: S101 - set by _admit
-            session = Session(client, self._hub, self._turns, visible=client.grant.events)
+            session = Session(client, self._hub, self._turns, client.grant.events)
             await session.run(opening)
         finally:
             self._forget(client)

@@ -15,6 +15,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Request, TextMessage
 
 from bridge import events
+from bridge.access.authenticator import Authenticator
 from bridge.access.scopes import EVENTS_READ, WEBHOOKS_READ
 from bridge.access.tokens import Grant, TokenKey
 from bridge.database.clock import ServerClock
@@ -31,7 +32,7 @@ FORGETFUL = 0
 LIMITS = StreamLimits(handshake_seconds=5.0)
 
 
-class Tokens:
+class Tokens(Authenticator):
     """An in-memory stand-in for the authenticator."""
 
     def __init__(self) -> None:
@@ -46,11 +47,11 @@ class Tokens:
         #: Addresses of clients that presented a token or ticket.
         self.addresses: list[str] = []
 
-    async def authenticate(self, token: str, address: str) -> Grant | None:
+    async def authenticate(self, token: str, address: str = "") -> Grant | None:
         self.addresses.append(address)
         return self.known.get(token)
 
-    async def use_ticket(self, ticket: str, address: str) -> Grant | None:
+    async def use_ticket(self, ticket: str, address: str = "") -> Grant | None:
         self.addresses.append(address)
         return self.known.get(self.tickets.pop(ticket, ""))
 
@@ -135,6 +136,11 @@ class Serving:
         client = await self.connect(query)
         assert (await message(client))["type"] == "connection"
         return client
+
+    @property
+    def followers(self) -> int:
+        """The number of clients that follow the live stream."""
+        return sum(map(len, self.hub._followers.values()))
 
     async def until_clients(self, count: int) -> None:
         """Wait until this many clients are connected."""

@@ -144,10 +144,10 @@ async def test_client_that_leaves_is_forgotten() -> None:
     async with serving() as server:
         polite, rude = await server.welcomed(), RawClient(await server.raw())
         await rude.open()
-        await until(lambda: server.hub.followers == 2)
+        await until(lambda: server.followers == 2)
         await polite.aclose()
         await rude.stream.aclose()
-        await until(lambda: server.hub.followers == 0)
+        await until(lambda: server.followers == 0)
         await server.until_clients(0)
 
 

@@ -36,7 +36,7 @@ async def test_slow_client_is_counted_and_its_buffer_measured() -> None:
         async with serving(limits=limits, send_buffer_bytes=4096) as server:
             slow = RawClient(await server.raw())
             await slow.open()
-            await until(lambda: server.hub.followers == 1)
+            await until(lambda: server.followers == 1)
             largest, before = 0, clients_dropped().get("slow")
             while clients_dropped().get("slow") == before:
                 server.publish(payload)

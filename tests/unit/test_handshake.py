@@ -81,7 +81,7 @@ async def test_handshake_may_arrive_byte_by_byte() -> None:
 class SlowTokens(Tokens):
     """Authenticates a token after everything sent by the client was read."""
 
-    async def authenticate(self, token: str, address: str) -> Grant | None:
+    async def authenticate(self, token: str, address: str = "") -> Grant | None:
         await trio.testing.wait_all_tasks_blocked(0.01)
         return await super().authenticate(token, address)
 

@@ -174,7 +174,7 @@ async def test_session_that_ends_during_replay_does_not_join(events: str) -> Non
         await server.until_clients(0)
         go_on.set()
         await trio.testing.wait_all_tasks_blocked(0.02)
-        assert server.hub.followers == 0
+        assert server.followers == 0
 
 
 @pytest.mark.parametrize("since", [0, 900])

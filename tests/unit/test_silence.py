@@ -78,7 +78,7 @@ async def test_silent_client_is_logged_once(mock_clock: trio.testing.MockClock) 
     answers = trio.Event()
 
     class SlowTokens(Tokens):
-        async def authenticate(self, token: str, address: str) -> Grant | None:
+        async def authenticate(self, token: str, address: str = "") -> Grant | None:
             with trio.CancelScope(shield=True):  # like a database statement
                 await answers.wait()
             return await super().authenticate(token, address)

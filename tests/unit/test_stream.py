@@ -45,7 +45,7 @@ async def test_invalid_token_is_closed_with_1008(query: str, reason: str) -> Non
 
 async def test_unavailable_database_closes_with_1013() -> None:
     class Away(Tokens):
-        async def authenticate(self, token: str, address: str) -> Grant | None:
+        async def authenticate(self, token: str, address: str = "") -> Grant | None:
             raise DatabaseUnavailable("gone")
 
     async with serving(tokens=Away()) as server:

@@ -181,7 +181,7 @@ async def test_unreadable_token_table_does_not_delay_the_other(
 
 async def test_too_many_failed_attempts_close_with_1013() -> None:
     class Strict(Tokens):
-        async def authenticate(self, token: str, address: str) -> Grant | None:
+        async def authenticate(self, token: str, address: str = "") -> Grant | None:
             raise TooManyFailuresError(30)
 
     async with serving(tokens=Strict()) as server:

@@ -19,6 +19,8 @@ import trio
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Scope
 
+from bridge.tasks import hang_up
+
 #: What a client may still send after the last response, and for how long, before it is cut off.
 LINGER_BYTES: Final = 1024 * 1024
 LINGER_SECONDS: Final = 2.0
@@ -50,7 +52,7 @@ async def refuse(stream: trio.SocketStream, status: int) -> None:
     )
     with trio.move_on_after(LINGER_SECONDS):
         await stream.send_all("\r\n".join([*head, "", body]).encode())
-    await _hang_up(stream)
+    await hang_up(stream, LINGER_SECONDS, LINGER_BYTES)
 
 
 class Rest:
@@ -96,7 +98,7 @@ class Rest:
             # The response may have started before the stop, and ended after it.
             if is_done and may_keep() and not exchange.is_gone:
                 return http.trailing_data[0]
-            await _hang_up(stream)
+            await hang_up(stream, LINGER_SECONDS, LINGER_BYTES)
         return None
 
 
@@ -227,19 +229,3 @@ def _scope(request: h11.Request, stream: trio.SocketStream) -> Scope:
         "client": stream.socket.getpeername()[:2],
         "server": stream.socket.getsockname()[:2],
     }
-
-
-async def _hang_up(stream: trio.SocketStream) -> None:
-    """End our side, and read on for a moment.
-
-    Closing with unread input would reset the connection, and a client that is still sending a body
-    might never see the response that refuses it.
-    """
-    unread_bytes = LINGER_BYTES
-    with (
-        trio.move_on_after(LINGER_SECONDS),
-        suppress(trio.BrokenResourceError, trio.ClosedResourceError),
-    ):
-        await stream.send_eof()
-        while unread_bytes > 0 and (data := await stream.receive_some(_READ_BYTES)):
-            unread_bytes -= len(data)
