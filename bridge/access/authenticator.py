@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 import trio
@@ -14,18 +14,15 @@ import trio
 from bridge.access.proxies import origin
 from bridge.access.scopes import ADMIN
 from bridge.access.throttle import Throttle
-from bridge.access.tokens import BotTokens, Grant, Source, TokenKey, hash_token
-from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError
+from bridge.access.tokens import Grant, Source, TokenKey, hash_token
 from bridge.database.pool import Database, Row
 from bridge.database.shares import Share
 from bridge.telemetry import metrics
 
 log = structlog.get_logger()
 
-#: Pooled connections that look up tokens, and those that do so in the bot's table, which the bot's
-#: migrations may lock for a long time.
+#: Pooled connections that look up tokens.
 LOOKUP_CONNECTIONS: Final = 2
-BOT_LOOKUP_CONNECTIONS: Final = 1
 #: Reserved for rechecking tokens in use: a flood of logins must not delay noticing a revocation.
 GRANT_CONNECTIONS: Final = 1
 #: Lookups queued or running for one address. Further ones are refused, because each holds a
@@ -40,7 +37,7 @@ SESSION_SECONDS: Final = 12 * 3600.0
 #: Only there: otherwise a blocked client could continue guessing and learn which guess was right.
 KNOWN_TOKENS: Final = 10_000
 KNOWN_SECONDS: Final = 3600.0
-#: Seconds between log lines about unreadable bot tokens or a blocked address.
+#: Seconds between log lines about a blocked address.
 REPEAT_SECONDS: Final = 60.0
 
 # A credential as presented: the address it is tied to and its hash. The address is None for a
@@ -56,13 +53,23 @@ class TooManyFailuresError(Exception):
         self.retry_seconds = retry_seconds
 
 
+class BotTokenTable(Protocol):
+    """The class of this name in ``bridge.bot.tokens``, so that this room need not know the bot."""
+
+    share: Share
+
+    async def find(self, database: Database, token: str) -> Grant | None: ...
+
+    async def still_valid(self, database: Database, token_ids: list[int]) -> list[Grant]: ...
+
+
 class Authenticator:
     """Authenticates the tokens of the tables and the static token of the settings.
 
     Args:
         database: holds the tables.
         static_token: ``BRIDGE_TOKEN``, if set.
-        bot: how the bot's own tokens are stored; None if they are not accepted.
+        bot: the bot's own tokens; None if they are not accepted.
         failures: limits failed attempts per address; None for no limit.
     """
 
@@ -71,12 +78,11 @@ class Authenticator:
         database: Database,
         static_token: str | None,
         *,
-        bot: BotTokens | None = None,
+        bot: BotTokenTable | None = None,
         failures: Throttle | None = None,
     ) -> None:
         # A lookup that has started cannot be cancelled, even if its client has gone.
         self._lookups = Share(database, LOOKUP_CONNECTIONS)
-        self._bot_lookups = Share(database, BOT_LOOKUP_CONNECTIONS)
         self._grant_lookups = Share(database, GRANT_CONNECTIONS)
         self._static_hash = None if static_token is None else hash_token(static_token)
         self._bot = bot
@@ -197,9 +203,8 @@ class Authenticator:
             rows = await self._grant_lookups.fetch("valid_tokens", ids["bridge"])
             found += map(_grant, rows)
         if ids["bot"] and self._bot is not None:
-            async with self._bot_lookups.turn() as database:
-                bot_rows = await self._read_bots(database, "valid_bot_tokens", ids["bot"])
-            found += [_bot_grant(row, self._bot) for row in bot_rows]
+            async with self._bot.share.turn() as database:
+                found += await self._bot.still_valid(database, ids["bot"])
         return found
 
     @contextmanager
@@ -274,9 +279,8 @@ class Authenticator:
             return _grant(rows[0])
         if self._bot is None:
             return None
-        async with self._turn(self._bot_lookups, key, credential) as database:
-            rows = await self._read_bots(database, "bot_token", self._bot.hash(token))
-        return _bot_grant(rows[0], self._bot) if rows else None
+        async with self._turn(self._bot.share, key, credential) as database:
+            return await self._bot.find(database, token)
 
     @asynccontextmanager
     async def _turn(
@@ -291,15 +295,6 @@ class Authenticator:
             self._refuse_blocked(key, credential)
             yield database
 
-    async def _read_bots(self, database: Database, name: str, value: object) -> list[Row]:
-        """Run a query on the bot's table, which the bot's next release may alter or drop."""
-        try:
-            return await database.read_foreign("bot_tokens_table", name, value)
-        except (DatabaseError, UnfitTableError) as error:
-            if not self._logged.take("bot tokens", trio.current_time()):
-                log.error("bot_token_lookup_failed", reason=str(error))
-            raise DatabaseUnavailable("the bot's tokens cannot be read") from None
-
 
 def _grant(row: Row) -> Grant:
     return Grant(row["id"], row["name"], frozenset(row["scopes"]))
@@ -307,7 +302,3 @@ def _grant(row: Row) -> Grant:
 
 def _static_grant() -> Grant:
     return Grant(None, "BRIDGE_TOKEN", frozenset([ADMIN]), "setting")
-
-
-def _bot_grant(row: Row, bot: BotTokens) -> Grant:
-    return Grant(row["id"], row["name"], bot.scopes, "bot")

@@ -1,7 +1,6 @@
 """API tokens: create, list and revoke them."""
 
 import hashlib
-import hmac
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -51,31 +50,6 @@ class Grant:
         if self.source == "setting":
             return self.name
         return f"{self.source} token {self.id} ({self.name})"
-
-
-@dataclass(frozen=True, slots=True)
-class BotTokens:
-    """How the bot stores its own tokens, and which scopes they get here.
-
-    Attributes:
-        algorithm: ``sha256``, ``sha384`` or ``sha512``.
-        secret: key of the HMAC; None for a plain hash.
-        scopes: granted to each of these tokens.
-    """
-
-    algorithm: str
-    secret: bytes | None
-    scopes: frozenset[str]
-
-    def __repr__(self) -> str:
-        return f"<BotTokens with {self.algorithm}>"
-
-    def hash(self, token: str) -> str:
-        """Return the hash that the bot stores for a token."""
-        text = token.encode("utf-8", "surrogatepass")
-        if self.secret is None:
-            return hashlib.new(self.algorithm, text).hexdigest()
-        return hmac.new(self.secret, text, self.algorithm).hexdigest()
 
 
 def new_token() -> str:

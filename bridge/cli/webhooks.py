@@ -193,7 +193,7 @@ def import_(
     settings = read_settings()
     vault = Vault(settings.secret_keys)
     with database_session(settings) as connection, install_lock(connection):
-        from bridge.webhooks.bot_import import import_webhooks
+        from bridge.bot.webhooks import import_webhooks
 
         results = import_webhooks(connection, vault, dry_run=dry_run)
     for each in results:

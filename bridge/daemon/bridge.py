@@ -11,8 +11,8 @@ import trio
 
 from bridge.access.authenticator import Authenticator
 from bridge.access.throttle import Throttle
-from bridge.access.tokens import BotTokens
 from bridge.access.vault import Vault
+from bridge.bot.tokens import BotTokens, BotTokenTable
 from bridge.database.clock import ServerClock
 from bridge.database.pool import Database
 from bridge.database.restart import keep_running
@@ -190,20 +190,21 @@ def _authenticator(settings: Settings, database: Database) -> Authenticator:
     return Authenticator(
         database,
         settings.token.get_secret_value() if settings.token else None,
-        bot=_bot_tokens(settings),
+        bot=_bot_tokens(settings, database),
         failures=_throttle(per_minute / 60, per_minute),
     )
 
 
-def _bot_tokens(settings: Settings) -> BotTokens | None:
+def _bot_tokens(settings: Settings, database: Database) -> BotTokenTable | None:
     if not settings.bot_tokens:
         return None
     secret = settings.bot_tokens_secret
-    return BotTokens(
+    tokens = BotTokens(
         settings.bot_tokens_algorithm,
         None if secret is None else secret.get_secret_value().encode(),
         frozenset(settings.bot_tokens_scopes),
     )
+    return BotTokenTable(database, tokens)
 
 
 def _throttle(per_second: float, burst: float) -> Throttle | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from bridge.access.tokens import BotTokens
+from bridge.bot.tokens import BotTokens
 from tests.integration.calling import Bot
 
 SCOPES = frozenset(["events:read", "webhooks:read"])

@@ -11,8 +11,9 @@ import psycopg
 
 from bridge.access.authenticator import Authenticator
 from bridge.access.throttle import Throttle
-from bridge.access.tokens import BotTokens, hash_token
+from bridge.access.tokens import hash_token
 from bridge.access.vault import Vault
+from bridge.bot.tokens import BotTokens, BotTokenTable
 from bridge.database.pool import open_database
 from bridge.web.app import build_api
 
@@ -109,7 +110,8 @@ async def calling(
     options.setdefault("send_trial", None)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with open_database(url) as database:
-        store = Authenticator(database, TOKEN, bot=bot_tokens, failures=failures)
+        bot = None if bot_tokens is None else BotTokenTable(database, bot_tokens)
+        store = Authenticator(database, TOKEN, bot=bot, failures=failures)
         transport = httpx.ASGITransport(
             app=build_api(database, store, **options), client=(address, 4711)
         )

@@ -7,7 +7,7 @@ import pytest
 import structlog
 import trio
 
-from bridge.access.tokens import BotTokens
+from bridge.bot.tokens import BotTokens
 from tests.integration.bot_tokens import PLAIN, SCOPES, add_bot_token, sha256
 from tests.integration.calling import Bot, add_token, calling
 

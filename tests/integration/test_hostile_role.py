@@ -19,7 +19,7 @@ from psycopg import errors
 
 from bridge.access.authenticator import Authenticator
 from bridge.access.scopes import EVENTS_READ
-from bridge.access.tokens import BotTokens
+from bridge.bot.tokens import BotTokens, BotTokenTable
 from bridge.database.errors import DatabaseUnavailable
 from bridge.database.pool import open_database
 from tests.integration.relaying import Relayed, names, relaying, sign_up
@@ -193,7 +193,7 @@ async def test_owner_of_the_bots_tokens_runs_no_code_as_the_bridge(
     clerk.execute(f"grant select on public.web_api_tokens to {SERVICE_LOGIN}".encode())
     async with open_database(as_service(bridge_url)) as database:
         bots = BotTokens("sha256", None, frozenset([EVENTS_READ]))
-        store = Authenticator(database, None, bot=bots)
+        store = Authenticator(database, None, bot=BotTokenTable(database, bots))
         if is_too_late:
             # The trap was set between the check of the table and the query.
             with pytest.raises(DatabaseUnavailable, match="read-only transaction"):

@@ -6,6 +6,7 @@ import trio
 
 from bridge.access.authenticator import Authenticator
 from bridge.access.tokens import Grant
+from bridge.bot.tokens import BotTokenTable
 from bridge.database.pool import open_database
 from tests.integration.bot_tokens import PLAIN, add_bot_token, sha256
 from tests.integration.calling import TOKEN, Bot, add_token, calling
@@ -51,7 +52,7 @@ async def test_ticket_expires_with_its_time_and_its_token(
     add_token(bot, "token", "events:read")
     add_bot_token(bot_tokens, sha256("bot-token"))
     async with open_database(bridge_url) as database:
-        store = Authenticator(database, TOKEN, bot=PLAIN)
+        store = Authenticator(database, TOKEN, bot=BotTokenTable(database, PLAIN))
 
         async def ticket(token: str) -> str:
             grant = await store.authenticate(token)

@@ -9,6 +9,7 @@ import trio
 
 from bridge.access.authenticator import LOOKUP_CONNECTIONS, Authenticator, TooManyFailuresError
 from bridge.access.throttle import Throttle
+from bridge.bot.tokens import BotTokenTable
 from bridge.database.errors import DatabaseUnavailable
 from bridge.database.pool import open_database
 from tests.integration.bot_tokens import PLAIN, add_bot_token, sha256
@@ -100,7 +101,9 @@ async def test_blocked_address_does_not_learn_of_a_right_guess(
     add_bot_token(bot_tokens, sha256("bot-token"))
     attacker, dashboard = "198.51.100.1", "198.51.100.2"
     async with open_database(bridge_url) as database:
-        store = Authenticator(database, TOKEN, bot=PLAIN, failures=Throttle(0.01, 2))
+        store = Authenticator(
+            database, TOKEN, bot=BotTokenTable(database, PLAIN), failures=Throttle(0.01, 2)
+        )
         tokens = (TOKEN, "ours", "bot-token")
         for number in range(2):
             assert await store.authenticate(f"wrong{number}", attacker) is None

@@ -6,7 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from bridge.access.tokens import BotTokens, Grant, hash_token
+from bridge.access.tokens import Grant, hash_token
+from bridge.bot.tokens import BotTokens
 from tests.integration.bot_tokens import SCOPES
 from tests.integration.calling import Bot, add_token, calling
 

@@ -19,8 +19,9 @@ import psycopg
 import trio
 from trio_websocket import ConnectionClosed, wrap_client_stream
 
-from bridge.access.tokens import BotTokens, new_token
+from bridge.access.tokens import new_token
 from bridge.access.vault import new_secret
+from bridge.bot.tokens import BotTokens
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.conftest import BOT_TABLES
 from tests.system.processes import Bridge, environment, running

@@ -1,0 +1,84 @@
+"""The bot's own tokens in ``public.web_api_tokens``, if they are accepted."""
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import trio
+
+from bridge.access.throttle import Throttle
+from bridge.access.tokens import Grant
+from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError
+from bridge.database.pool import Database, Row
+from bridge.database.shares import Share
+
+log = structlog.get_logger()
+
+#: Pooled connections that look up tokens. The bot's migrations may lock its table for a long time.
+LOOKUP_CONNECTIONS: Final = 1
+#: Seconds between log lines about unreadable tokens.
+REPEAT_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class BotTokens:
+    """How the bot stores its own tokens, and which scopes they get here.
+
+    Attributes:
+        algorithm: ``sha256``, ``sha384`` or ``sha512``.
+        secret: key of the HMAC; None for a plain hash.
+        scopes: granted to each of these tokens.
+    """
+
+    algorithm: str
+    secret: bytes | None
+    scopes: frozenset[str]
+
+    def __repr__(self) -> str:
+        return f"<BotTokens with {self.algorithm}>"
+
+    def hash(self, token: str) -> str:
+        """Return the hash that the bot stores for a token."""
+        text = token.encode("utf-8", "surrogatepass")
+        if self.secret is None:
+            return hashlib.new(self.algorithm, text).hexdigest()
+        return hmac.new(self.secret, text, self.algorithm).hexdigest()
+
+
+class BotTokenTable:
+    """Looks up the bot's tokens in its table, which its next release may alter or drop."""
+
+    def __init__(self, database: Database, tokens: BotTokens) -> None:
+        self.share = Share(database, LOOKUP_CONNECTIONS)
+        self._tokens = tokens
+        self._logged = Throttle(1 / REPEAT_SECONDS, 1)
+
+    async def find(self, database: Database, token: str) -> Grant | None:
+        """Return the grant of a token, or None if the bot does not consider it valid.
+
+        Args:
+            database: from a turn of ``share``.
+
+        Raises:
+            DatabaseUnavailable: the table cannot be read now.
+        """
+        rows = await self._read(database, "bot_token", self._tokens.hash(token))
+        return self._grant(rows[0]) if rows else None
+
+    async def still_valid(self, database: Database, token_ids: list[int]) -> list[Grant]:
+        """Return the grants of those of the tokens that are valid; as :meth:`find`."""
+        rows = await self._read(database, "valid_bot_tokens", token_ids)
+        return list(map(self._grant, rows))
+
+    async def _read(self, database: Database, name: str, value: object) -> list[Row]:
+        try:
+            return await database.read_foreign("bot_tokens_table", name, value)
+        except (DatabaseError, UnfitTableError) as error:
+            if not self._logged.take("", trio.current_time()):
+                log.error("bot_token_lookup_failed", reason=str(error))
+            raise DatabaseUnavailable("the bot's tokens cannot be read") from None
+
+    def _grant(self, row: Row) -> Grant:
+        return Grant(row["id"], row["name"], self._tokens.scopes, "bot")
