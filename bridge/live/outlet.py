@@ -53,10 +53,10 @@ class Outlet(trio.abc.SendStream):
         "_overflowed",
         "_sent_of_first",
         "_waiting",
-        "_waiting_bytes",
         "close_sent",
         "flushed_at",
         "sent_through",
+        "waiting_bytes",
     )
 
     def __init__(
@@ -80,7 +80,8 @@ class Outlet(trio.abc.SendStream):
         # None while nothing waits, to save memory on thousands of idle clients.
         self._waiting: deque[bytes] | None = None
         self._marks: deque[int | None] = _NO_MARKS
-        self._waiting_bytes = 0
+        #: The number of bytes that wait to be sent.
+        self.waiting_bytes = 0
         self._sent_of_first = 0
         self._drained: trio.Event | None = None
         # Whether further frames are accepted.
@@ -115,7 +116,7 @@ class Outlet(trio.abc.SendStream):
                 return
             self._keep(frames, through)
             self._sent_of_first = sent
-            self._waiting_bytes -= sent
+            self.waiting_bytes -= sent
         elif self._behind_bytes(self._waiting) + len(frames) <= self._buffer_bytes:
             self._keep(frames, through)
         else:
@@ -180,11 +181,6 @@ class Outlet(trio.abc.SendStream):
         """Whether nothing waits to be sent."""
         return self._waiting is None
 
-    @property
-    def waiting_bytes(self) -> int:
-        """The number of bytes that wait to be sent."""
-        return self._waiting_bytes
-
     async def drained(self) -> None:
         """Wait until the buffer is empty or the client is gone."""
         while self._waiting is not None:
@@ -198,7 +194,7 @@ class Outlet(trio.abc.SendStream):
         That write does not count, so that one large event fits any buffer.
         """
         busy_with = len(waiting[0]) - self._sent_of_first
-        return self._waiting_bytes - busy_with + (len(waiting) - 1) * _WRITE_BYTES
+        return self.waiting_bytes - busy_with + (len(waiting) - 1) * _WRITE_BYTES
 
     def _keep(self, frames: bytes, through: int | None) -> None:
         if self._waiting is None:
@@ -207,7 +203,7 @@ class Outlet(trio.abc.SendStream):
             self._nursery.start_soon(self.flush)
         self._waiting.append(frames)
         self._marks.append(through)
-        self._waiting_bytes += len(frames)
+        self.waiting_bytes += len(frames)
 
     async def flush(self) -> None:
         """Send the buffer until it is empty or the client is gone.
@@ -227,7 +223,7 @@ class Outlet(trio.abc.SendStream):
         except (OSError, trio.ClosedResourceError):
             self._broken()
         self._waiting, self._marks = None, _NO_MARKS
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
         if self._drained is not None:
             self._drained.set()
             self._drained = None
@@ -243,7 +239,7 @@ class Outlet(trio.abc.SendStream):
     def _sent(self, sent: int, waiting: deque[bytes]) -> None:
         """Remove bytes that the socket accepted from the buffer."""
         self.flushed_at = trio.current_time()
-        self._waiting_bytes -= sent
+        self.waiting_bytes -= sent
         while waiting:
             rest = len(waiting[0]) - self._sent_of_first
             if sent < rest:

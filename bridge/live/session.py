@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any, Final
 
 import trio
@@ -109,37 +108,44 @@ class Session:
 
     def _begin_events(self, opening: Opening) -> None:
         if opening.events is not None:
-            self._subscribe({"events": opening.events})
+            self._subscribe(opening.events)
 
     def _begin_since(self, opening: Opening) -> None:
         if opening.since is not None:
             # Not int() alone: it also accepts signs, underscores and digits of other alphabets.
             digits = re.fullmatch("[0-9]{1,19}", opening.since)
-            self._resume({"since": int(opening.since) if digits else None})
+            self._resume(int(opening.since) if digits else None)
 
-    def _answer(self, message: str | bytes) -> bytes | None:
+    def _answer(self, text: str | bytes) -> bytes | None:
         try:
-            parsed = json.loads(message)
-        except (ValueError, RecursionError):
-            return RefusedMessageError("bad_json", "not JSON").frame
-        kind = parsed.get("type") if isinstance(parsed, dict) else None
-        handle = _HANDLERS.get(kind) if isinstance(kind, str) else None
-        if handle is None:
-            return RefusedMessageError("unknown_type", "unknown message type").frame
-        try:
-            answer = handle(self, parsed)
+            answer = self._handle(text)
         except RefusedMessageError as refusal:
             return refusal.frame
         return None if answer is None else message_frame(answer)
 
-    def _ping(self, _message: Message) -> Message:
-        return {"type": "pong"}
+    def _handle(self, text: str | bytes) -> Message | None:
+        try:
+            message = json.loads(text)
+        except (ValueError, RecursionError):
+            raise RefusedMessageError("bad_json", "not JSON") from None
+        match message:
+            case {"type": "ping"}:
+                return {"type": "pong"}
+            case {"type": "auth"}:
+                raise RefusedMessageError(
+                    "already_authenticated", "this connection has a valid token"
+                )
+            case {"type": "subscribe"}:
+                return self._subscribe(message.get("events"))
+            case {"type": "unsubscribe"}:
+                return self._unsubscribe(message.get("events"))
+            case {"type": "resume"}:
+                self._resume(message.get("since"))
+                return None
+        raise RefusedMessageError("unknown_type", "unknown message type")
 
-    def _auth(self, _message: Message) -> Message:
-        raise RefusedMessageError("already_authenticated", "this connection has a valid token")
-
-    def _subscribe(self, message: Message) -> Message:
-        patterns = _patterns(message)
+    def _subscribe(self, events: object) -> Message:
+        patterns = _patterns(events)
         for pattern in outside(patterns, self._visible):
             raise RefusedMessageError("forbidden", f"this token does not see {pattern}")
         if not self._subscribed:
@@ -150,15 +156,14 @@ class Session:
             self._choose(patterns | self._chosen, wider=True)
         return {"type": "subscribed", "events": sorted(self._chosen)}
 
-    def _unsubscribe(self, message: Message) -> Message:
-        patterns = _patterns(message)
+    def _unsubscribe(self, events: object) -> Message:
+        patterns = _patterns(events)
         if unknown := patterns - self._chosen:
             raise RefusedMessageError("not_subscribed", f"not subscribed to {min(unknown)}")
         self._choose(self._chosen - patterns)
         return {"type": "unsubscribed", "events": sorted(self._chosen)}
 
-    def _resume(self, message: Message) -> None:
-        since = message.get("since")
+    def _resume(self, since: object) -> None:
         if not isinstance(since, int) or isinstance(since, bool) or not 0 <= since <= HIGHEST_ID:
             raise RefusedMessageError("bad_since", f"since must be an id, 0 to {HIGHEST_ID}")
         if self._replay.is_running:
@@ -174,17 +179,8 @@ class Session:
         return Selection(narrowed(patterns, self._visible))
 
 
-_HANDLERS: Final[dict[str, Callable[[Session, Message], Message | None]]] = {
-    "ping": Session._ping,
-    "auth": Session._auth,
-    "subscribe": Session._subscribe,
-    "unsubscribe": Session._unsubscribe,
-    "resume": Session._resume,
-}
-
-
-def _patterns(message: Message) -> frozenset[str]:
+def _patterns(events: object) -> frozenset[str]:
     try:
-        return checked_patterns(message.get("events"))
+        return checked_patterns(events)
     except PatternError as error:
         raise RefusedMessageError("bad_events", str(error)) from None

@@ -251,7 +251,7 @@ def _token_of_message(message: str | bytes) -> str | None:
         parsed = json.loads(message)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(parsed, dict) or parsed.get("type") != "auth":
-        return None
-    token = parsed.get("token")
-    return token if isinstance(token, str) else None
+    match parsed:
+        case {"type": "auth", "token": str(token)}:
+            return token
+    return None
