@@ -9,9 +9,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from bridge.access.proxies import Network
 
-#: The setting with which an operator allows networks.
-SETTING = "BRIDGE_ALLOWED_NETWORKS"
-
 # Forbidden networks, each with words that complete "this address is …"; the first match counts.
 #
 # The table contains both registries of special-purpose addresses completely, including those that
@@ -114,7 +111,7 @@ def how_to_allow(address: str) -> str:
     Raises:
         ValueError: it is not an address.
     """
-    return f"to allow it, add {ip_network(_connected(address))} to {SETTING}"
+    return f"to allow it, add {ip_network(_connected(address))} to BRIDGE_ALLOWED_NETWORKS"
 
 
 def _connected(address: str) -> IPv4Address | IPv6Address:

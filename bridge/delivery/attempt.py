@@ -20,17 +20,15 @@ from bridge.telemetry import logs, metrics
 log = structlog.get_logger()
 
 
+@dataclass(slots=True)
 class Event:
     """An event to deliver, to one webhook or to many."""
 
-    __slots__ = ("_body", "event_type", "id", "payload")
-
-    def __init__(self, event_id: int, event_type: str, payload: str | None) -> None:
-        self.id = event_id
-        self.event_type = event_type
-        #: None if the event is no longer in the log.
-        self.payload = payload
-        self._body: bytes | None = None
+    id: int
+    event_type: str
+    #: None if the event is no longer in the log.
+    payload: str | None = field(repr=False)
+    _body: bytes | None = field(default=None, repr=False)
 
     def body(self) -> bytes:
         """Return the request body; all webhooks get the same bytes."""
