@@ -6,10 +6,9 @@ from contextlib import contextmanager
 
 import psycopg
 
-from bridge.capture.models import AppliedRule, InstallError, applied_rules
+from bridge.capture.models import AppliedRule, applied_rules
 from bridge.capture.render import render_paused
-from bridge.database import rights
-from bridge.database.migrate import Step
+from bridge.database.migrate import InstallError, Step
 from bridge.database.sessions import Connection, fetch, one_line_with_hint
 
 #: How often a step is tried if it cannot lock the application's table.
@@ -86,43 +85,23 @@ def apply_steps(
                 raise InstallError(f"{step.title}: {one_line_with_hint(error)}") from None
 
 
-def existing_roles(connection: Connection) -> list[str]:
-    """Return which of bridge_service and bridge_reader exist on the server."""
-    missing = rights.missing_roles(fetch(connection, "rights"))
-    return [name for name in rights.ROLES if name not in missing]
-
-
-def pause(connection: Connection, name: str | None) -> list[str]:
-    """Stop capturing for a rule, or for every rule if the name is None.
+def set_paused(connection: Connection, name: str | None, *, paused: bool) -> list[str]:
+    """Pause or resume the capture of a rule, or of every rule if the name is None.
 
     Replaces the rules' functions, so it takes no lock on the application's tables.
 
     Returns:
-        The names of the rules that were active.
+        The names of the rules that this has changed.
 
     Raises:
         InstallError: the rule is unknown.
     """
     with connection.transaction():
-        rules = [rule for rule in _find(connection, name) if not rule.is_paused]
+        rules = [rule for rule in _find(connection, name) if rule.is_paused != paused]
         for rule in rules:
-            _replace_function(connection, rule, render_paused(rule.function_name), paused=True)
-    return [rule.name for rule in rules]
-
-
-def resume(connection: Connection, name: str | None) -> list[str]:
-    """Capture again for a paused rule, or for all of them if the name is None.
-
-    Returns:
-        The names of the rules that were paused.
-
-    Raises:
-        InstallError: the rule is unknown.
-    """
-    with connection.transaction():
-        rules = [rule for rule in _find(connection, name) if rule.is_paused]
-        for rule in rules:
-            _replace_function(connection, rule, rule.function_sql, paused=False)
+            function_sql = render_paused(rule.function_name) if paused else rule.function_sql
+            connection.execute(function_sql.encode())
+            fetch(connection, "mark_rule_paused", name=rule.name, paused=paused)
     return [rule.name for rule in rules]
 
 
@@ -138,13 +117,6 @@ def _find(connection: Connection, name: str | None) -> list[AppliedRule]:
     return found
 
 
-def _replace_function(
-    connection: Connection, rule: AppliedRule, function_sql: str, *, paused: bool
-) -> None:
-    connection.execute(function_sql.encode())
-    fetch(connection, "mark_rule_paused", name=rule.name, paused=paused)
-
-
 def _lock_holders(connection: Connection, step: Step) -> str:
     """Describe the sessions that hold the lock a step waited for."""
     holders = fetch(
@@ -153,20 +125,18 @@ def _lock_holders(connection: Connection, step: Step) -> str:
         table=step.locked_table,
         readers=step.blocks_readers or step.locked_table is None,
     )
-    return (
-        " and ".join(
-            f"{_describe_session(**row)[:-1]}, for {seconds:.0f} s)"
-            for row in holders
-            for seconds in [row.pop("seconds")]
-        )
-        # The holder ended between our timeout and this query.
-        or "another transaction"
-    )
+    # If there is none, the holder ended between our timeout and this query.
+    return " and ".join(_describe_session(**row) for row in holders) or "another transaction"
 
 
 def _describe_session(
-    pid: int | None, role: str | None, application_name: str | None, state: str | None
+    pid: int | None,
+    role: str | None,
+    application_name: str | None,
+    state: str | None,
+    seconds: float | None = None,
 ) -> str:
     if pid is None:
         return "a prepared transaction"
-    return f"pid {pid} ({role}, {application_name or 'no application_name'}, {state})"
+    since = "" if seconds is None else f", for {seconds:.0f} s"
+    return f"pid {pid} ({role}, {application_name or 'no application_name'}, {state}{since})"

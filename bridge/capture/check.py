@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from psycopg import pq
 
 from bridge.capture.render import Column, ColumnError, Expression, RenderedRule, Table, render
 from bridge.capture.rules import CaptureRule, Rule
+from bridge.database.migrate import InstallError
 from bridge.database.sessions import Connection, fetch
 
 #: Relations that look like tables but have no rows of their own to capture, by pg_class.relkind.
@@ -30,29 +30,20 @@ _TRIGGER_VARIABLES = {
 }
 
 
-class MismatchError(Exception):
-    """A rule does not fit the database. The message names the rule, its key and the error."""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedRules:
-    """Rules rendered to SQL that the database accepts."""
-
-    rules: list[RenderedRule]
-    #: Warnings about rules that are valid but may surprise, one line each.
-    remarks: list[str]
-
-
 def check_rules(
     connection: Connection, rules: Iterable[Rule], *, check_privileges: bool = True
-) -> CheckedRules:
+) -> tuple[list[RenderedRule], list[str]]:
     """Render the rules, and let the database parse all SQL in them without running it.
 
     Args:
         check_privileges: reject tables on which the session's role cannot create triggers.
 
+    Returns:
+        The rendered rules, and warnings about rules that may surprise, one line each.
+
     Raises:
-        MismatchError: for the first invalid rule.
+        InstallError: for the first rule that does not fit the database. The message names the
+            rule, its key and the error.
     """
     rendered: list[RenderedRule] = []
     remarks: list[str] = []
@@ -61,18 +52,18 @@ def check_rules(
         where = f"[[{'capture' if isinstance(rule, CaptureRule) else 'note'}]] {_short_name(rule)}"
         found = fetch(connection, "describe_table", table=rule.table)
         if not found:
-            raise MismatchError(
+            raise InstallError(
                 f"{where}: table {rule.table} does not exist; check that BRIDGE_DATABASE_URL names "
                 "the application's database, and create its tables first"
             )
         [described] = found
         kind, heirs = described["kind"], described["heirs"]
         if kind not in ("r", "p"):
-            raise MismatchError(
+            raise InstallError(
                 f"{where}: table: {rule.table} is {_NOT_TABLES.get(kind, 'not a table')}"
             )
         if check_privileges and not described["may_create_trigger"]:
-            raise MismatchError(
+            raise InstallError(
                 f"{where}: table: this role may not create triggers on {rule.table}; "
                 "run init as the table's owner"
             )
@@ -92,12 +83,12 @@ def check_rules(
         try:
             result = render(rule, table, positions[described["name"]])
         except ColumnError as error:
-            raise MismatchError(f"{where}: {error}") from None
+            raise InstallError(f"{where}: {error}") from None
         for expression in result.expressions:
             if (problem := _sql_error(connection, rule, expression)) is not None:
-                raise MismatchError(f"{where}: {expression.key}: {problem}")
+                raise InstallError(f"{where}: {expression.key}: {problem}")
         rendered.append(result)
-    return CheckedRules(rendered, remarks)
+    return rendered, remarks
 
 
 def _short_name(rule: Rule) -> str:

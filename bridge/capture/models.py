@@ -10,10 +10,6 @@ from bridge.database.migrate import Step
 from bridge.database.sessions import Connection
 
 
-class InstallError(Exception):
-    """The database cannot be changed as requested. The message says why and what to do."""
-
-
 @dataclass
 class Plan:
     """The steps that ``init`` will run, and what they change."""

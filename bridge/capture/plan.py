@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 import psycopg
 
-from bridge.capture.check import MismatchError, check_rules
-from bridge.capture.models import AppliedRule, InstallError, Plan, applied_rules
+from bridge.capture.check import check_rules
+from bridge.capture.models import AppliedRule, Plan, applied_rules
 from bridge.capture.render import RenderedRule, render_paused, render_sql
 from bridge.capture.rules import Rule
 from bridge.database import rights
-from bridge.database.migrate import MigrationError, Step, is_installed, plan_migrations
+from bridge.database.migrate import InstallError, Step, is_installed, plan_migrations
 from bridge.database.quoting import identifier
 from bridge.database.sessions import Connection, fetch, one_line_with_hint
 
@@ -37,21 +37,19 @@ def plan_install(
     try:
         migrations = plan_migrations(connection)
         with _temporary_schema(connection, migrations):
-            checked = check_rules(connection, rules, check_privileges=check_privileges)
+            checked, remarks = check_rules(connection, rules, check_privileges=check_privileges)
         missing_roles, role_steps = _plan_roles(
             connection, create=create_roles, regrant_all=bool(migrations)
         )
         applied = {rule.name: rule for rule in applied_rules(connection)}
         rings = _doorbell_rings(connection)
-    except (MigrationError, MismatchError) as error:
-        raise InstallError(str(error)) from None
     except psycopg.Error as error:
         raise InstallError(one_line_with_hint(error)) from None
 
     # Grants come before rules, which may have to wait for table locks: a running bridge needs the
     # grants as soon as the schema has changed.
-    plan = Plan([*migrations, *role_steps], remarks=checked.remarks, missing_roles=missing_roles)
-    wanted = {rule.name: rule for rule in checked.rules}
+    plan = Plan([*migrations, *role_steps], remarks=remarks, missing_roles=missing_roles)
+    wanted = {rule.name: rule for rule in checked}
     for name, rule in wanted.items():
         known = applied.get(name)
         if known is None:
@@ -85,8 +83,6 @@ def plan_removal(connection: Connection) -> list[Step]:
         if not is_installed(connection):
             return []
         removals = [_removal(rule) for rule in applied_rules(connection)]
-    except MigrationError as error:
-        raise InstallError(str(error)) from None
     except psycopg.Error as error:
         raise InstallError(one_line_with_hint(error)) from None
     return [*removals, Step("drop schema bridge", "drop schema bridge cascade;")]
@@ -102,7 +98,8 @@ def _plan_roles(
         regrant_all: grant everything, not only what is missing now: migrations may drop grants.
     """
     rows = fetch(connection, "rights")
-    missing = rights.missing_roles(rows)
+    roles = rights.existing_roles(rows)
+    missing = [name for name in rights.ROLES if name not in roles]
     steps = []
     if missing and create:
         [row] = fetch(connection, "may_install")
@@ -113,8 +110,7 @@ def _plan_roles(
                 f"run pgbridge init again: {' '.join(script.split())}"
             )
         steps.append(Step(f"create {' and '.join(missing)}", script))
-        missing = []
-    roles = [name for name in rights.ROLES if name not in missing]
+        roles, missing = list(rights.ROLES), []
     if grants := rights.grants(rows, roles, only_missing=not regrant_all):
         steps.append(Step(f"grant what {' and '.join(roles)} need", "\n".join(grants)))
     return missing, steps

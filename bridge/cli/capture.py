@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bridge.capture import apply
+from bridge.capture.apply import install_lock, set_paused
 from bridge.cli.context import database_session, read_settings
 from bridge.cli.output import say
 
@@ -18,14 +18,14 @@ RuleName = Annotated[
 @capture_app.command()
 def pause(rule: RuleName = None) -> None:
     """Stop capturing events. Changes made while paused are never captured."""
-    with database_session(read_settings()) as connection, apply.install_lock(connection):
-        paused = apply.pause(connection, rule)
+    with database_session(read_settings()) as connection, install_lock(connection):
+        paused = set_paused(connection, rule, paused=True)
     say(f"paused: {', '.join(paused) or 'nothing; already paused'}")
 
 
 @capture_app.command()
 def resume(rule: RuleName = None) -> None:
     """Resume capturing events."""
-    with database_session(read_settings()) as connection, apply.install_lock(connection):
-        resumed = apply.resume(connection, rule)
+    with database_session(read_settings()) as connection, install_lock(connection):
+        resumed = set_paused(connection, rule, paused=False)
     say(f"resumed: {', '.join(resumed) or 'nothing; none was paused'}")

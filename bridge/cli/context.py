@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import psycopg
 
-from bridge.capture.models import InstallError
 from bridge.capture.rules import Rule, RuleError, load_rules
 from bridge.cli.output import MISUSED, fail
+from bridge.database.migrate import InstallError
 from bridge.database.sessions import Connection, SessionError, one_line_with_hint, open_session
 from bridge.operations.status import StatusError
 from bridge.settings import DEFAULT_PRESET, Settings, SettingsError, config_text, load_settings

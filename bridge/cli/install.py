@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from bridge.capture.apply import apply_steps, existing_roles, install_lock
+from bridge.capture.apply import apply_steps, install_lock
 from bridge.capture.plan import plan_install, plan_removal
 from bridge.cli.context import database_session, read_rules, read_settings
 from bridge.cli.output import say
 from bridge.database import rights
+from bridge.database.sessions import fetch
 
 
 def init(
@@ -76,7 +77,7 @@ def uninstall(
             lock_timeout_seconds=settings.lock_timeout_seconds,
             report=say,
         )
-        if left := existing_roles(connection):
+        if left := rights.existing_roles(fetch(connection, "rights")):
             say(
                 f"kept the roles {' and '.join(left)}, which other databases of this server may "
                 f"use; if none does, run: drop role {', '.join(left)}"

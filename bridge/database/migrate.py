@@ -8,8 +8,8 @@ from bridge.database.quoting import literal
 from bridge.database.sessions import Connection, fetch
 
 
-class MigrationError(Exception):
-    """The schema cannot be migrated. The message says why and what to do."""
+class InstallError(Exception):
+    """The database cannot be changed as requested. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def plan_migrations(connection: Connection) -> list[Step]:
     """Return the steps that bring the schema to this version; none if it is up to date.
 
     Raises:
-        MigrationError: the database is newer than this pgbridge, a migration has changed since it
+        InstallError: the database is newer than this pgbridge, a migration has changed since it
             was applied, or schema bridge is not pgbridge's.
     """
     known = [_read(file_name, sql) for file_name, sql in assets.migrations()]
@@ -48,12 +48,12 @@ def plan_migrations(connection: Connection) -> list[Step]:
         rows = connection.execute("select version, checksum from bridge.migrations").fetchall()
         applied = {int(str(version)): str(checksum) for version, checksum in rows}
     if applied and max(applied) > known[-1].version:
-        raise MigrationError("; ".join(assets.schema_mismatch(max(applied)) or ()))
+        raise InstallError("; ".join(assets.schema_mismatch(max(applied)) or ()))
     for migration in known:
         if migration.version not in applied:
             steps.append(_step(migration))
         elif applied[migration.version] != migration.checksum:
-            raise MigrationError(
+            raise InstallError(
                 f"migration {migration.version:04} ({migration.name}) differs from the one "
                 "that was applied; a released migration must not be edited"
             )
@@ -64,11 +64,11 @@ def is_installed(connection: Connection) -> bool:
     """Return whether schema bridge exists.
 
     Raises:
-        MigrationError: the schema is not pgbridge's.
+        InstallError: the schema is not pgbridge's.
     """
     [found] = fetch(connection, "is_installed")
     if found["has_schema"] and not found["is_ours"]:
-        raise MigrationError(
+        raise InstallError(
             "the database has a schema called bridge that is not pgbridge's; rename it first"
         )
     return bool(found["has_schema"])

@@ -41,10 +41,10 @@ def missing_rights(rows: Iterable[Row]) -> MissingRights | None:
     return MissingRights(of_service[0]["session_role"], rights, of_service[0]["remedy"])
 
 
-def missing_roles(rows: Iterable[Row]) -> list[str]:
-    """Return which of the two roles do not exist."""
-    missing = {row["role"] for row in rows if not row["role_exists"]}
-    return [role for role in ROLES if role in missing]
+def existing_roles(rows: Iterable[Row]) -> list[str]:
+    """Return which of the two roles exist on the server."""
+    existing = {row["role"] for row in rows if row["role_exists"]}
+    return [role for role in ROLES if role in existing]
 
 
 def grants(rows: Iterable[Row], roles: Sequence[str], *, only_missing: bool = True) -> list[str]:

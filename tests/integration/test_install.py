@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from bridge.capture.models import InstallError
 from bridge.capture.plan import plan_install, plan_removal
 from bridge.capture.rules import load_preset
+from bridge.database.migrate import InstallError
 from bridge.database.sessions import open_session
 from tests.conftest import init
 from tests.integration.conftest import Shop

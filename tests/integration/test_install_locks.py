@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from bridge.capture.apply import apply_steps
-from bridge.capture.models import InstallError
 from bridge.capture.plan import plan_install
 from bridge.capture.rules import load_preset
+from bridge.database.migrate import InstallError
 from bridge.database.sessions import open_session
 from tests.conftest import init
 from tests.integration.conftest import Shop

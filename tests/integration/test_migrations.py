@@ -8,7 +8,7 @@ import pytest
 
 from bridge import assets
 from bridge.capture.apply import apply_steps
-from bridge.capture.models import InstallError
+from bridge.database.migrate import InstallError
 from bridge.database.sessions import open_session
 from tests.conftest import init
 from tests.integration.installing import (

@@ -1,10 +1,12 @@
 """Pausing and resuming rules."""
 
+from functools import partial
+
 import psycopg
 import pytest
 
-from bridge.capture.apply import pause, resume
-from bridge.capture.models import InstallError
+from bridge.capture.apply import set_paused
+from bridge.database.migrate import InstallError
 from bridge.database.sessions import open_session
 from tests.conftest import init
 from tests.integration.conftest import Shop
@@ -17,6 +19,8 @@ from tests.integration.installing import (
     with_operations,
     with_payload,
 )
+
+pause, resume = partial(set_paused, paused=True), partial(set_paused, paused=False)
 
 
 def test_paused_rule_captures_nothing_and_others_continue(bridge_url: str) -> None:

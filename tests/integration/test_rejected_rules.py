@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from bridge.capture.models import InstallError
 from bridge.capture.plan import plan_install
 from bridge.capture.rules import parse_rules
+from bridge.database.migrate import InstallError
 from bridge.database.sessions import open_session
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.integration.application import rule

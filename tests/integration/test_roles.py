@@ -12,9 +12,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from bridge import assets
 from bridge.capture.apply import install_lock
-from bridge.capture.models import InstallError
 from bridge.capture.plan import plan_install
 from bridge.capture.rules import load_preset
+from bridge.database.migrate import InstallError
 from bridge.database.rights import READER, ROLES, SERVICE, missing_rights
 from bridge.database.sessions import fetch, open_session
 from bridge.operations.status import read_status

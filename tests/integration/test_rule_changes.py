@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
-from bridge.capture.models import InstallError
 from bridge.capture.rules import CaptureRule, load_preset
+from bridge.database.migrate import InstallError
 from tests.conftest import init
 from tests.integration.conftest import Shop
 from tests.integration.installing import (

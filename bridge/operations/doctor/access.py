@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import psycopg
 
-from bridge.database.rights import ROLES, grants, missing_rights, missing_roles
+from bridge.database.rights import existing_roles, grants, missing_rights
 from bridge.database.sessions import one_line
 from bridge.operations.doctor.framework import Context, Verdict, error, ok, warning
 
@@ -33,8 +33,7 @@ def rights(context: Context) -> Iterator[Verdict]:
             missing.remedy,
         )
         return
-    absent = missing_roles(rows)
-    present = [role for role in ROLES if role not in absent]
+    present = existing_roles(rows)
     if lost := grants(rows, present):
         yield warning(
             f"{' and '.join(present)} lack {len(lost)} grants that pgbridge init makes",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from bridge.capture.models import InstallError
+from bridge.database.migrate import InstallError
 from bridge.operations.doctor.framework import (
     LISTED,
     Context,

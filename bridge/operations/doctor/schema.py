@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bridge import assets
-from bridge.database.migrate import MigrationError, is_installed
+from bridge.database.migrate import InstallError, is_installed
 from bridge.operations.doctor.framework import Context, Verdict, error, listed, ok, warning
 from bridge.operations.formatting import format_seconds
 from bridge.operations.overview import Doorbell, Drainer, Outbox
@@ -23,7 +23,7 @@ def schema_version(context: Context) -> Iterator[Verdict]:
     """Check that the schema exists in the version that this pgbridge needs."""
     try:
         installed = is_installed(context.connection)
-    except MigrationError as refusal:
+    except InstallError as refusal:
         yield error(str(refusal), "pgbridge needs this schema name", "rename the existing schema")
         return
     if not installed:

@@ -3,7 +3,7 @@
 import pytest
 
 from bridge import assets
-from bridge.capture.apply import pause
+from bridge.capture.apply import set_paused
 from bridge.capture.rules import load_preset, parse_rules
 from bridge.database.sessions import open_session
 from tests.conftest import init
@@ -90,7 +90,7 @@ def test_damaged_trigger_is_named_with_its_rule(
 
 def test_paused_rule_is_a_warning(healthy: str) -> None:
     with open_session(healthy) as connection:
-        pause(connection, "user.created")
+        set_paused(connection, "user.created", paused=True)
     found = diagnose(healthy)
     assert found["paused_rules"].level == "warning"
     assert found["paused_rules"].message == "paused: user.created"
