@@ -1,62 +1,54 @@
 """Check the privileges of the role, and the bot's own tokens."""
 
-from collections.abc import Iterator
-
 import psycopg
 
 from bridge.database.rights import existing_roles, grants, missing_rights
 from bridge.database.sessions import one_line
-from bridge.operations.doctor.framework import Context, Verdict, error, ok, warning
+from bridge.operations.doctor.framework import Context, Verdicts, error, ok, warning
 
 
-def rights(context: Context) -> Iterator[Verdict]:
+def rights(context: Context) -> Verdicts:
     """Check the privileges of this role and of the roles that ``pgbridge init`` grants to."""
     [may] = context.fetch("may_install")
     if not may["has_schema"]:
         database = context.connection.info.dbname
         if may["may_create_schema"]:
-            yield ok(f"role {may['role']} can create the schema")
-        else:
-            yield error(
-                f"role {may['role']} lacks create on database {database}",
-                "schema bridge does not exist, and this role cannot create it",
-                "connect as the owner of the application's tables, or run: "
-                f"grant create on database {database} to {may['role']}",
-            )
-        return
+            return ok(f"role {may['role']} can create the schema")
+        return error(
+            f"role {may['role']} lacks create on database {database}",
+            "schema bridge does not exist, and this role cannot create it",
+            "connect as the owner of the application's tables, or run: "
+            f"grant create on database {database} to {may['role']}",
+        )
     rows = context.fetch("rights")
     missing = missing_rights(rows)
     if missing is not None:
-        yield error(
+        return error(
             str(missing),
             "pgbridge run needs these privileges and does not start without them",
             missing.remedy,
         )
-        return
     present = existing_roles(rows)
     if lost := grants(rows, present):
-        yield warning(
+        return warning(
             f"{' and '.join(present)} lack {len(lost)} grants that pgbridge init makes",
             "commands of users who have only these roles fail",
             "run: pgbridge init",
         )
-        return
-    yield ok(f"role {may['role']} has the privileges that the bridge needs")
+    return ok(f"role {may['role']} has the privileges that the bridge needs")
 
 
-def bot_tokens(context: Context) -> Iterator[Verdict]:
+def bot_tokens(context: Context) -> Verdicts:
     """Check that the bot's own tokens can be read, if they are accepted."""
     if not context.settings.bot_tokens:
-        yield ok("BRIDGE_BOT_TOKENS is off, so the bot's own tokens are not accepted")
-        return
+        return ok("BRIDGE_BOT_TOKENS is off, so the bot's own tokens are not accepted")
     for row in context.fetch("bot_tokens_table"):
-        yield error(
+        return error(
             f"public.web_api_tokens is not safe to read: {row['reason']}",
             "code of its owner would run with the bridge's privileges, so pgbridge run does not "
             "start",
             "set BRIDGE_BOT_TOKENS=off, or remove the cause from the table",
         )
-        return
     try:
         with context.connection.transaction():
             context.connection.execute("set transaction read only")
@@ -65,12 +57,11 @@ def bot_tokens(context: Context) -> Iterator[Verdict]:
                 " from only public.web_api_tokens limit 0"
             )
     except psycopg.Error as refusal:
-        yield error(
+        return error(
             f"public.web_api_tokens cannot be read: {one_line(refusal)}",
             "BRIDGE_BOT_TOKENS is on, and pgbridge run does not start without this table",
             "set BRIDGE_BOT_TOKENS=off, or let the table's owner run: "
             "grant select (id, name, token_hash, is_active, expires_at) on "
             f"public.web_api_tokens to {context.connection.info.user}",
         )
-    else:
-        yield ok("the bot's own tokens can be read")
+    return ok("the bot's own tokens can be read")

@@ -1,12 +1,10 @@
 """Check the capture rules and their triggers."""
 
-from collections.abc import Iterator
-
 from bridge.database.migrate import InstallError
 from bridge.operations.doctor.framework import (
     LISTED,
     Context,
-    Verdict,
+    Verdicts,
     error,
     listed,
     ok,
@@ -15,87 +13,82 @@ from bridge.operations.doctor.framework import (
 from bridge.operations.formatting import format_seconds
 
 
-def triggers_fire(context: Context) -> Iterator[Verdict]:
+def triggers_fire(context: Context) -> Verdicts:
     """Check for sessions in the replica role, where ordinary triggers do not fire."""
     rows = context.fetch("triggers_fire")
     if rows:
-        yield error(
+        return error(
             f"session_replication_role is replica for {listed([row['place'] for row in rows])}",
             "triggers do not fire there, so changes are not captured",
             "; ".join(row["remedy"] for row in rows),
         )
-    else:
-        yield ok("triggers fire for every role")
+    return ok("triggers fire for every role")
 
 
-def rules(context: Context) -> Iterator[Verdict]:
+def rules(context: Context) -> Verdicts:
     """Check that the rules fit the database and are applied as written."""
     try:
         plan = context.plan()
     except InstallError as refusal:
-        yield error(
+        return error(
             str(refusal),
             "pgbridge init rejects this rule; if it is already applied, its events have no payload",
             "change the rule to match the table, then run: pgbridge init",
         )
-        return
     groups = {"not applied": plan.new, "removed": plan.removed, "changed": plan.changed}
     differences = [f"{group}: {listed(names)}" for group, names in groups.items() if names]
     if differences:
-        yield error(
+        return error(
             f"the applied rules differ from the configured ones; {'; '.join(differences)}",
             "the database captures what was last applied",
             "review the changes with pgbridge init --dry-run, then run: pgbridge init",
         )
-        return
+    found: Verdicts = []
     for remark in plan.remarks:
-        yield warning(
+        found += warning(
             remark,
             "PostgreSQL fires a table's triggers only for the table's own rows",
             "add rules for these tables",
         )
-    yield ok(f"{len(plan.kept)} rules are applied as configured")
+    return found + ok(f"{len(plan.kept)} rules are applied as configured")
 
 
-def triggers(context: Context) -> Iterator[Verdict]:
+def triggers(context: Context) -> Verdicts:
     """Check that the triggers and functions of the rules are unchanged."""
     applied = context.applied_rules()
     damaged = [f"{rule.name}: {damage}" for rule in applied if (damage := rule.damage)]
     if damaged:
-        yield error(
+        return error(
             f"triggers or functions changed since pgbridge init; {'; '.join(damaged[:LISTED])}",
             "these rules capture the wrong events or none",
             "run: pgbridge init",
         )
-    else:
-        yield ok(f"the triggers and functions of {len(applied)} rules are unchanged")
+    return ok(f"the triggers and functions of {len(applied)} rules are unchanged")
 
 
-def paused_rules(context: Context) -> Iterator[Verdict]:
+def paused_rules(context: Context) -> Verdicts:
     """Check for paused rules."""
     paused = [rule.name for rule in context.applied_rules() if rule.is_paused]
     if paused:
-        yield warning(
+        return warning(
             f"paused: {listed(paused)}",
             "paused rules capture nothing, and changes made meanwhile are never captured",
             "run: pgbridge capture resume",
         )
-    else:
-        yield ok("no rule is paused")
+    return ok("no rule is paused")
 
 
-def capture_errors(context: Context) -> Iterator[Verdict]:
+def capture_errors(context: Context) -> Verdicts:
     """Check for events whose payload could not be computed."""
     rows = context.fetch("capture_errors")
     if not rows:
-        yield ok("every payload was computed")
-        return
+        return ok("every payload was computed")
     failures = [
         f"{row['name']}: {row['failure_count']} times, last {format_seconds(row['seconds'])} ago "
         f"({' '.join(row['last_error'].split())})"
         for row in rows
     ]
-    yield error(
+    return error(
         f"payloads could not be computed; {'; '.join(failures[:LISTED])}",
         "these events contain only the row's key and _capture_error",
         "change the rule to match the table and run pgbridge init; if a column changed its type, "

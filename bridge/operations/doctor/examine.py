@@ -77,8 +77,9 @@ def examine(
         info = connection.info
         message = f"connected to database {info.dbname} at {info.host} as {info.user}"
         findings = [Finding("connection", "ok", message)]
+        context = Context(settings, rules, connection, clock)
         for check in CHECKS:
-            found = _run(check, Context(settings, rules, connection, clock))
+            found = _run(check, context)
             findings += found
             failed = any(finding.level == "error" for finding in found)
             if connection.closed or (failed and check in DECISIVE):
@@ -88,16 +89,12 @@ def examine(
 
 def _run(check: Check, context: Context) -> list[Finding]:
     """Return the findings of a check, including that it failed."""
-    verdicts = []
     try:
-        for verdict in check(context):
-            verdicts.append(verdict)  # noqa: PERF402 - keep those before an exception
+        verdicts = check(context)
     except psycopg.Error as refusal:
-        verdicts.append(
-            error(
-                f"the check failed: {one_line(refusal)}",
-                "the database rejected or cancelled a query of this check",
-                "fix the other errors first; if a privilege is missing, grant it to this role",
-            )
+        verdicts = error(
+            f"the check failed: {one_line(refusal)}",
+            "the database rejected or cancelled a query of this check",
+            "fix the other errors first; if a privilege is missing, grant it to this role",
         )
     return [Finding(check.__name__, *verdict) for verdict in verdicts]

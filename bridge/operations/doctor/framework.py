@@ -20,8 +20,8 @@ STATEMENT_SECONDS = 5
 LISTED = 5
 
 Level = Literal["ok", "warning", "error"]
-#: Level, message, detail and hint of a finding.
-Verdict = tuple[Level, str, str, str]
+#: Level, message, detail and hint of each finding of a check.
+Verdicts = list[tuple[Level, str, str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +79,23 @@ class Context:
             yield
 
 
-#: A function that yields at least one verdict. Its name is ``Finding.check``.
-Check = Callable[[Context], Iterator[Verdict]]
+#: A check. Its name is ``Finding.check``.
+Check = Callable[[Context], Verdicts]
 
 
-def ok(message: str) -> Verdict:
+def ok(message: str) -> Verdicts:
     """Report that all is well."""
-    return ("ok", message, "", "")
+    return [("ok", message, "", "")]
 
 
-def warning(message: str, detail: str, hint: str) -> Verdict:
+def warning(message: str, detail: str, hint: str) -> Verdicts:
     """Report something that may be intended, or that does no harm yet."""
-    return ("warning", message, detail, hint)
+    return [("warning", message, detail, hint)]
 
 
-def error(message: str, detail: str, hint: str) -> Verdict:
+def error(message: str, detail: str, hint: str) -> Verdicts:
     """Report a problem. ``pgbridge doctor`` then exits with 1."""
-    return ("error", message, detail, hint)
+    return [("error", message, detail, hint)]
 
 
 def listed(names: Sequence[object]) -> str:

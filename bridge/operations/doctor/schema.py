@@ -1,10 +1,8 @@
 """Check schema ``bridge`` and the bridge that works on it."""
 
-from collections.abc import Iterator
-
 from bridge import assets
 from bridge.database.migrate import InstallError, is_installed
-from bridge.operations.doctor.framework import Context, Verdict, error, listed, ok, warning
+from bridge.operations.doctor.framework import Context, Verdicts, error, listed, ok, warning
 from bridge.operations.formatting import format_seconds
 from bridge.operations.overview import Doorbell, Drainer, Outbox
 from bridge.operations.status import format_doorbell, format_outbox
@@ -19,115 +17,105 @@ HOLDER_SECONDS = 60
 PARTITION_DAYS, URGENT_DAYS = 4, 2
 
 
-def schema_version(context: Context) -> Iterator[Verdict]:
+def schema_version(context: Context) -> Verdicts:
     """Check that the schema exists in the version that this pgbridge needs."""
     try:
         installed = is_installed(context.connection)
     except InstallError as refusal:
-        yield error(str(refusal), "pgbridge needs this schema name", "rename the existing schema")
-        return
+        return error(str(refusal), "pgbridge needs this schema name", "rename the existing schema")
     if not installed:
-        yield error(
+        return error(
             "pgbridge is not installed in this database",
             "without its triggers, no events are captured",
             "run: pgbridge init",
         )
-        return
     [row] = context.fetch("schema_version")
     if mismatch := assets.schema_mismatch(row["version"]):
         message, hint = mismatch
-        yield error(message, "different versions of schema and bridge do not work together", hint)
-    else:
-        yield ok(f"schema version {row['version']}")
+        return error(message, "different versions of schema and bridge do not work together", hint)
+    return ok(f"schema version {row['version']}")
 
 
-def outbox(context: Context) -> Iterator[Verdict]:
+def outbox(context: Context) -> Verdicts:
     """Check that a bridge drains the outbox."""
     [row] = context.fetch("overview")
     drainer, events = Drainer.of(row), Outbox.of(row)
     message = f"events in the outbox: {format_outbox(events)}"
     if events.oldest_seconds is not None and events.oldest_seconds > OUTBOX_SECONDS:
         if not drainer.alive:
-            yield error(message, "no bridge drains the outbox", "start one: pgbridge run")
-        else:
-            yield error(
-                message,
-                f"{drainer} holds the lock but makes no progress",
-                "look for database_task_failed in its log, or restart it",
-            )
-    elif not drainer.alive:
-        yield warning(
+            return error(message, "no bridge drains the outbox", "start one: pgbridge run")
+        return error(
+            message,
+            f"{drainer} holds the lock but makes no progress",
+            "look for database_task_failed in its log, or restart it",
+        )
+    if not drainer.alive:
+        return warning(
             f"no bridge is draining; {message}",
             "captured events wait in the outbox, and none are lost",
             "start one: pgbridge run",
         )
-    else:
-        yield ok(f"{message}; {drainer} drains")
+    return ok(f"{message}; {drainer} drains")
 
 
-def doorbell(context: Context) -> Iterator[Verdict]:
+def doorbell(context: Context) -> Verdicts:
     """Check that commits notify only if a bridge listens, and in the configured mode."""
     [row] = context.fetch("overview")
     drainer, bell = Drainer.of(row), Doorbell.of(row)
     message = f"the doorbell is {format_doorbell(bell)}"
     if bell.rings and not drainer.alive:
-        yield warning(
+        return warning(
             message,
             "the application's commits send notifications, but no bridge receives them",
             "start a bridge: pgbridge run; until then this costs the application some throughput",
         )
-    elif drainer.alive and bell.mode not in (None, context.settings.doorbell):
-        yield warning(
+    if drainer.alive and bell.mode not in (None, context.settings.doorbell):
+        return warning(
             message,
             f"BRIDGE_DOORBELL is {context.settings.doorbell} here, but {bell.mode} for {drainer}",
             "use the same BRIDGE_DOORBELL for init and for every bridge",
         )
-    else:
-        yield ok(message)
+    return ok(message)
 
 
-def vacuum(context: Context) -> Iterator[Verdict]:
+def vacuum(context: Context) -> Verdicts:
     """Check that vacuum keeps up with the queues."""
     queues = context.fetch("vacuum")
     dead = ", ".join(f"{row['dead_rows']} in bridge.{row['queue']}" for row in queues)
     message = f"dead rows: {dead}"
     if max(row["dead_rows"] for row in queues) <= DEAD_ROWS:
-        yield ok(message)
-        return
+        return ok(message)
     for holder in context.fetch("vacuum_holders"):
         seconds = holder["seconds"]
         if seconds is None or seconds >= HOLDER_SECONDS:
             age = "" if seconds is None else f" for {format_seconds(seconds)}"
-            yield error(
+            return error(
                 message,
                 f"{holder['name']} has held back vacuum{age}, so the drain has to skip dead rows",
                 f"if it is no longer needed, run: {holder['remedy']}",
             )
-            return
-    yield error(
+    return error(
         message,
         "vacuum is not held back but does not keep up, so the drain has to skip dead rows",
         "turn autovacuum on, and run: vacuum bridge.outbox, bridge.delivery_queue",
     )
 
 
-def partitions(context: Context) -> Iterator[Verdict]:
+def partitions(context: Context) -> Verdicts:
     """Check that the logs have partitions for today and the coming days."""
     rows = context.fetch("partitions", days=PARTITION_DAYS)
     if rows[0]["never_made"]:
-        yield warning(
+        return warning(
             "the logs have no partitions yet",
             "pgbridge run creates them when it starts",
             "start one: pgbridge run",
         )
-        return
     missing = [partition for row in rows for partition in row["missing"]]
     if not missing:
-        yield ok(f"the logs have partitions for the next {PARTITION_DAYS} days")
-        return
+        return ok(f"the logs have partitions for the next {PARTITION_DAYS} days")
     urgent = any(row["missing"] for row in rows if row["ahead"] < URGENT_DAYS)
     verdict = error if urgent else warning
-    yield verdict(
+    return verdict(
         f"the logs lack {listed(missing)}",
         "without the day's partitions, events cannot be drained and deliveries not recorded",
         "pgbridge run creates partitions at its start and every 10 minutes; if it is running, "

@@ -2,7 +2,6 @@
 
 import secrets
 import time
-from collections.abc import Iterator
 
 from bridge.database.quoting import literal
 from bridge.database.sessions import (
@@ -15,7 +14,7 @@ from bridge.database.sessions import (
 from bridge.operations.doctor.framework import (
     APPLICATION_NAME,
     Context,
-    Verdict,
+    Verdicts,
     error,
     listed,
     ok,
@@ -35,47 +34,44 @@ PREPARED_SECONDS = 300
 CLOCK_SECONDS = 5.0
 
 
-def server_version(context: Context) -> Iterator[Verdict]:
+def server_version(context: Context) -> Verdicts:
     """Check that this version of PostgreSQL is supported."""
     info = context.connection.info
     version = info.parameter_status("server_version")
     if info.server_version // 10000 < OLDEST_SERVER:
-        yield error(
+        return error(
             f"PostgreSQL {version} is older than {OLDEST_SERVER}",
             "it lacks features that pgbridge needs",
             f"upgrade the server to PostgreSQL {OLDEST_SERVER} or newer",
         )
-    else:
-        yield ok(f"PostgreSQL {version}")
+    return ok(f"PostgreSQL {version}")
 
 
-def standby(context: Context) -> Iterator[Verdict]:
+def standby(context: Context) -> Verdicts:
     """Check that the server is a primary."""
     [row] = context.fetch("standby")
     if row["is_standby"]:
-        yield error(
+        return error(
             "this server is a standby",
             "a standby rejects writes and LISTEN",
             "point BRIDGE_DATABASE_URL to the primary",
         )
-    else:
-        yield ok("this server is a primary")
+    return ok("this server is a primary")
 
 
-def read_only(context: Context) -> Iterator[Verdict]:
+def read_only(context: Context) -> Verdicts:
     """Check that transactions may write."""
     rows = context.fetch("read_only")
     if rows:
-        yield error(
+        return error(
             f"default_transaction_read_only is on (set by: {rows[0]['source']})",
             "the bridge can neither drain events nor record deliveries",
             "reset default_transaction_read_only there for this role and database",
         )
-    else:
-        yield ok("transactions can write")
+    return ok("transactions can write")
 
 
-def listen(context: Context) -> Iterator[Verdict]:
+def listen(context: Context) -> Verdicts:
     """Check that notifications arrive and that sessions are not shared."""
     settings = context.settings
     name = "BRIDGE_LISTEN_URL" if settings.listen_url else "BRIDGE_DATABASE_URL"
@@ -84,13 +80,12 @@ def listen(context: Context) -> Iterator[Verdict]:
         open_connection(settings.database_url, APPLICATION_NAME) as notifier,
     ):
         if is_shared(listener, settings.session_url):
-            yield error(
+            return error(
                 f"{name} goes through {TRANSACTION_POOLER}",
                 "LISTEN and session locks do not work there; the bridge needs the lock even with "
                 "BRIDGE_DOORBELL=poll",
                 USE_LISTEN_URL,
             )
-            return
         token = secrets.token_hex(16)
         listener.execute("listen bridge_probe")
         started = time.perf_counter()
@@ -99,74 +94,70 @@ def listen(context: Context) -> Iterator[Verdict]:
             if notification.payload == token:
                 break
         else:
-            yield error(
+            return error(
                 f"a test notification did not reach {name} within {LISTEN_SECONDS:.0f} s",
                 "the bridge can find events only by polling"
                 if settings.listen_url is None
                 else "the two URLs probably lead to different databases",
                 f"point {name} directly to the application's PostgreSQL",
             )
-            return
         milliseconds = (time.perf_counter() - started) * 1000
         message = f"a test notification arrived after {milliseconds:.1f} ms"
         if settings.listen_url and is_pooled(notifier):
             message += ", bypassing the pooler of BRIDGE_DATABASE_URL"
         elif is_pooled(listener):
             message += f"; {name} goes through a pooler in session mode"
-        yield ok(message)
+        return ok(message)
 
 
-def notification_queue(context: Context) -> Iterator[Verdict]:
+def notification_queue(context: Context) -> Verdicts:
     """Check that the server's notification queue is almost empty."""
     [row] = context.fetch("notification_queue")
     message = f"the notification queue is {row['usage']:.0%} full"
     if row["usage"] < QUEUE_WARNING:
-        yield ok(message)
-        return
+        return ok(message)
     verdict = warning if row["usage"] < QUEUE_ERROR else error
     hint = "end the listening session that keeps a transaction open"
     if row["pids"]:
         hint += f"; those idle in a transaction for longest have PID {listed(row['pids'])}"
-    yield verdict(
+    return verdict(
         message,
         "when the queue is full, every commit that notifies fails, including the application's",
         hint,
     )
 
 
-def prepared_transactions(context: Context) -> Iterator[Verdict]:
+def prepared_transactions(context: Context) -> Verdicts:
     """Check for forgotten two-phase commits."""
     [row] = context.fetch("prepared_transactions", seconds=PREPARED_SECONDS)
     if row["waiting"]:
-        yield error(
+        return error(
             f"transactions prepared more than {format_seconds(PREPARED_SECONDS)} ago are still "
             f"open: {listed([literal(gid) for gid in row['waiting']])}",
             "they hold back vacuum, and the bridge keeps polling until they end",
             "run commit prepared or rollback prepared for each, as its application requires",
         )
-    elif row["possible"] and context.settings.doorbell != "poll":
-        yield warning(
+    if row["possible"] and context.settings.doorbell != "poll":
+        return warning(
             "the server allows prepared transactions",
             "PostgreSQL cannot prepare a transaction that has sent a notification",
             "if the application uses PREPARE TRANSACTION on captured tables, set "
             "BRIDGE_DOORBELL=poll",
         )
-    else:
-        yield ok("no prepared transaction is open")
+    return ok("no prepared transaction is open")
 
 
-def clock(context: Context) -> Iterator[Verdict]:
+def clock(context: Context) -> Verdicts:
     """Check that this machine's clock agrees with the database's."""
     before = context.clock()
     [row] = context.fetch("clock")
     after = context.clock()
     skew = (row["now"] - (before + (after - before) / 2)).total_seconds()
     if abs(skew) <= CLOCK_SECONDS:
-        yield ok(f"this machine's clock and the database's differ by {abs(skew):.3f} s")
-    else:
-        yield error(
-            f"this machine's clock is {format_seconds(abs(skew))} "
-            f"{'behind' if skew > 0 else 'ahead of'} the database's",
-            "receivers reject a delivery whose signed timestamp is minutes off",
-            "synchronize both clocks with NTP",
-        )
+        return ok(f"this machine's clock and the database's differ by {abs(skew):.3f} s")
+    return error(
+        f"this machine's clock is {format_seconds(abs(skew))} "
+        f"{'behind' if skew > 0 else 'ahead of'} the database's",
+        "receivers reject a delivery whose signed timestamp is minutes off",
+        "synchronize both clocks with NTP",
+    )
