@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from bridge import assets
-from bridge.access.authenticator import Authenticator
+from bridge.access.authenticator import Authenticator, TooManyFailuresError
 from bridge.access.proxies import Network
 from bridge.access.throttle import Throttle
 from bridge.access.vault import Vault
@@ -22,7 +22,7 @@ from bridge.database.shares import Share
 from bridge.telemetry.exposition import render_metrics
 from bridge.web import console
 from bridge.web.api import audit, deliveries, docs, events, health, tickets, tokens, webhooks
-from bridge.web.api.refusals import RETRY_SECONDS, answer_of, is_transient
+from bridge.web.api.refusals import answer_of
 from bridge.web.api.webhooks import SendTrial, limited_trials
 from bridge.web.console.overview import Overviews
 from bridge.web.http.access_log import AccessLog
@@ -40,6 +40,8 @@ log = structlog.get_logger()
 REST_CONNECTIONS = 3
 #: Test deliveries in progress at once. Each may take as long as an attempt.
 TRIALS = 8
+#: Errors that ``answer_of`` knows.
+EXPECTED = (WebhookError, TooManyFailuresError, DatabaseUnavailable, DatabaseError)
 #: Modules with routes, in the order of the OpenAPI document.
 ROOMS = (webhooks, deliveries, events, tickets, tokens, audit, health, docs, console)
 
@@ -105,6 +107,11 @@ def build_api(
         redoc_url=None,
         redirect_slashes=False,  # TrailingSlashes serves both
         strict_content_type=False,  # body.py decides what may be JSON
+        exception_handlers={
+            RequestValidationError: _invalid,
+            StarletteHTTPException: _http_exception,
+            **dict.fromkeys(EXPECTED, _expected),
+        },
     )
     api.state.database = Share(database, REST_CONNECTIONS)
     api.state.tokens = token_store
@@ -119,11 +126,6 @@ def build_api(
     for room in ROOMS:
         for router in room.ROUTERS:
             api.include_router(router)
-    api.add_exception_handler(RequestValidationError, _invalid)
-    api.add_exception_handler(StarletteHTTPException, _http_exception)
-    api.add_exception_handler(WebhookError, _webhook_error)
-    api.add_exception_handler(DatabaseUnavailable, _database_unavailable)
-    api.add_exception_handler(DatabaseError, _database_error)
     # The last one added is the outermost.
     api.add_middleware(TrailingSlashes)
     api.add_middleware(HeadRequests)
@@ -146,19 +148,17 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
     """Answer 422 in FastAPI's shape, without the input.
 
     The input may be a secret, or something JSON cannot express, such as NaN or a lone surrogate.
     """
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
     detail = [{name: each[name] for name in ("type", "loc", "msg")} for each in error.errors()]
     return JSONResponse({"detail": detail}, 422)
 
 
-async def _http_exception(request: Request, error: Exception) -> Response:
+async def _http_exception(request: Request, error: StarletteHTTPException) -> Response:
     """Answer an HTTPException. A 405 lists the methods of all the routes with that path."""
-    assert isinstance(error, StarletteHTTPException)  # noqa: S101 - registered for it
     if error.status_code == 405:
         allowed = {
             method
@@ -174,21 +174,11 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     return await http_exception_handler(request, error)
 
 
-async def _webhook_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, WebhookError)  # noqa: S101 - registered for it
-    return await http_exception_handler(request, answer_of(error))
-
-
-async def _database_unavailable(_request: Request, _error: Exception) -> JSONResponse:
-    return JSONResponse(
-        {"detail": "Database unavailable"}, 503, headers={"Retry-After": str(RETRY_SECONDS)}
-    )
-
-
-async def _database_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer 503 to a transient error, such as a deadlock; anything else is a bug."""
-    assert isinstance(error, DatabaseError)  # noqa: S101 - registered for it
-    if not is_transient(error):
+async def _expected(request: Request, error: Exception) -> Response:
+    """Answer an expected error, such as a deadlock; anything else PostgreSQL reports is a bug."""
+    answer = answer_of(error)
+    if answer is None:
         raise error
-    log.warning("request_conflicted", path=request.scope["path"], reason=error.message)
-    return await _database_unavailable(request, error)
+    if isinstance(error, DatabaseError):
+        log.warning("request_conflicted", path=request.scope["path"], reason=error.message)
+    return await http_exception_handler(request, answer)

@@ -160,14 +160,14 @@ class Webhooks:
         Raises:
             InvalidInputError: the URL is not allowed, or PostgreSQL rejects the filter.
         """
-        row_id, columns = _stored_id(webhook_id), changes.columns()
-        if changes.url is not None:
+        columns = changes.columns()
+        if changes.url is not None and webhook_id > 0:
             # Also if it is unchanged: nothing could be delivered to it.
             await self._check_url(changes.url)
         if changes.secret:
             columns["secret"] = self._vault.seal(changes.secret)
         with _filter_errors(changes.filter):
-            return _webhook(await self._one("update_webhook", row_id, json.dumps(columns)))
+            return _webhook(await self._one("update_webhook", webhook_id, json.dumps(columns)))
 
     async def rotate_secret(self, webhook_id: int, given: str | None = None) -> RotatedSecret:
         """Replace a webhook's secret. For a day, requests are signed with the old one as well.
@@ -239,7 +239,7 @@ class Webhooks:
         """
         reach = min(offset + limit + 1, MAX_BIGINT)
         rows = await self._queries.fetch(
-            "list_deliveries", _stored_id(webhook_id), status, reach, offset, limit, before_id
+            "list_deliveries", webhook_id, status, reach, offset, limit, before_id
         )
         if not rows:
             raise NotFoundError("webhook", webhook_id)
@@ -291,7 +291,7 @@ class Webhooks:
             WebhookError: a function of schema bridge reports a conflict.
         """
         try:
-            rows = await self._queries.fetch(name, _stored_id(row_id, what), *values)
+            rows = await self._queries.fetch(name, row_id, *values)
         except Exception as error:
             match refusal_of(error):
                 case Refusal("P0002"):  # no_data_found
@@ -306,17 +306,6 @@ class Webhooks:
 
 def _webhook(row: Row) -> Webhook:
     return Webhook.model_validate(dict(row))
-
-
-def _stored_id(row_id: int, what: Literal["webhook", "delivery"] = "webhook") -> int:
-    """Return an id that a row can have.
-
-    Raises:
-        NotFoundError: it is out of range.
-    """
-    if not 0 < row_id <= MAX_BIGINT:
-        raise NotFoundError(what, row_id)
-    return row_id
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Authenticates requests by token, checks scopes, and limits request rates."""
 
 import json
-import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -10,10 +9,10 @@ from fastapi import APIRouter, HTTPException, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from bridge.access.authenticator import Authenticator, TooManyFailuresError
+from bridge.access.authenticator import Authenticator
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import Grant, token_of_headers
-from bridge.web.api.refusals import GUARDED
+from bridge.web.api.refusals import GUARDED, later
 from bridge.web.http.body import BoundedRequest
 from bridge.web.http.client import address_of
 
@@ -60,17 +59,14 @@ async def authorize(request: Request, scope: str) -> None:
 
     Raises:
         HTTPException: 401, no valid token; 403, the scope is missing; 429, too many requests.
-        DatabaseUnavailable: the token cannot be looked up.
+        TooManyFailuresError, DatabaseUnavailable: the token cannot be looked up now.
     """
     headers = request.headers
     token = token_of_headers(headers.get("X-API-Key", ""), headers.get("Authorization", ""))
     if token is None:
         raise _unauthorized("Missing API key")
     tokens: Authenticator = request.app.state.tokens
-    try:
-        grant = await tokens.authenticate(token, address_of(request.scope))
-    except TooManyFailuresError as error:
-        raise too_often("Too many failed attempts", error.retry_seconds) from None
+    grant = await tokens.authenticate(token, address_of(request.scope))
     if grant is None:
         raise _unauthorized("Invalid or expired API key")
     # Also for the access log, even if the request is rejected below.
@@ -89,7 +85,7 @@ def take_turn(request: Request) -> None:
     requests: Throttle | None = request.app.state.requests
     key = request.state.grant.key
     if requests is not None and (wait := requests.take(key, trio.current_time())):
-        raise too_often("Too many requests with this API key", wait)
+        raise later(429, "Too many requests with this API key", wait)
 
 
 def actor_of(request: Request) -> str:
@@ -101,8 +97,3 @@ def actor_of(request: Request) -> str:
 
 def _unauthorized(detail: str) -> HTTPException:
     return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
-
-
-def too_often(detail: str, wait_seconds: float) -> HTTPException:
-    """Return a 429 with ``Retry-After``."""
-    return HTTPException(429, detail, headers={"Retry-After": str(math.ceil(wait_seconds))})

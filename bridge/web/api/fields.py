@@ -10,10 +10,10 @@ from bridge.events import PATTERN
 from bridge.webhooks.fields import MAX_BIGINT, DeliveryStatus, empty_is_none
 
 
-def _huge_is_zero(value: Any) -> Any:
-    """Turn a number with too many digits for an id into one that no row has: 404 and not 422."""
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{20,}", value):
-        return 0
+def _impossible_is_zero(value: Any) -> Any:
+    """Turn an id that no row can have into 0, which no row has either: 404 and not 422."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
+        return int(value) if len(value) < 20 and 0 < int(value) <= MAX_BIGINT else 0
     return value
 
 
@@ -28,7 +28,7 @@ def _plain_digits(value: Any) -> Any:
 RowId = Annotated[
     int,
     Field(examples=[1], json_schema_extra={"format": "int64"}),
-    BeforeValidator(_huge_is_zero),
+    BeforeValidator(_impossible_is_zero),
     BeforeValidator(_plain_digits),
 ]
 WebhookId = Annotated[RowId, Field(description="The webhook's id.")]

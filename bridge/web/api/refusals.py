@@ -1,16 +1,17 @@
 """Error responses, and how the OpenAPI document describes them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import HTTPException
 from pydantic import BaseModel, Field
 
-from bridge.database.errors import DatabaseError
+from bridge.access.authenticator import TooManyFailuresError
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Row
 from bridge.web.http.body import invalid
 from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
-from bridge.webhooks.fields import MAX_BIGINT
 
 #: SQLSTATEs, or their classes, of transient errors: the same request may succeed later.
 TRANSIENT = (
@@ -20,9 +21,6 @@ TRANSIENT = (
     "57014",  # query_canceled, for example by statement_timeout
     "58",  # system error, such as a failed disk read
 )
-#: ``Retry-After`` of a transient error.
-RETRY_SECONDS = 1
-
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -107,45 +105,36 @@ CANNOT_BE_SENT: Responses = {
 }
 
 
-def stored_id(row_id: int, what: str = "Webhook") -> int:
-    """Return an id if a row can have it.
-
-    Raises:
-        HTTPException: 404, the id is out of range.
-    """
-    if not 0 < row_id <= MAX_BIGINT:
-        raise not_found(what)
-    return row_id
-
-
-def found(rows: Sequence[Row], what: str = "Webhook") -> Row:
+def found(rows: Sequence[Row], what: str) -> Row:
     """Return the first row.
 
     Raises:
         HTTPException: 404, there are no rows.
     """
     if not rows:
-        raise not_found(what)
+        raise HTTPException(404, f"{what} not found")
     return rows[0]
 
 
-def not_found(what: str) -> HTTPException:
-    """Return the 404 for a kind of thing."""
-    return HTTPException(404, f"{what} not found")
+def later(status: int, detail: str, seconds: float = 1.0) -> HTTPException:
+    """Return the response to a request that may be sent again after some seconds."""
+    return HTTPException(status, detail, headers={"Retry-After": str(math.ceil(seconds))})
 
 
-def is_transient(error: DatabaseError) -> bool:
-    """Tell whether the same statement may succeed later."""
-    return str(error.sqlstate).startswith(TRANSIENT)
-
-
-def answer_of(error: WebhookError) -> HTTPException:
-    """Return the response to a failed operation on webhooks: 404, 409 or 422."""
+def answer_of(error: Exception) -> HTTPException | None:
+    """Return the response to an expected error; None if the error is a bug."""
     match error:
         case NotFoundError():
-            return not_found(error.what.capitalize())
-        case InvalidInputError(field=None):
-            return invalid("body", message=error.problem, kind=error.kind)
-        case InvalidInputError(field=str(field)):
-            return invalid("body", field, message=error.problem, kind=error.kind)
-    return HTTPException(409, str(error))
+            return HTTPException(404, f"{error.what.capitalize()} not found")
+        case InvalidInputError():
+            place = [] if error.field is None else [error.field]
+            return invalid("body", *place, message=error.problem, kind=error.kind)
+        case WebhookError():
+            return HTTPException(409, str(error))
+        case TooManyFailuresError():
+            return later(429, "Too many failed attempts", error.retry_seconds)
+        case DatabaseUnavailable():
+            return later(503, "Database unavailable")
+        case DatabaseError() if str(error.sqlstate).startswith(TRANSIENT):
+            return later(503, "Database unavailable")
+    return None

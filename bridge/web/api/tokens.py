@@ -12,7 +12,7 @@ from bridge.events import PATTERN
 from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import Limit, Offset, RowId
 from bridge.web.api.parts import InDatabase
-from bridge.web.api.refusals import NO_TOKEN, WITH_BODY, found, stored_id
+from bridge.web.api.refusals import NO_TOKEN, WITH_BODY, found
 from bridge.webhooks.fields import Count, Id, Moment, Name, example
 
 managing = guarded_router(ADMIN)
@@ -111,4 +111,4 @@ async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
 )
 async def revoke_token(database: InDatabase, token_id: Annotated[TokenId, Path()]) -> None:
     """Revoke a token permanently. Streams opened with it close within seconds."""
-    found(await database.fetch("revoke_token", stored_id(token_id, "Token")), "Token")
+    found(await database.fetch("revoke_token", token_id), "Token")

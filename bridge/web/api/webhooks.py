@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import trio
-from fastapi import HTTPException, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
@@ -12,7 +12,7 @@ from bridge.database.pool import Row
 from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import Limit, Offset, OptionalFlag, WebhookId
 from bridge.web.api.parts import InWebhooks
-from bridge.web.api.refusals import GUARDED, NO_WEBHOOK, RETRY_SECONDS, WITH_BODY
+from bridge.web.api.refusals import GUARDED, NO_WEBHOOK, WITH_BODY, later
 from bridge.webhooks.fields import OptionalText
 from bridge.webhooks.model import (
     CreatedWebhook,
@@ -56,11 +56,7 @@ def limited_trials(send_trial: SendTrial, at_once: int) -> SendTrial:
         try:
             running.acquire_nowait()
         except trio.WouldBlock:
-            raise HTTPException(
-                429,
-                "Too many tests are running; try again soon",
-                headers={"Retry-After": str(RETRY_SECONDS)},
-            ) from None
+            raise later(429, "Too many tests are running; try again soon") from None
         try:
             return await send_trial(webhook)
         finally:

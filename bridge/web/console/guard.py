@@ -17,16 +17,14 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from bridge.access.authenticator import SESSION_SECONDS, Authenticator, TooManyFailuresError
+from bridge.access.authenticator import SESSION_SECONDS, Authenticator
 from bridge.access.proxies import is_proxy
-from bridge.database.errors import DatabaseError, DatabaseUnavailable
-from bridge.web.api.auth import take_turn, too_often
-from bridge.web.api.refusals import RETRY_SECONDS, answer_of, is_transient
+from bridge.web.api.auth import take_turn
+from bridge.web.api.refusals import answer_of
 from bridge.web.console.forms import Form, read_form
 from bridge.web.console.rendering import base_of, error_page
 from bridge.web.http.client import address_of
 from bridge.web.http.middleware import log_failure
-from bridge.webhooks.errors import WebhookError
 
 #: The session cookie. It has no path and no domain, so browsers return it to the same host and to
 #: pages beside the one that set it, whatever the proxy's prefix.
@@ -187,18 +185,10 @@ def _to_sign_in(request: Request) -> Response:
 
 def _error_page(request: Request, error: Exception) -> Response:
     """Return the page for an error; log unexpected ones."""
-    match error:
-        case TooManyFailuresError():
-            return _error_page(request, too_often("", error.retry_seconds))
-        case WebhookError():
-            return _error_page(request, answer_of(error))
-        case StarletteHTTPException():
-            return error_page(request, error.status_code, str(error.detail), error.headers)
-        case RequestValidationError():
-            return error_page(request, 404)
-        case DatabaseUnavailable():
-            return error_page(request, 503, headers={"Retry-After": str(RETRY_SECONDS)})
-        case DatabaseError() if is_transient(error):
-            return error_page(request, 503, headers={"Retry-After": str(RETRY_SECONDS)})
-    log_failure(request.scope, error)
-    return error_page(request, 500)
+    if isinstance(error, RequestValidationError):
+        return error_page(request, 404)
+    answer = error if isinstance(error, StarletteHTTPException) else answer_of(error)
+    if answer is None:
+        log_failure(request.scope, error)
+        return error_page(request, 500)
+    return error_page(request, answer.status_code, str(answer.detail), answer.headers)

@@ -13,7 +13,7 @@ from bridge.events import PATTERN
 from bridge.web.api import tokens
 from bridge.web.api.fields import Offset
 from bridge.web.api.parts import InDatabase
-from bridge.web.api.refusals import found, stored_id
+from bridge.web.api.refusals import found
 from bridge.web.api.tokens import NewToken, TokenId
 from bridge.web.console.forms import Form
 from bridge.web.console.guard import form_of, page_router
@@ -71,7 +71,7 @@ async def revoke_token_page(
     request: Request, database: InDatabase, token_id: ThisToken
 ) -> Response:
     """Ask for confirmation before revoking a token."""
-    rows = await database.fetch("list_tokens", stored_id(token_id, "Token"), 1, 0)
+    rows = await database.fetch("list_tokens", token_id, 1, 0)
     token = found([row for row in rows if row["id"] is not None], "Token")
     return page(request, "token_revoke", token=token, own=_own(request))
 

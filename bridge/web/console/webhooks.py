@@ -12,7 +12,7 @@ from bridge.database.queries import Queries
 from bridge.events import patterns_matching
 from bridge.web.api.fields import BeforeId, WebhookId
 from bridge.web.api.parts import InDatabase, InWebhooks
-from bridge.web.api.refusals import found, stored_id
+from bridge.web.api.refusals import found
 from bridge.web.console import webhook_form
 from bridge.web.console.guard import form_of, page_router
 from bridge.web.console.rendering import base_of, page
@@ -248,8 +248,8 @@ async def _webhook_page(
 
 
 async def _glance(database: Queries, webhook_id: int) -> Row:
-    row_id = stored_id(webhook_id)
-    return found(await database.fetch("webhooks_page", row_id, row_id, 1, COUNTED))
+    rows = await database.fetch("webhooks_page", webhook_id, webhook_id, 1, COUNTED)
+    return found(rows, "Webhook")
 
 
 async def _form_page(
