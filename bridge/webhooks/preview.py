@@ -1,7 +1,8 @@
 """Builds the request of a delivery for display, without values that are secret or not known yet."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from bridge.delivery.signing import canonical_body, headers, message_id
 from bridge.delivery.url import parse_url
@@ -29,37 +30,26 @@ class Preview:
     body: str | None
 
 
-def preview(
-    *,
-    url: str,
-    event_id: int,
-    event_type: str,
-    webhook_id: int,
-    payload: str | None,
-    is_signed: bool,
-    is_signed_twice: bool,
-) -> Preview:
+def preview(parts: Mapping[str, Any]) -> Preview:
     """Return the request of a delivery, without its signatures.
 
     Args:
-        payload: the event's JSON; None if it is no longer in the log.
-        is_signed: whether the webhook has a secret.
-        is_signed_twice: whether the previous secret also still signs.
+        parts: a row of ``delivery_request``, with a URL.
 
     Raises:
         ValueError: the request cannot be built.
     """
-    body = None if payload is None else canonical_body(payload)
+    body = None if parts["payload"] is None else canonical_body(parts["payload"])
     own = headers(
         body=body or b"",
-        event_type=event_type,
-        webhook_id=webhook_id,
-        message=message_id(event_id, webhook_id),
+        event_type=parts["event_type"],
+        webhook_id=parts["webhook_id"],
+        message=message_id(parts["event_id"], parts["webhook_id"]),
         timestamp=0,
-        secret=_ANY_KEY if is_signed else None,
-        previous_secret=_ANY_KEY if is_signed_twice else None,
+        secret=_ANY_KEY if parts["is_signed"] else None,
+        previous_secret=_ANY_KEY if parts["is_signed_twice"] else None,
     )
-    lines = (parse_url(url).head + own).decode("ascii").splitlines()[1:]
+    lines = (parse_url(parts["url"]).head + own).decode("ascii").splitlines()[1:]
     named = [tuple(line.split(": ", 1)) for line in lines]
     shown = [(name, None if name in _MADE_AT_EACH_ATTEMPT else value) for name, value in named]
     if body is not None:

@@ -4,7 +4,6 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Query
 from pydantic import BaseModel, BeforeValidator, Field
 
 from bridge.access.scopes import ADMIN
@@ -47,12 +46,7 @@ class ChangeList(BaseModel):
 
 @managing.get("/audit", tags=["audit"], summary="List changes")
 async def list_audit(
-    database: InDatabase,
-    limit: Annotated[Limit, Query()] = 50,
-    before_id: Annotated[
-        BeforeId | None,
-        Query(description="Only older ones: the `next_before_id` of the previous page."),
-    ] = None,
+    database: InDatabase, limit: Limit = 50, before_id: BeforeId = None
 ) -> ChangeList:
     """List changes of webhooks, tokens and rules, and redeliveries, newest first."""
     rows = await database.fetch("list_audit", before_id, limit + 1)

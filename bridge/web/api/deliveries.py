@@ -1,8 +1,6 @@
 """Deliveries: list, show, redeliver."""
 
-from typing import Annotated
-
-from fastapi import Path, Query, Request
+from fastapi import Request
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.web.api.auth import guarded_router
@@ -26,14 +24,11 @@ ROUTERS = (reading, writing)
 async def list_deliveries(
     request: Request,
     webhooks: InWebhooks,
-    webhook_id: Annotated[WebhookId, Path()],
-    status: Annotated[OptionalStatus, Query(description="Only this status.")] = None,
-    limit: Annotated[Limit, Query()] = 50,
-    offset: Annotated[Offset, Query()] = 0,
-    before_id: Annotated[
-        BeforeId | None,
-        Query(description="Only older ones: the `next_before_id` of the previous page."),
-    ] = None,
+    webhook_id: WebhookId,
+    status: OptionalStatus = None,
+    limit: Limit = 50,
+    offset: Offset = 0,
+    before_id: BeforeId = None,
 ) -> DeliveryList:
     """A page of a webhook's deliveries, newest first. Deep pages are fast with `before_id`."""
     if before_id is not None and "offset" in request.query_params:
@@ -49,9 +44,7 @@ async def list_deliveries(
     tags=["deliveries"],
     summary="Show a delivery",
 )
-async def get_delivery(
-    webhooks: InWebhooks, delivery_id: Annotated[DeliveryId, Path()]
-) -> DeliveryDetail:
+async def get_delivery(webhooks: InWebhooks, delivery_id: DeliveryId) -> DeliveryDetail:
     """One delivery, with its timestamps and attempts."""
     return await webhooks.delivery(delivery_id)
 
@@ -63,9 +56,7 @@ async def get_delivery(
     tags=["deliveries"],
     summary="Redeliver a delivery",
 )
-async def redeliver(
-    webhooks: InWebhooks, delivery_id: Annotated[DeliveryId, Path()]
-) -> DeliveryDetail:
+async def redeliver(webhooks: InWebhooks, delivery_id: DeliveryId) -> DeliveryDetail:
     """Send a delivery again at once, pending or finished, with the same `webhook-id`."""
     await webhooks.redeliver(delivery_id)
     return await webhooks.delivery(delivery_id)

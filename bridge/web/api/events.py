@@ -57,11 +57,8 @@ async def list_events(
     until: Annotated[
         EventId | None, Query(description="Only events up to and including this id.")
     ] = None,
-    event_type: Annotated[
-        Patterns,
-        Query(description="Only these types or patterns, comma-separated."),
-    ] = "",
-    limit: Annotated[Limit, Query()] = 50,
+    event_type: Patterns = "",
+    limit: Limit = 50,
 ) -> EventList:
     """List events in the order in which their transactions became visible.
 

@@ -3,6 +3,7 @@
 import re
 from typing import Annotated, Any
 
+from fastapi import Path, Query
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
@@ -12,7 +13,7 @@ from bridge.webhooks.fields import MAX_BIGINT, DeliveryStatus, empty_is_none
 
 def _impossible_is_zero(value: Any) -> Any:
     """Turn an id that no row can have into 0, which no row has either: 404 and not 422."""
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
+    if isinstance(value, str):
         return int(value) if len(value) < 20 and 0 < int(value) <= MAX_BIGINT else 0
     return value
 
@@ -31,40 +32,36 @@ RowId = Annotated[
     BeforeValidator(_impossible_is_zero),
     BeforeValidator(_plain_digits),
 ]
-WebhookId = Annotated[RowId, Field(description="The webhook's id.")]
-DeliveryId = Annotated[RowId, Field(description="The delivery's id.")]
+WebhookId = Annotated[RowId, Path(description="The webhook's id.")]
+DeliveryId = Annotated[RowId, Path(description="The delivery's id.")]
+TokenId = Annotated[RowId, Path(description="The token's id.")]
+_DIGITS = BeforeValidator(_plain_digits)
+_INT64 = {"format": "int64"}
 BeforeId = Annotated[
-    int,
-    Field(ge=1, le=MAX_BIGINT, json_schema_extra={"format": "int64"}),
-    BeforeValidator(_plain_digits),
+    Annotated[int, Field(ge=1, le=MAX_BIGINT, json_schema_extra=_INT64), _DIGITS] | None,
+    Query(description="Only older ones: the `next_before_id` of the previous page."),
 ]
-EventId = Annotated[
-    int,
-    Field(ge=0, le=MAX_BIGINT, json_schema_extra={"format": "int64"}),
-    BeforeValidator(_plain_digits),
-]
+EventId = Annotated[int, Field(ge=0, le=MAX_BIGINT, json_schema_extra=_INT64), _DIGITS]
 Limit = Annotated[
-    int,
-    Field(ge=1, le=200, description="Maximum number of items on a page."),
-    BeforeValidator(_plain_digits),
+    int, Query(ge=1, le=200, description="Maximum number of items on a page."), _DIGITS
 ]
 Offset = Annotated[
     int,
-    Field(
-        ge=0,
-        le=MAX_BIGINT,
-        description="Number of items to skip.",
-        json_schema_extra={"format": "int64"},
-    ),
-    BeforeValidator(_plain_digits),
+    Query(ge=0, le=MAX_BIGINT, description="Number of items to skip.", json_schema_extra=_INT64),
+    _DIGITS,
 ]
 #: Comma-separated patterns of event types; empty, as a form sends it, means any.
 Patterns = Annotated[
     str,
-    Field(
+    Query(
+        description="Only these types or patterns, comma-separated.",
         pattern=f"^ *$|^ *(?:{PATTERN.pattern}) *(?:, *(?:{PATTERN.pattern}) *)*$",
         examples=["ticket.*,user.created"],
     ),
 ]
-OptionalFlag = Annotated[bool | None, BeforeValidator(empty_is_none)]
-OptionalStatus = Annotated[DeliveryStatus | None, BeforeValidator(empty_is_none)]
+IsActive = Annotated[
+    bool | None, BeforeValidator(empty_is_none), Query(description="Only active or inactive ones.")
+]
+OptionalStatus = Annotated[
+    DeliveryStatus | None, BeforeValidator(empty_is_none), Query(description="Only this status.")
+]

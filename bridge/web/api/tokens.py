@@ -3,14 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, Field
 
 from bridge.access.scopes import ADMIN, MOST_SCOPES, SCOPES, checked_scopes
 from bridge.access.tokens import new_row, new_token
 from bridge.events import PATTERN
 from bridge.web.api.auth import guarded_router
-from bridge.web.api.fields import Limit, Offset, RowId
+from bridge.web.api.fields import Limit, Offset, TokenId
 from bridge.web.api.parts import InDatabase
 from bridge.web.api.refusals import NO_TOKEN, WITH_BODY, found
 from bridge.webhooks.fields import Count, Id, Moment, Name, example
@@ -18,7 +17,6 @@ from bridge.webhooks.fields import Count, Id, Moment, Name, example
 managing = guarded_router(ADMIN)
 ROUTERS = (managing,)
 
-TokenId = Annotated[RowId, Field(description="The token's id.")]
 Scope = Annotated[
     str,
     Field(
@@ -76,11 +74,7 @@ class TokenList(BaseModel):
 
 
 @managing.get("/tokens", tags=["tokens"], summary="List tokens")
-async def list_tokens(
-    database: InDatabase,
-    limit: Annotated[Limit, Query()] = 50,
-    offset: Annotated[Offset, Query()] = 0,
-) -> TokenList:
+async def list_tokens(database: InDatabase, limit: Limit = 50, offset: Offset = 0) -> TokenList:
     """List tokens, newest first, including expired and revoked ones."""
     rows = await database.fetch("list_tokens", None, limit, offset)
     return TokenList(
@@ -109,6 +103,6 @@ async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
     tags=["tokens"],
     summary="Revoke a token",
 )
-async def revoke_token(database: InDatabase, token_id: Annotated[TokenId, Path()]) -> None:
+async def revoke_token(database: InDatabase, token_id: TokenId) -> None:
     """Revoke a token permanently. Streams opened with it close within seconds."""
     found(await database.fetch("revoke_token", token_id), "Token")

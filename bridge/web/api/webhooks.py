@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import trio
-from fastapi import Path, Query, Request, Response
+from fastapi import Query, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.database.pool import Row
 from bridge.web.api.auth import guarded_router
-from bridge.web.api.fields import Limit, Offset, OptionalFlag, WebhookId
+from bridge.web.api.fields import IsActive, Limit, Offset, WebhookId
 from bridge.web.api.parts import InWebhooks
 from bridge.web.api.refusals import GUARDED, NO_WEBHOOK, WITH_BODY, later
 from bridge.webhooks.fields import OptionalText
@@ -33,7 +33,6 @@ reading = guarded_router(WEBHOOKS_READ)
 writing = guarded_router(WEBHOOKS_WRITE)
 ROUTERS = (reading, writing)
 
-ThisWebhook = Annotated[WebhookId, Path()]
 SendTrial = Callable[[Row], Awaitable[Trial]]
 
 
@@ -69,9 +68,9 @@ def limited_trials(send_trial: SendTrial, at_once: int) -> SendTrial:
 async def list_webhooks(
     webhooks: InWebhooks,
     event_type: Annotated[OptionalText, Query(description="Exactly this type or pattern.")] = None,
-    is_active: Annotated[OptionalFlag, Query(description="Only active or inactive ones.")] = None,
-    limit: Annotated[Limit, Query()] = 50,
-    offset: Annotated[Offset, Query()] = 0,
+    is_active: IsActive = None,
+    limit: Limit = 50,
+    offset: Offset = 0,
 ) -> WebhookList:
     """A page of webhooks, newest first."""
     return await webhooks.list(
@@ -115,7 +114,7 @@ async def webhook_stats(webhooks: InWebhooks) -> WebhookStats:
 
 
 @reading.get(ONE, responses=NO_WEBHOOK, tags=["webhooks"], summary="Show a webhook")
-async def get_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> Webhook:
+async def get_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> Webhook:
     """One webhook."""
     return await webhooks.get(webhook_id)
 
@@ -124,7 +123,7 @@ async def get_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> Webhook:
     ONE, responses={**NO_WEBHOOK, **WITH_BODY}, tags=["webhooks"], summary="Change a webhook"
 )
 async def update_webhook(
-    webhooks: InWebhooks, webhook_id: ThisWebhook, changes: WebhookChanges
+    webhooks: InWebhooks, webhook_id: WebhookId, changes: WebhookChanges
 ) -> Webhook:
     """Change a webhook. Activating it clears `disabled_reason`."""
     return await webhooks.update(webhook_id, changes)
@@ -137,7 +136,7 @@ async def update_webhook(
     summary="Rotate the secret",
 )
 async def rotate_secret(
-    webhooks: InWebhooks, webhook_id: ThisWebhook, rotation: SecretRotation | None = None
+    webhooks: InWebhooks, webhook_id: WebhookId, rotation: SecretRotation | None = None
 ) -> RotatedSecret:
     """Replace the secret. For a day, requests are signed with the old one as well."""
     return await webhooks.rotate_secret(webhook_id, rotation.secret if rotation else None)
@@ -152,7 +151,7 @@ async def rotate_secret(
     tags=["webhooks"],
     summary="Send a test",
 )
-async def try_webhook(request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook) -> Trial:
+async def try_webhook(request: Request, webhooks: InWebhooks, webhook_id: WebhookId) -> Trial:
     """Send a signed test request now, and return the receiver's response. It is not logged."""
     return await webhooks.send_test(webhook_id, request.app.state.send_trial)
 
@@ -160,7 +159,7 @@ async def try_webhook(request: Request, webhooks: InWebhooks, webhook_id: ThisWe
 @writing.delete(
     ONE, status_code=204, responses=NO_WEBHOOK, tags=["webhooks"], summary="Delete a webhook"
 )
-async def delete_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> None:
+async def delete_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> None:
     """Delete a webhook and its pending deliveries."""
     await webhooks.delete(webhook_id)
 
@@ -171,7 +170,7 @@ async def delete_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> None:
     tags=["webhooks"],
     summary="Show a webhook's health",
 )
-async def webhook_health(webhooks: InWebhooks, webhook_id: ThisWebhook) -> WebhookHealth:
+async def webhook_health(webhooks: InWebhooks, webhook_id: WebhookId) -> WebhookHealth:
     """A webhook's state, its backlog, and its attempts of the last hour and day."""
     return await webhooks.health(webhook_id)
 
@@ -182,7 +181,7 @@ async def webhook_health(webhooks: InWebhooks, webhook_id: ThisWebhook) -> Webho
     tags=["webhooks"],
     summary="Pause a webhook",
 )
-async def pause_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> Webhook:
+async def pause_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> Webhook:
     """Hold back a webhook's deliveries, including new ones."""
     await webhooks.pause(webhook_id)
     return await webhooks.get(webhook_id)
@@ -194,7 +193,7 @@ async def pause_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> Webhoo
     tags=["webhooks"],
     summary="Resume a webhook",
 )
-async def resume_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> Webhook:
+async def resume_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> Webhook:
     """Deliver again, whether the webhook was paused, failing or disabled."""
     await webhooks.resume(webhook_id)
     return await webhooks.get(webhook_id)
@@ -207,7 +206,7 @@ async def resume_webhook(webhooks: InWebhooks, webhook_id: ThisWebhook) -> Webho
     summary="Redeliver failed deliveries",
 )
 async def redeliver_failed(
-    webhooks: InWebhooks, webhook_id: ThisWebhook, chosen: Redelivery
+    webhooks: InWebhooks, webhook_id: WebhookId, chosen: Redelivery
 ) -> RedeliveryCount:
     """Send failed deliveries again. Only counts them unless `dry_run` is false."""
     return await webhooks.redeliver_failed(webhook_id, chosen)

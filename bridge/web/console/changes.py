@@ -1,12 +1,11 @@
 """The audit log page."""
 
 import json
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator
 
 from bridge.access.scopes import ADMIN
 from bridge.web.api.audit import Change, list_audit
@@ -14,6 +13,7 @@ from bridge.web.api.fields import BeforeId
 from bridge.web.api.parts import InDatabase
 from bridge.web.console.guard import page_router
 from bridge.web.console.rendering import page
+from bridge.webhooks.fields import empty_is_none
 
 #: Rows per page.
 SHOWN: Final = 50
@@ -29,18 +29,14 @@ ROUTERS = (managing,)
 #: Column, old value and new value, each None if absent.
 _Column = tuple[str, str | None, str | None]
 
-_BEFORE: Final[TypeAdapter[int]] = TypeAdapter(BeforeId)
-
 
 @managing.get("/console/audit")
-async def changes_page(request: Request, database: InDatabase) -> Response:
+async def changes_page(
+    request: Request,
+    database: InDatabase,
+    before_id: Annotated[BeforeId, BeforeValidator(empty_is_none)] = None,
+) -> Response:
     """List all changes, however they were made, newest first."""
-    before_id = None
-    if asked := request.query_params.get("before_id", ""):
-        try:
-            before_id = _BEFORE.validate_python(asked)
-        except ValidationError as error:
-            raise RequestValidationError(error.errors()) from None
     changes = await list_audit(database, SHOWN, before_id)
     items = [(change, _columns(change)) for change in changes.items]
     return page(

@@ -2,26 +2,33 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlencode
 
-from fastapi import HTTPException, Path, Request
-from fastapi.responses import RedirectResponse, Response
-from pydantic import TypeAdapter, ValidationError
+from fastapi import HTTPException, Request
+from fastapi.responses import Response
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.database.pool import Row
 from bridge.database.queries import Queries
-from bridge.web.api.fields import BeforeId, DeliveryId, OptionalStatus, WebhookId
+from bridge.web.api.fields import BeforeId, DeliveryId, RowId
 from bridge.web.api.parts import InDatabase, InWebhooks
 from bridge.web.api.refusals import found
-from bridge.web.console.forms import Form
+from bridge.web.console.forms import Form, Problems, checked, decimal_point
 from bridge.web.console.guard import form_of, page_router
-from bridge.web.console.rendering import base_of, page
+from bridge.web.console.rendering import page, redirect
 from bridge.webhooks.errors import NotFoundError, WebhookError
-from bridge.webhooks.fields import MAX_BIGINT, EventType, Moment, RatePerSecond
+from bridge.webhooks.fields import MAX_BIGINT, DeliveryStatus, EventType, Moment, RatePerSecond
 from bridge.webhooks.model import Redelivery, Webhook
 from bridge.webhooks.operations import Webhooks
 from bridge.webhooks.preview import preview
@@ -41,105 +48,90 @@ reading = page_router(WEBHOOKS_READ)
 writing = page_router(WEBHOOKS_WRITE)
 ROUTERS = (writing, reading)  # /redeliver must be matched before /{delivery_id}
 
-_STATUS: Final[TypeAdapter[Any]] = TypeAdapter(OptionalStatus)
-_WEBHOOK: Final[TypeAdapter[Any]] = TypeAdapter(WebhookId)
-_TYPE: Final[TypeAdapter[Any]] = TypeAdapter(EventType)
-_MOMENT: Final[TypeAdapter[Any]] = TypeAdapter(Moment)
-_RATE: Final[TypeAdapter[Any]] = TypeAdapter(RatePerSecond)
-_BEFORE: Final[TypeAdapter[Any]] = TypeAdapter(BeforeId)
+#: The format of a time field; its times are in UTC.
+_TIME_FIELD: Final = "%Y-%m-%dT%H:%M:%S"
+_MOMENT: Final[TypeAdapter[datetime]] = TypeAdapter(Moment)
 
 
-@dataclass(frozen=True, slots=True)
-class _Filters:
-    """The filters of the list, as they appear in the address."""
+class _Filters(BaseModel):
+    """The filters of the list, and where its page starts."""
 
-    status: str = ""
-    webhook: str = ""
-    type: str = ""
-    since: str = ""
-    until: str = ""
+    status: DeliveryStatus | None = None
+    webhook: RowId | None = None
+    type: EventType | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+    before_id: BeforeId = None
 
-    def query(self, **more: object) -> str:
-        """Return the query of an address with these filters and more."""
-        own = {each.name: getattr(self, each.name) for each in fields(self)}
-        given = {name: value for name, value in {**own, **more}.items() if value}
-        return f"?{urlencode(given)}" if given else ""
+
+class _Failed(Redelivery):
+    """The form that selects failed deliveries of a webhook by time."""
+
+    webhook: RowId
+    per_second: Annotated[RatePerSecond, BeforeValidator(decimal_point)]
+
+    @field_validator("until")
+    @classmethod
+    def _after_since(cls, until: datetime | None, info: ValidationInfo) -> datetime | None:
+        since = info.data.get("since")
+        if since is not None and until is not None and until <= since:
+            raise PydanticCustomError("order", "Must be after the start")
+        return until
 
 
 @reading.get("/console/deliveries")
 async def deliveries_page(request: Request, database: InDatabase, webhooks: InWebhooks) -> Response:
     """The list, newest first, filtered by the address's query."""
-    asked = request.query_params
-    problems: dict[str, str] = {}
-
-    def value(name: str, kind: TypeAdapter[Any]) -> Any:
-        return _value(kind, asked.get(name, "").strip(), name, problems)
-
-    status = value("status", _STATUS)
-    webhook_id = value("webhook", _WEBHOOK)
-    event_type = value("type", _TYPE)
-    since, until = value("since", _MOMENT), value("until", _MOMENT)
-    before_id = value("before_id", _BEFORE) or MAX_BIGINT
-    filters = _Filters(
-        status or "",
-        asked.get("webhook", "").strip(),
-        asked.get("type", "").strip(),
-        _in_field(since, asked.get("since", "")),
-        _in_field(until, asked.get("until", "")),
-    )
+    asked = {name: request.query_params.get(name, "").strip() for name in _Filters.model_fields}
+    wanted, problems = checked(_Filters, asked)
+    event_type = None if wanted is None or wanted.type == "*" else wanted.type
     rows: Sequence[Row] = []
-    if not problems:
-        if event_type == "*":
-            event_type = None
-        from_id = 0 if since is None else await _first_since(database, since)
-        end_id = MAX_BIGINT if until is None else await _first_since(database, until)
+    if wanted is not None:
+        end_id = await _first_since(database, wanted.until, otherwise=MAX_BIGINT)
         rows = await database.fetch(
             "deliveries_page",
-            webhook_id,
-            status,
-            min(before_id, end_id),
-            from_id,
+            wanted.webhook,
+            wanted.status,
+            min(wanted.before_id or MAX_BIGINT, end_id),
+            await _first_since(database, wanted.since, otherwise=0),
             event_type,
             SHOWN + 1 if event_type is None else LOOKED_AT,
             SHOWN + 1,
         )
     items = [row for row in rows if row["id"] is not None]
-    to_choose_from = await _webhooks_to_choose_from(webhooks)
+    filters = _with_field_times(asked) | {"before_id": ""}
     return page(
         request,
         "deliveries",
         status=422 if problems else 200,
         items=items[:SHOWN],
         filters=filters,
-        narrowed=bool(filters.query()),
-        webhooks=to_choose_from,
+        narrowed=any(filters.values()),
+        webhooks=await _webhooks_to_choose_from(webhooks),
         problems=problems,
-        is_first=before_id == MAX_BIGINT,
-        newest=filters.query(),
-        older=filters.query(before_id=items[SHOWN - 1]["id"]) if len(items) > SHOWN else None,
+        is_first=not asked["before_id"],
+        newest=_query(filters),
+        older=_query(filters, before_id=items[SHOWN - 1]["id"]) if len(items) > SHOWN else None,
         # The page is not full, and older deliveries have not been searched.
         further=(
-            filters.query(before_id=rows[0]["last_id"])
+            _query(filters, before_id=rows[0]["last_id"])
             if len(items) <= SHOWN and event_type and rows[0]["scanned_count"] == LOOKED_AT
             else None
         ),
         looked_at=LOOKED_AT,
         looked_back_to=rows[0]["last_created_at"] if rows else None,
-        done=asked.get("done", ""),
+        done=request.query_params.get("done", ""),
     )
 
 
 @writing.get("/console/deliveries/redeliver")
-async def redeliver_failed_page(request: Request, webhooks: InWebhooks) -> Response:
+async def redeliver_failed_page(
+    request: Request, webhooks: InWebhooks, webhook: str = ""
+) -> Response:
     """The form that selects failed deliveries of a webhook by time."""
-    yesterday = datetime.now(UTC) - timedelta(days=1)
-    asked = {
-        "webhook": request.query_params.get("webhook", ""),
-        "since": _in_field(yesterday.replace(second=0, microsecond=0), ""),
-        "until": "",
-        "per_second": "20",
-    }
-    return await _ask_for_failed(request, webhooks, asked, {})
+    since = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%dT%H:%M:00}"
+    asked = {"webhook": webhook, "since": since, "until": "", "per_second": "20"}
+    return await _ask_for_failed(request, webhooks, asked)
 
 
 @writing.post("/console/deliveries/redeliver")
@@ -147,39 +139,18 @@ async def redeliver_failed_of_form(request: Request, webhooks: InWebhooks) -> Re
     """Count the selected deliveries; once that is confirmed, send them again."""
     form = form_of(request)
     asked = {name: form.text(name) for name in ("webhook", "since", "until", "per_second")}
-    problems: dict[str, str] = {}
-    webhook_id = _value(_WEBHOOK, asked["webhook"], "webhook", problems)
-    since = _value(_MOMENT, asked["since"], "since", problems)
-    until = _value(_MOMENT, asked["until"], "until", problems)
-    # Much of Europe writes a decimal comma.
-    rate = asked["per_second"].replace(",", ".")
-    per_second = _value(_RATE, rate, "per_second", problems)
-    needed = {"webhook": webhook_id, "since": since, "per_second": per_second}
-    problems |= {name: name for name, value in needed.items() if value is None}
-    if since is not None and until is not None and until <= since:
-        problems["until"] = "order"
-    asked["since"] = _in_field(since, asked["since"])
-    asked["until"] = _in_field(until, asked["until"])
-    if problems:
+    chosen, problems = checked(_Failed, asked)
+    if chosen is None:
         return await _ask_for_failed(request, webhooks, asked, problems)
-    chosen = Redelivery(
-        since=since, until=until, per_second=per_second, dry_run=form.text("step") != "send"
-    )
+    chosen.dry_run = form.text("step") != "send"
     try:
-        counted = await webhooks.redeliver_failed(webhook_id, chosen)
+        counted = await webhooks.redeliver_failed(chosen.webhook, chosen)
     except NotFoundError:
-        return await _ask_for_failed(request, webhooks, asked, {"webhook": "webhook"})
+        return await _ask_for_failed(request, webhooks, asked, {"webhook": "not_found"})
     if counted.dry_run:
-        return await _ask_for_failed(
-            request,
-            webhooks,
-            asked,
-            {},
-            count=counted.count,
-            seconds=counted.count / chosen.per_second,
-        )
-    query = urlencode({"webhook": webhook_id, "status": "pending", "done": "failed"})
-    return RedirectResponse(f"{base_of(request)}deliveries?{query}", 303)
+        seconds = counted.count / chosen.per_second
+        return await _ask_for_failed(request, webhooks, asked, count=counted.count, seconds=seconds)
+    return redirect(request, "deliveries", webhook=chosen.webhook, status="pending", done="failed")
 
 
 @writing.post("/console/deliveries/redeliver-chosen")
@@ -198,7 +169,7 @@ async def redeliver_chosen(
             await webhooks.redeliver(delivery_id)
         except WebhookError:
             done = "some"  # it disappeared after the count
-    return RedirectResponse(f"{base_of(request)}deliveries?done={done}", 303)
+    return redirect(request, "deliveries", done=done)
 
 
 @reading.get("/console/deliveries/{delivery_id}")
@@ -206,7 +177,8 @@ async def delivery_page(
     request: Request,
     database: InDatabase,
     webhooks: InWebhooks,
-    delivery_id: Annotated[DeliveryId, Path()],
+    delivery_id: DeliveryId,
+    done: str = "",
 ) -> Response:
     """One delivery: its timeline, its request, its attempts, and what happens next."""
     delivery = await webhooks.delivery(delivery_id)
@@ -215,22 +187,13 @@ async def delivery_page(
     if made_of["url"] is not None:
         # If the request cannot be built, each attempt shows the reason.
         with suppress(ValueError, RecursionError):
-            request_shown = preview(
-                url=made_of["url"],
-                event_id=made_of["event_id"],
-                event_type=made_of["event_type"],
-                webhook_id=made_of["webhook_id"],
-                payload=made_of["payload"],
-                is_signed=made_of["is_signed"],
-                is_signed_twice=made_of["is_signed_twice"],
-            )
+            request_shown = preview(made_of)
     attempts = delivery.attempts[::-1]
     return page(
         request,
         "delivery",
         delivery=delivery,
         made_of=made_of,
-        webhook_name=made_of["webhook_name"],
         has_event=made_of["payload"] is not None,
         can_be_sent=made_of["has_webhook"] and made_of["payload"] is not None,
         way=_way(
@@ -246,13 +209,13 @@ async def delivery_page(
         shown=request_shown,
         attempts=attempts[:ATTEMPTS_SHOWN],
         has_more_attempts=len(attempts) > ATTEMPTS_SHOWN,
-        done=request.query_params.get("done", ""),
+        done=done,
     )
 
 
 @writing.post("/console/deliveries/{delivery_id}/redeliver")
 async def redeliver_one(
-    request: Request, webhooks: InWebhooks, delivery_id: Annotated[DeliveryId, Path()]
+    request: Request, webhooks: InWebhooks, delivery_id: DeliveryId
 ) -> Response:
     """Send one delivery again."""
     try:
@@ -261,14 +224,14 @@ async def redeliver_one(
         raise
     except WebhookError:
         done = "gone"
-    return RedirectResponse(f"{base_of(request)}deliveries/{delivery_id}?done={done}", 303)
+    return redirect(request, f"deliveries/{delivery_id}", done=done)
 
 
 async def _ask_for_failed(
     request: Request,
     webhooks: Webhooks,
     asked: dict[str, str],
-    problems: dict[str, str],
+    problems: Problems | None = None,
     *,
     count: int | None = None,
     seconds: float = 0.0,
@@ -278,8 +241,8 @@ async def _ask_for_failed(
         request,
         "redeliver",
         status=422 if problems else 200,
-        asked=asked,
-        problems=problems,
+        asked=_with_field_times(asked),
+        problems=problems or {},
         webhooks=await _webhooks_to_choose_from(webhooks),
         count=count,
         seconds=seconds,
@@ -294,7 +257,10 @@ async def _webhooks_to_choose_from(webhooks: Webhooks) -> list[Webhook] | None:
     return sorted(listed.items, key=lambda webhook: (webhook.name.casefold(), webhook.id))
 
 
-async def _first_since(database: Queries, moment: datetime) -> int:
+async def _first_since(database: Queries, moment: datetime | None, *, otherwise: int) -> int:
+    """Return the id at which the deliveries since a moment start."""
+    if moment is None:
+        return otherwise
     (row,) = await database.fetch("first_delivery_since", moment)
     first: int = row["from_id"]
     return first
@@ -310,26 +276,25 @@ def _chosen(form: Form) -> list[int]:
     if len(texts) > MOST_CHOSEN:
         raise HTTPException(422, f"At most {MOST_CHOSEN} deliveries can be chosen")
     try:
-        ids = [TypeAdapter(DeliveryId).validate_python(text) for text in texts]
+        ids = TypeAdapter(set[RowId]).validate_python(texts)
     except ValidationError:
         raise HTTPException(422, "A delivery is chosen by its id") from None
-    return sorted({each for each in ids if 0 < each <= MAX_BIGINT})
+    return sorted(ids - {0})
 
 
-def _value(kind: TypeAdapter[Any], text: str, name: str, problems: dict[str, str]) -> Any:
-    """Return the value of a field; None if it is empty, or invalid, which is added to problems."""
-    if not text:
-        return None
-    try:
-        return kind.validate_python(text)
-    except ValidationError:
-        problems[name] = name
-        return None
+def _query(filters: dict[str, str], **more: object) -> str:
+    """Return the query of an address with these filters and more."""
+    given = {name: value for name, value in {**filters, **more}.items() if value}
+    return f"?{urlencode(given)}" if given else ""
 
 
-def _in_field(moment: datetime | None, typed: str) -> str:
-    """Return a time in the format of a time field, in UTC; if it is None, the original text."""
-    return typed.strip() if moment is None else f"{moment:%Y-%m-%dT%H:%M:%S}"
+def _with_field_times(asked: dict[str, str]) -> dict[str, str]:
+    """Return the texts with the valid times in the format of a time field."""
+    shown = dict(asked)
+    for name in ("since", "until"):
+        with suppress(ValidationError):
+            shown[name] = f"{_MOMENT.validate_python(asked[name]):{_TIME_FIELD}}"
+    return shown
 
 
 def _way(

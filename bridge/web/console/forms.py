@@ -1,11 +1,18 @@
 """Submitted forms."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import HTTPException, Request
+from pydantic import BaseModel, ValidationError
 
 from bridge.web.http.body import BoundedRequest
+from bridge.webhooks.errors import InvalidInputError
+
+Model = TypeVar("Model", bound=BaseModel)
+#: What is wrong, by field; empty if the page's own sentence for the field is enough.
+Problems = dict[str, str]
 
 #: Most fields of a form; our largest has about fifteen.
 MOST_FIELDS = 500
@@ -57,3 +64,24 @@ async def read_form(request: Request) -> Form:
         # Browsers submit line ends as CRLF.
         fields.setdefault(name, []).append(value.replace("\r\n", "\n"))
     return Form(fields)
+
+
+def checked(model: type[Model], texts: Mapping[str, str]) -> tuple[Model | None, Problems]:
+    """Return the model of the fields that are not empty, or None and the kinds of problems."""
+    try:
+        return model.model_validate({name: text for name, text in texts.items() if text}), {}
+    except ValidationError as error:
+        return None, {str(each["loc"][0]): each["type"] for each in error.errors()}
+
+
+def problems_of(error: ValidationError | InvalidInputError) -> Problems:
+    """Return what is wrong, by field."""
+    if isinstance(error, InvalidInputError):
+        return {str(error.field): error.problem}
+    # pydantic's own messages are for programs.
+    return {str(each["loc"][0]): "" for each in error.errors() if each["loc"]}
+
+
+def decimal_point(text: str) -> str:
+    """Return a number with a decimal point. Much of Europe writes a comma."""
+    return text.replace(",", ".")

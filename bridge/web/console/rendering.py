@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from bridge import assets
@@ -66,7 +67,7 @@ def page(
         .render(
             base=base_of(request),
             grant=grant,
-            csrf=_csrf(request),
+            csrf=getattr(request.state, "csrf", ""),
             rooms=[room for room in ROOMS if grant and (room[3] is None or grant.allows(room[3]))],
             may_write=grant is not None and grant.allows(WEBHOOKS_WRITE),
             **values,
@@ -93,6 +94,11 @@ def error_page(
     return page(request, "error", status=status, headers=headers, code=status, detail=detail)
 
 
+def redirect(request: Request, path: str, **query: object) -> Response:
+    """Redirect to a page of the console after a form was processed."""
+    return RedirectResponse(f"{base_of(request)}{path}?{urlencode(query)}", 303)
+
+
 def translator_of(request: Request) -> Translate:
     """Return the translation function for the browser's language."""
     return translator(chosen_language(request.headers.get("Accept-Language", "")))
@@ -106,10 +112,6 @@ def base_of(request: Request) -> str:
     below = request.scope["path"].strip("/").split("/")[1:]
     depth = len(below) + (1 if request.scope.get(SLASHED) else 0)
     return "console/" if depth == 0 else "../" * (depth - 1)
-
-
-def _csrf(request: Request) -> str:
-    return getattr(request.state, "csrf", "")
 
 
 @cache

@@ -2,22 +2,23 @@
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import Path, Query, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi import Request
+from fastapi.responses import Response
 from pydantic import ValidationError
 
 from bridge.access.scopes import ADMIN, EVENTS_READ, SCOPES
 from bridge.events import PATTERN
 from bridge.web.api import tokens
-from bridge.web.api.fields import Offset
+from bridge.web.api.fields import Offset, TokenId
 from bridge.web.api.parts import InDatabase
 from bridge.web.api.refusals import found
-from bridge.web.api.tokens import NewToken, TokenId
-from bridge.web.console.forms import Form
+from bridge.web.api.tokens import NewToken
+from bridge.web.console.forms import Form, Problems, problems_of
 from bridge.web.console.guard import form_of, page_router
-from bridge.web.console.rendering import base_of, page
+from bridge.web.console.rendering import page, redirect
+from bridge.webhooks.errors import InvalidInputError
 
 #: Tokens on a page of the list.
 ON_A_PAGE: Final = 50
@@ -27,19 +28,13 @@ USUAL_DAYS, MOST_DAYS = 90, 36_500
 managing = page_router(ADMIN)
 ROUTERS = (managing,)
 
-ThisToken = Annotated[TokenId, Path()]
-
-
-class _FieldError(ValueError):
-    """The input of a field is invalid. The message is the field's name."""
-
 
 @managing.get("/console/tokens")
 async def tokens_page(
     request: Request,
     database: InDatabase,
-    offset: Annotated[Offset, Query()] = 0,
-    done: Annotated[str, Query()] = "",
+    offset: Offset = 0,
+    done: str = "",
 ) -> Response:
     """A page of the list, newest first."""
     listed = await tokens.list_tokens(database, ON_A_PAGE, offset)
@@ -58,18 +53,14 @@ async def create_token(request: Request, database: InDatabase) -> Response:
     form = form_of(request)
     try:
         wanted = NewToken(name=form.text("name"), scopes=_scopes(form), expires_at=_expiry(form))
-    except _FieldError as error:
-        return _form_page(request, _typed(form), str(error))
-    except ValidationError as error:
-        return _form_page(request, _typed(form), *(str(each["loc"][0]) for each in error.errors()))
+    except (ValidationError, InvalidInputError) as error:
+        return _form_page(request, _typed(form), problems_of(error))
     token = await tokens.create_token(database, wanted)
     return page(request, "token_made", status=201, token=token)
 
 
 @managing.get("/console/tokens/{token_id}/revoke")
-async def revoke_token_page(
-    request: Request, database: InDatabase, token_id: ThisToken
-) -> Response:
+async def revoke_token_page(request: Request, database: InDatabase, token_id: TokenId) -> Response:
     """Ask for confirmation before revoking a token."""
     rows = await database.fetch("list_tokens", token_id, 1, 0)
     token = found([row for row in rows if row["id"] is not None], "Token")
@@ -77,10 +68,10 @@ async def revoke_token_page(
 
 
 @managing.post("/console/tokens/{token_id}/revoke")
-async def revoke_token(request: Request, database: InDatabase, token_id: ThisToken) -> Response:
+async def revoke_token(request: Request, database: InDatabase, token_id: TokenId) -> Response:
     """Revoke a token permanently."""
     await tokens.revoke_token(database, token_id)
-    return RedirectResponse(f"{base_of(request)}tokens?done=revoked", 303)
+    return redirect(request, "tokens", done="revoked")
 
 
 def _own(request: Request) -> int | None:
@@ -89,10 +80,11 @@ def _own(request: Request) -> int | None:
     return grant.id if grant.source == "bridge" else None
 
 
-def _form_page(request: Request, shown: dict[str, Any], *problems: str) -> Response:
-    return page(
-        request, "token_form", status=422 if problems else 200, shown=shown, problems=problems
-    )
+def _form_page(
+    request: Request, shown: dict[str, Any], problems: Problems | None = None
+) -> Response:
+    status = 422 if problems else 200
+    return page(request, "token_form", status=status, shown=shown, problems=problems or {})
 
 
 def _typed(form: Form) -> dict[str, Any]:
@@ -107,7 +99,7 @@ def _scopes(form: Form) -> list[str]:
     """Return the ticked scopes and one scope per event-type pattern."""
     patterns = re.findall(r"[^\s,;]+", form.text("patterns"))
     if not all(PATTERN.fullmatch(pattern) for pattern in patterns):
-        raise _FieldError("patterns")
+        raise InvalidInputError("patterns", "")
     ticked = [scope for scope in form.texts("scopes") if scope in SCOPES]
     return ticked + [f"{EVENTS_READ}:{pattern}" for pattern in patterns]
 
@@ -123,11 +115,11 @@ def _expiry(form: Form) -> datetime | None:
                 last = date.fromisoformat(form.text("date"))
                 ends_at = datetime.combine(last + timedelta(days=1), time(), UTC)
             except (ValueError, OverflowError):
-                raise _FieldError("date") from None
+                ends_at = now
             if ends_at <= now:
-                raise _FieldError("date")
+                raise InvalidInputError("date", "")
             return ends_at
     days = form.text("days")
     if not re.fullmatch(r"[0-9]{1,5}", days) or not 1 <= int(days) <= MOST_DAYS:
-        raise _FieldError("days")
+        raise InvalidInputError("days", "")
     return now + timedelta(days=int(days))

@@ -3,14 +3,9 @@
 import re
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from bridge.web.console.forms import Form
+from bridge.web.console.forms import Form, decimal_point
 from bridge.webhooks.errors import InvalidInputError
 from bridge.webhooks.model import NewWebhook, Webhook, WebhookChanges
-
-#: What is wrong, by field; empty if the page's own sentence for the field is enough.
-Problems = dict[str, str]
 
 _TEXTS: Final = (
     "name",
@@ -114,14 +109,6 @@ def version_of(webhook: Webhook) -> str:
     return f"{webhook.updated_at.isoformat()} {webhook.is_active}"
 
 
-def problems_of(error: ValidationError | InvalidInputError) -> Problems:
-    """Return what is wrong, by field."""
-    if isinstance(error, InvalidInputError):
-        return {str(error.field): error.problem}
-    # pydantic's own messages are for programs.
-    return {str(each["loc"][0]): "" for each in error.errors() if each["loc"]}
-
-
 def _values(form: Form) -> dict[str, Any]:
     """Return the submitted fields as the model expects them."""
     values: dict[str, Any] = {
@@ -129,8 +116,7 @@ def _values(form: Form) -> dict[str, Any]:
     }
     values |= {name: form.chosen(name) for name in _BOXES}
     if values["rate_per_second"]:
-        # Much of Europe writes a decimal comma.
-        values["rate_per_second"] = values["rate_per_second"].replace(",", ".")
+        values["rate_per_second"] = decimal_point(values["rate_per_second"])
     if values["retry_schedule"]:
         values["retry_schedule"] = re.findall(r"[^\s,;]+", values["retry_schedule"])
     return values

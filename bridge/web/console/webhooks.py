@@ -1,9 +1,9 @@
 """Webhooks: list, create, watch, operate, delete."""
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import Path, Query, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi import Request
+from fastapi.responses import Response
 from pydantic import ValidationError
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
@@ -14,9 +14,9 @@ from bridge.web.api.fields import BeforeId, WebhookId
 from bridge.web.api.parts import InDatabase, InWebhooks
 from bridge.web.api.refusals import found
 from bridge.web.console import webhook_form
+from bridge.web.console.forms import Problems, problems_of
 from bridge.web.console.guard import form_of, page_router
-from bridge.web.console.rendering import base_of, page
-from bridge.web.console.webhook_form import Problems
+from bridge.web.console.rendering import page, redirect
 from bridge.webhooks.errors import InvalidInputError
 from bridge.webhooks.fields import MAX_BIGINT
 from bridge.webhooks.model import SecretRotation, WebhookChanges
@@ -39,26 +39,23 @@ writing = page_router(WEBHOOKS_WRITE)
 # /webhooks/new must be matched before /webhooks/{webhook_id}.
 ROUTERS = (writing, reading)
 
-ThisWebhook = Annotated[WebhookId, Path()]
-#: The operation that redirected to the page; pages ignore unknown words.
-Done = Annotated[str, Query()]
-
 
 @reading.get("/console/webhooks")
 async def webhooks_page(
     request: Request,
     database: InDatabase,
-    before: Annotated[BeforeId, Query()] = MAX_BIGINT,
-    done: Done = "",
+    before: BeforeId = None,
+    done: str = "",
 ) -> Response:
     """A page of the list, newest first."""
-    rows = await database.fetch("webhooks_page", 1, before - 1, ON_A_PAGE + 1, COUNTED_IN_LIST)
+    highest = MAX_BIGINT if before is None else before - 1
+    rows = await database.fetch("webhooks_page", 1, highest, ON_A_PAGE + 1, COUNTED_IN_LIST)
     return page(
         request,
         "webhooks",
         webhooks=rows[:ON_A_PAGE],
         next_before=rows[ON_A_PAGE - 1]["id"] if len(rows) > ON_A_PAGE else None,
-        is_first=before == MAX_BIGINT,
+        is_first=before is None,
         counted=COUNTED_IN_LIST,
         done=done,
     )
@@ -81,7 +78,7 @@ async def create_webhook(request: Request, database: InDatabase, webhooks: InWeb
         created = await webhooks.create(webhook_form.new_webhook(form))
     except (ValidationError, InvalidInputError) as error:
         return await _form_page(
-            request, database, webhook_form.typed(form), problems=webhook_form.problems_of(error)
+            request, database, webhook_form.typed(form), problems=problems_of(error)
         )
     if created.secret is None:
         return _to_webhook(request, created.id, "created")
@@ -92,7 +89,7 @@ async def create_webhook(request: Request, database: InDatabase, webhooks: InWeb
 
 @writing.get("/console/webhooks/{webhook_id}/edit")
 async def edit_webhook_page(
-    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
+    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: WebhookId
 ) -> Response:
     """The form of a webhook."""
     webhook = await webhooks.get(webhook_id)
@@ -107,7 +104,7 @@ async def edit_webhook_page(
 
 @writing.post("/console/webhooks/{webhook_id}/edit")
 async def update_webhook(
-    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
+    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: WebhookId
 ) -> Response:
     """Apply the changes made in the form, unless the webhook has changed meanwhile."""
     form = form_of(request)
@@ -121,7 +118,7 @@ async def update_webhook(
             await webhooks.update(webhook_id, changes)
             return _to_webhook(request, webhook.id, "changed")
     except (ValidationError, InvalidInputError) as error:
-        problems = webhook_form.problems_of(error)
+        problems = problems_of(error)
     return await _form_page(
         request,
         database,
@@ -141,8 +138,8 @@ async def webhook_page(
     request: Request,
     database: InDatabase,
     webhooks: InWebhooks,
-    webhook_id: ThisWebhook,
-    done: Done = "",
+    webhook_id: WebhookId,
+    done: str = "",
 ) -> Response:
     """A webhook's health, its configuration and its operations."""
     return await _webhook_page(request, database, webhooks, webhook_id, done=done)
@@ -150,7 +147,7 @@ async def webhook_page(
 
 @writing.post("/console/webhooks/{webhook_id}/test")
 async def try_webhook(
-    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
+    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: WebhookId
 ) -> Response:
     """Send a test request and show the receiver's response."""
     trial = await webhooks.send_test(webhook_id, request.app.state.send_trial)
@@ -162,7 +159,7 @@ async def try_webhook(
 @writing.post("/console/webhooks/{webhook_id}/switch-on")
 @writing.post("/console/webhooks/{webhook_id}/switch-off")
 async def operate_webhook(
-    request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook
+    request: Request, webhooks: InWebhooks, webhook_id: WebhookId
 ) -> Response:
     """Pause, resume, activate or deactivate it. Activation does not end a pause."""
     match request.url.path.rstrip("/").rpartition("/")[2]:
@@ -181,14 +178,14 @@ async def operate_webhook(
 
 @writing.post("/console/webhooks/{webhook_id}/rotate-secret")
 async def rotate_secret(
-    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
+    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: WebhookId
 ) -> Response:
     """Replace the secret. Only this response shows a generated one."""
     form = form_of(request)
     try:
         rotation = SecretRotation(secret=webhook_form.given_secret(form))
     except (ValidationError, InvalidInputError) as error:
-        problems = webhook_form.problems_of(error)
+        problems = problems_of(error)
         return await _webhook_page(request, database, webhooks, webhook_id, problems=problems)
     rotated = await webhooks.rotate_secret(webhook_id, rotation.secret)
     if rotated.secret is None:
@@ -199,7 +196,7 @@ async def rotate_secret(
 
 @writing.get("/console/webhooks/{webhook_id}/delete")
 async def delete_webhook_page(
-    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: ThisWebhook
+    request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: WebhookId
 ) -> Response:
     """Ask for confirmation, and show what would be lost."""
     webhook = await webhooks.get(webhook_id)
@@ -208,12 +205,10 @@ async def delete_webhook_page(
 
 
 @writing.post("/console/webhooks/{webhook_id}/delete")
-async def delete_webhook(
-    request: Request, webhooks: InWebhooks, webhook_id: ThisWebhook
-) -> Response:
+async def delete_webhook(request: Request, webhooks: InWebhooks, webhook_id: WebhookId) -> Response:
     """Delete it and its pending deliveries."""
     await webhooks.delete(webhook_id)
-    return RedirectResponse(f"{base_of(request)}webhooks?done=deleted", 303)
+    return redirect(request, "webhooks", done="deleted")
 
 
 async def _webhook_page(
@@ -278,4 +273,4 @@ def _is_rare_open(shown: dict[str, Any], problems: Problems) -> bool:
 
 
 def _to_webhook(request: Request, webhook_id: int, done: str) -> Response:
-    return RedirectResponse(f"{base_of(request)}webhooks/{webhook_id}?done={done}", 303)
+    return redirect(request, f"webhooks/{webhook_id}", done=done)
