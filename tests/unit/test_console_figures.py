@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from bridge.operations.formatting import duration, number, percent, period, rate
-from bridge.web.console.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Line, draw
+from bridge.web.console.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Chart, Line, draw
 from bridge.web.console.figures import (
     MOST_SHOWN,
     breakable,
@@ -150,28 +150,32 @@ def test_breakable_url_stays_escaped() -> None:
 # --- charts
 
 
+def chart(times: Sequence[datetime], lines: Sequence[Line]) -> Chart:
+    return draw("Chart", times, lines, repr)
+
+
 def corners(path: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+) (-?[\d.]+)", path)]
 
 
 def test_line_spans_the_drawing() -> None:
-    drawing = draw(MINUTES, [Line("events", "a", [0, 1, 2, 3, 30])])
+    drawing = chart(MINUTES, [Line("events", "a", [0, 1, 2, 3, 30])])
     [(style, path, area)] = drawing.paths
     assert style == "a"
     assert corners(path)[0] == (LEFT, HEIGHT - BOTTOM)
     assert corners(path)[-1] == (WIDTH, TOP)
     assert area.endswith("Z")
-    assert [mark.value for mark in drawing.scale] == [0, 10, 20, 30]
+    assert [float(value) for _, value in drawing.scale] == [0, 10, 20, 30]
 
 
 def test_missing_value_is_a_gap() -> None:
-    [(_, path, area)] = draw(MINUTES, [Line("p50", "a", [1, None, 1, 1, None])]).paths
+    [(_, path, area)] = chart(MINUTES, [Line("p50", "a", [1, None, 1, 1, None])]).paths
     assert path.count("M") == area.count("M") == 2
     assert "nan" not in path.lower()
 
 
 def test_single_point_is_visible() -> None:
-    [(_, path, _)] = draw(MINUTES, [Line("p50", "a", [None, None, 1, None, None])]).paths
+    [(_, path, _)] = chart(MINUTES, [Line("p50", "a", [None, None, 1, None, None])]).paths
     assert len(corners(path)) == 2
 
 
@@ -189,12 +193,12 @@ def test_single_point_is_visible() -> None:
     ],
 )
 def test_scale_is_round_and_covers_the_maximum(most: float, top: float) -> None:
-    drawing = draw(MINUTES[:2], [Line("events", "a", [0, most])])
-    assert drawing.scale[-1].value == pytest.approx(top)
+    drawing = chart(MINUTES[:2], [Line("events", "a", [0, most])])
+    assert float(drawing.scale[-1][1]) == pytest.approx(top)
     assert 2 <= len(drawing.scale) <= 4
 
 
 def test_no_points_give_an_empty_drawing() -> None:
-    drawing = draw([], [Line("events", "a", [])])
+    drawing = chart([], [Line("events", "a", [])])
     assert drawing.paths == [("a", "", "")]
     assert drawing.times == []

@@ -1,18 +1,17 @@
 """The overview page: current figures and recent charts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Final
 
 import trio
-from fastapi import Query, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from bridge.database.errors import DatabaseUnavailable
 from bridge.database.queries import Queries
 from bridge.operations.formatting import duration, rate
-from bridge.operations.overview import Overview, Point, overview
-from bridge.web.console import charts
+from bridge.operations.overview import Delay, Overview, Point, overview
+from bridge.web.console.charts import Chart, Line, draw
 from bridge.web.console.guard import page_router
 from bridge.web.console.language import Translate
 from bridge.web.console.rendering import page, translator_of
@@ -70,20 +69,8 @@ class Overviews:
         return overview(state, bridges, activity)
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A chart with its legend and the text of each point."""
-
-    title: str
-    summary: str
-    legend: list[tuple[str, str]]
-    drawing: charts.Drawing
-    scale: list[tuple[float, str]]
-    points: list[dict[str, Any]]
-
-
 @looking.get("/console")
-async def overview_page(request: Request, minutes: Annotated[int, Query()] = 15) -> Response:
+async def overview_page(request: Request, minutes: int = 15) -> Response:
     """Current and recent figures."""
     minutes = minutes if minutes in PERIODS else min(PERIODS)
     overviews: Overviews = request.app.state.overviews
@@ -103,9 +90,18 @@ async def overview_page(request: Request, minutes: Annotated[int, Query()] = 15)
 def _charts(figures: Overview, seconds: int, translate: Translate) -> list[Chart]:
     # The last point is incomplete and would look like a drop.
     points = figures.points[:-1]
+    times = [point.at for point in points]
 
-    def a_second(count: Callable[[Point], int]) -> list[float | None]:
-        return [count(point) / seconds if point.bridges else None for point in points]
+    def a_second(name: str, style: str, count: Callable[[Point], int]) -> Line:
+        return Line(
+            name, style, [count(point) / seconds if point.bridges else None for point in points]
+        )
+
+    def percentiles(delays: Sequence[Delay]) -> list[Line]:
+        return [
+            Line("p50", "b", [delay.p50_seconds for delay in delays]),
+            Line("p95", "c", [delay.p95_seconds for delay in delays]),
+        ]
 
     def per_second(value: float) -> str:
         return f"{rate(value, translate)}/{translate('s')}"
@@ -113,75 +109,27 @@ def _charts(figures: Overview, seconds: int, translate: Translate) -> list[Chart
     def time(value: float) -> str:
         return duration(value, translate)
 
+    attempts = [
+        a_second(translate("delivered"), "b", lambda point: point.delivered),
+        a_second(translate("will be retried"), "a", lambda point: point.retried),
+        a_second(translate("finally failed"), "c", lambda point: point.failed),
+    ]
+    to_client = percentiles([point.commit_to_client for point in points])
+    to_receiver = percentiles([point.commit_to_acknowledged for point in points])
     return [
-        _chart(
+        draw(
             translate("Events per second"),
-            points,
-            [charts.Line(translate("drained"), "a", a_second(lambda point: point.events))],
+            times,
+            [a_second(translate("drained"), "a", lambda point: point.events)],
             per_second,
         ),
-        _chart(
-            translate("Delivery attempts per second"),
-            points,
-            [
-                charts.Line(translate("delivered"), "b", a_second(lambda point: point.delivered)),
-                charts.Line(
-                    translate("will be retried"), "a", a_second(lambda point: point.retried)
-                ),
-                charts.Line(translate("finally failed"), "c", a_second(lambda point: point.failed)),
-            ],
-            per_second,
-        ),
-        _chart(
-            translate("From commit to clients"),
-            points,
-            [
-                charts.Line("p50", "b", [each.commit_to_client.p50_seconds for each in points]),
-                charts.Line("p95", "c", [each.commit_to_client.p95_seconds for each in points]),
-            ],
-            time,
-            least=0.002,
-        ),
-        _chart(
+        draw(translate("Delivery attempts per second"), times, attempts, per_second),
+        draw(translate("From commit to clients"), times, to_client, time, least=0.002),
+        draw(
             translate("From commit to the receiver's response"),
-            points,
-            [
-                charts.Line(
-                    "p50", "b", [each.commit_to_acknowledged.p50_seconds for each in points]
-                ),
-                charts.Line(
-                    "p95", "c", [each.commit_to_acknowledged.p95_seconds for each in points]
-                ),
-            ],
+            times,
+            to_receiver,
             time,
             least=0.002,
         ),
     ]
-
-
-def _chart(
-    title: str,
-    points: Sequence[Point],
-    lines: Sequence[charts.Line],
-    shown: Callable[[float], str],
-    least: float = 1.0,
-) -> Chart:
-    drawing = charts.draw([point.at for point in points], lines, least=least)
-
-    def said(index: int) -> str:
-        values = [(line.name, line.values[index]) for line in lines]
-        return "  ".join(
-            f"{name} {'–' if value is None else shown(value)}" for name, value in values
-        )
-
-    return Chart(
-        title=title,
-        summary=f"{title}: {said(len(points) - 1)}" if points else title,
-        legend=[(line.style, line.name) for line in lines] if len(lines) > 1 else [],
-        drawing=drawing,
-        scale=[(mark.place, shown(mark.value) if mark.value else "0") for mark in drawing.scale],
-        points=[
-            {"x": place, "at": point.at.isoformat(), "text": said(index)}
-            for index, (place, point) in enumerate(zip(drawing.points, points, strict=True))
-        ],
-    )

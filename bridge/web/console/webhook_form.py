@@ -36,24 +36,19 @@ RARE: Final = frozenset(
 
 def blank() -> dict[str, Any]:
     """Return the initial fields for a new webhook."""
-    fields = {name: NewWebhook.model_fields[name] for name in (*_TEXTS, *_BOXES)}
-    return {
-        **{
-            name: "" if fields[name].is_required() else _text(fields[name].default)
-            for name in _TEXTS
-        },
-        **{name: fields[name].default for name in _BOXES},
-        "secret_choice": "generate",
-        "secret_typed": False,
-    }
+    return _fields_of(NewWebhook.model_construct(name="", url="", event_type=""), "generate")
 
 
 def filled(webhook: Webhook) -> dict[str, Any]:
     """Return the initial fields for an existing webhook."""
+    return _fields_of(webhook, "keep")
+
+
+def _fields_of(webhook: NewWebhook | Webhook, secret_choice: str) -> dict[str, Any]:
     return {
         **{name: _text(getattr(webhook, name)) for name in _TEXTS},
         **{name: getattr(webhook, name) for name in _BOXES},
-        "secret_choice": "keep",
+        "secret_choice": secret_choice,
         "secret_typed": False,
     }
 
