@@ -5,11 +5,13 @@ from contextlib import suppress
 from functools import partial
 
 import pytest
+import structlog
 import trio
 import trio.testing
 from starlette.types import Receive, Scope, Send
 
 from bridge.web.http.exchange import LINGER_BYTES, LINGER_SECONDS, Rest
+from tests.asgi import serving_app
 from tests.unit.fronting import (
     ECHO,
     H2C,
@@ -26,6 +28,7 @@ from tests.unit.fronting import (
     next_answer,
     only_answer,
 )
+from tests.waiting import until
 
 #: Pieces of a body that arrives over a slow line.
 PIECES = 30
@@ -153,6 +156,32 @@ async def test_head_is_answered_without_a_body() -> None:
         head, _, rest = (await everything(client)).partition(b"\r\n\r\n")
         assert b"content-length: 17" in head
         assert only_answer(rest).json == {"hello": "world"}
+
+
+# --- errors of the application
+
+
+@pytest.mark.parametrize("has_body", [False, True])
+async def test_failed_application_is_answered_500_before_its_response(has_body: bool) -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if has_body:
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        raise RuntimeError("a bug")
+
+    with structlog.testing.capture_logs() as logged:
+        async with serving_app(app) as url:
+            client = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+            await client.send_all(HELLO)
+            received = await everything(client)
+            await client.aclose()
+            await until(lambda: bool(logged))
+    assert [line["event"] for line in logged] == ["connection_crashed"]
+    if has_body:
+        assert received.endswith(b"\r\n\r\n1\r\nx\r\n")
+    else:
+        got = only_answer(received)
+        assert (got.status, got.json) == (500, {"detail": "Internal Server Error"})
 
 
 # --- bodies and deadlines

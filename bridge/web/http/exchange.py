@@ -84,6 +84,7 @@ class Rest:
         Raises:
             Refused: this is not a request of HTTP/1.1 or 1.0.
             OSError, trio.BrokenResourceError: the connection is gone.
+            Exception: the application failed; the client gets 500 if it has no response yet.
         """
         http = h11.Connection(h11.SERVER)
         request = _read_request(http, received)
@@ -93,7 +94,13 @@ class Rest:
             structlog.contextvars.bound_contextvars(request_id=secrets.token_hex(4)),
             trio.move_on_after(self._total_seconds),
         ):
-            await self._api(_scope(request, stream), exchange.receive, exchange.send)
+            try:
+                await self._api(_scope(request, stream), exchange.receive, exchange.send)
+            except Exception:
+                if http.our_state is h11.SEND_RESPONSE:  # no response has been sent
+                    with suppress(trio.BrokenResourceError):
+                        await refuse(stream, 500)
+                raise
             is_done = http.our_state is http.their_state is h11.DONE
             # The response may have started before the stop, and ended after it.
             if is_done and may_keep() and not exchange.is_gone:
