@@ -14,6 +14,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -248,6 +249,12 @@ def unknown_variables() -> list[str]:
     return sorted(name for name in os.environ if name.startswith("BRIDGE_") and name not in known)
 
 
+def first_problem(error: ValidationError) -> tuple[ErrorDetails, str]:
+    """Return the first error of pydantic, without its input, and the plain message."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return first, first["msg"].removeprefix("Value error, ")
+
+
 def _config_path() -> Path:
     return Path(os.environ.get("BRIDGE_CONFIG") or "pgbridge.toml")
 
@@ -260,7 +267,7 @@ def _parse_key(key: SecretStr, place: int) -> SecretStr:
 
 
 def _first_line(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
+    first, problem = first_problem(error)
     field = str(first["loc"][0]) if first["loc"] else "settings"
     name = "BRIDGE_DATABASE_URL" if field == "DATABASE_URL" else field
     if not name.startswith("BRIDGE_"):
@@ -269,4 +276,4 @@ def _first_line(error: ValidationError) -> str:
         return f"{name} is not set; set it to the application's database, postgresql://user:password@host/database"
     if first["type"] == "extra_forbidden":
         return f"{_config_path()}: unknown key {field!r}"
-    return f"{name}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{name}: {problem}"

@@ -18,6 +18,7 @@ from pydantic import (
 
 from bridge import assets
 from bridge.events import PATTERN
+from bridge.settings import first_problem
 
 Operation = Literal["insert", "update", "delete", "truncate"]
 
@@ -279,10 +280,9 @@ def _parse(kind: type[_Kind], table: str, raw: dict[str, Any]) -> _Kind:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first, problem = first_problem(error)
         rule = raw.get("event") or raw.get("topic") or "(unnamed)"
         key = ".".join(str(part) for part in first["loc"])
-        problem = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             keys = ", ".join(
                 str(field.validation_alias or name) for name, field in kind.model_fields.items()

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from bridge.access.vault import Vault, new_secret
 from bridge.database.queries import Queries, Refusal, refusal_of
+from bridge.settings import first_problem
 from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
 from bridge.webhooks.fields import MAX_BIGINT
 from bridge.webhooks.model import (
@@ -63,9 +64,8 @@ def validated(model: type[Model], fields: Mapping[str, object]) -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
-        raise InvalidInputError(str(first["loc"][0]), message) from None
+        first, problem = first_problem(error)
+        raise InvalidInputError(str(first["loc"][0]), problem) from None
 
 
 class Webhooks:
