@@ -12,7 +12,7 @@ from bridge.web.api.fields import BeforeId, Limit
 from bridge.web.api.parts import InDatabase
 from bridge.webhooks.fields import Id
 
-managing = guarded_router(ADMIN)
+managing = guarded_router(ADMIN, "audit")
 ROUTERS = (managing,)
 
 
@@ -44,7 +44,7 @@ class ChangeList(BaseModel):
     )
 
 
-@managing.get("/audit", tags=["audit"], summary="List changes")
+@managing.get("/audit", summary="List changes")
 async def list_audit(
     database: InDatabase, limit: Limit = 50, before_id: BeforeId = None
 ) -> ChangeList:

@@ -27,8 +27,8 @@ _SCHEMES = (
 )
 
 
-def guarded_router(scope: str) -> APIRouter:
-    """Return a router whose routes need a token with this scope.
+def guarded_router(scope: str, tag: str) -> APIRouter:
+    """Return a router whose routes need a token with this scope and share a tag.
 
     The application's state has ``tokens``, the ``Authenticator``; ``requests``, the rate limit per
     token, or None; and ``proxies``, the trusted proxies. Routes find the token's grant in
@@ -48,6 +48,7 @@ def guarded_router(scope: str) -> APIRouter:
             return guarded
 
     return APIRouter(
+        tags=[tag],
         route_class=GuardedRoute,
         dependencies=[Security(scheme) for scheme in _SCHEMES],
         responses=GUARDED,

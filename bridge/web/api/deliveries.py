@@ -10,15 +10,14 @@ from bridge.web.api.refusals import CANNOT_BE_SENT, NO_DELIVERY, NO_WEBHOOK
 from bridge.web.http.body import invalid
 from bridge.webhooks.model import DeliveryDetail, DeliveryList
 
-reading = guarded_router(WEBHOOKS_READ)
-writing = guarded_router(WEBHOOKS_WRITE)
+reading = guarded_router(WEBHOOKS_READ, "deliveries")
+writing = guarded_router(WEBHOOKS_WRITE, "deliveries")
 ROUTERS = (reading, writing)
 
 
 @reading.get(
     "/webhooks/{webhook_id}/deliveries",
     responses=NO_WEBHOOK,
-    tags=["deliveries"],
     summary="List a webhook's deliveries",
 )
 async def list_deliveries(
@@ -38,12 +37,7 @@ async def list_deliveries(
     )
 
 
-@reading.get(
-    "/deliveries/{delivery_id}",
-    responses=NO_DELIVERY,
-    tags=["deliveries"],
-    summary="Show a delivery",
-)
+@reading.get("/deliveries/{delivery_id}", responses=NO_DELIVERY, summary="Show a delivery")
 async def get_delivery(webhooks: InWebhooks, delivery_id: DeliveryId) -> DeliveryDetail:
     """One delivery, with its timestamps and attempts."""
     return await webhooks.delivery(delivery_id)
@@ -53,7 +47,6 @@ async def get_delivery(webhooks: InWebhooks, delivery_id: DeliveryId) -> Deliver
     "/deliveries/{delivery_id}/redeliver",
     status_code=202,
     responses={**NO_DELIVERY, **CANNOT_BE_SENT},
-    tags=["deliveries"],
     summary="Redeliver a delivery",
 )
 async def redeliver(webhooks: InWebhooks, delivery_id: DeliveryId) -> DeliveryDetail:

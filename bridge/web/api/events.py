@@ -19,7 +19,7 @@ MOST_LOOKED_AT = 5_000
 #: Payloads of a page, as stored (perhaps compressed). A page has at least one event.
 PAGE_BYTES = 1024 * 1024
 
-reading = guarded_router(EVENTS_READ)
+reading = guarded_router(EVENTS_READ, "events")
 ROUTERS = (reading,)
 
 
@@ -49,7 +49,7 @@ class EventList(BaseModel):
     )
 
 
-@reading.get("/events", tags=["events"], summary="List events")
+@reading.get("/events", summary="List events")
 async def list_events(
     request: Request,
     database: InDatabase,

@@ -9,7 +9,7 @@ from bridge.access.authenticator import Authenticator
 from bridge.access.scopes import EVENTS_READ
 from bridge.web.api.auth import guarded_router
 
-listening = guarded_router(EVENTS_READ)
+listening = guarded_router(EVENTS_READ, "stream")
 ROUTERS = (listening,)
 
 
@@ -24,7 +24,7 @@ class Ticket(BaseModel):
     expires_at: datetime = Field(description="Half a minute from now.")
 
 
-@listening.post("/ws/tickets", status_code=201, tags=["stream"], summary="Get a ticket")
+@listening.post("/ws/tickets", status_code=201, summary="Get a ticket")
 async def create_ticket(request: Request) -> Ticket:
     """Get a ticket to open the stream in place of a token: URLs end up in logs."""
     tokens: Authenticator = request.app.state.tokens

@@ -14,7 +14,7 @@ from bridge.web.api.parts import InDatabase
 from bridge.web.api.refusals import NO_TOKEN, WITH_BODY, found
 from bridge.webhooks.fields import Count, Id, Moment, Name, example
 
-managing = guarded_router(ADMIN)
+managing = guarded_router(ADMIN, "tokens")
 ROUTERS = (managing,)
 
 Scope = Annotated[
@@ -73,7 +73,7 @@ class TokenList(BaseModel):
     offset: Count
 
 
-@managing.get("/tokens", tags=["tokens"], summary="List tokens")
+@managing.get("/tokens", summary="List tokens")
 async def list_tokens(database: InDatabase, limit: Limit = 50, offset: Offset = 0) -> TokenList:
     """List tokens, newest first, including expired and revoked ones."""
     rows = await database.fetch("list_tokens", None, limit, offset)
@@ -85,9 +85,7 @@ async def list_tokens(database: InDatabase, limit: Limit = 50, offset: Offset = 
     )
 
 
-@managing.post(
-    "/tokens", status_code=201, responses=WITH_BODY, tags=["tokens"], summary="Create a token"
-)
+@managing.post("/tokens", status_code=201, responses=WITH_BODY, summary="Create a token")
 async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
     """Create a token. Only this response contains it."""
     token = new_token()
@@ -100,7 +98,6 @@ async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
     "/tokens/{token_id}",
     status_code=204,
     responses=NO_TOKEN,
-    tags=["tokens"],
     summary="Revoke a token",
 )
 async def revoke_token(database: InDatabase, token_id: TokenId) -> None:

@@ -29,8 +29,8 @@ from bridge.webhooks.model import (
 )
 from bridge.webhooks.trial import Trial
 
-reading = guarded_router(WEBHOOKS_READ)
-writing = guarded_router(WEBHOOKS_WRITE)
+reading = guarded_router(WEBHOOKS_READ, "webhooks")
+writing = guarded_router(WEBHOOKS_WRITE, "webhooks")
 ROUTERS = (reading, writing)
 
 SendTrial = Callable[[Row], Awaitable[Trial]]
@@ -64,7 +64,7 @@ def limited_trials(send_trial: SendTrial, at_once: int) -> SendTrial:
     return send
 
 
-@reading.get("/webhooks", tags=["webhooks"], summary="List webhooks")
+@reading.get("/webhooks", summary="List webhooks")
 async def list_webhooks(
     webhooks: InWebhooks,
     event_type: Annotated[OptionalText, Query(description="Exactly this type or pattern.")] = None,
@@ -93,7 +93,6 @@ async def list_webhooks(
             },
         },
     },
-    tags=["webhooks"],
     # The field `secret` is present only if the request asked for one.
     response_model_exclude_unset=True,
     summary="Create a webhook",
@@ -107,21 +106,19 @@ async def create_webhook(
     return created
 
 
-@reading.get("/webhooks/stats", tags=["webhooks"], summary="Count webhooks and deliveries")
+@reading.get("/webhooks/stats", summary="Count webhooks and deliveries")
 async def webhook_stats(webhooks: InWebhooks) -> WebhookStats:
     """How many webhooks and deliveries there are."""
     return await webhooks.stats()
 
 
-@reading.get(ONE, responses=NO_WEBHOOK, tags=["webhooks"], summary="Show a webhook")
+@reading.get(ONE, responses=NO_WEBHOOK, summary="Show a webhook")
 async def get_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> Webhook:
     """One webhook."""
     return await webhooks.get(webhook_id)
 
 
-@writing.patch(
-    ONE, responses={**NO_WEBHOOK, **WITH_BODY}, tags=["webhooks"], summary="Change a webhook"
-)
+@writing.patch(ONE, responses={**NO_WEBHOOK, **WITH_BODY}, summary="Change a webhook")
 async def update_webhook(
     webhooks: InWebhooks, webhook_id: WebhookId, changes: WebhookChanges
 ) -> Webhook:
@@ -132,7 +129,6 @@ async def update_webhook(
 @writing.post(
     ONE + "/rotate-secret",
     responses={**NO_WEBHOOK, **WITH_BODY},
-    tags=["webhooks"],
     summary="Rotate the secret",
 )
 async def rotate_secret(
@@ -148,7 +144,6 @@ async def rotate_secret(
         **NO_WEBHOOK,
         429: {**GUARDED[429], "description": "Too many requests, or too many running tests"},
     },
-    tags=["webhooks"],
     summary="Send a test",
 )
 async def try_webhook(request: Request, webhooks: InWebhooks, webhook_id: WebhookId) -> Trial:
@@ -156,43 +151,26 @@ async def try_webhook(request: Request, webhooks: InWebhooks, webhook_id: Webhoo
     return await webhooks.send_test(webhook_id, request.app.state.send_trial)
 
 
-@writing.delete(
-    ONE, status_code=204, responses=NO_WEBHOOK, tags=["webhooks"], summary="Delete a webhook"
-)
+@writing.delete(ONE, status_code=204, responses=NO_WEBHOOK, summary="Delete a webhook")
 async def delete_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> None:
     """Delete a webhook and its pending deliveries."""
     await webhooks.delete(webhook_id)
 
 
-@reading.get(
-    ONE + "/health",
-    responses=NO_WEBHOOK,
-    tags=["webhooks"],
-    summary="Show a webhook's health",
-)
+@reading.get(ONE + "/health", responses=NO_WEBHOOK, summary="Show a webhook's health")
 async def webhook_health(webhooks: InWebhooks, webhook_id: WebhookId) -> WebhookHealth:
     """A webhook's state, its backlog, and its attempts of the last hour and day."""
     return await webhooks.health(webhook_id)
 
 
-@writing.post(
-    ONE + "/pause",
-    responses=NO_WEBHOOK,
-    tags=["webhooks"],
-    summary="Pause a webhook",
-)
+@writing.post(ONE + "/pause", responses=NO_WEBHOOK, summary="Pause a webhook")
 async def pause_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> Webhook:
     """Hold back a webhook's deliveries, including new ones."""
     await webhooks.pause(webhook_id)
     return await webhooks.get(webhook_id)
 
 
-@writing.post(
-    ONE + "/resume",
-    responses=NO_WEBHOOK,
-    tags=["webhooks"],
-    summary="Resume a webhook",
-)
+@writing.post(ONE + "/resume", responses=NO_WEBHOOK, summary="Resume a webhook")
 async def resume_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> Webhook:
     """Deliver again, whether the webhook was paused, failing or disabled."""
     await webhooks.resume(webhook_id)
@@ -202,7 +180,6 @@ async def resume_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> Webhook
 @writing.post(
     ONE + "/redeliver",
     responses={**NO_WEBHOOK, **WITH_BODY},
-    tags=["webhooks"],
     summary="Redeliver failed deliveries",
 )
 async def redeliver_failed(

@@ -60,14 +60,10 @@ def page_router(scope: str | None) -> APIRouter:
 
 def open_router() -> APIRouter:
     """Return a router for pages that need no session."""
-
-    async def enter(_request: Request) -> None:
-        return None
-
-    return _router(enter)
+    return _router(None)
 
 
-def _router(enter: Callable[[Request], Awaitable[Response | None]]) -> APIRouter:
+def _router(enter: Callable[[Request], Awaitable[Response | None]] | None) -> APIRouter:
     """Return a router that authenticates first and turns errors into pages.
 
     Args:
@@ -80,7 +76,8 @@ def _router(enter: Callable[[Request], Awaitable[Response | None]]) -> APIRouter
 
             async def answer(request: Request) -> Response:
                 try:
-                    return await enter(request) or await handle(request)
+                    refusal = await enter(request) if enter else None
+                    return refusal or await handle(request)
                 except Exception as error:
                     return _error_page(request, error)
 
