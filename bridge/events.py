@@ -53,20 +53,21 @@ def readable_payload(payload: str) -> Any:
     PostgreSQL accepts thousands of nested lists. One such event, which a user of the application
     may have caused, must not break the page that lists it with a hundred others.
     """
-    return payload if _is_deep(payload) else parse_payload(payload)
+    return payload if is_deep(payload, MAX_NESTING) else parse_payload(payload)
 
 
-def _is_deep(payload: str) -> bool:
-    if payload.count("[") + payload.count("{") <= MAX_NESTING:
+def is_deep(text: str, most: int) -> bool:
+    """Return whether lists and objects of a JSON text are nested more than ``most`` levels deep."""
+    if text.count("[") + text.count("{") <= most:
         return False
     depth = 0
-    for token in _STRING_OR_BRACKET.finditer(payload):
-        match payload[token.start()]:
+    for token in _STRING_OR_BRACKET.finditer(text):
+        match text[token.start()]:
             case "[" | "{":
                 depth += 1
             case "]" | "}":
                 depth -= 1
-        if depth > MAX_NESTING:
+        if depth > most:
             return True
     return False
 

@@ -6,13 +6,15 @@ gets 422. Bodies that are too large or compressed get 413 or 415.
 
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, QueryParams
+
+from bridge.events import is_deep
 
 #: Largest request body. A webhook with every field filled in takes a few kilobytes.
 MAX_BODY_BYTES = 1024 * 1024
@@ -32,9 +34,10 @@ class BoundedRequest(Request):
             HTTPException: 422, it is not UTF-8, or it repeats one of the route's parameters.
         """
         if not hasattr(self, "_query_params"):
-            raw: bytes = self.scope["query_string"]
-            if not _is_utf8(unquote_to_bytes(raw)):
-                raise invalid("query", message="The query must be UTF-8")
+            try:
+                unquote_to_bytes(self.scope["query_string"]).decode()
+            except UnicodeDecodeError:
+                raise invalid("query", message="The query must be UTF-8") from None
             params = super().query_params
             known = {field.alias for field in self.scope["route"].dependant.query_params}
             for name, times in Counter(name for name, _ in params.multi_items()).items():
@@ -90,9 +93,8 @@ def parse_json(body: bytes) -> Any:
             may be a secret.
     """
     try:
-        value = json.loads(
-            body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant
-        )
+        text = body.decode()
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise _not_json(error.msg, error.pos) from None
     except UnicodeDecodeError as error:
@@ -101,7 +103,7 @@ def parse_json(body: bytes) -> Any:
         raise _not_json("nested too deeply") from None
     except ValueError:  # Python refuses to convert thousands of digits
         raise _not_json("a number has too many digits") from None
-    if _is_deep(value):
+    if is_deep(text, MAX_NESTING):
         raise _not_json("nested too deeply")
     return value
 
@@ -115,21 +117,6 @@ def invalid(*place: str | int, message: str, kind: str = "value_error") -> HTTPE
         kind: a short name for the problem.
     """
     return HTTPException(422, [{"type": kind, "loc": place, "msg": message}])
-
-
-def _is_deep(value: Any) -> bool:
-    """Tell whether lists and objects are nested more than ``MAX_NESTING`` levels deep."""
-    containers = [value]
-    for _ in range(MAX_NESTING + 1):
-        containers = [each for each in containers if isinstance(each, (dict, list))]
-        if not containers:
-            return False
-        containers = [inner for each in containers for inner in _inner(each)]
-    return True
-
-
-def _inner(container: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return container.values() if isinstance(container, dict) else container
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -168,11 +155,3 @@ def _may_be_json(headers: Headers) -> bool:
     return not media_type or (
         kind == "application" and (subtype == "json" or subtype.endswith("+json"))
     )
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -142,10 +142,9 @@ class _Exchange:
                 with trio.move_on_at(deadline) as wait:
                     await self._receive_more()
                 if wait.cancelled_caught:
-                    raise HTTPException(408, HTTPStatus.REQUEST_TIMEOUT.phrase)
+                    raise HTTPException(408)
         except h11.RemoteProtocolError as error:
-            status = HTTPStatus(error.error_status_hint)
-            raise HTTPException(status, status.phrase) from None
+            raise HTTPException(error.error_status_hint) from None
         if isinstance(event, h11.Data):
             return {"type": "http.request", "body": bytes(event.data), "more_body": True}
         if isinstance(event, h11.ConnectionClosed):
