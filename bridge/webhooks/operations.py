@@ -99,7 +99,7 @@ class Webhooks:
             "list_webhooks", None, event_type, is_active, limit, offset
         )
         return WebhookList(
-            items=[_webhook(row) for row in rows if row["id"] is not None],
+            items=[Webhook(**row) for row in rows if row["id"] is not None],
             total=rows[0]["total"],
             limit=limit,
             offset=offset,
@@ -121,11 +121,11 @@ class Webhooks:
         row = await self._one("list_webhooks", webhook_id, None, None, 1, 0)
         if row["id"] is None:
             raise NotFoundError("webhook", webhook_id)
-        return _webhook(row)
+        return Webhook(**row)
 
     async def health(self, webhook_id: int) -> WebhookHealth:
         """Return a webhook's state, backlog and recent attempts."""
-        return WebhookHealth.model_validate(dict(await self._one("webhook_health", webhook_id)))
+        return WebhookHealth(**await self._one("webhook_health", webhook_id))
 
     async def create(self, webhook: NewWebhook) -> CreatedWebhook:
         """Create a webhook, and its secret if that is to be generated.
@@ -151,8 +151,8 @@ class Webhooks:
                 webhook.ordered,
                 webhook.retry_schedule,
             )
-        shown = {"secret": secret} if webhook.generate_secret else {}
-        return CreatedWebhook.model_validate({**row, **shown})
+        shown: dict[str, Any] = {"secret": secret} if webhook.generate_secret else {}
+        return CreatedWebhook(**row, **shown)
 
     async def update(self, webhook_id: int, changes: WebhookChanges) -> Webhook:
         """Change a webhook. Activating it clears ``disabled_reason`` and wakes the couriers.
@@ -167,7 +167,7 @@ class Webhooks:
         if changes.secret:
             columns["secret"] = self._vault.seal(changes.secret)
         with _filter_errors(changes.filter):
-            return _webhook(await self._one("update_webhook", webhook_id, json.dumps(columns)))
+            return Webhook(**await self._one("update_webhook", webhook_id, json.dumps(columns)))
 
     async def rotate_secret(self, webhook_id: int, given: str | None = None) -> RotatedSecret:
         """Replace a webhook's secret. For a day, requests are signed with the old one as well.
@@ -245,7 +245,7 @@ class Webhooks:
             raise NotFoundError("webhook", webhook_id)
         return DeliveryList(
             total=rows[0]["total"],
-            items=[Delivery.model_validate(dict(row)) for row in rows if row["id"] is not None],
+            items=[Delivery(**row) for row in rows if row["id"] is not None],
             limit=limit,
             offset=offset,
             next_before_id=rows[0]["next_before_id"],
@@ -259,9 +259,7 @@ class Webhooks:
         """
         row = await self._one("get_delivery", delivery_id, what="delivery")
         attempts = await self._queries.fetch("list_attempts", delivery_id)
-        return DeliveryDetail(
-            **row, attempts=[Attempt.model_validate(dict(attempt)) for attempt in attempts]
-        )
+        return DeliveryDetail(**row, attempts=[Attempt(**attempt) for attempt in attempts])
 
     async def redeliver(self, delivery_id: int) -> bool:
         """Send a delivery again, at once. Return False if it was pending anyway.
@@ -302,10 +300,6 @@ class Webhooks:
         if not rows:
             raise NotFoundError(what, row_id)
         return rows[0]
-
-
-def _webhook(row: Row) -> Webhook:
-    return Webhook.model_validate(dict(row))
 
 
 @contextmanager

@@ -51,6 +51,6 @@ async def list_audit(
     """List changes of webhooks, tokens and rules, and redeliveries, newest first."""
     rows = await database.fetch("list_audit", before_id, limit + 1)
     return ChangeList(
-        items=[Change.model_validate(dict(row)) for row in rows[:limit]],
+        items=[Change(**row) for row in rows[:limit]],
         next_before_id=rows[limit - 1]["id"] if len(rows) > limit else None,
     )

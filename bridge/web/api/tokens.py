@@ -78,7 +78,7 @@ async def list_tokens(database: InDatabase, limit: Limit = 50, offset: Offset = 
     """List tokens, newest first, including expired and revoked ones."""
     rows = await database.fetch("list_tokens", None, limit, offset)
     return TokenList(
-        items=[Token.model_validate(dict(row)) for row in rows if row["id"] is not None],
+        items=[Token(**row) for row in rows if row["id"] is not None],
         total=rows[0]["total"],
         limit=limit,
         offset=offset,
@@ -91,7 +91,7 @@ async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
     token = new_token()
     row = new_row(wanted.name, token, wanted.scopes, wanted.expires_at)
     [created] = await database.fetch("create_token", *row)
-    return CreatedToken.model_validate({**created, "token": token})
+    return CreatedToken(**created, token=token)
 
 
 @managing.delete(

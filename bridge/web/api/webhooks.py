@@ -52,14 +52,10 @@ def limited_trials(send_trial: SendTrial, at_once: int) -> SendTrial:
     running = trio.Semaphore(at_once)
 
     async def send(webhook: Row) -> Trial:
-        try:
-            running.acquire_nowait()
-        except trio.WouldBlock:
-            raise later(429, "Too many tests are running; try again soon") from None
-        try:
+        if not running.value:
+            raise later(429, "Too many tests are running; try again soon")
+        async with running:
             return await send_trial(webhook)
-        finally:
-            running.release()
 
     return send
 
