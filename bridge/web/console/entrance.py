@@ -14,7 +14,6 @@ from bridge.web.console.guard import (
     COOKIE,
     CSRF_FIELD,
     csrf_token,
-    forget_cookie,
     open_router,
     page_router,
     refuse_foreign,
@@ -80,7 +79,7 @@ async def sign_out(request: Request) -> Response:
     tokens: Authenticator = request.app.state.tokens
     await tokens.end_session(request.state.session)
     response = RedirectResponse("sign-in", 303)
-    forget_cookie(response, COOKIE)
+    response.set_cookie(COOKIE, "", max_age=0, path=None, httponly=True, samesite="lax")
     return response
 
 

@@ -101,11 +101,6 @@ def set_cookie(request: Request, response: Response, name: str, value: str) -> N
     )
 
 
-def forget_cookie(response: Response, name: str) -> None:
-    """Delete a cookie."""
-    response.set_cookie(name, "", max_age=0, path=None, httponly=True, samesite="lax")
-
-
 def is_secure(request: Request) -> bool:
     """Return whether the browser uses TLS, according to a trusted proxy."""
     peer = request.client.host if request.client else ""

@@ -37,11 +37,5 @@ def translator(language: str) -> Translate:
     """Return the function that translates texts of the pages into a language."""
     if language == LANGUAGES[0]:
         return lambda text: text
-    return dictionary(language).__getitem__
-
-
-@cache
-def dictionary(language: str) -> dict[str, str]:
-    """Return the translations of a language by English text."""
     texts: dict[str, str] = tomllib.loads(assets.template(f"console/{language}.toml"))
-    return texts
+    return texts.__getitem__

@@ -31,10 +31,7 @@ ROUTERS = (managing,)
 
 @managing.get("/console/tokens")
 async def tokens_page(
-    request: Request,
-    database: InDatabase,
-    offset: Offset = 0,
-    done: str = "",
+    request: Request, database: InDatabase, offset: Offset = 0, done: str = ""
 ) -> Response:
     """A page of the list, newest first."""
     listed = await tokens.list_tokens(database, ON_A_PAGE, offset)
