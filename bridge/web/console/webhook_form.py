@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from bridge.web.console.forms import Form, decimal_point
 from bridge.webhooks.errors import InvalidInputError
-from bridge.webhooks.model import NewWebhook, Webhook, WebhookChanges
+from bridge.webhooks.model import REMOVABLE, NewWebhook, Webhook, WebhookChanges
 
 _TEXTS: Final = (
     "name",
@@ -19,8 +19,6 @@ _TEXTS: Final = (
     "retry_schedule",
 )
 _BOXES: Final = ("is_active", "ordered")
-# Fields that may be left empty.
-_OPTIONAL: Final = ("description", "filter", "rate_per_second", "retry_schedule")
 #: Fields that most people leave at their defaults.
 RARE: Final = frozenset(
     {
@@ -107,7 +105,7 @@ def version_of(webhook: Webhook) -> str:
 def _values(form: Form) -> dict[str, Any]:
     """Return the submitted fields as the model expects them."""
     values: dict[str, Any] = {
-        name: form.text(name) or (None if name in _OPTIONAL else "") for name in _TEXTS
+        name: form.text(name) or (None if name in REMOVABLE else "") for name in _TEXTS
     }
     values |= {name: form.chosen(name) for name in _BOXES}
     if values["rate_per_second"]:
