@@ -1,6 +1,6 @@
 """Imports the webhooks of the bot's own table ``public.webhooks``, which is only read."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from psycopg import sql
@@ -16,7 +16,7 @@ from bridge.webhooks.operations import Webhooks, validated
 #: The columns that are copied, if the table has them: they changed with the bot's releases, and so
 #: did ``is_active``.
 IMPORTED_COLUMNS: Final = ("name", "url", "event_type", "secret", "description")
-REQUIRED_COLUMNS: Final = frozenset(["name", "url", "event_type"])
+REQUIRED_COLUMNS: Final = ("name", "url", "event_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Imported:
     url: str
     event_type: str
     #: The new webhook's id; None: it was not created.
-    webhook_id: int | None = None
+    webhook_id: int | None
     #: Why it was skipped; None: it was not.
-    skipped: str | None = None
+    skipped: str | None
 
 
 def import_webhooks(
@@ -48,19 +48,19 @@ def import_webhooks(
         rows = sessions.fetch(connection, "known_webhooks")
         known = {(row["url"], row["event_type"]) for row in rows}
         for row in _own_webhooks(connection):
-            result = Imported(str(row["name"]), str(row["url"]), str(row["event_type"]))
+            webhook_id = skipped = None
             try:
                 webhook = validated(NewWebhook, row)
             except InvalidInputError as error:
-                result = replace(result, skipped=str(error))
+                skipped = str(error)
             else:
                 if (webhook.url, webhook.event_type) in known:
-                    result = replace(result, skipped="already present")
+                    skipped = "already present"
                 elif not dry_run:
-                    created = run_blocking(webhooks.create(webhook))
-                    result = replace(result, webhook_id=created.id)
+                    webhook_id = run_blocking(webhooks.create(webhook)).id
                 known.add((webhook.url, webhook.event_type))
-            results.append(result)
+            name, url, event_type = (str(row[column]) for column in REQUIRED_COLUMNS)
+            results.append(Imported(name, url, event_type, webhook_id, skipped))
     return results
 
 
@@ -73,7 +73,7 @@ def _own_webhooks(connection: sessions.Connection) -> list[dict[str, Any]]:
     present = {name for (name,) in rows}
     if not present:
         raise WebhookError("this database has no table public.webhooks to import from")
-    if missing := sorted(REQUIRED_COLUMNS - present):
+    if missing := sorted({*REQUIRED_COLUMNS} - present):
         raise WebhookError(
             f"public.webhooks has no column {missing[0]}; it is not the bot's table, or of a "
             "release that this pgbridge does not support: use pgbridge webhooks create"
