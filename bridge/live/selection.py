@@ -1,6 +1,6 @@
 """The set of event types a client receives."""
 
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.events import PATTERN, patterns_matching
@@ -15,24 +15,16 @@ class PatternError(ValueError):
     """A client sent an invalid list of patterns. The message says why."""
 
 
+@dataclass(frozen=True, slots=True)
 class Selection:
     """The events whose type matches a set of patterns; equal if the patterns are equal.
 
-    Args:
+    Attributes:
         patterns: ``ticket.created``, ``ticket.*`` or ``*``.
     """
 
-    __slots__ = ("_takes", "patterns")
-
-    def __init__(self, patterns: Iterable[str]) -> None:
-        self.patterns = frozenset(patterns)
-        self._takes: dict[str, bool] = {}
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Selection) and self.patterns == other.patterns
-
-    def __hash__(self) -> int:
-        return hash(self.patterns)
+    patterns: frozenset[str]
+    _takes: dict[str, bool] = field(default_factory=dict, init=False, compare=False)
 
     def takes(self, event_type: str) -> bool:
         """Return whether events of this type are selected."""
@@ -46,7 +38,7 @@ class Selection:
 
 
 #: The default of a client that names no patterns.
-EVERYTHING = Selection(["*"])
+EVERYTHING = Selection(frozenset("*"))
 
 
 def checked_patterns(value: Any) -> frozenset[str]:

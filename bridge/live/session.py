@@ -82,11 +82,7 @@ class Session:
             connection.message_at = trio.current_time()
             outlet.write_nowait(self._welcome(), self._hub.last_event_id)
             self._replay.follow()
-            for begin in (self._begin_events, self._begin_since):
-                try:
-                    begin(opening)
-                except RefusedMessageError as refusal:
-                    outlet.write_nowait(refusal.frame)
+            self._begin(opening)
             while True:
                 message = await connection.websocket.get_message()
                 connection.message_at = trio.current_time()
@@ -106,15 +102,18 @@ class Session:
             welcome["visible"] = sorted(self._visible)
         return message_frame(welcome)
 
-    def _begin_events(self, opening: Opening) -> None:
-        if opening.events is not None:
-            self._subscribe(opening.events)
-
-    def _begin_since(self, opening: Opening) -> None:
-        if opening.since is not None:
-            # Not int() alone: it also accepts signs, underscores and digits of other alphabets.
-            digits = re.fullmatch("[0-9]{1,19}", opening.since)
-            self._resume(int(opening.since) if digits else None)
+    def _begin(self, opening: Opening) -> None:
+        """Obey the opening request like messages, but answer only refusals."""
+        since: str | int | None = opening.since
+        # Not int() alone: it also accepts signs, underscores and digits of other alphabets.
+        if opening.since is not None and re.fullmatch("[0-9]{1,19}", opening.since):
+            since = int(opening.since)
+        for obey, wish in ((self._subscribe, opening.events), (self._resume, since)):
+            try:
+                if wish is not None:
+                    obey(wish)
+            except RefusedMessageError as refusal:
+                self._connection.outlet.write_nowait(refusal.frame)
 
     def _answer(self, text: str | bytes) -> bytes | None:
         try:
