@@ -99,10 +99,9 @@ class Connection:
     def reuse(self) -> bool:
         """Prepare for another request; return False if that is impossible."""
         protocol = self._protocol
-        if protocol.our_state is not h11.DONE or protocol.their_state is not h11.DONE:
-            return False
-        if protocol.trailing_data[0]:
-            # The receiver sent more than one response; the next request would get the rest.
+        is_done = protocol.our_state is protocol.their_state is h11.DONE
+        # If the receiver sent more than one response, the next request would get the rest.
+        if not is_done or protocol.trailing_data[0]:
             return False
         protocol.start_next_cycle()
         return True

@@ -90,8 +90,8 @@ class Transport:
         progress = _Progress()
         with trio.move_on_after(deadline_seconds) as attempt:
             try:
-                target = parse_url(url)
-                return await self._post(target, headers, body, progress)
+                await self._post(parse_url(url), headers, body, progress)
+                return progress.answer()
             except Exception as error:
                 has_status = progress.status is not None
                 kind, text = describe_error(error, progress.phase, has_status=has_status)
@@ -105,28 +105,22 @@ class Transport:
         """Close the connections that have been idle for this long. Call it now and then."""
         self._idle.close(older_than_seconds)
 
-    async def _post(
-        self, target: Target, headers: bytes, body: bytes, progress: _Progress
-    ) -> Answer:
+    async def _post(self, target: Target, headers: bytes, body: bytes, progress: _Progress) -> None:
         request = b"%bContent-Length: %d\r\n%b\r\n%b" % (target.head, len(body), headers, body)
         connection = self._idle.take(target.origin)
         if connection is not None:
             try:
-                return await self._exchange(connection, request, progress)
+                await self._exchange(connection, request, progress)
+                return
             except (HungUpError, trio.BrokenResourceError):
                 # The idle connection was closed as we wrote, which is normal. If the receiver got
                 # the request anyway, it recognises the repeat by its webhook-id.
                 if progress.status is not None:
                     raise
         connection = await self._connect(target.origin, progress)
-        return await self._exchange(connection, request, progress)
+        await self._exchange(connection, request, progress)
 
-    async def _exchange(
-        self,
-        connection: Connection,
-        request: bytes,
-        progress: _Progress,
-    ) -> Answer:
+    async def _exchange(self, connection: Connection, request: bytes, progress: _Progress) -> None:
         is_kept = False
         interim_responses = 0
         try:
@@ -154,7 +148,6 @@ class Transport:
                         raise h11.RemoteProtocolError(
                             f"more than {INTERIM_RESPONSES} interim responses"
                         )
-            return progress.answer()
         finally:
             if is_kept:
                 self._idle.keep(connection)
