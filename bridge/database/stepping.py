@@ -16,18 +16,22 @@ async def stepped(work: Coroutine[asyncio.Future[Any], None, Result]) -> Result:
     await nothing but futures, as a statement on one connection does.
     """
     task = trio.lowlevel.current_task()
+    future: asyncio.Future[Any]
+
+    def resume(_: object) -> None:
+        trio.lowlevel.reschedule(task)
+
+    def cancel(_: object) -> trio.lowlevel.Abort:
+        # asyncpg then cancels on the server; the statement itself reports the outcome.
+        future.cancel()
+        return trio.lowlevel.Abort.FAILED
+
     try:
         while True:
             future = work.send(None)
             # An asyncio task does the same with every future that it receives.
             future._asyncio_future_blocking = False
-            future.add_done_callback(lambda _: trio.lowlevel.reschedule(task))
-
-            def cancel(_: object, future: asyncio.Future[Any] = future) -> trio.lowlevel.Abort:
-                # asyncpg then cancels on the server; the statement itself reports the outcome.
-                future.cancel()
-                return trio.lowlevel.Abort.FAILED
-
+            future.add_done_callback(resume)
             await trio.lowlevel.wait_task_rescheduled(cancel)
     except StopIteration as done:
         result: Result = done.value
