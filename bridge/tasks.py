@@ -1,6 +1,7 @@
 """Small helpers for trio tasks."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from math import inf
 
 import trio
@@ -40,6 +41,19 @@ async def hang_up(stream: trio.SocketStream, seconds: float, most_bytes: float =
         await stream.send_eof()
         while most_bytes > 0 and (data := await stream.receive_some(65_536)):
             most_bytes -= len(data)
+
+
+@contextmanager
+def ungrouped() -> Iterator[None]:
+    """Raise the first leaf of an exception group instead of the group.
+
+    Unlike ``except*``, this lets the caller raise another error: some Python versions wrap what is
+    raised in an ``except*`` block in a group.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise first_error(group)  # noqa: B904 - keep its own cause
 
 
 def first_error(error: BaseException) -> BaseException:

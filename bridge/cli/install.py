@@ -1,6 +1,7 @@
 """``pgbridge init`` and ``pgbridge uninstall``."""
 
 import sys
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -28,24 +29,16 @@ def init(
     """Install or update schema bridge and its triggers."""
     settings = read_settings()
     rules = read_rules(settings)
-    quiet = settings.doorbell == "poll"
-    with database_session(settings) as connection:
+    quiet, timeout = settings.doorbell == "poll", settings.lock_timeout_seconds
+    with (
+        database_session(settings) as connection,
+        nullcontext() if dry_run else install_lock(connection),
+    ):
+        planned = plan_install(connection, rules, quiet_doorbell=quiet, create_roles=create_roles)
         if dry_run:
-            planned = plan_install(
-                connection, rules, quiet_doorbell=quiet, create_roles=create_roles
-            )
             typer.echo(planned.script() or "-- nothing to do")
         else:
-            with install_lock(connection):
-                planned = plan_install(
-                    connection, rules, quiet_doorbell=quiet, create_roles=create_roles
-                )
-                apply_steps(
-                    connection,
-                    planned.steps,
-                    lock_timeout_seconds=settings.lock_timeout_seconds,
-                    report=say,
-                )
+            apply_steps(connection, planned.steps, lock_timeout_seconds=timeout, report=say)
     for remark in planned.remarks:
         say(f"note: {remark}")
     if rights.SERVICE in planned.missing_roles:
@@ -71,12 +64,8 @@ def uninstall(
             typer.confirm(
                 "Drop schema bridge with all its events, webhooks and deliveries?", abort=True
             )
-        apply_steps(
-            connection,
-            steps,
-            lock_timeout_seconds=settings.lock_timeout_seconds,
-            report=say,
-        )
+        timeout = settings.lock_timeout_seconds
+        apply_steps(connection, steps, lock_timeout_seconds=timeout, report=say)
         if left := rights.existing_roles(fetch(connection, "rights")):
             say(
                 f"kept the roles {' and '.join(left)}, which other databases of this server may "

@@ -46,22 +46,16 @@ def _run_bridge(settings: Settings) -> None:
 
     from bridge.daemon.app import serve
     from bridge.daemon.start import StartError
-    from bridge.tasks import first_error
+    from bridge.tasks import ungrouped
 
-    refusal: BaseException | None = None
-    has_crashed = False
     try:
-        trio.run(serve, settings, announce)
-    except* StartError as errors:
-        # Fail below: some Python versions wrap what is raised in an except* block in a group.
-        refusal = first_error(errors)
-    except* Exception:
+        with ungrouped():
+            trio.run(serve, settings, announce)
+    except StartError as error:
+        fail(str(error))
+    except Exception:
         structlog.get_logger().exception("bridge_crashed")
-        has_crashed = True
-    if refusal is not None:
-        fail(str(refusal))
-    if has_crashed:
-        raise SystemExit(FAILED)
+        raise SystemExit(FAILED) from None
 
 
 def _run_workers(settings: Settings) -> None:

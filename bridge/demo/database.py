@@ -4,9 +4,10 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from bridge.database.rights import SERVICE
 from bridge.demo.postgres import EmbeddedPostgres
@@ -37,9 +38,8 @@ def create_login(url: str) -> str:
 def psql_command(server: EmbeddedPostgres, url: str) -> str:
     """Return the psql command that opens the shop's database."""
     psql = "psql" if shutil.which("psql") else str(server.bin / "psql")
-    parts = urlsplit(url)
-    host = parse_qs(parts.query)["host"][0]
-    return shlex.join([psql, "-h", host, "-U", parts.username or "postgres", _DATABASE])
+    info = conninfo_to_dict(url)
+    return shlex.join([psql, "-h", str(info["host"]), "-U", str(info["user"]), _DATABASE])
 
 
 def shell_command(server: EmbeddedPostgres, url: str) -> str:

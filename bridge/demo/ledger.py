@@ -1,5 +1,6 @@
 """Compare what the bot committed with what arrived at each place. Pure."""
 
+import itertools
 import json
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -24,6 +25,7 @@ Key = tuple[str, ...]
 # arrives after so many others counts as unexpected.
 _REMEMBERED_IDS = 100_000
 _LATENCIES_KEPT = 400
+_DISCREPANCIES_SHOWN = 5
 
 
 def identify(event_type: str, payload: Mapping[str, object]) -> Key:
@@ -100,13 +102,11 @@ class Account:
             count += sum(time < before for time in times)
         return count
 
-    def missing_keys(self) -> list[Key]:
-        """Return the events that have not arrived, oldest first."""
-        return [key for key, times in self._waiting.items() for _ in times]
-
-    def unexpected_keys(self) -> list[Key]:
-        """Return the arrivals without a commit."""
-        return [key for key, times in self._early.items() for _ in times]
+    def discrepancies(self) -> list[str]:
+        """Return a line for each missing event, oldest first, and each unexpected arrival."""
+        missing = [(key, "never arrived") for key, times in self._waiting.items() for _ in times]
+        early = [(key, "was unexpected") for key, times in self._early.items() for _ in times]
+        return [f"{' '.join(key)} {what}" for key, what in missing + early]
 
 
 class Ledger:
@@ -120,6 +120,7 @@ class Ledger:
         self.events_committed = 0
         self.stream = Account()
         self.webhooks = {name: Account() for name in webhooks}
+        self._accounts = [self.stream, *self.webhooks.values()]
         self._patterns = dict(webhooks)
 
     def committed(self, event_type: str, payload: Mapping[str, object], at: float) -> None:
@@ -150,11 +151,6 @@ class Ledger:
         return self.webhooks[webhook].arrive(webhook_id, identify(event_type, payload), at)
 
     @property
-    def accounts(self) -> list[Account]:
-        """The stream's account and those of the webhooks."""
-        return [self.stream, *self.webhooks.values()]
-
-    @property
     def deliveries_verified(self) -> int:
         """Number of distinct verified deliveries."""
         return sum(account.distinct for account in self.webhooks.values())
@@ -162,21 +158,21 @@ class Ledger:
     @property
     def lost(self) -> int:
         """Number of events and deliveries that have not arrived yet."""
-        return sum(account.missing for account in self.accounts)
+        return sum(account.missing for account in self._accounts)
 
     @property
     def unexpected(self) -> int:
         """Number of arrivals without a commit so far."""
-        return sum(account.unexpected for account in self.accounts)
+        return sum(account.unexpected for account in self._accounts)
 
     @property
     def duplicates(self) -> int:
         """Number of arrivals with an ID that arrived before."""
-        return sum(account.duplicates for account in self.accounts)
+        return sum(account.duplicates for account in self._accounts)
 
     def overdue(self, before: float) -> int:
         """Return how many missing events were committed before this time."""
-        return sum(account.overdue(before) for account in self.accounts)
+        return sum(account.overdue(before) for account in self._accounts)
 
     def summary(self) -> dict[str, int]:
         """Return the totals that the demo prints at the end."""
@@ -188,16 +184,11 @@ class Ledger:
             "duplicates": self.duplicates,
         }
 
-    def discrepancies(self, most: int = 5) -> list[str]:
+    def discrepancies(self) -> list[str]:
         """Return a line for each of the first few discrepancies."""
-        lines = []
         places = {"the stream": self.stream, **self.webhooks}
-        for place, account in places.items():
-            lines += [f"{place}: {' '.join(key)} never arrived" for key in account.missing_keys()]
-            lines += [
-                f"{place}: {' '.join(key)} was unexpected" for key in account.unexpected_keys()
-            ]
-        return lines[:most]
+        lines = (f"{place}: {line}" for place in places for line in places[place].discrepancies())
+        return list(itertools.islice(lines, _DISCREPANCIES_SHOWN))
 
 
 def percentile(values: Collection[float], share: float) -> float | None:

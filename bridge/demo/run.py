@@ -28,7 +28,7 @@ from bridge.demo.receiver import Receiver
 from bridge.demo.screen import Scene, plain_line, print_lines, show_frames
 from bridge.demo.watch import Dashboard, NoStreamError
 from bridge.demo.webhooks import PATTERNS, create_webhooks, interference, new_secrets
-from bridge.tasks import first_error
+from bridge.tasks import ungrouped
 
 EVENTS_PER_SECOND = 40.0
 SETTLE_SECONDS = 40.0
@@ -65,12 +65,15 @@ def run_demo(seconds: float | None) -> int:
         try:
             demo.say("Starting PostgreSQL in a temporary directory …")
             with (
+                ungrouped(),
                 embedded_postgres() as server,
                 tempfile.TemporaryDirectory(prefix="pgbridge-demo-") as directory,
             ):
                 trio.run(demo.run, server, Path(directory))
-        except* _FAILURES as group:
-            problem = _first(group)
+        except _FAILURES as error:
+            problem = str(error).strip() or type(error).__name__
+            if isinstance(error, psycopg.Error):
+                problem = " ".join(problem.split())
         if problem is None:
             problem = demo.verdict()
         if problem is not None:
@@ -303,11 +306,3 @@ def _signals_held_back() -> Iterator[None]:
         while signal.sigtimedwait(_SIGNALS, 0) is not None:
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _first(error: BaseException) -> str:
-    """Return the message of the first error in a group."""
-    first = first_error(error)
-    if isinstance(first, psycopg.Error):
-        return " ".join(str(first).split())
-    return str(first).strip() or type(first).__name__

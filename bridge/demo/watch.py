@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, wrap_client_stream
 
-from bridge.tasks import first_error
+from bridge.tasks import ungrouped
 
 _CONNECT_SECONDS = 10
 _PAUSE_SECONDS = 0.5
@@ -37,14 +37,14 @@ class Dashboard:
             NoStreamError: the first connection failed.
         """
         while True:
-            loss: BaseException | None = None
             try:
-                await self._watch_once(task_status)
-            except* _LOSSES as losses:
-                # Raise below: some Python versions wrap an error raised in except* in a group.
-                loss = first_error(losses)
-            if self._last_event_id is None:
-                raise NoStreamError(f"the bridge refused the WebSocket client: {loss}")
+                with ungrouped():
+                    await self._watch_once(task_status)
+            except _LOSSES as loss:
+                if self._last_event_id is None:
+                    raise NoStreamError(
+                        f"the bridge refused the WebSocket client: {loss}"
+                    ) from None
             self.reconnections += 1
             await trio.sleep(_PAUSE_SECONDS)
 

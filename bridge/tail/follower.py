@@ -23,7 +23,7 @@ from wsproto.utilities import ProtocolError
 
 from bridge.tail.address import Address
 from bridge.tail.messages import Gap, Message, Notice, StreamEvent, parse_message
-from bridge.tasks import first_error
+from bridge.tasks import first_error, ungrouped
 
 #: Timeout for connecting, and then for the handshake including the welcome.
 CONNECT_SECONDS: Final = 10.0
@@ -79,10 +79,7 @@ class Follower:
         self._patterns = tuple(patterns)
         self._since = since
         self._silence_seconds = silence_seconds
-        self._ever_connected = False
-        self._connected = False
-        # Whether a server answered the last attempt and refused it.
-        self._answered = False
+        self._connections = 0
 
     async def run(self, messages: trio.MemorySendChannel[Message]) -> None:
         """Follow until cancelled.
@@ -96,52 +93,37 @@ class Follower:
         """
         pause = RETRY_SECONDS[0]
         while True:
-            loss = await self._follow_once(messages)
-            if not self._ever_connected:
-                hint = (
-                    "; is the bridge running there? Start it with `pgbridge run`, or set "
-                    "BRIDGE_HOST and BRIDGE_PORT, or --url"
-                )
-                raise TailError(
-                    f"cannot follow {self._address}: {loss}{'' if self._answered else hint}"
-                )
-            if self._connected:
-                self._connected = False
-                pause = RETRY_SECONDS[0]
-                await messages.send(Notice(f"connection lost ({loss}); reconnecting"))
+            connections = self._connections
+            try:
+                with ungrouped():
+                    await self._converse(messages)
+            except _LOSSES as loss:
+                self._refuse(loss)
+                if self._connections > connections:
+                    pause = RETRY_SECONDS[0]
+                    notice = Notice(f"connection lost ({_describe(loss)}); reconnecting")
+                    await messages.send(notice)
             await trio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311
             pause = min(2 * pause, RETRY_SECONDS[1])
 
-    async def _follow_once(self, messages: trio.MemorySendChannel[Message]) -> str:
-        """Follow over one connection; return how it was lost."""
-        error: BaseException | None = None
-        refusal: BaseException | None = None
-        try:
-            await self._converse(messages)
-        except* TailError as errors:
-            # Raise below: some Python versions wrap what is raised in an except* block in a group.
-            refusal = first_error(errors)
-        except* _LOSSES as errors:
-            error = first_error(errors)
-        self._answered = isinstance(error, ConnectionClosed | ConnectionRejected)
-        if refusal is None and isinstance(error, ConnectionClosed):
-            refusal = self._refusal(error)
-        if refusal is not None:
-            raise refusal
-        return _loss(error)
-
-    def _refusal(self, closed: ConnectionClosed) -> TailError | None:
-        """Return the error for a close that reconnecting cannot fix, or None."""
-        if closed.reason is None:
-            return None
-        if closed.reason.code == POLICY_VIOLATION:
-            return TailError(f"{self._address} refuses: {closed.reason.reason}")
-        if closed.reason.code == MESSAGE_TOO_BIG:
-            return TailError(
-                f"an event after {self._since} is larger than {MESSAGE_BYTES >> 20} MiB; "
-                "skip it with --since"
+    def _refuse(self, loss: Exception) -> None:
+        """Raise an error if connecting again would not help."""
+        if isinstance(loss, ConnectionClosed) and loss.reason is not None:
+            if loss.reason.code == POLICY_VIOLATION:
+                raise TailError(f"{self._address} refuses: {loss.reason.reason}")
+            if loss.reason.code == MESSAGE_TOO_BIG:
+                raise TailError(
+                    f"an event after {self._since} is larger than {MESSAGE_BYTES >> 20} MiB; "
+                    "skip it with --since"
+                )
+        if self._connections == 0:
+            hint = (
+                "; is the bridge running there? Start it with `pgbridge run`, or set "
+                "BRIDGE_HOST and BRIDGE_PORT, or --url"
             )
-        return None
+            if isinstance(loss, ConnectionClosed | ConnectionRejected):
+                hint = ""  # a server answered
+            raise TailError(f"cannot follow {self._address}: {_describe(loss)}{hint}")
 
     async def _converse(self, messages: trio.MemorySendChannel[Message]) -> None:
         with trio.fail_after(CONNECT_SECONDS):
@@ -185,9 +167,10 @@ class Follower:
         websocket: WebSocketConnection | None = None
         # trio-websocket waits forever for a response if the server hangs up.
         with trio.CancelScope() as waiting:
+            watched = _WatchedStream(stream, self._silence_seconds, waiting)
             websocket = await wrap_client_stream(
                 nursery,
-                _WatchedStream(stream, self._silence_seconds, waiting),  # type: ignore[arg-type]
+                trio.StapledStream(stream, watched),  # type: ignore[arg-type]
                 self._address.netloc,
                 target,
                 extra_headers=[(b"Authorization", f"Bearer {self._token}".encode("ascii"))],
@@ -201,12 +184,12 @@ class Follower:
     def _welcomed(self, text: str | bytes) -> Notice:
         match parse_message(text):
             case {"type": "connection", "last_event_id": int(last_event_id)}:
-                again, self._ever_connected, self._connected = self._ever_connected, True, True
+                self._connections += 1
             case _:
                 raise TailError(f"{self._address} is not the stream of a pgbridge")
         if self._since is None:
             self._since = last_event_id
-        if again:
+        if self._connections > 1:
             return Notice(f"reconnected; following after event {self._since}")
         return Notice(f"following {self._address} after event {self._since}")
 
@@ -236,7 +219,7 @@ class Follower:
                     raise TailError(f"{self._address} refuses: {reason}")
 
 
-class _WatchedStream(trio.abc.Stream):
+class _WatchedStream(trio.abc.ReceiveStream):
     """A connection that ends when a read returns nothing for ``silence_seconds``.
 
     Args:
@@ -244,7 +227,7 @@ class _WatchedStream(trio.abc.Stream):
     """
 
     def __init__(
-        self, stream: trio.abc.Stream, silence_seconds: float, waiting: trio.CancelScope
+        self, stream: trio.abc.ReceiveStream, silence_seconds: float, waiting: trio.CancelScope
     ) -> None:
         self._stream = stream
         self._silence_seconds = silence_seconds
@@ -260,12 +243,6 @@ class _WatchedStream(trio.abc.Stream):
                 self._waiting.cancel()
         return data
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
     async def aclose(self) -> None:
         await self._stream.aclose()
 
@@ -279,16 +256,15 @@ async def _speak(websocket: WebSocketConnection) -> None:
             return  # the reader sees the reason
 
 
-def _loss(error: BaseException | None) -> str:
+def _describe(error: BaseException) -> str:
     """Return in a few words why a connection was lost or not established."""
     if isinstance(error, ConnectionClosed):
-        reason = error.reason
-        return (reason and reason.reason) or "the bridge is gone"
+        return (error.reason and error.reason.reason) or "the bridge is gone"
     if isinstance(error, ConnectionRejected):
         return f"HTTP status {error.status_code}"
     if isinstance(error, trio.TooSlowError):
         return f"no response within {CONNECT_SECONDS:g} s"
-    while error is not None and error.__cause__ is not None:
+    while error.__cause__ is not None:
         error = first_error(error.__cause__)
     if isinstance(error, OSError) and error.errno is not None:
         # trio's text repeats the address, but only it describes name and certificate errors.

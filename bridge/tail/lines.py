@@ -27,23 +27,15 @@ def visible(text: str) -> str:
 def terminal_line(event: StreamEvent) -> Text:
     """Format an event: local time, ID, type, payload."""
     payload = json.dumps(event.payload, ensure_ascii=False, separators=(",", ":"))
+    # Not hash(): a type keeps its colour in every run.
+    style = TYPE_STYLES[crc32(event.event_type.encode()) % len(TYPE_STYLES)]
     return Text.assemble(
-        (local_time(event.timestamp), "dim"),
+        (f"{datetime.fromisoformat(event.timestamp).astimezone():%m-%d %H:%M:%S}", "dim"),
         (f" {event.id:>6} ", "bold"),
-        (f"{visible(event.event_type):<{TYPE_WIDTH}}", type_style(event.event_type)),
+        (f"{visible(event.event_type):<{TYPE_WIDTH}}", style),
         "  ",
         visible(payload),
     )
-
-
-def local_time(timestamp: str) -> str:
-    """Format a timestamp in local time: month, day and time."""
-    return datetime.fromisoformat(timestamp).astimezone().strftime("%m-%d %H:%M:%S")
-
-
-def type_style(event_type: str) -> str:
-    """Return the colour of an event type, the same in every run."""
-    return TYPE_STYLES[crc32(event_type.encode()) % len(TYPE_STYLES)]
 
 
 def _escaped(character: str) -> str:

@@ -5,20 +5,18 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
-from typing import TextIO
+from collections.abc import Awaitable, Callable
 
 import trio
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 from rich.text import Text
 
 from bridge.tail.follower import Follower, TailError
 from bridge.tail.lines import terminal_line, visible
 from bridge.tail.messages import Gap, Message, StreamEvent
-from bridge.tasks import first_error
+from bridge.tasks import ungrouped
 
 _STDOUT = 1
-_STDERR = 2
 
 
 class Output:
@@ -35,8 +33,8 @@ class Output:
         # As after >&- in a shell.
         if sys.stdout is None or sys.stderr is None:
             raise TailError("standard output or standard error is closed")
-        self._console = Console(highlight=False, markup=False, emoji=False)
-        self._errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._console = Console()
+        self._errors = Console(stderr=True)
         # Do not ask the console: with FORCE_COLOR it takes a pipe for a terminal.
         self._on_terminal = sys.stdout.isatty()
         self._as_json = as_json or not self._on_terminal
@@ -46,9 +44,7 @@ class Output:
         if self._as_json:
             await self._print_json(event.text)
         else:
-            with self._console.capture() as captured:
-                self._console.print(terminal_line(event), no_wrap=True, overflow="ellipsis")
-            await _write(_STDOUT, _encoded(captured.get(), sys.stdout))
+            await _print(self._console, terminal_line(event), "ellipsis")
 
     async def gap(self, gap: Gap) -> None:
         """Report missing events on standard error and, as JSON, among the events."""
@@ -65,9 +61,7 @@ class Output:
 
     async def say(self, line: str, style: str = "dim") -> None:
         """Print a line on standard error."""
-        with self._errors.capture() as captured:
-            self._errors.print(Text(f"pgbridge: {visible(line)}", style), soft_wrap=True)
-        await _write(_STDERR, _encoded(captured.get(), sys.stderr))
+        await _print(self._errors, Text(f"pgbridge: {visible(line)}", style), "ignore")
 
     async def reader_left(self) -> None:
         """Wait until the reader of a pipe on standard output leaves; forever if it is no pipe."""
@@ -82,10 +76,6 @@ class Output:
         await _write(_STDOUT, f"{line}\n".encode())
 
 
-class OutputClosedError(Exception):
-    """The reader of the output has left."""
-
-
 async def tail(follower: Follower, output: Output, count: int | None) -> None:
     """Print messages until ``count`` events, SIGINT, SIGTERM or a closed pipe.
 
@@ -94,23 +84,19 @@ async def tail(follower: Follower, output: Output, count: int | None) -> None:
     """
     # The follower reports the same errors.
     logging.getLogger("trio-websocket").setLevel(logging.CRITICAL)
-    refusal: BaseException | None = None
     try:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with ungrouped(), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 sending, receiving = trio.open_memory_channel[Message](0)
-                nursery.start_soon(_end_with_signal, signals, nursery.cancel_scope)
-                nursery.start_soon(_end_with_reader, output, nursery.cancel_scope)
+                nursery.start_soon(_cancel_after, signals.__anext__, nursery.cancel_scope)
+                nursery.start_soon(_cancel_after, output.reader_left, nursery.cancel_scope)
                 nursery.start_soon(follower.run, sending)
                 await _print_messages(receiving, output, count)
                 nursery.cancel_scope.cancel()
-    except* OutputClosedError:
-        pass
-    except* TailError as errors:
-        # Raise below: some Python versions wrap what is raised in an except* block in a group.
-        refusal = first_error(errors)
-    if refusal is not None:
-        raise refusal
+    except BrokenPipeError:
+        pass  # the reader of the output has left
+    except OSError as error:  # the follower handles errors of the connection
+        raise TailError(f"cannot print: {error.strerror}") from None
 
 
 async def _print_messages(
@@ -130,18 +116,16 @@ async def _print_messages(
                 await output.say(message.line)
 
 
-async def _end_with_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    await anext(signals)
+async def _cancel_after(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
+    await wait()
     scope.cancel()
 
 
-async def _end_with_reader(output: Output, scope: trio.CancelScope) -> None:
-    await output.reader_left()
-    scope.cancel()
-
-
-def _encoded(text: str, stream: TextIO) -> bytes:
-    return text.encode(stream.encoding, "backslashreplace")
+async def _print(console: Console, text: Text, overflow: OverflowMethod) -> None:
+    with console.capture() as captured:
+        console.print(text, no_wrap=True, overflow=overflow, crop=False)
+    data = captured.get().encode(console.encoding, "backslashreplace")
+    await _write(console.file.fileno(), data)
 
 
 async def _write(descriptor: int, data: bytes) -> None:
@@ -149,12 +133,7 @@ async def _write(descriptor: int, data: bytes) -> None:
 
     A thread writes, so that signals are handled while the reader is slow.
     """
-    try:
-        await trio.to_thread.run_sync(_write_all, descriptor, data, abandon_on_cancel=True)
-    except BrokenPipeError:
-        raise OutputClosedError from None
-    except OSError as error:
-        raise TailError(f"cannot print: {error.strerror}") from None
+    await trio.to_thread.run_sync(_write_all, descriptor, data, abandon_on_cancel=True)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
