@@ -6,6 +6,7 @@ Rows are mappings, so either driver can fetch them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -43,19 +44,17 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Outbox:
+class Outbox(Counted):
     """Captured events that are not drained yet.
 
     Attributes:
         oldest_seconds: age of the oldest event, or None if the outbox is empty.
     """
 
-    count: int
-    more: bool
     oldest_seconds: float | None
 
     @classmethod
-    def of(cls, state: Row) -> Outbox:
+    def of_state(cls, state: Row) -> Outbox:
         """Take it from the row of ``overview.sql``."""
         counted = Counted.of(state["outbox_count"])
         return cls(counted.count, counted.more, state["outbox_oldest_seconds"])
@@ -261,8 +260,9 @@ class Overview:
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes as JSON, with times in ISO 8601 and null for unknown values."""
-        attributes: dict[str, Any] = _plain(asdict(self))
-        return attributes | {"point_seconds": self.point_seconds}
+        attributes = asdict(self) | {"point_seconds": self.point_seconds}
+        converted: dict[str, Any] = json.loads(json.dumps(attributes, default=datetime.isoformat))
+        return converted
 
 
 def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Overview:
@@ -293,7 +293,7 @@ def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Ove
         commit_to_acknowledged=Delay.of(
             add_counts(row["commit_to_acknowledged"] for row in activity)
         ),
-        outbox=Outbox.of(state),
+        outbox=Outbox.of_state(state),
         delivery_queue=DeliveryQueue(
             due=Counted.of(state["due_count"]),
             scheduled=Counted.of(state["scheduled_count"]),
@@ -316,19 +316,8 @@ def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Ove
 
 
 def _point(row: Row) -> Point:
-    return Point(
-        at=row["at"],
-        bridges=row["bridges"],
-        clients=row["clients"],
-        clients_dropped=row["clients_dropped"],
-        events=row["events_drained"],
-        streamed=row["events_streamed"],
-        delivered=row["delivered"],
-        retried=row["retried"],
-        failed=row["failed"],
-        commit_to_client=Delay.of(row["commit_to_client"]),
-        commit_to_acknowledged=Delay.of(row["commit_to_acknowledged"]),
-    )
+    delays = {name: Delay.of(row[name]) for name in ("commit_to_client", "commit_to_acknowledged")}
+    return Point(**{**row, **delays})
 
 
 def _rate(bridges: Iterable[Row], name: str) -> float:
@@ -338,11 +327,3 @@ def _rate(bridges: Iterable[Row], name: str) -> float:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value.isoformat() if isinstance(value, datetime) else value

@@ -112,7 +112,7 @@ def format_doorbell(doorbell: Doorbell) -> str:
 
 def format_outbox(outbox: Outbox) -> str:
     """Describe the number of events in the outbox and the age of the oldest."""
-    words = str(Counted(outbox.count, outbox.more))
+    words = str(outbox)
     if outbox.oldest_seconds is not None:
         words += f", the oldest captured {format_seconds(outbox.oldest_seconds)} ago"
     return words

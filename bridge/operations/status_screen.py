@@ -18,7 +18,7 @@ from rich.text import Text
 
 from bridge.database.sessions import Connection, SessionError
 from bridge.operations.formatting import duration, number, percent, rate
-from bridge.operations.overview import Counted, Delay, Outbox, Overview
+from bridge.operations.overview import Counted, Delay, Overview
 from bridge.operations.status import Status, StatusError, read_status
 
 #: Pause between readings. Counting the queues is slow while vacuum is held back, so after a slow
@@ -167,7 +167,7 @@ def _charts(figures: Overview, width: int) -> RenderableType:
         (
             "events/s",
             [each.events / seconds if each.bridges else None for each in points],
-            _peak([each.events / seconds for each in points], rate, "/s"),
+            f"peak {rate(max((each.events / seconds for each in points), default=0.0))}/s",
         ),
         (
             "attempts/s",
@@ -241,13 +241,9 @@ def bar_chart(values: Sequence[float | None]) -> str:
     )
 
 
-def _peak(values: Sequence[float], format_: Callable[[float], str], unit: str) -> str:
-    return f"peak {format_(max(values, default=0.0))}{unit}"
-
-
 def _delay(delay: Delay) -> str:
     return f"p50 {duration(delay.p50_seconds)}, p95 {duration(delay.p95_seconds)}"
 
 
-def _counted(queue: Counted | Outbox) -> str:
+def _counted(queue: Counted) -> str:
     return f"{'over ' if queue.more else ''}{number(queue.count)}"

@@ -69,8 +69,8 @@ def point(minute: int, **columns: Any) -> Row:
         "bridges": 1,
         "clients": 0,
         "clients_dropped": 0,
-        "events_drained": 0,
-        "events_streamed": 0,
+        "events": 0,
+        "streamed": 0,
         "delivered": 0,
         "retried": 0,
         "failed": 0,
@@ -174,7 +174,7 @@ def test_queue_sizes_are_bounded(found: int, counted: Counted) -> None:
 def test_json_has_the_documented_names() -> None:
     overviewed = built(
         point(0, bridges=0),
-        point(1, clients=2, events_drained=3, events_streamed=6, delivered=1),
+        point(1, clients=2, events=3, streamed=6, delivered=1),
         bridges=(bridge("a:1", clients=2, events_drained=30.0),),
         drainer_pid=42,
         drainer="a:1",

@@ -39,7 +39,7 @@ def schema_version(context: Context) -> Verdicts:
 def outbox(context: Context) -> Verdicts:
     """Check that a bridge drains the outbox."""
     [row] = context.fetch("overview")
-    drainer, events = Drainer.of(row), Outbox.of(row)
+    drainer, events = Drainer.of(row), Outbox.of_state(row)
     message = f"events in the outbox: {format_outbox(events)}"
     if events.oldest_seconds is not None and events.oldest_seconds > OUTBOX_SECONDS:
         if not drainer.alive:
