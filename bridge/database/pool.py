@@ -5,12 +5,7 @@ calls raise ``DatabaseUnavailable``, so callers have one error to retry. Every o
 ``DatabaseError``: a bug or a refused statement.
 """
 
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -104,20 +99,8 @@ class Database:
         self._pool = pool
 
     async def fetch(self, name: str, *values: object) -> list[Row]:
-        """Run the named query of ``sql/queries`` on a pooled connection and return its rows.
-
-        Cancellation waits for the statement to finish: asyncpg can lose a pooled connection whose
-        statement is cancelled just as the server closes it. Statements are short and time-limited.
-        """
-        rows: list[Row] = []
-        with translated(), trio.CancelScope(shield=True):
-            rows = await aio_as_trio(self._pool.fetch)(query(name), *values)
-        return rows  # noqa: RET504 - mypy: the scope might swallow what it cancels
-
-    async def fetch_one(self, name: str, *values: object) -> Row | None:
-        """Run a query like :meth:`fetch` and return its first row, or None."""
-        rows = await self.fetch(name, *values)
-        return rows[0] if rows else None
+        """Run the named query of ``sql/queries`` on a pooled connection and return its rows."""
+        return await self._run(self._pool.fetch, query(name), *values)
 
     async def change(self, actor: str, name: str, *values: object) -> list[Row]:
         """Run a query like :meth:`fetch` and attribute its changes to an actor in the audit log.
@@ -125,17 +108,15 @@ class Database:
         Args:
             actor: JSON, as ``bridge.audit`` reads it.
         """
-        rows: list[Row] = []
-        with translated(), trio.CancelScope(shield=True):
-            rows = await aio_as_trio(self._change)(actor, query(name), values)
-        return rows  # noqa: RET504 - mypy, as above
 
-    async def _change(self, actor: str, statement: str, values: Sequence[object]) -> list[Row]:
-        async with self._pool.acquire() as connection, connection.transaction():
-            # Local to the transaction: behind a pooler, other clients use the session next.
-            await connection.execute("select set_config('bridge.actor', $1, true)", actor)
-            rows: list[Row] = await connection.fetch(statement, *values)
-            return rows
+        async def work() -> list[Row]:
+            async with self._pool.acquire() as connection, connection.transaction():
+                # Local to the transaction: behind a pooler, other clients use the session next.
+                await connection.execute("select set_config('bridge.actor', $1, true)", actor)
+                rows: list[Row] = await connection.fetch(query(name), *values)
+                return rows
+
+        return await self._run(work)
 
     async def read_foreign(self, guard: str, name: str, *values: object) -> list[Row]:
         """Run a query like :meth:`fetch` on a table whose owner has fewer rights than this role.
@@ -149,19 +130,28 @@ class Database:
         Raises:
             UnfitTableError: the guard returned a row.
         """
+
+        async def work() -> list[Row]:
+            async with self._pool.acquire() as connection, connection.transaction(readonly=True):
+                for row in await connection.fetch(query(guard)):
+                    raise UnfitTableError(row["reason"])
+                rows: list[Row] = await connection.fetch(query(name), *values)
+                return rows
+
+        return await self._run(work)
+
+    async def _run(
+        self, work: Callable[..., Awaitable[list[Row]]], *arguments: object
+    ) -> list[Row]:
+        """Run a coroutine function of asyncio that uses the pool.
+
+        Cancellation waits for it to finish: asyncpg can lose a pooled connection whose statement is
+        cancelled just as the server closes it. Statements are short and time-limited.
+        """
         rows: list[Row] = []
         with translated(), trio.CancelScope(shield=True):
-            rows = await aio_as_trio(self._read_foreign)(query(guard), query(name), values)
-        return rows  # noqa: RET504 - mypy, as above
-
-    async def _read_foreign(
-        self, guard: str, statement: str, values: Sequence[object]
-    ) -> list[Row]:
-        async with self._pool.acquire() as connection, connection.transaction(readonly=True):
-            for row in await connection.fetch(guard):
-                raise UnfitTableError(row["reason"])
-            rows: list[Row] = await connection.fetch(statement, *values)
-            return rows
+            rows = await aio_as_trio(work)(*arguments)
+        return rows  # noqa: RET504 - mypy: the scope might swallow what it cancels
 
     @property
     def pooled(self) -> tuple[int, int]:

@@ -102,11 +102,11 @@ class Upkeep:
     async def _drop_expired(self, parent: str, days: int) -> None:
         while True:
             try:
-                row = await self._database.fetch_one("drop_expired_partition", parent, days)
+                [row] = await self._database.fetch("drop_expired_partition", parent, days)
             except DatabaseError as error:
                 # Usually a reader holds a lock. The next run tries again.
                 log.warning("partition_drop_postponed", parent=parent, reason=str(error))
                 return
-            if row is None or row["dropped"] is None:
+            if row["dropped"] is None:
                 return
             log.info("partition_dropped", partition=row["dropped"])

@@ -376,11 +376,9 @@ async def test_foreign_advisory_locks_block_nothing(
                 " values ('w', 'http://localhost/', 'x') returning id"
             ).fetchall()
             async with open_database(as_service(bridge_url)) as database:
-                row = await database.fetch_one("create_partitions", 40)
-                assert row is not None
+                [row] = await database.fetch("create_partitions", 40)
                 assert row["created"] > 0
-                row = await database.fetch_one("drop_expired_partition", "events", 35)
-                assert row is not None
+                [row] = await database.fetch("drop_expired_partition", "events", 35)
                 assert row["dropped"].startswith("events_p")
                 await database.fetch(
                     "redeliver_failed", webhook_id, datetime.now(UTC), None, False, 20.0

@@ -28,10 +28,8 @@ async def test_many_tasks_share_few_server_sessions(bridge_url: str, pooled_url:
 
     async def work() -> None:
         for _ in range(20):
-            created = await database.fetch_one(*CREATE)
-            assert created is not None
-            shown = await database.fetch_one("list_webhooks", created["id"], None, None, 1, 0)
-            assert shown is not None
+            [created] = await database.fetch(*CREATE)
+            [shown] = await database.fetch("list_webhooks", created["id"], None, None, 1, 0)
             assert shown["id"] == created["id"]
             await database.fetch("create_partitions", 3)
             await database.fetch("claim", [shown["id"]], [1], [None], None, 10, 5, [])
@@ -54,7 +52,7 @@ async def test_shared_session_keeps_the_settings_of_others(
         bot.execute("set work_mem = '5MB'")
         bot.commit()
         async with open_database(narrow, listen_url=bridge_url) as database:
-            await database.fetch_one(*CREATE)
+            await database.fetch(*CREATE)
         assert bot.execute("show work_mem").fetchone() == ("5MB",)
 
 

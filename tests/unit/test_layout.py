@@ -73,7 +73,7 @@ def test_every_query_is_used(name: str) -> None:
 
 
 def test_every_used_query_exists() -> None:
-    called = re.findall(r"\b(?:fetch|fetch_one|fetch_value|query)\(\s*\"(\w+)\"", CODE)
+    called = re.findall(r"\b(?:fetch|query)\(\s*\"(\w+)\"", CODE)
     assert called
     assert sorted(set(called) - set(QUERIES)) == []
 
