@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,16 +16,16 @@ from rich.text import Text
 
 from bridge.access.vault import Vault
 from bridge.capture.apply import install_lock
-from bridge.cli.context import database_session, read_settings
+from bridge.cli.context import database_session, one_line_errors, read_settings
 from bridge.cli.output import MISUSED, fail, say, table
 from bridge.database.queries import SessionQueries, run_blocking
-from bridge.settings import Settings
 
 if TYPE_CHECKING:
     from bridge.webhooks.operations import Webhooks
 
 webhooks_app = typer.Typer(help="Manage webhooks and their deliveries.", no_args_is_help=True)
 
+T = TypeVar("T")
 WebhookId = Annotated[
     int,
     typer.Argument(min=1, max=2**63 - 1, metavar="ID", help="From `pgbridge webhooks list`."),
@@ -38,8 +37,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
     """List webhooks with state, backlog and success rate."""
-    with _operations() as webhooks:
-        rows = [dict(row) for row in run_blocking(webhooks.overview())]
+    rows = [dict(row) for row in _run(lambda webhooks: webhooks.overview())]
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -94,11 +92,10 @@ def create(
         "ordered": ordered,
         "filter": filter_,
     }
-    with _operations() as webhooks:
-        from bridge.webhooks.model import NewWebhook
-        from bridge.webhooks.operations import validated
+    from bridge.webhooks.model import NewWebhook
+    from bridge.webhooks.operations import validated
 
-        created = run_blocking(webhooks.create(validated(NewWebhook, fields)))
+    created = _run(lambda webhooks: webhooks.create(validated(NewWebhook, fields)))
     typer.echo(created.id)
     if created.secret is not None:
         typer.echo(created.secret)
@@ -110,12 +107,11 @@ def test(webhook_id: WebhookId) -> None:
 
     Prints the response body.
     """
-    settings = read_settings()
-    with _operations(settings) as webhooks:
-        from bridge.webhooks.trial import blocking_sender
+    from bridge.webhooks.trial import blocking_sender
 
-        send = blocking_sender(Vault(settings.secret_keys), settings.allowed_networks)
-        trial = run_blocking(webhooks.send_test(webhook_id, send))
+    settings = read_settings()
+    send = blocking_sender(Vault(settings.secret_keys), settings.allowed_networks)
+    trial = _run(lambda webhooks: webhooks.send_test(webhook_id, send))
     if trial.response_body:
         typer.echo(trial.response_body)
     if trial.error_message is not None:
@@ -140,16 +136,14 @@ def enable(webhook_id: WebhookId) -> None:
 @webhooks_app.command()
 def pause(webhook_id: WebhookId) -> None:
     """Hold back deliveries, but keep queueing new ones."""
-    with _operations() as webhooks:
-        run_blocking(webhooks.pause(webhook_id))
+    _run(lambda webhooks: webhooks.pause(webhook_id))
     say(f"webhook {webhook_id} is paused")
 
 
 @webhooks_app.command()
 def resume(webhook_id: WebhookId) -> None:
     """Resume a paused, failing or disabled webhook."""
-    with _operations() as webhooks:
-        run_blocking(webhooks.resume(webhook_id))
+    _run(lambda webhooks: webhooks.resume(webhook_id))
     say(f"webhook {webhook_id} is resumed")
 
 
@@ -163,20 +157,20 @@ def redeliver(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Redeliver failed deliveries and print how many."""
-    with _operations() as webhooks:
-        from bridge.webhooks.model import Redelivery
-        from bridge.webhooks.operations import validated
+    from bridge.webhooks.model import Redelivery
+    from bridge.webhooks.operations import validated
 
-        fields = {"since": since, "until": until, "per_second": per_second}
+    fields = {"since": since, "until": until, "per_second": per_second}
+    with one_line_errors():
         chosen = validated(Redelivery, fields)
-        count = run_blocking(webhooks.redeliver_failed(webhook_id, chosen)).count
-        if count and not dry_run:
-            if not yes and not sys.stdin.isatty():
-                fail("standard input is not a terminal; pass --yes or --dry-run", MISUSED)
-            if not yes:
-                typer.confirm(f"Redeliver {count} failed deliveries?", abort=True, err=True)
-            chosen.dry_run = False
-            count = run_blocking(webhooks.redeliver_failed(webhook_id, chosen)).count
+    count = _run(lambda webhooks: webhooks.redeliver_failed(webhook_id, chosen)).count
+    if count and not dry_run:
+        if not yes and not sys.stdin.isatty():
+            fail("standard input is not a terminal; pass --yes or --dry-run", MISUSED)
+        if not yes:
+            typer.confirm(f"Redeliver {count} failed deliveries?", abort=True, err=True)
+        chosen.dry_run = False
+        count = _run(lambda webhooks: webhooks.redeliver_failed(webhook_id, chosen)).count
     typer.echo(count)
 
 
@@ -210,21 +204,21 @@ def import_(
         say("disable the bot's own webhooks, or receivers will get every event twice")
 
 
-@contextmanager
-def _operations(settings: Settings | None = None) -> Iterator[Webhooks]:
-    """Open a database session and yield the webhook operations on it."""
+def _run(operation: Callable[[Webhooks], Coroutine[Any, Any, T]]) -> T:
+    """Run an operation in a database session."""
     from bridge.webhooks.operations import Webhooks
 
-    settings = settings or read_settings()
+    settings = read_settings()
     with database_session(settings) as connection:
-        yield Webhooks(SessionQueries(connection), Vault(settings.secret_keys))
+        webhooks = Webhooks(SessionQueries(connection), Vault(settings.secret_keys))
+        return run_blocking(operation(webhooks))
 
 
 def _set_active(webhook_id: int, is_active: bool) -> None:
-    with _operations() as webhooks:
-        from bridge.webhooks.model import WebhookChanges
+    from bridge.webhooks.model import WebhookChanges
 
-        run_blocking(webhooks.update(webhook_id, WebhookChanges(is_active=is_active)))
+    changes = WebhookChanges(is_active=is_active)
+    _run(lambda webhooks: webhooks.update(webhook_id, changes))
 
 
 def _read_secret() -> str:

@@ -71,56 +71,49 @@ async def init(settings: Mapping[str, str], directory: Path) -> None:
 
 
 class Bridge:
-    """A running ``pgbridge run``."""
+    """A running ``pgbridge run``. Each method raises ``BridgeError`` with the end of its log."""
 
     def __init__(self, process: trio.Process, log: Path) -> None:
         self._process = process
         self._log = log
 
-    async def first_line(self) -> None:
-        """Wait until it serves.
-
-        Raises:
-            BridgeError: it ended or did not serve in time.
-        """
+    async def serving(self) -> None:
+        """Wait until it serves."""
         assert self._process.stdout is not None  # noqa: S101 - it was opened with a pipe
         with trio.move_on_after(START_SECONDS):
             async for chunk in self._process.stdout:
                 if b"\n" in chunk:
                     return
             await self.watch()
-        raise BridgeError(f"the bridge did not serve within {START_SECONDS} s{self._words()}")
+        raise self._error(f"did not serve within {START_SECONDS} s")
 
     async def watch(self) -> None:
-        """Wait until it ends by itself, which is an error.
-
-        Raises:
-            BridgeError: it ended; the message contains the end of its log.
-        """
+        """Wait until it ends by itself, which is an error."""
         status = await self._process.wait()
-        raise BridgeError(f"the bridge ended with {_status(status)}{self._words()}")
+        raise self._error(f"ended with {_status(status)}")
 
     async def stop(self) -> None:
-        """Stop it and wait.
-
-        Raises:
-            BridgeError: it did not stop in time, or its exit status is not 0.
-        """
-        self._process.send_signal(signal.SIGTERM)
+        """Stop it and wait."""
+        self._process.terminate()
         with trio.move_on_after(STOP_SECONDS):
             status = await self._process.wait()
             if status != 0:
-                raise BridgeError(f"the bridge stopped with {_status(status)}{self._words()}")
+                raise self._error(f"stopped with {_status(status)}")
             return
-        raise BridgeError(f"the bridge did not stop within {STOP_SECONDS} s{self._words()}")
+        raise self._error(f"did not stop within {STOP_SECONDS} s")
 
-    def _words(self) -> str:
-        return _tail(self._log.read_text(errors="replace"))
+    def _error(self, what: str) -> BridgeError:
+        log = self._log.read_text(errors="replace")
+        return BridgeError(f"the bridge {what}{_tail(log)}")
 
 
 @asynccontextmanager
 async def bridge(settings: Mapping[str, str], directory: Path) -> AsyncIterator[Bridge]:
-    """Start ``pgbridge run``; it always ends with the context."""
+    """Run ``pgbridge run`` during the context.
+
+    Raises:
+        BridgeError: it did not start, or did not stop at the end.
+    """
     log = directory / "bridge.log"
     with log.open("wb") as stderr:
         process = await trio.lowlevel.open_process(
@@ -133,8 +126,11 @@ async def bridge(settings: Mapping[str, str], directory: Path) -> AsyncIterator[
             # Ctrl-C signals the whole process group; only the demo may stop the bridge.
             start_new_session=True,
         )
+    running = Bridge(process, log)
     try:
-        yield Bridge(process, log)
+        await running.serving()
+        yield running
+        await running.stop()
     finally:
         if process.returncode is None:
             process.kill()

@@ -71,14 +71,11 @@ class Receiver:
     def app(self) -> FastAPI:
         """Return the ASGI application: ``POST /{webhook name}``."""
         app = FastAPI(openapi_url=None)
-
-        @app.post("/{name}")
-        async def webhook(name: str, request: Request) -> dict[str, str]:
-            return self._take(name, request.headers, await request.body())
-
+        app.post("/{name}")(self._take)
         return app
 
-    def _take(self, name: str, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+    async def _take(self, name: str, request: Request) -> dict[str, str]:
+        headers, body = request.headers, await request.body()
         secret = self._secrets.get(name)
         if secret is None:
             raise HTTPException(status_code=404, detail="No such webhook")

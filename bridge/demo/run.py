@@ -182,13 +182,10 @@ class Demo:
         # As in production: the bridge has only the privileges it needs and owns nothing.
         settings["BRIDGE_DATABASE_URL"] = await trio.to_thread.run_sync(create_login, url)
         self.say("Starting the bridge: pgbridge run …")
-        async with child.bridge(settings, directory) as bridge:
-            await bridge.first_line()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, bridge)
-                await self._perform(nursery, server, url)
-                nursery.cancel_scope.cancel()
-            await bridge.stop()
+        async with child.bridge(settings, directory) as bridge, trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, bridge)
+            await self._perform(nursery, server, url)
+            nursery.cancel_scope.cancel()
 
     async def _watch(self, bridge: child.Bridge) -> None:
         try:
