@@ -178,10 +178,9 @@ class History:
         while self.last_event_id < event_id:
             await self._grown.wait()
 
-    async def bounds(self) -> tuple[int, int]:
-        """Return ``available_from`` and ``newest_id`` of the log; see :class:`LogPage`."""
-        read = await self._retried_read(0, 0, 1, 1)
-        return read.available_from, read.newest_id
+    async def newest_id(self) -> int:
+        """Return the highest id in the log, which this bridge may not have published yet."""
+        return (await self._retried_read(0, 0, 1, 1)).newest_id
 
     async def page(self, after: int) -> Page:
         """Return one page of the events after an id.

@@ -139,7 +139,7 @@ class Replay:
         Another bridge may be slightly ahead. If the log does not have the id, it is of another
         database, or of this one before it was restored from a backup.
         """
-        _, newest_id = await self._hub.history.bounds()
+        newest_id = await self._hub.history.newest_id()
         await trio.lowlevel.checkpoint()  # the session may have ended meanwhile
         if since <= newest_id:
             await self._hub.history.reached(since)
