@@ -17,11 +17,6 @@ def say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def announce(line: str) -> None:
-    """Print a line on standard output at once, also into a pipe."""
-    print(line, flush=True)
-
-
 def fail(line: str, code: int = FAILED) -> NoReturn:
     """Print an error in one line and exit."""
     say(f"pgbridge: {line}")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from bridge.cli.context import read_settings
-from bridge.cli.output import FAILED, MISUSED, announce, fail
+from bridge.cli.output import FAILED, MISUSED, fail
 from bridge.settings import Settings
 
 
@@ -50,7 +50,7 @@ def _run_bridge(settings: Settings) -> None:
 
     try:
         with ungrouped():
-            trio.run(serve, settings, announce)
+            trio.run(serve, settings, typer.echo)
     except StartError as error:
         fail(str(error))
     except Exception:
@@ -65,7 +65,7 @@ def _run_workers(settings: Settings) -> None:
     from bridge.daemon.supervisor import WorkersFailedError, supervise
 
     try:
-        in_order = trio.run(supervise, settings, announce)
+        in_order = trio.run(supervise, settings, typer.echo)
     except WorkersFailedError as error:
         fail(str(error), error.exit_code)
     except Exception:

@@ -28,7 +28,7 @@ from bridge.demo.receiver import Receiver
 from bridge.demo.screen import Scene, plain_line, print_lines, show_frames
 from bridge.demo.watch import Dashboard, NoStreamError
 from bridge.demo.webhooks import PATTERNS, create_webhooks, interference, new_secrets
-from bridge.tasks import ungrouped
+from bridge.tasks import WakeUp, ungrouped
 
 EVENTS_PER_SECOND = 40.0
 SETTLE_SECONDS = 40.0
@@ -112,7 +112,7 @@ class Demo:
         self._console = _Console(highlight=False)
         self._live = sys.stdout.isatty() and not self._console.is_dumb_terminal
         self._enough = trio.Event()
-        self._news = trio.Event()
+        self._news = WakeUp()
         self._aborted = False
         # What a user has done to the webhooks.
         self._interference: list[str] = []
@@ -252,8 +252,7 @@ class Demo:
             return
         with trio.move_on_after(SETTLE_SECONDS):
             while ledger.lost:
-                self._news = trio.Event()
-                await self._news.wait()
+                await self._news.wait(math.inf)
             await trio.sleep(_AFTERMATH_SECONDS)
         wrong = ledger.lost or ledger.unexpected or scene.receiver.forged
         scene.phase = "failed" if wrong else "all arrived"
@@ -266,14 +265,14 @@ class Demo:
                 message["id"], message["type"], message["payload"], time.monotonic()
             )
         self._scene.feed.append((time.strftime("%H:%M:%S"), message, latency))
-        self._news.set()
+        self._news.signal()
 
     def _verified(
         self, name: str, webhook_id: str, event_type: str, payload: dict[str, Any]
     ) -> None:
         if event_type in KEY_FIELDS:
             self.ledger.verified(name, webhook_id, event_type, payload, time.monotonic())
-        self._news.set()
+        self._news.signal()
 
     def _say_what_runs_where(self, server: EmbeddedPostgres, url: str) -> None:
         """Print addresses and commands, ready to copy."""

@@ -19,6 +19,7 @@ from trio_websocket import (
     WebSocketConnection,
     wrap_client_stream,
 )
+from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError
 
 from bridge.tail.address import Address
@@ -36,10 +37,6 @@ SPEAK_SECONDS: Final = 30.0
 #: The largest event accepted; bounds the memory that a slow reader costs.
 MESSAGE_BYTES: Final = 64 * 1024 * 1024
 RECEIVE_BYTES: Final = 64 * 1024
-
-# Close codes.
-POLICY_VIOLATION: Final = 1008
-MESSAGE_TOO_BIG: Final = 1009
 
 _LOSSES = (
     ConnectionClosed,
@@ -109,9 +106,9 @@ class Follower:
     def _refuse(self, loss: Exception) -> None:
         """Raise an error if connecting again would not help."""
         if isinstance(loss, ConnectionClosed) and loss.reason is not None:
-            if loss.reason.code == POLICY_VIOLATION:
+            if loss.reason.code == CloseReason.POLICY_VIOLATION:
                 raise TailError(f"{self._address} refuses: {loss.reason.reason}")
-            if loss.reason.code == MESSAGE_TOO_BIG:
+            if loss.reason.code == CloseReason.MESSAGE_TOO_BIG:
                 raise TailError(
                     f"an event after {self._since} is larger than {MESSAGE_BYTES >> 20} MiB; "
                     "skip it with --since"
