@@ -1,10 +1,6 @@
 """Changes are audited, whatever made them."""
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from typing import Any
 
 import pytest
@@ -15,6 +11,7 @@ from bridge.access.vault import Vault
 from bridge.database.pool import open_database
 from bridge.relay.upkeep import Upkeep
 from tests.integration.calling import TOKEN, Bot, add_token, calling
+from tests.system.processes import pgbridge
 
 FORM = {"name": "crm", "url": "https://crm.example/hook", "event_type": "user.created"}
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -34,22 +31,6 @@ def forget(bot: Bot) -> None:
 def empty_audit_log(bot: Bot) -> None:
     """Empty the audit log, which records that init created the rules."""
     forget(bot)
-
-
-def pgbridge(url: str, *arguments: str, stdin: str = "") -> str:
-    """Run a command and return its output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bridge", *arguments],
-        env={"PATH": os.environ["PATH"], "BRIDGE_DATABASE_URL": url, "BRIDGE_SECRET_KEY": KEY},
-        cwd=tempfile.gettempdir(),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 async def test_rest_changes_are_attributed_to_the_token(bridge_url: str, bot: Bot) -> None:
@@ -143,14 +124,16 @@ async def test_redelivery_is_audited_but_not_a_dry_run(bridge_url: str, bot: Bot
 
 
 def test_commands_are_attributed_to_their_user(bridge_url: str, bot: Bot) -> None:
-    pgbridge(bridge_url, "token", "create", "--name", "dashboard", "--scope", "admin")
-    pgbridge(bridge_url, "token", "revoke", "1")
-    pgbridge(
-        bridge_url, "webhooks", "create", "--name", "crm", "--url", "https://crm.example/",
-        "--event-type", "*", "--secret-stdin", stdin="the-secret-of-stdin",
-    )  # fmt: skip
-    pgbridge(bridge_url, "webhooks", "pause", "1")
-    pgbridge(bridge_url, "capture", "pause", "user.created")
+    create = ("--name", "crm", "--url", "https://crm.example/", "--event-type", "*")
+    for command, stdin in (
+        (("token", "create", "--name", "dashboard", "--scope", "admin"), ""),
+        (("token", "revoke", "1"), ""),
+        (("webhooks", "create", *create, "--secret-stdin"), "the-secret-of-stdin"),
+        (("webhooks", "pause", "1"), ""),
+        (("capture", "pause", "user.created"), ""),
+    ):
+        done = pgbridge(*command, url=bridge_url, stdin=stdin, secret_key=KEY)
+        assert done.returncode == 0, done.stderr
     rows = written(bot)
     assert [(row["action"], row["target"]) for row in rows] == [
         ("token.created", "dashboard"),

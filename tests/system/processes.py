@@ -13,15 +13,22 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit, urlunsplit
 
 import trio
 from anyio.from_thread import start_blocking_portal
 from trio_websocket import WebSocketConnection, wrap_client_stream
+from typer.testing import CliRunner
+
+from bridge.cli.main import app
 
 TOKEN = "the-token-of-the-tests"
 #: A login with only the bridge's privileges; see ``create_roles`` in conftest.
 SERVICE_LOGIN = "bridge_login"
+
+#: How long a process may take to start, answer or end. A busy machine is no failure.
+PATIENCE_SECONDS = 120.0
 
 
 def environment(url: str | None, **settings: object) -> dict[str, str]:
@@ -52,19 +59,36 @@ def as_service(url: str) -> str:
 
 
 def pgbridge(
-    *arguments: str, url: str | None, **settings: object
+    *arguments: str, url: str | None, stdin: str = "", **settings: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command and wait for it."""
+    """Run a command and wait for it.
+
+    Only commands that configure logs or handle signals get a process of their own: starting one
+    takes half a second.
+    """
+    if arguments[0] not in ("run", "tail"):
+        return invoked(*arguments, url=url, stdin=stdin, **settings)
     return subprocess.run(
         [sys.executable, "-m", "bridge", *arguments],
         env=environment(url, **settings),
         cwd=tempfile.gettempdir(),
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
+
+
+def invoked(
+    *arguments: str, url: str | None, stdin: str = "", **settings: object
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process; ``run`` and ``tail`` only with settings that they reject."""
+    with patch.dict(os.environ, environment(url, **settings), clear=True):
+        ran = CliRunner().invoke(
+            app, arguments, prog_name="pgbridge", input=stdin, catch_exceptions=False
+        )
+    return subprocess.CompletedProcess(arguments, ran.exit_code, ran.stdout, ran.stderr)
 
 
 def complaint(result: subprocess.CompletedProcess[str], code: int) -> str:
@@ -102,7 +126,7 @@ class Bridge:
         self.process.kill()
         await self.process.wait()
 
-    async def terminate(self, within: float = 10.0) -> int:
+    async def terminate(self, within: float = PATIENCE_SECONDS) -> int:
         """Send SIGTERM, and return the exit code, waiting at most this many seconds."""
         self.process.send_signal(signal.SIGTERM)
         with trio.fail_after(within):
@@ -131,7 +155,7 @@ async def running(url: str, *arguments: str, **settings: object) -> AsyncIterato
         assert process.stdout is not None
         async with process.stdout:
             try:
-                with trio.fail_after(20):
+                with trio.fail_after(PATIENCE_SECONDS):
                     line = await _line(process.stdout)
                 if not line:
                     raise AssertionError(
@@ -250,7 +274,7 @@ class Child:
 
 @asynccontextmanager
 async def child(command: Sequence[str], env: Mapping[str, str]) -> AsyncIterator[Child]:
-    """Run a command during the context, for 60 s at most, and read its output."""
+    """Run a command during the context, for ``PATIENCE_SECONDS`` at most, and read its output."""
     process = await trio.lowlevel.open_process(
         list(command),
         env=dict(env),
@@ -262,7 +286,7 @@ async def child(command: Sequence[str], env: Mapping[str, str]) -> AsyncIterator
     assert process.stdout is not None
     assert process.stderr is not None
     running = Child(process, Lines(), Lines())
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with process.stdout, process.stderr, trio.open_nursery() as nursery:
             nursery.start_soon(running.out.read, process.stdout)
             nursery.start_soon(running.err.read, process.stderr)

@@ -4,8 +4,6 @@ import base64
 import json
 import secrets
 import subprocess
-import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +22,7 @@ from bridge.access.vault import new_secret
 from bridge.bot.tokens import BotTokens
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.conftest import BOT_TABLES
-from tests.system.processes import Bridge, environment, running
+from tests.system.processes import Bridge, pgbridge, running
 
 #: For secrets this long, the search includes the first and last PART characters. The first 12
 #: characters of a token are shown on purpose.
@@ -224,19 +222,9 @@ async def command(
     """Run a command, record its output, and return its standard output."""
     given = {"secret_key": scene["the key"], "token": scene["the static token"], **settings}
 
-    def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "bridge", *arguments],
-            env=environment(scene.url if url is None else url, **given),
-            cwd=tempfile.gettempdir(),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    done = await trio.to_thread.run_sync(run)
+    done = await trio.to_thread.run_sync(
+        lambda: pgbridge(*arguments, url=url or scene.url, stdin=stdin, **given)
+    )
     name = " ".join(arguments[: 2 if arguments[0] in ("token", "webhooks") else 1])
     scene.captured.add(f"{name}: out", done.stdout)
     scene.captured.add(f"{name}: err", done.stderr)
@@ -345,7 +333,7 @@ async def bridge_of(
     async with running(scene.url, *arguments, **given) as bridge:
         try:
             yield bridge
-            assert await bridge.terminate(within=60) == 0
+            assert await bridge.terminate() == 0
         finally:
             scene.captured.add(f"{name}: out", bridge.announcement)
             scene.captured.add(f"{name}: err", await trio.Path(bridge.log).read_text())

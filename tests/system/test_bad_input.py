@@ -10,7 +10,7 @@ import pytest
 
 from bridge import assets
 from bridge.demo.postgres import EmbeddedPostgres
-from tests.system.processes import complaint, pgbridge
+from tests.system.processes import complaint, invoked, pgbridge
 from tests.webhook_rows import add_webhook
 
 NOWHERE = "postgresql://nobody:hunter2@127.0.0.1:1/nothing"
@@ -42,30 +42,30 @@ def test_missing_database_is_named(command: tuple[str, ...], server: EmbeddedPos
 
 @pytest.mark.parametrize("command", DATABASE_COMMANDS, ids=" ".join)
 def test_missing_database_url_is_wrong_usage(command: tuple[str, ...]) -> None:
-    line = complaint(pgbridge(*command, url=None), 2)
+    line = complaint(invoked(*command, url=None), 2)
     assert "BRIDGE_DATABASE_URL is not set" in line
 
 
 @pytest.mark.parametrize("url", ["mysql://localhost/x", "localhost", "postgresql://host:port/x"])
 def test_invalid_database_url_is_wrong_usage(url: str) -> None:
-    assert "BRIDGE_DATABASE_URL" in complaint(pgbridge("run", url=url), 2)
+    assert "BRIDGE_DATABASE_URL" in complaint(invoked("run", url=url), 2)
 
 
 def test_invalid_setting_is_named() -> None:
-    assert "BRIDGE_PORT" in complaint(pgbridge("run", url=NOWHERE, port="eighty"), 2)
-    assert "BRIDGE_PORT" in complaint(pgbridge("run", url=NOWHERE, port=70000), 2)
-    assert "BRIDGE_POLL_SECONDS" in complaint(pgbridge("run", url=NOWHERE, poll_seconds=0), 2)
-    wrong_schedule = pgbridge("run", url=NOWHERE, retry_schedule="1,x")
+    assert "BRIDGE_PORT" in complaint(invoked("run", url=NOWHERE, port="eighty"), 2)
+    assert "BRIDGE_PORT" in complaint(invoked("run", url=NOWHERE, port=70000), 2)
+    assert "BRIDGE_POLL_SECONDS" in complaint(invoked("run", url=NOWHERE, poll_seconds=0), 2)
+    wrong_schedule = invoked("run", url=NOWHERE, retry_schedule="1,x")
     assert "BRIDGE_RETRY_SCHEDULE" in complaint(wrong_schedule, 2)
 
 
 def test_missing_or_invalid_config_file_is_wrong_usage(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
-    assert str(missing) in complaint(pgbridge("run", url=NOWHERE, config=missing), 2)
+    assert str(missing) in complaint(invoked("run", url=NOWHERE, config=missing), 2)
     for text in ("this is not TOML", "colour = 'blue'", "port = 'x'"):
         wrong = tmp_path / "pgbridge.toml"
         wrong.write_text(text)
-        complaint(pgbridge("run", url=NOWHERE, config=wrong), 2)
+        complaint(invoked("run", url=NOWHERE, config=wrong), 2)
 
 
 def test_wrong_usage_exits_with_2() -> None:
@@ -75,18 +75,18 @@ def test_wrong_usage_exits_with_2() -> None:
         ("token", "create"),
         ("demo", "--seconds", "x"),
     ):
-        result = pgbridge(*arguments, url=NOWHERE)
+        result = invoked(*arguments, url=NOWHERE)
         assert result.returncode == 2
         assert "Traceback" not in result.stderr
     for scope in ("all", "events:read:tick*", "webhooks:read:ticket.*"):
         create = ("token", "create", "--name", "x", "--scope", scope)
-        assert f"unknown scope '{scope}'" in complaint(pgbridge(*create, url=NOWHERE), 2)
+        assert f"unknown scope '{scope}'" in complaint(invoked(*create, url=NOWHERE), 2)
     for name in ("", " ", "a\nb", "\udcff", "x" * 256):
-        assert "--name" in complaint(pgbridge("token", "create", "--name", name, url=NOWHERE), 2)
+        assert "--name" in complaint(invoked("token", "create", "--name", name, url=NOWHERE), 2)
 
 
 def test_version_needs_no_database() -> None:
-    result = pgbridge("--version", url=NOWHERE)
+    result = invoked("--version", url=NOWHERE)
     assert (result.returncode, result.stdout) == (0, f"pgbridge {assets.version()}\n")
 
 
@@ -150,7 +150,7 @@ def test_unreadable_bot_tokens_stop_the_start(
     result = pgbridge("run", url=bridge_url, port=0, bot_tokens="on")
     assert "public.web_api_tokens cannot be read" in complaint(result, 1)
     for setting, value in (("bot_tokens", "maybe"), ("bot_tokens_algorithm", "md5")):
-        assert setting.upper() in complaint(pgbridge("run", url=bridge_url, **{setting: value}), 2)
+        assert setting.upper() in complaint(invoked("run", url=bridge_url, **{setting: value}), 2)
 
 
 def test_port_in_use_is_named(bridge_url: str) -> None:

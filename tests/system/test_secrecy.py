@@ -10,7 +10,6 @@ for settings, ``_requests`` for REST, ``_commands`` for the command line.
 
 import base64
 import json
-import os
 import re
 import secrets
 from collections import Counter
@@ -23,11 +22,9 @@ import httpx
 import psycopg
 import pytest
 import trio
-from typer.testing import CliRunner
 
-from bridge.cli.main import app
 from tests.receiver import Receiver, answer, receiving
-from tests.system.processes import Bridge, environment
+from tests.system.processes import Bridge, invoked
 from tests.system.secret_scene import (
     WAYS_IN,
     Captured,
@@ -112,13 +109,9 @@ def test_errors_about_settings_show_no_secret(tmp_path: Path, name: str) -> None
     captured = Captured()
 
     def run(url: str, settings: dict[str, object]) -> None:
-        """Run the command in this process; starting another takes a second."""
-        of_others = {each: None for each in os.environ if each.startswith(("BRIDGE_", "PG"))}
-        env = {**of_others, **environment(url, **settings)}
-        ran = CliRunner().invoke(app, [name], env=env)
-        assert ran.exit_code == 2, (settings, ran.output)
-        assert ran.stderr.count("\n") == 1, ran.stderr
-        captured.add(name, ran.output)
+        ran = invoked(name, url=url, **settings)
+        assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), (settings, ran.stderr)
+        captured.add(name, ran.stdout + ran.stderr)
 
     for settings in wrong:
         run("postgresql://h/shop", settings)

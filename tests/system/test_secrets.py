@@ -9,7 +9,7 @@ import trio
 
 from bridge.access.vault import Vault
 from bridge.settings import load_settings
-from tests.system.processes import TOKEN, pgbridge, running
+from tests.system.processes import TOKEN, invoked, running
 from tests.waiting import until
 from tests.webhook_rows import add_webhook
 
@@ -45,7 +45,7 @@ async def test_new_and_existing_secrets_are_encrypted(
 
 @pytest.mark.parametrize("command", ["run", "doctor"])
 def test_invalid_key_is_reported_without_showing_it(bridge_url: str, command: str) -> None:
-    result = pgbridge(command, url=bridge_url, secret_key=f"{KEY},hunter2")
+    result = invoked(command, url=bridge_url, secret_key=f"{KEY},hunter2")
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import pty
 import subprocess
 import sys
@@ -15,30 +14,18 @@ from typing import Any
 import psycopg
 import pytest
 from standardwebhooks import Webhook
-from typer.testing import CliRunner
 
 from bridge.cli import webhooks as webhooks_commands
-from bridge.cli.main import app
 from bridge.webhooks.model import NewWebhook, Redelivery
-from tests.system.processes import complaint, environment
+from tests.system.processes import complaint, environment, pgbridge
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 CREATE = ("create", "--name", "CRM", "--url", "http://receiver/hook", "--event-type", "ticket.*")
 
 
-def command(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run ``pgbridge webhooks`` in this process: starting another takes a second."""
-    environ = {name: None for name in os.environ if name.startswith(("BRIDGE_", "PG"))}
-    given = {name: value for name, value in environment(url).items() if name.startswith("BRIDGE_")}
-    ran = CliRunner().invoke(app, ["webhooks", *arguments], input=stdin, env={**environ, **given})
-    if ran.exception is not None and not isinstance(ran.exception, SystemExit):
-        raise ran.exception
-    return subprocess.CompletedProcess(arguments, ran.exit_code, ran.stdout, ran.stderr)
-
-
 def webhooks(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run a command that must succeed."""
-    done = command(url, *arguments, stdin=stdin)
+    done = pgbridge("webhooks", *arguments, url=url, stdin=stdin)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -109,7 +96,7 @@ REFUSED = {
 
 def test_invalid_webhook_is_a_usage_error(bridge_url: str, bot: Bot) -> None:
     for options, said in REFUSED.items():
-        assert said in complaint(command(bridge_url, *CREATE, *options), 2)
+        assert said in complaint(pgbridge("webhooks", *CREATE, *options, url=bridge_url), 2)
     assert stored(bot, "id") == []
 
 
@@ -165,7 +152,7 @@ def test_commands_change_the_state(bridge_url: str) -> None:
 def test_unknown_webhook_is_an_error(bridge_url: str) -> None:
     for name in "enable", "disable", "pause", "resume", "redeliver":
         options = ("--since", "2026-01-01", "--yes") if name == "redeliver" else ()
-        line = complaint(command(bridge_url, name, "7", *options), 1)
+        line = complaint(pgbridge("webhooks", name, "7", *options, url=bridge_url), 1)
         assert line == "pgbridge: there is no webhook 7; see: pgbridge webhooks list"
 
 
@@ -176,7 +163,7 @@ def test_redeliver_counts_and_needs_confirmation(bridge_url: str, bot: Bot) -> N
     redeliver = ("redeliver", webhook_id, "--since", "2026-01-01 10:00")
     assert webhooks(bridge_url, *redeliver, "--dry-run").stdout == "3\n"
     # Without a terminal, --yes is required.
-    line = complaint(command(bridge_url, *redeliver), 2)
+    line = complaint(pgbridge("webhooks", *redeliver, url=bridge_url), 2)
     assert "--yes" in line
     until = webhooks(bridge_url, *redeliver, "--until", "2026-01-01 11:00", "--yes")
     assert until.stdout == "0\n"
@@ -184,7 +171,7 @@ def test_redeliver_counts_and_needs_confirmation(bridge_url: str, bot: Bot) -> N
     assert webhooks(bridge_url, *redeliver, "--per-second", "5", "--yes").stdout == "3\n"
     assert listed(bridge_url)[0]["pending"] == 3
     assert "since: " in complaint(
-        command(bridge_url, "redeliver", webhook_id, "--since", "lately"), 2
+        pgbridge("webhooks", "redeliver", webhook_id, "--since", "lately", url=bridge_url), 2
     )
 
 
@@ -266,13 +253,13 @@ def test_import_needs_only_the_required_columns(bridge_url: str, bot: Bot) -> No
     bot.execute("insert into public.webhooks values ('a', 'http://a', 'user.created')")
     assert len(webhooks(bridge_url, "import").stdout.split()) == 1
     bot.execute("alter table public.webhooks drop column event_type")
-    line = complaint(command(bridge_url, "import"), 1)
+    line = complaint(pgbridge("webhooks", "import", url=bridge_url), 1)
     assert "public.webhooks has no column event_type" in line
 
 
 def test_import_without_a_table_fails(bridge_url: str, bot: Bot) -> None:
     bot.execute("drop table if exists public.webhooks cascade")
-    line = complaint(command(bridge_url, "import"), 1)
+    line = complaint(pgbridge("webhooks", "import", url=bridge_url), 1)
     assert line == ("pgbridge: this database has no table public.webhooks to import from")
 
 
@@ -319,13 +306,13 @@ def test_rejected_test_fails_with_the_reason(bridge_url: str) -> None:
     with receiving(500) as (target, _):
         create = ("create", "--name", "x", "--event-type", "*", "--url")
         bad = webhooks(bridge_url, *create, target).stdout.strip()
-        done = command(bridge_url, "test", bad)
+        done = pgbridge("webhooks", "test", bad, url=bridge_url)
         assert (done.returncode, done.stdout) == (1, "thanks\n")
         assert done.stderr == "pgbridge: HTTP 500\n"
         inside = webhooks(bridge_url, *create, "http://10.0.0.1/").stdout.strip()
-        done = command(bridge_url, "test", inside)
+        done = pgbridge("webhooks", "test", inside, url=bridge_url)
         assert complaint(done, 1) == (
             "pgbridge: blocked: 10.0.0.1 is a private address;"
             " to allow it, add 10.0.0.1/32 to BRIDGE_ALLOWED_NETWORKS"
         )
-        assert command(bridge_url, "test", "99").returncode == 1
+        assert pgbridge("webhooks", "test", "99", url=bridge_url).returncode == 1
