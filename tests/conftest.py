@@ -120,13 +120,18 @@ def init(url: str, rules: Sequence[Rule] | None = None) -> Plan:
 
 @pytest.fixture
 def clone(server: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
-    """Clones a template into a new database for the test; returns its URL."""
+    """Clones a template into a new database for the test; returns its URL.
+
+    Copying files takes half the time of PostgreSQL's default, which writes every page to the WAL.
+    """
     made: list[str] = []
 
     def make(template: str) -> str:
         name = f"test_{next(_NUMBERS)}"
         with psycopg.connect(server.url(), autocommit=True) as connection:
-            connection.execute(f"create database {name} template {template}".encode())
+            connection.execute(
+                f"create database {name} template {template} strategy file_copy".encode()
+            )
         made.append(name)
         return server.url(name)
 

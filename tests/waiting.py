@@ -7,6 +7,8 @@ import psycopg
 import trio
 
 POLL_SECONDS = 0.005
+#: After this time, a test has hung. A busy machine takes up to a minute for a second's work.
+PATIENCE_SECONDS = 300.0
 
 
 async def until(holds: Callable[[], object]) -> None:

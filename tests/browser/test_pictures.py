@@ -16,7 +16,6 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.visits import (
-    PATIENCE_SECONDS,
     Watch,
     barriers,
     photograph,
@@ -26,6 +25,7 @@ from tests.browser.visits import (
 )
 from tests.docs.test_first_steps import where_everything_is
 from tests.system.test_demo import end, start
+from tests.waiting import PATIENCE_SECONDS
 
 #: How long the demo works before its picture is taken.
 WORK_SECONDS = 60

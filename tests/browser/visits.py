@@ -27,14 +27,12 @@ from playwright.sync_api import (
 )
 
 from tests.system.processes import TOKEN
+from tests.waiting import PATIENCE_SECONDS
 
 ColorScheme = Literal["light", "dark"]
 
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
-
-#: How long the browser may take for anything. A machine that stands still is no failure of a page.
-PATIENCE_SECONDS = 60.0
 
 #: Debian's name, and those of others.
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")

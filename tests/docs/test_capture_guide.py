@@ -25,6 +25,7 @@ from bridge.database.sessions import open_session
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.docs import guides
 from tests.system.processes import Bridge, connected, pgbridge, running
+from tests.waiting import PATIENCE_SECONDS
 
 GUIDE = guides.guide("capture.md")
 
@@ -127,7 +128,7 @@ class Reader:
         assert self._receiver is not None
         assert self._receiver.stdout is not None
         printed = b""
-        with trio.move_on_after(20):
+        with trio.move_on_after(PATIENCE_SECONDS):
             while printed.count(b"\n") < lines:
                 printed += await self._receiver.stdout.receive_some()
         return printed.decode()
@@ -177,7 +178,7 @@ async def _curl(arguments: list[str]) -> str:
 async def test_tutorial_works_as_printed(empty_url: str, tmp_path: Path) -> None:
     blocks = section(1)
     assert {kind for kind, _ in blocks} >= {"sql", "toml", "sh", "text", "json", "http"}
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with AsyncExitStack() as stack:
             reader = Reader(empty_url, tmp_path / "pgbridge.toml", stack)
             for kind, text in blocks:

@@ -28,6 +28,7 @@ from bridge.demo.postgres import EmbeddedPostgres
 from bridge.settings import load_settings
 from tests.receiver import answer, hang, receiving
 from tests.system.processes import environment, pgbridge
+from tests.waiting import PATIENCE_SECONDS
 
 #: A static token with every character that has a meaning in a URL.
 TOKEN = "a+b/c=d&e%2Bf?g#h~"
@@ -148,7 +149,7 @@ def bridge(served: Served) -> Served:
     """The bridge, after removing all webhooks and users."""
     # REST retries a deletion that deadlocks with a courier.
     with httpx.Client(
-        base_url=served.rest_url, headers=AUTH, trust_env=False, timeout=60
+        base_url=served.rest_url, headers=AUTH, trust_env=False, timeout=PATIENCE_SECONDS
     ) as client:
         for webhook in client.get("/webhooks", params={"limit": 200}).json()["items"]:
             assert client.delete(f"/webhooks/{webhook['id']}").status_code == 204
@@ -160,7 +161,7 @@ def bridge(served: Served) -> Served:
 async def http(bridge: Served) -> AsyncIterator[httpx.AsyncClient]:
     """A client of REST, as a dashboard is."""
     async with httpx.AsyncClient(
-        base_url=bridge.rest_url, headers=AUTH, trust_env=False, timeout=60
+        base_url=bridge.rest_url, headers=AUTH, trust_env=False, timeout=PATIENCE_SECONDS
     ) as client:
         yield client
 
@@ -170,7 +171,7 @@ async def stream(
     bridge: Served, query: str, headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> AsyncIterator[WebSocketConnection]:
     """Connect to ``/ws``."""
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with (
             await trio.open_tcp_stream("127.0.0.1", bridge.port) as connection,
             trio.open_nursery() as nursery,
@@ -277,7 +278,7 @@ async def test_handshake_through_a_reverse_proxy_is_accepted(bridge: Served) -> 
         "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         "\r\n"
     )
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with await trio.open_tcp_stream("127.0.0.1", bridge.port) as connection:
             await connection.send_all(request.encode())
             received = b""
@@ -395,7 +396,7 @@ async def test_empty_secret_means_none_or_unchanged(
             """Insert a user and return the signature of the request."""
             before = len(receiver.at(path))
             bridge.execute("insert into public.users (auth_type) values ('email')")
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE_SECONDS):
                 await receiver.until(lambda: len(receiver.at(path)) > before)
             request = receiver.at(path)[-1]
             headers = {name.lower(): value for name, value in request.headers.items()}
@@ -491,7 +492,7 @@ async def test_deliveries_and_statistics_are_as_documented(
             for path in receiver.behaviours
         }
         bridge.execute(SIGN_UP)
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE_SECONDS):
             await receiver.until(lambda: len(receiver.requests) == 3)
             while await finished() < 2:  # noqa: ASYNC110 - nothing announces it
                 await trio.sleep(0.01)
@@ -589,7 +590,7 @@ async def test_rest_accepts_http_1_0(bridge: Served) -> None:
         f"X-API-Key: {TOKEN}\r\n"
         "\r\n"
     )
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with await trio.open_tcp_stream("127.0.0.1", bridge.port) as connection:
             await connection.send_all(request.encode())
             received = b"".join([part async for part in connection])

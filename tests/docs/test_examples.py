@@ -24,6 +24,7 @@ from tests.system.processes import (
     running,
 )
 from tests.system.writers import SIGN_UP, logged, writing
+from tests.waiting import PATIENCE_SECONDS
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
@@ -243,7 +244,7 @@ def test_pgbridge_js_requests_a_late_ticket_again(tmp_path: Path) -> None:
         env=node_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -29,6 +29,7 @@ from tests.system.processes import (
     running,
 )
 from tests.system.writers import SIGN_UP, logged
+from tests.waiting import PATIENCE_SECONDS
 
 Bot = psycopg.Connection[tuple[object, ...]]
 EXAMPLES = guides.ROOT / "examples"
@@ -194,7 +195,7 @@ async def test_dashboard_server_hands_out_tickets(
             answer = await http.post(tickets)
             ticket = answer.json()["ticket"]
             stream = await trio.open_tcp_stream("127.0.0.1", bridge.port)
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE_SECONDS):
                 async with stream, trio.open_nursery() as nursery:
                     client = await wrap_client_stream(
                         nursery, stream, "127.0.0.1", f"/ws?ticket={ticket}"

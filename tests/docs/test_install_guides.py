@@ -17,6 +17,7 @@ from tests.docs.guides import Shell, blocks, guide, section, statements
 from tests.receiver import receiving
 from tests.system.processes import TOKEN, as_role, lasting_port, running
 from tests.system.writers import SIGN_UP
+from tests.waiting import PATIENCE_SECONDS
 
 #: Tables of the bot that the demo lacks.
 MORE_OF_THE_BOT = """
@@ -140,7 +141,7 @@ async def test_upgrade_restore_and_uninstall_work_as_written(
         with psycopg.connect(restored, autocommit=True) as bot:
             async with running(as_role(restored, "pgbridge")) as bridge:
                 stream = await trio.open_tcp_stream("127.0.0.1", bridge.port)
-                with trio.fail_after(20):
+                with trio.fail_after(PATIENCE_SECONDS):
                     async with stream, trio.open_nursery() as nursery:
                         client = await wrap_client_stream(
                             nursery, stream, "127.0.0.1", f"/ws?token={TOKEN}&since=3"

@@ -17,6 +17,7 @@ from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import resolve
 from bridge.delivery.transport import Transport
 from bridge.relay.upkeep import create_partitions
+from tests.waiting import PATIENCE_SECONDS
 
 #: Stores secrets in plain text.
 PLAIN = Vault()
@@ -72,7 +73,7 @@ async def delivering(
 ) -> AsyncIterator[Courier]:
     """Run a courier for the duration of the context, then stop it."""
     with (
-        trio.fail_after(30),
+        trio.fail_after(PATIENCE_SECONDS),
         Transport(partial(resolve, policy=policy), max_idle=concurrency) as transport,
     ):
         async with (

@@ -14,7 +14,7 @@ from bridge.database.restart import keep_running
 from bridge.events import Event
 from bridge.relay.doorbell import Mode, State
 from bridge.relay.drain import Relay
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 Bot = psycopg.Connection[tuple[object, ...]]
 
@@ -71,7 +71,7 @@ async def relaying(
     quiet_poll_seconds: float = 0.005,
 ) -> AsyncIterator[Relayed]:
     """Run a relay inside the context."""
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with open_database(url) as database, trio.open_nursery() as nursery:
             relay = Relay(
                 database,

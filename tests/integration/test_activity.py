@@ -25,7 +25,7 @@ from tests.integration.delivering import enqueue as enqueue_deliveries
 from tests.integration.relaying import relaying
 from tests.receiver import answer, receiving
 from tests.system.processes import as_service
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 from tests.webhook_rows import add_webhook
 
 Bot = psycopg.Connection[tuple[Any, ...]]
@@ -296,7 +296,7 @@ async def test_bridge_records_its_activity_and_its_stop(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.operations.activity.LAST_ROW_SECONDS", 60.0)
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with open_database(as_service(bridge_url)) as database:
             async with writing(database) as activity:
                 await until(lambda: written(bot))
@@ -322,7 +322,7 @@ async def test_bridge_records_its_activity_and_its_stop(
 
 
 async def test_failed_row_is_part_of_the_next_one(bridge_url: str, bot: Bot) -> None:
-    with trio.fail_after(60), capture_logs() as logged:
+    with trio.fail_after(PATIENCE_SECONDS), capture_logs() as logged:
         async with open_database(as_service(bridge_url)) as database, writing(database):
             await until(lambda: written(bot))
             bot.execute("revoke insert on bridge.activity from bridge_service")
@@ -399,7 +399,7 @@ async def test_database_metrics_are_hidden_when_outdated(
     monkeypatch.setattr(gauges, "STALE_SECONDS", 1.0)
     enqueue(bot, webhook(bot, "n"), 3, "now()")
     bot.execute("insert into bridge.outbox (event_type, payload) values ('a.b', '{}')")
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with (
             open_database(as_service(bridge_url)) as database,
             trio.open_nursery() as nursery,

@@ -26,7 +26,7 @@ from bridge.live.hub import Hub
 from bridge.live.stream import LiveStream
 from bridge.relay.drain import TAKEOVER_SECONDS, Relay
 from bridge.web.http.front import Front
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 TOKEN = "the-test-token"
 
@@ -171,7 +171,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_client_gets_every_event_once_across_bridges(
     bridge_url: str,
 ) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with bridging(bridge_url) as first, bridging(bridge_url) as second:
             async with bridging(bridge_url) as third, trio.open_nursery() as nursery:
                 bridges = [first, second, third]
@@ -208,7 +208,7 @@ async def test_dead_leader_is_replaced_without_loss(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     assert TAKEOVER_SECONDS <= 1, "a dead leader is replaced within two seconds"
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with (
             bridging(bridge_url, poll_seconds=60) as first,
             bridging(bridge_url, poll_seconds=60) as second,
@@ -230,7 +230,7 @@ async def test_dead_leader_is_replaced_without_loss(
 async def test_bridges_send_the_same_events_with_the_same_ids(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
 ) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with (
             bridging(bridge_url) as first,
             bridging(bridge_url) as second,
@@ -257,7 +257,7 @@ async def test_ended_token_closes_its_connections(
 ) -> None:
     token = tokens.new_token()
     tokens.create_token(bot, "dashboard", token, ["events:read"], None)
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with bridging(bridge_url) as bridge, bridge.connected(token=token) as client:
             bot.execute(f"update bridge.api_tokens set {end}".encode())
             with pytest.raises(ConnectionClosed) as closed:
@@ -271,7 +271,7 @@ async def test_locked_token_row_delays_no_client(
 ) -> None:
     token = tokens.new_token()
     tokens.create_token(bot, "dashboard", token, ["events:read"], None)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with bridging(bridge_url) as bridge:
             with psycopg.connect(bridge_url) as operator:
                 operator.execute("update bridge.api_tokens set name = 'renamed'")
@@ -284,7 +284,7 @@ async def test_restored_database_is_reported_as_a_gap(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]], log: str
 ) -> None:
     """The database was restored from a backup, or failed over to a lagging standby."""
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with (
             bridging(bridge_url) as first,
             bridging(bridge_url) as second,

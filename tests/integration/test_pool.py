@@ -12,12 +12,13 @@ from bridge.database import pool
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import open_database
 from bridge.database.shares import Share
+from tests.waiting import PATIENCE_SECONDS
 
 
 async def test_pool_is_usable_after_cancelled_statements(
     bridge_url: str, bot: psycopg.Connection[Any]
 ) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with open_database(bridge_url, pool_size=2) as database:
             for _ in range(5):
                 async with trio.open_nursery() as nursery:
@@ -39,7 +40,7 @@ async def test_pool_is_usable_after_cancelled_statements(
 async def test_connection_is_usable_after_a_cancelled_statement(
     bridge_url: str, bot: psycopg.Connection[Any]
 ) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with open_database(bridge_url) as database, database.connect() as connection:
             with bot.transaction():
                 bot.execute("lock table bridge.webhooks in access exclusive mode")
@@ -61,7 +62,7 @@ async def test_errors_do_not_show_the_values_of_the_row(
     bridge_url: str,
 ) -> None:
     form = ["n", "http://h/", "*", "s3cret", None, True, 15, 0, None, None, False, None]
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with open_database(bridge_url) as database, database.connect() as connection:
             for ask in database.fetch, connection.fetch:
                 with pytest.raises(DatabaseError) as refused:
@@ -83,7 +84,7 @@ async def test_share_leaves_the_other_connections_free(
         except DatabaseUnavailable:
             refused += 1
 
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with open_database(bridge_url, pool_size=3) as database:
             share = Share(database, 2)
             async with trio.open_nursery() as nursery:
@@ -99,7 +100,7 @@ async def test_share_leaves_the_other_connections_free(
 
 
 async def test_missing_socket_is_named(tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         with pytest.raises(DatabaseUnavailable, match="no PostgreSQL listens on its socket"):
             async with open_database(f"postgresql://u@/d?host={tmp_path}"):
                 pass
@@ -112,7 +113,7 @@ async def test_silent_server_times_out(
     [silent] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with silent:
         port = silent.socket.getsockname()[1]
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             with pytest.raises(DatabaseUnavailable, match="it does not answer in time"):
                 async with open_database(f"postgresql://u@127.0.0.1:{port}/d"):
                     pass
@@ -122,7 +123,7 @@ async def test_unanswered_statement_times_out(
     bridge_url: str, bot: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "STATEMENT_SECONDS", 0.1)
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with open_database(bridge_url) as database:
             with bot.transaction():
                 bot.execute("lock table bridge.webhooks in access exclusive mode")

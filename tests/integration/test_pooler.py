@@ -16,6 +16,7 @@ from bridge.database.sessions import (
     open_session,
 )
 from tests.pgbouncer import pgbouncer
+from tests.waiting import PATIENCE_SECONDS
 
 CREATE = (
     *("create_webhook", "n", "http://127.0.0.1:1/", "*", None, None, True, 15, 4),
@@ -35,7 +36,7 @@ async def test_many_tasks_share_few_server_sessions(bridge_url: str, pooled_url:
             await database.fetch("claim", [shown["id"]], [1], [None], None, 10, 5, [])
             names.append(shown["name"])
 
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with (
             open_database(pooled_url, listen_url=bridge_url, pool_size=16) as database,
             trio.open_nursery() as nursery,
@@ -60,7 +61,7 @@ async def test_locks_and_notifications_bypass_the_pooler(
     bridge_url: str, pooled_url: str, bot: psycopg.Connection[Any]
 ) -> None:
     rung = trio.Event()
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with (
             open_database(pooled_url, listen_url=bridge_url) as database,
             database.connect() as connection,

@@ -24,7 +24,7 @@ from tests.integration.delivering import (
     enqueue,
 )
 from tests.receiver import answer, receiving
-from tests.waiting import until_true
+from tests.waiting import PATIENCE_SECONDS, until_true
 from tests.webhook_rows import add_webhook
 
 
@@ -91,7 +91,7 @@ async def woken(url: str, courier: Courier) -> AsyncIterator[None]:
             batch=100,
         )
         nursery.start_soon(keep_running, "relay", relay.run)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             while not relay.leading:  # noqa: ASYNC110 - there is no event for it
                 await trio.sleep(0.01)
         yield

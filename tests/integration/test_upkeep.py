@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from bridge.access.vault import Vault
 from bridge.database.pool import open_database
 from bridge.relay.upkeep import Upkeep
+from tests.waiting import PATIENCE_SECONDS
 from tests.webhook_rows import add_webhook
 
 Bot = psycopg.Connection[tuple[Any, ...]]
@@ -191,7 +192,7 @@ async def test_bridge_seals_and_expires_secrets_at_start(bridge_url: str, bot: B
     webhook = add_secrets(bot, "s3cret", "old", hours=0)
     async with open_database(bridge_url) as database, trio.open_nursery() as nursery:
         nursery.start_soon(Upkeep(database, {}, Vault([NEW])).run)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             while stored(bot, webhook)[0] == "s3cret":
                 await trio.lowlevel.checkpoint()
         assert opened(bot, webhook, NEW) == ["s3cret", None]

@@ -22,13 +22,11 @@ from trio_websocket import WebSocketConnection, wrap_client_stream
 from typer.testing import CliRunner
 
 from bridge.cli.main import app
+from tests.waiting import PATIENCE_SECONDS
 
 TOKEN = "the-token-of-the-tests"
 #: A login with only the bridge's privileges; see ``create_roles`` in conftest.
 SERVICE_LOGIN = "bridge_login"
-
-#: How long a process may take to start, answer or end. A busy machine is no failure.
-PATIENCE_SECONDS = 120.0
 
 
 def environment(url: str | None, **settings: object) -> dict[str, str]:

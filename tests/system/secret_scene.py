@@ -23,6 +23,7 @@ from bridge.bot.tokens import BotTokens
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.conftest import BOT_TABLES
 from tests.system.processes import Bridge, pgbridge, running
+from tests.waiting import PATIENCE_SECONDS
 
 #: For secrets this long, the search includes the first and last PART characters. The first 12
 #: characters of a token are shown on purpose.
@@ -238,7 +239,7 @@ async def ask(
     """Call REST and record the response."""
     token = scene["the static token"] if token is None else token
     headers = {"X-API-Key": token, **more.pop("headers", {})}
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as http:
         got = await http.request(method, f"{bridge.rest_url}{path}", headers=headers, **more)
     name = "/".join(path.split("?")[0].split("/")[:2])
     action = path.split("?")[0].rsplit("/", 1)[-1]
@@ -250,7 +251,7 @@ async def ask(
 async def listen(scene: Scene, bridge: Bridge, way: str, token: str, messages: int) -> None:
     """Connect to the stream, and record this many messages or the close."""
     query, headers, first = WAYS_IN[way](token)
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with (
             await trio.open_tcp_stream("127.0.0.1", bridge.port) as stream,
             trio.open_nursery() as nursery,
@@ -305,7 +306,7 @@ def malformed_requests(token: str) -> dict[str, str]:
 async def say(scene: Scene, bridge: Bridge, what: str, sent: str) -> None:
     """Send bytes, and record the response until the bridge hangs up."""
     received = b""
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with await trio.open_tcp_stream("127.0.0.1", bridge.port) as stream:
             try:
                 await stream.send_all(sent.encode("latin-1"))

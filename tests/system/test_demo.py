@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parents[2]
 FIGURES = ["events_committed", "ws_received", "deliveries_verified", "lost", "duplicates"]
 
@@ -31,7 +33,7 @@ def start(*options: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen
 def end(demo: subprocess.Popen[str]) -> tuple[int, dict[str, int], str]:
     """Wait for the end; return exit code, the totals of the last line, and standard error."""
     try:
-        output, errors = demo.communicate(timeout=120)
+        output, errors = demo.communicate(timeout=PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         demo.terminate()
         raise
@@ -101,7 +103,7 @@ def test_demo_names_webhooks_that_were_changed(method: str, path: str, told: str
     assert url
     assert token
     with httpx.Client(
-        base_url=url[1], headers={"X-API-Key": token[1]}, trust_env=False, timeout=60
+        base_url=url[1], headers={"X-API-Key": token[1]}, trust_env=False, timeout=PATIENCE_SECONDS
     ) as operator:
         [webhook] = [
             each["id"]

@@ -14,6 +14,7 @@ import trio
 
 from bridge.operations.doctor.examine import CHECKS
 from tests.system.processes import environment, listening, pgbridge, running
+from tests.waiting import PATIENCE_SECONDS
 
 NOWHERE = "postgresql://user:hunter2@127.0.0.1:1/nothing"
 
@@ -31,7 +32,7 @@ def levels(result: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 
 async def test_running_bridge_is_healthy(bridge_url: str) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         # In other modes, the doctor warns that the test server allows prepared transactions.
         async with running(bridge_url, doorbell="poll") as bridge, listening(bridge) as dashboard:
             with psycopg.connect(bridge_url) as bot:
@@ -88,7 +89,7 @@ def test_lines_fit_the_terminal(bot_url: str) -> None:
             env=environment(bot_url) | {"COLUMNS": "60", "TERM": "xterm"},
             cwd=tempfile.gettempdir(),
             stdout=output,
-            timeout=30,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         shown = os.read(screen.fileno(), 1_000_000).decode()

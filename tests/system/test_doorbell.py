@@ -8,7 +8,7 @@ import psycopg
 import trio
 
 from tests.system.processes import Bridge, listening, pgbridge, running
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 BURST = 200
 
@@ -45,7 +45,7 @@ async def until_state(bridge: Bridge, wanted: str) -> dict[str, float]:
 
 
 async def test_burst_silences_the_doorbell_until_it_is_over(bridge_url: str) -> None:
-    with trio.fail_after(60), psycopg.connect(bridge_url, autocommit=True) as bot:
+    with trio.fail_after(PATIENCE_SECONDS), psycopg.connect(bridge_url, autocommit=True) as bot:
         assert flag(bot) == "quiet", "no bridge drains yet"
         async with running(bridge_url) as bridge, listening(bridge) as dashboard:
             # Once it drains; until then the metrics show the initial state.
@@ -76,7 +76,7 @@ async def test_burst_silences_the_doorbell_until_it_is_over(bridge_url: str) -> 
 
 
 async def test_failing_rule_appears_in_metrics_and_doctor(bridge_url: str) -> None:
-    with trio.fail_after(60), psycopg.connect(bridge_url, autocommit=True) as bot:
+    with trio.fail_after(PATIENCE_SECONDS), psycopg.connect(bridge_url, autocommit=True) as bot:
         bot.execute("alter table users drop column referral_code")
         async with running(bridge_url) as bridge, listening(bridge) as dashboard:
             for _ in range(3):
@@ -94,7 +94,7 @@ async def test_failing_rule_appears_in_metrics_and_doctor(bridge_url: str) -> No
 
 
 async def test_poll_mode_never_notifies_and_allows_two_phase_commits(bridge_url: str) -> None:
-    with trio.fail_after(60), psycopg.connect(bridge_url, autocommit=True) as bot:
+    with trio.fail_after(PATIENCE_SECONDS), psycopg.connect(bridge_url, autocommit=True) as bot:
         bot.execute("select setval('bridge.doorbell', 0)")
         init = pgbridge("init", url=bridge_url, doorbell="poll")
         assert init.returncode == 0

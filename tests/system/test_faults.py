@@ -15,7 +15,7 @@ from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.conftest import BOT_TABLES, create_roles, init
 from tests.receiver import Receiver, receiving
 from tests.system.processes import listening, running
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 from tests.webhook_rows import add_webhook
 
 KILLS = 20
@@ -124,7 +124,7 @@ async def test_sigkill_at_random_times_loses_nothing(bridge_url: str) -> None:
     seed = random.randrange(1_000_000)
     print("seed", seed)
     chance = random.Random(seed)
-    with trio.fail_after(150):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with receiving() as receiver:
             with psycopg.connect(bridge_url, autocommit=True) as bot:
                 add_webhook(bot, receiver.url("/hook"), timeout_seconds=1)
@@ -170,7 +170,7 @@ async def test_database_restart_under_load_loses_nothing(
         stop(own_server)
         own_server.start()
 
-    with trio.fail_after(90):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with receiving() as receiver, running(own_url, **SETTINGS) as bridge:
             with psycopg.connect(own_url, autocommit=True) as bot:
                 add_webhook(bot, receiver.url("/hook"), timeout_seconds=1)
@@ -214,7 +214,7 @@ async def test_sigterm_stops_a_bridge_without_a_database(
     async with running(own_url, **SETTINGS) as bridge:
         await trio.to_thread.run_sync(own_server.stop)
         log = trio.Path(bridge.log)
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_SECONDS):
             await until(lambda: bridge.logged("database_task_failed"))
         assert await bridge.terminate() == 0
         assert "Traceback" not in await log.read_text()

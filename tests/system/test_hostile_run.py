@@ -9,6 +9,7 @@ import trio
 from tests.stress.hostile.attackers import NAMES
 from tests.stress.hostile.run import MIB, run
 from tests.system.processes import running
+from tests.waiting import PATIENCE_SECONDS
 
 
 # `make hostile` runs longer and checks memory more closely.
@@ -34,7 +35,7 @@ def test_attacks_do_not_affect_honest_clients(bridge_url: str) -> None:
 async def test_bridge_survives_running_out_of_descriptors(
     bridge_url: str,
 ) -> None:
-    async with running(bridge_url) as bridge, httpx.AsyncClient(timeout=60) as client:
+    async with running(bridge_url) as bridge, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
         pid = bridge.process.pid
         most = len(os.listdir(f"/proc/{pid}/fd")) + 20
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
@@ -53,7 +54,7 @@ async def test_bridge_survives_running_out_of_descriptors(
             for _ in range(10):
                 nursery.start_soon(ask)
         assert answers == [200] * 10
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE_SECONDS):
             # Nothing announces it.
             while (await client.get(f"{bridge.rest_url}/readyz")).status_code != 200:  # noqa: ASYNC110
                 await trio.sleep(0.05)

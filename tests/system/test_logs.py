@@ -17,6 +17,7 @@ from tests.docs.guides import Shell, blocks, guide
 from tests.receiver import Request, answer, receiving
 from tests.system.processes import SERVICE_LOGIN, Bridge, environment, listening, running
 from tests.unit.test_logs import table
+from tests.waiting import PATIENCE_SECONDS
 
 #: Fields that any line may have.
 COMMON = {"event", "level", "timestamp", "exception", "request_id", "worker"}
@@ -66,7 +67,7 @@ async def test_every_line_is_documented_and_traceable(bridge_url: str, level: st
         refused = len([each for each in receiver.requests if each.target == "/hook"]) <= refusals
         await answer("500 Broken" if refused else "200 OK")(request, stream)
 
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with receiving() as receiver:
             receiver.behaviours |= {"/hook": refuse_twice, "/gone": answer("410 Gone")}
             with psycopg.connect(bridge_url, autocommit=True) as owner:
@@ -180,7 +181,7 @@ def test_crash_is_one_line_with_its_traceback(
         cwd=tempfile.gettempdir(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (1, "")
@@ -192,7 +193,7 @@ def test_crash_is_one_line_with_its_traceback(
 async def test_level_and_format_apply_to_workers(bridge_url: str) -> None:
     settings = {"log_level": "warning", "log_format": "console", "bridge_nonsense": "x"}
     async with running(bridge_url, "--workers", "2", **settings) as bridge:
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_SECONDS):
             while bridge.log.read_text().count("unknown_setting_ignored") < 2:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         assert await bridge.terminate() == 0

@@ -20,6 +20,7 @@ from bridge.demo.postgres import EmbeddedPostgres
 from tests.docs.guides import NOT_RUN, Shell, blocks, first_line, guide
 from tests.receiver import answer, receiving
 from tests.system.processes import listening, running
+from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -69,7 +70,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 async def shown_by_a_bridge(url: str, wanted: set[str]) -> Shown:
     """Cause all kinds of events, and return the metrics of two workers once all are there."""
     shown: Shown = {}
-    with trio.move_on_after(60):
+    with trio.move_on_after(PATIENCE_SECONDS):
         async with receiving() as receiver:
             receiver.behaviours |= {
                 "/gone": answer("410 Gone"),
@@ -244,7 +245,7 @@ def promtool() -> str:
 
 def run(*command: str) -> None:
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -19,6 +19,7 @@ import trio
 
 from tests.integration.calling import add_finished
 from tests.system.processes import TOKEN, running
+from tests.waiting import PATIENCE_SECONDS
 
 OPENAPI = Path(__file__).parent / "openapi"
 #: On PYTHONPATH, it restricts a process to loopback.
@@ -66,7 +67,7 @@ async def test_bridge_conforms_to_its_openapi_document(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(FENCE))
     report = tmp_path / "report.ndjson"
-    with trio.fail_after(300):
+    with trio.fail_after(PATIENCE_SECONDS):
         # Schemathesis sends requests without pauses, some with invalid tokens.
         unlimited = {"requests_per_second": 0, "failed_logins_per_minute": 0}
         async with running(bridge_url, **unlimited) as bridge:
@@ -131,7 +132,7 @@ for name in "example.com", b"example.com":
         env={**os.environ, "PYTHONPATH": str(FENCE)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

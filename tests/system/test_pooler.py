@@ -9,10 +9,11 @@ from tests.pgbouncer import pgbouncer
 from tests.receiver import receiving
 from tests.system.processes import as_service, listening, pgbridge, running
 from tests.system.test_main_job import create_webhook
+from tests.waiting import PATIENCE_SECONDS
 
 
 async def test_commit_arrives_through_a_pooler(bridge_url: str, pooled_url: str) -> None:
-    with trio.fail_after(60), pgbouncer(as_service(bridge_url)) as service_url:
+    with trio.fail_after(PATIENCE_SECONDS), pgbouncer(as_service(bridge_url)) as service_url:
         async with (
             receiving() as receiver,
             running(service_url, listen_url=bridge_url) as bridge,

@@ -24,6 +24,7 @@ from bridge.settings import Settings
 from tests.receiver import Receiver, receiving
 from tests.system.processes import TOKEN, Bridge, lasting_port, running
 from tests.system.writers import SIGN_UP, logged
+from tests.waiting import PATIENCE_SECONDS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 Bot = psycopg.Connection[tuple[object, ...]]
@@ -110,7 +111,7 @@ async def started(command: list[str], directory: Path, port: int) -> AsyncIterat
             command, env={**os.environ, **homes}, stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             while not await _listens(port):
                 assert process.poll() is None, _all_logs(directory)
                 await trio.sleep(0.02)
@@ -156,7 +157,7 @@ def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
 @asynccontextmanager
 async def streaming(proxy: Proxy, query: str) -> AsyncIterator[WebSocketConnection]:
     """Connect to the stream through a proxy, from the clients' address."""
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         stream = await trio.open_tcp_stream("127.0.0.1", proxy.port, local_address=CLIENT)
         async with stream, trio.open_nursery() as nursery:
             client = await wrap_client_stream(
@@ -270,7 +271,7 @@ async def test_proxy_logs_contain_no_token(bridge_url: str, proxied: Run) -> Non
             assert gone.status_code == 502
         assert (await http.get("/webhooks", headers=bearer)).status_code == 502
         # The proxy does log requests.
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             while not ("/webhooks" in proxy.logs() and "502" in proxy.logs()):
                 await trio.lowlevel.checkpoint()
         assert TOKEN not in proxy.logs()

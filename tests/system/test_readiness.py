@@ -13,6 +13,7 @@ from bridge.demo.postgres import EmbeddedPostgres
 from tests.pgbouncer import pgbouncer
 from tests.system.processes import Bridge, as_service, running
 from tests.system.test_faults import own_server, own_url
+from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["own_server", "own_url"]  # fixtures
 
@@ -22,7 +23,7 @@ Bot = psycopg.Connection[tuple[Any, ...]]
 async def readyz(bridge: Bridge) -> dict[str, Any]:
     """Return the answer of ``/readyz``."""
     async with httpx.AsyncClient() as client:
-        answer = await client.get(f"{bridge.rest_url}/readyz", timeout=20)
+        answer = await client.get(f"{bridge.rest_url}/readyz", timeout=PATIENCE_SECONDS)
     body: dict[str, Any] = answer.json()
     assert answer.status_code == (200 if body["status"] == "ready" else 503)
     assert set(body["reasons"]) == {name for name, passes in body["checks"].items() if not passes}
@@ -48,7 +49,7 @@ def sign_up(bot: Bot) -> None:
 
 
 async def test_healthy_bridge_passes_every_check(bridge_url: str) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with running(bridge_url) as bridge:
             await until_ready(bridge)
             assert set((await readyz(bridge))["checks"]) == {
@@ -63,7 +64,7 @@ async def test_healthy_bridge_passes_every_check(bridge_url: str) -> None:
 
 async def test_frozen_drainer_makes_the_other_bridge_unready(bridge_url: str, bot: Bot) -> None:
     """The session of a stopped process keeps the drainer's lock."""
-    with trio.fail_after(120):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with running(bridge_url) as drainer:
             await until_ready(drainer)
             async with running(bridge_url) as other:
@@ -93,7 +94,7 @@ def _name(bot: Bot) -> str:
 async def test_stopped_database_fails_the_check_until_it_is_back(
     own_server: EmbeddedPostgres, own_url: str
 ) -> None:
-    with trio.fail_after(120):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with running(own_url) as bridge:
             await until_ready(bridge)
             await trio.to_thread.run_sync(own_server.stop)
@@ -106,7 +107,7 @@ async def test_stopped_database_fails_the_check_until_it_is_back(
 async def test_lost_listen_connection_fails_the_check_until_it_is_back(
     bridge_url: str, bot: Bot
 ) -> None:
-    with trio.fail_after(120):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with running(bridge_url) as bridge:
             await until_ready(bridge)
             # Existing connections stay, and new ones are rejected.
@@ -122,7 +123,10 @@ async def test_lost_listen_connection_fails_the_check_until_it_is_back(
 async def test_listen_url_of_a_pooler_fails_with_a_hint(
     bridge_url: str,
 ) -> None:
-    with trio.fail_after(120), pgbouncer(as_service(bridge_url), ignore_settings=True) as pooled:
+    with (
+        trio.fail_after(PATIENCE_SECONDS),
+        pgbouncer(as_service(bridge_url), ignore_settings=True) as pooled,
+    ):
         async with running(bridge_url, listen_url=pooled) as bridge:
             reasons = await until_trouble(bridge, "listen", "BRIDGE_LISTEN_URL")
             assert "set BRIDGE_LISTEN_URL to PostgreSQL's own address" in reasons["listen"]
@@ -133,7 +137,7 @@ def _pid_of_server(directory: str) -> int:
 
 
 async def test_frozen_database_fails_the_check(own_server: EmbeddedPostgres, own_url: str) -> None:
-    with trio.fail_after(120), psycopg.connect(own_url) as connection:
+    with trio.fail_after(PATIENCE_SECONDS), psycopg.connect(own_url) as connection:
         [(directory,)] = connection.execute("show data_directory").fetchall()
         postmaster = psutil.Process(_pid_of_server(directory))
         async with running(own_url) as bridge:

@@ -12,6 +12,7 @@ from tests.conftest import BOT_TABLES
 from tests.receiver import receiving
 from tests.system.processes import as_role, complaint, listening, pgbridge, running
 from tests.system.test_main_job import create_webhook
+from tests.waiting import PATIENCE_SECONDS
 
 OWNER, BOT, RUNNER = "shop_owner", "shop_bot", "shop_bridge"
 
@@ -53,7 +54,7 @@ def refusal(role: str, url: str, *command: str) -> str:
 
 
 async def test_everything_works_without_a_superuser(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as admin, trio.fail_after(180):
+    with psycopg.connect(url, autocommit=True) as admin, trio.fail_after(PATIENCE_SECONDS):
         # Without the roles, only the owner can run a bridge.
         assert "note: role bridge_service does not exist, so `pgbridge run` must connect" in run_as(
             OWNER, url, "init"

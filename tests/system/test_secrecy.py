@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpx
@@ -44,7 +45,7 @@ from tests.system.secret_scene import (
     secret_shop,
     sign_up,
 )
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 from tests.webhook_rows import add_webhook
 
 
@@ -100,7 +101,7 @@ def test_errors_about_settings_show_no_secret(tmp_path: Path, name: str) -> None
         f"token = ['{token}']",
     )
     key_of_ours = new_key()
-    wrong: list[dict[str, object]] = [{"secret_key": key_of_ours, "listen_url": u} for u in urls]
+    wrong: list[dict[str, Any]] = [{"secret_key": key_of_ours, "listen_url": u} for u in urls]
     wrong += [{"secret_key": f"no key {key}"}, {"secret_key": f"{key_of_ours},{key[:-5]}"}]
     for number, text in enumerate(files):
         file = tmp_path / f"{number}.toml"
@@ -108,7 +109,7 @@ def test_errors_about_settings_show_no_secret(tmp_path: Path, name: str) -> None
         wrong.append({"config": file})
     captured = Captured()
 
-    def run(url: str, settings: dict[str, object]) -> None:
+    def run(url: str, settings: dict[str, Any]) -> None:
         ran = invoked(name, url=url, **settings)
         assert (ran.returncode, ran.stderr.count("\n")) == (2, 1), (settings, ran.stderr)
         captured.add(name, ran.stdout + ran.stderr)
@@ -186,7 +187,9 @@ async def _console(scene: Scene, bridge: Bridge) -> None:
         scene.captured.add(source, f"{answered.headers}\n{answered.text}")
         return answered
 
-    async with httpx.AsyncClient(base_url=bridge.rest_url, trust_env=False, timeout=60) as browser:
+    async with httpx.AsyncClient(
+        base_url=bridge.rest_url, trust_env=False, timeout=PATIENCE_SECONDS
+    ) as browser:
         for token in scene["a wrong token"], scene["the static token"]:
             asking = keep(await browser.get("/console/sign-in"))
             form = {"csrf": re.findall(r'name="csrf" value="(.+?)"', asking.text)[0]}
@@ -323,7 +326,7 @@ async def _restart(scene: Scene, bridge: Bridge, receiver: Receiver) -> None:
     await trio.to_thread.run_sync(scene.server.start)
     before = len(receiver.requests)
     sign_up(scene)
-    with trio.fail_after(120):
+    with trio.fail_after(PATIENCE_SECONDS):
         await receiver.until(lambda: len(receiver.requests) > before)
 
 
@@ -336,7 +339,7 @@ async def test_output_logs_responses_and_backups_show_no_secret(scene: Scene) ->
         keys = f"{scene['the key']},{scene['the key before']}"
         async with bridge_of(scene, "run", secret_key=keys) as bridge:
             sign_up(scene)
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE_SECONDS):
                 await receiver.until(lambda: bool(receiver.requests))
             await _requests(scene, bridge, receiver)
             for way in WAYS_IN:
@@ -355,7 +358,7 @@ async def test_output_logs_responses_and_backups_show_no_secret(scene: Scene) ->
             await _failures(scene, bridge)
         wrong_key = scene["a wrong key"]
         async with bridge_of(scene, "run with a wrong key", secret_key=wrong_key) as bridge:
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE_SECONDS):
                 await until(lambda: bridge.logged("secret_decryption_failed"))
         async with bridge_of(scene, "workers", "--workers", "2", secret_key=keys) as bridge:
             scene.captured.add("a list of processes", command_lines(bridge))

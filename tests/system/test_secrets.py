@@ -10,7 +10,7 @@ import trio
 from bridge.access.vault import Vault
 from bridge.settings import load_settings
 from tests.system.processes import TOKEN, invoked, running
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 from tests.webhook_rows import add_webhook
 
 KEY = "+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/8="  # as openssl prints them
@@ -24,7 +24,7 @@ async def test_new_and_existing_secrets_are_encrypted(
         return [secret for (secret,) in rows]
 
     add_webhook(bot, secret="s3cret-1")
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with running(bridge_url, secret_key=KEY) as bridge:
             async with httpx.AsyncClient(headers={"X-API-Key": TOKEN}) as client:
                 answer = await client.post(

@@ -17,9 +17,7 @@ import psycopg
 import pytest
 
 from tests.system.processes import complaint, environment, pgbridge
-
-#: Timeout of every step.
-PATIENCE_SECONDS = 60.0
+from tests.waiting import PATIENCE_SECONDS
 
 #: Control sequences of the terminal.
 ENTER_SCREEN, LEAVE_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"

@@ -26,6 +26,7 @@ from tests.system.processes import (
     running,
 )
 from tests.system.writers import SIGN_UP, logged, writing
+from tests.waiting import PATIENCE_SECONDS
 
 TAIL = (sys.executable, "-m", "bridge", "tail")
 Bot = psycopg.Connection[tuple[object, ...]]
@@ -114,7 +115,7 @@ async def on_terminal(port: int, *arguments: str) -> AsyncIterator[tuple[Lines, 
     ours, theirs = pty.openpty()
     env = {**environment(None, port=port, token=TOKEN), "TERM": "xterm-256color"}
     env |= {"COLUMNS": "80", "TZ": "Asia/Vladivostok", "PYTHONIOENCODING": "utf-8"}
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with trio.lowlevel.FdStream(ours) as terminal, trio.open_nursery() as nursery:
             process = await trio.lowlevel.open_process(
                 [*TAIL, *arguments],
@@ -268,7 +269,7 @@ async def unread(port: int, *arguments: str) -> AsyncIterator[trio.Process]:
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout is not None
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with process.stdout:
             try:
                 yield process

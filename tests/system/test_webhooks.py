@@ -18,6 +18,7 @@ from standardwebhooks import Webhook
 from bridge.cli import webhooks as webhooks_commands
 from bridge.webhooks.model import NewWebhook, Redelivery
 from tests.system.processes import complaint, environment, pgbridge
+from tests.waiting import PATIENCE_SECONDS
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 CREATE = ("create", "--name", "CRM", "--url", "http://receiver/hook", "--event-type", "ticket.*")
@@ -191,7 +192,7 @@ def test_redeliver_asks_at_a_terminal(
             stdin=terminal,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
     assert done.returncode == code
