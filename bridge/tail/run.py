@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bridge.tail.follower import Follower, TailError
 from bridge.tail.lines import terminal_line, visible
-from bridge.tail.messages import Gap, Message, StreamEvent
+from bridge.tail.messages import Gap, Message, Notice, StreamEvent
 from bridge.tasks import ungrouped
 
 _STDOUT = 1
@@ -39,29 +39,19 @@ class Output:
         self._on_terminal = sys.stdout.isatty()
         self._as_json = as_json or not self._on_terminal
 
-    async def event(self, event: StreamEvent) -> None:
-        """Print an event."""
+    async def show(self, message: Message) -> None:
+        """Print a message. A gap is reported on standard error and, as JSON, among the events."""
+        match message:
+            case Notice():
+                await self._say(message.line, "dim")
+                return
+            case Gap():
+                await self._say(f"gap: {_explain(message)}", "bold red")
+            case _ if not self._as_json:
+                await _print(self._console, terminal_line(message), "ellipsis")
         if self._as_json:
-            await self._print_json(event.text)
-        else:
-            await _print(self._console, terminal_line(event), "ellipsis")
-
-    async def gap(self, gap: Gap) -> None:
-        """Report missing events on standard error and, as JSON, among the events."""
-        if gap.available_from > gap.since + 1:
-            what = f"events {gap.since + 1} to {gap.available_from - 1} are no longer in the log"
-        else:
-            what = (
-                f"event {gap.since} does not exist yet: the database is a different one or was "
-                f"restored; continuing at {gap.available_from}"
-            )
-        await self.say(f"gap: {what}", style="bold red")
-        if self._as_json:
-            await self._print_json(gap.text)
-
-    async def say(self, line: str, style: str = "dim") -> None:
-        """Print a line on standard error."""
-        await _print(self._errors, Text(f"pgbridge: {visible(line)}", style), "ignore")
+            text = visible(message.text) if self._on_terminal else message.text
+            await _write(_STDOUT, f"{text}\n".encode())
 
     async def reader_left(self) -> None:
         """Wait until the reader of a pipe on standard output leaves; forever if it is no pipe."""
@@ -71,9 +61,8 @@ class Output:
         else:
             await trio.sleep_forever()
 
-    async def _print_json(self, text: str) -> None:
-        line = visible(text) if self._on_terminal else text
-        await _write(_STDOUT, f"{line}\n".encode())
+    async def _say(self, line: str, style: str) -> None:
+        await _print(self._errors, Text(f"pgbridge: {visible(line)}", style), "ignore")
 
 
 async def tail(follower: Follower, output: Output, count: int | None) -> None:
@@ -91,7 +80,11 @@ async def tail(follower: Follower, output: Output, count: int | None) -> None:
                 nursery.start_soon(_cancel_after, signals.__anext__, nursery.cancel_scope)
                 nursery.start_soon(_cancel_after, output.reader_left, nursery.cancel_scope)
                 nursery.start_soon(follower.run, sending)
-                await _print_messages(receiving, output, count)
+                printed = 0
+                while printed != count:
+                    message = await receiving.receive()
+                    await output.show(message)
+                    printed += isinstance(message, StreamEvent)
                 nursery.cancel_scope.cancel()
     except BrokenPipeError:
         pass  # the reader of the output has left
@@ -99,26 +92,18 @@ async def tail(follower: Follower, output: Output, count: int | None) -> None:
         raise TailError(f"cannot print: {error.strerror}") from None
 
 
-async def _print_messages(
-    messages: trio.MemoryReceiveChannel[Message], output: Output, count: int | None
-) -> None:
-    printed = 0
-    async for message in messages:
-        match message:
-            case StreamEvent():
-                await output.event(message)
-                printed += 1
-                if printed == count:
-                    return
-            case Gap():
-                await output.gap(message)
-            case _:
-                await output.say(message.line)
-
-
 async def _cancel_after(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
     await wait()
     scope.cancel()
+
+
+def _explain(gap: Gap) -> str:
+    if gap.available_from > gap.since + 1:
+        return f"events {gap.since + 1} to {gap.available_from - 1} are no longer in the log"
+    return (
+        f"event {gap.since} does not exist yet: the database is a different one or was restored; "
+        f"continuing at {gap.available_from}"
+    )
 
 
 async def _print(console: Console, text: Text, overflow: OverflowMethod) -> None:
