@@ -1,16 +1,13 @@
-"""API tokens: create, list and revoke them."""
+"""API tokens: their secret, its hash, and what it grants."""
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
-
-import psycopg
+from typing import Final, Literal
 
 from bridge.access.scopes import allows, event_patterns
-from bridge.assets import query
 
 #: Characters of a token that are stored in plain text so that people can recognise it.
 PREFIX_LENGTH: Final = 12
@@ -73,43 +70,8 @@ def token_of_headers(api_key: str, authorization: str) -> str | None:
     return (credentials.strip() or None) if scheme.lower() == "bearer" else None
 
 
-def create_token(
-    connection: psycopg.Connection[Any],
-    name: str,
-    token: str,
-    scopes: Iterable[str],
-    expires_at: datetime | None,
-) -> None:
-    """Store a token; only its hash and its first characters are kept."""
-    with psycopg.RawCursor(connection) as cursor:
-        cursor.execute(query("create_token").encode(), new_row(name, token, scopes, expires_at))
-
-
 def new_row(
     name: str, token: str, scopes: Iterable[str], expires_at: datetime | None
 ) -> tuple[object, ...]:
     """Return the parameters of the query ``create_token``."""
     return name, hash_token(token), token[:PREFIX_LENGTH], list(scopes), expires_at
-
-
-def list_tokens(connection: psycopg.Connection[Any]) -> Iterator[tuple[str, ...]]:
-    """Yield each token as strings: id, name, prefix, scopes, created, expires, used, state."""
-    with psycopg.RawCursor(connection) as cursor:
-        rows = cursor.execute(query("list_tokens").encode(), [None, None, 0]).fetchall()
-    for _, token_id, name, prefix, scopes, *moments, state in reversed(rows):
-        if token_id is None:
-            return
-        yield (
-            str(token_id),
-            name,
-            f"{prefix}…",
-            " ".join(scopes),
-            *("" if moment is None else f"{moment:%Y-%m-%d %H:%M}" for moment in moments),
-            state,
-        )
-
-
-def revoke_token(connection: psycopg.Connection[Any], token_id: int) -> bool:
-    """Revoke a token; return False if no valid token has this id."""
-    with psycopg.RawCursor(connection) as cursor:
-        return cursor.execute(query("revoke_token").encode(), [token_id]).rowcount == 1

@@ -7,10 +7,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bridge.access import tokens
 from bridge.access.scopes import EVENTS_READ, SCOPES, ScopeError, checked_scopes
+from bridge.access.tokens import new_row, new_token
 from bridge.cli.context import database_session, read_settings
 from bridge.cli.output import MISUSED, fail, say, table
+from bridge.database.sessions import fetch
 
 token_app = typer.Typer(help="Manage tokens for REST and WebSocket.", no_args_is_help=True)
 
@@ -40,9 +41,9 @@ def create(
     except ScopeError as error:
         fail(str(error), MISUSED)
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
-    token = tokens.new_token()
+    token = new_token()
     with database_session(read_settings()) as connection:
-        tokens.create_token(connection, name, token, scopes, expires_at)
+        fetch(connection, "create_token", *new_row(name, token, scopes, expires_at))
     typer.echo(token)
 
 
@@ -51,8 +52,20 @@ def list_() -> None:
     """List tokens by name and prefix."""
     shown = table("id", "name", "prefix", "scopes", "created", "expires", "last used", "state")
     with database_session(read_settings()) as connection:
-        for row in tokens.list_tokens(connection):
-            shown.add_row(*map(Text, row))
+        rows = fetch(connection, "list_tokens", None, None, 0)
+    for row in reversed(rows):
+        if row["id"] is None:  # there are no tokens
+            break
+        moments = (row["created_at"], row["expires_at"], row["last_used_at"])
+        cells = (
+            str(row["id"]),
+            row["name"],
+            f"{row['prefix']}…",
+            " ".join(row["scopes"]),
+            *("" if moment is None else f"{moment:%Y-%m-%d %H:%M}" for moment in moments),
+            row["state"],
+        )
+        shown.add_row(*map(Text, cells))
     Console().print(shown)
 
 
@@ -64,6 +77,6 @@ def revoke(
 ) -> None:
     """Revoke a token immediately and permanently."""
     with database_session(read_settings()) as connection:
-        if not tokens.revoke_token(connection, token_id):
+        if not fetch(connection, "revoke_token", token_id):
             fail(f"no valid token has ID {token_id}; see: pgbridge token list")
     say(f"token {token_id} is revoked")

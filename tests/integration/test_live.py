@@ -19,6 +19,7 @@ from bridge.access.authenticator import Authenticator
 from bridge.database.clock import ServerClock
 from bridge.database.pool import open_database
 from bridge.database.restart import keep_running
+from bridge.database.sessions import fetch
 from bridge.live import history as history_module
 from bridge.live.connection import StreamLimits
 from bridge.live.history import History, read_log
@@ -256,7 +257,7 @@ async def test_ended_token_closes_its_connections(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]], end: str
 ) -> None:
     token = tokens.new_token()
-    tokens.create_token(bot, "dashboard", token, ["events:read"], None)
+    fetch(bot, "create_token", *tokens.new_row("dashboard", token, ["events:read"], None))
     with trio.fail_after(PATIENCE_SECONDS):
         async with bridging(bridge_url) as bridge, bridge.connected(token=token) as client:
             bot.execute(f"update bridge.api_tokens set {end}".encode())
@@ -270,7 +271,7 @@ async def test_locked_token_row_delays_no_client(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     token = tokens.new_token()
-    tokens.create_token(bot, "dashboard", token, ["events:read"], None)
+    fetch(bot, "create_token", *tokens.new_row("dashboard", token, ["events:read"], None))
     with trio.fail_after(PATIENCE_SECONDS):
         async with bridging(bridge_url) as bridge:
             with psycopg.connect(bridge_url) as operator:
