@@ -34,9 +34,14 @@ def migrations() -> list[tuple[str, str]]:
     return [(entry.name, entry.read_text("utf-8")) for entry in entries]
 
 
+def schema_version() -> int:
+    """Return the version of the newest migration."""
+    return int(migrations()[-1][0].partition("_")[0])
+
+
 def schema_mismatch(version: int) -> tuple[str, str] | None:
     """Return the problem with a schema of this version and its fix, or None if it is current."""
-    newest = int(migrations()[-1][0].partition("_")[0])
+    newest = schema_version()
     if version < newest:
         return (
             f"the database is at schema version {version}, this pgbridge needs {newest}",

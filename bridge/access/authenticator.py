@@ -40,6 +40,8 @@ KNOWN_SECONDS: Final = 3600.0
 #: Seconds between log lines about a blocked address.
 REPEAT_SECONDS: Final = 60.0
 
+_STATIC_GRANT: Final = Grant(None, "BRIDGE_TOKEN", frozenset([ADMIN]), "setting")
+
 # A credential as presented: the address it is tied to and its hash. The address is None for a
 # ticket, which may be used from anywhere.
 _Credential = tuple[str | None, bytes]
@@ -109,7 +111,7 @@ class Authenticator:
         self._refuse_blocked(key, credential)
         grant: Grant | None
         if self._static_hash is not None and hmac.compare_digest(credential[1], self._static_hash):
-            grant = _static_grant()
+            grant = _STATIC_GRANT
         else:
             with self._attempt(key, credential):
                 grant = await self._look_up(token, key, credential)
@@ -198,7 +200,7 @@ class Authenticator:
             if token_id is not None:
                 ids[source].append(token_id)
             elif self._static_hash is not None:
-                found.append(_static_grant())
+                found.append(_STATIC_GRANT)
         if ids["bridge"]:
             rows = await self._grant_lookups.fetch("valid_tokens", ids["bridge"])
             found += map(_grant, rows)
@@ -228,8 +230,14 @@ class Authenticator:
         """Refuse an address with too many failures, unless the credential was recently valid."""
         if self._failures is None or self._is_known(credential):
             return
-        if wait := self._failures.wait(key, trio.current_time()):
-            self._log_blocked(key)
+        now = trio.current_time()
+        if wait := self._failures.wait(key, now):
+            if not self._logged.take(key, now):
+                log.warning(
+                    "address_blocked",
+                    address=key,
+                    hint="if this is your own proxy, add it to BRIDGE_TRUSTED_PROXIES",
+                )
             raise TooManyFailuresError(wait)
 
     def _count(self, key: str, credential: _Credential, *, failed: bool) -> None:
@@ -239,15 +247,6 @@ class Authenticator:
             self._known.pop(credential, None)
             if self._failures is not None:
                 self._failures.take(key, trio.current_time())
-
-    def _log_blocked(self, key: str) -> None:
-        """Log a blocked address, at most once in ``REPEAT_SECONDS``."""
-        if not self._logged.take(key, trio.current_time()):
-            log.warning(
-                "address_blocked",
-                address=key,
-                hint="if this is your own proxy, add it to BRIDGE_TRUSTED_PROXIES",
-            )
 
     def _remember(self, credential: _Credential, seconds: float) -> None:
         self._known[credential] = trio.current_time() + seconds
@@ -298,7 +297,3 @@ class Authenticator:
 
 def _grant(row: Row) -> Grant:
     return Grant(row["id"], row["name"], frozenset(row["scopes"]))
-
-
-def _static_grant() -> Grant:
-    return Grant(None, "BRIDGE_TOKEN", frozenset([ADMIN]), "setting")

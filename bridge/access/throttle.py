@@ -28,7 +28,11 @@ class Throttle:
         """
         if wait := self.wait(key, now):
             return wait
-        self._set(key, max(self._used_until.get(key, now), now) + self._interval)
+        # Insert the key anew: the dictionary is in order of last use.
+        used_until = max(self._used_until.pop(key, now), now)
+        self._used_until[key] = used_until + self._interval
+        if len(self._used_until) > self._most_keys:
+            del self._used_until[next(iter(self._used_until))]
         return 0.0
 
     def wait(self, key: Hashable, now: float) -> float:
@@ -36,10 +40,3 @@ class Throttle:
         wait = self._used_until.get(key, now) - now - self._tolerance
         # Ignore rounding errors of the sums.
         return wait if wait > self._interval * 1e-6 else 0.0
-
-    def _set(self, key: Hashable, used_until: float) -> None:
-        # The dictionary is in order of last use.
-        self._used_until.pop(key, None)
-        self._used_until[key] = used_until
-        if len(self._used_until) > self._most_keys:
-            del self._used_until[next(iter(self._used_until))]

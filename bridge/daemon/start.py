@@ -25,7 +25,7 @@ async def prepare_database(database: Database) -> int:
     try:
         # Report missing privileges now: a rare statement may need them only hours later.
         if missing := rights.missing_rights(await database.fetch("rights")):
-            raise StartError(f"permission denied: {missing}; {missing.remedy}")
+            raise StartError(f"permission denied: {'; '.join(missing)}")
         [row] = await database.fetch("schema_version")
         if mismatch := assets.schema_mismatch(row["version"]):
             raise StartError("; ".join(mismatch))

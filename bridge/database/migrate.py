@@ -24,14 +24,6 @@ class Step:
     blocks_readers: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Migration:
-    version: int
-    name: str
-    checksum: str
-    sql: str
-
-
 def plan_migrations(connection: Connection) -> list[Step]:
     """Return the steps that bring the schema to this version; none if it is up to date.
 
@@ -39,23 +31,33 @@ def plan_migrations(connection: Connection) -> list[Step]:
         InstallError: the database is newer than this pgbridge, a migration has changed since it
             was applied, or schema bridge is not pgbridge's.
     """
-    known = [_read(file_name, sql) for file_name, sql in assets.migrations()]
-    steps = []
-    if not is_installed(connection):
-        steps.append(Step("create schema bridge", assets.query("bootstrap")))
-        applied = {}
-    else:
+    steps: list[Step] = []
+    applied: dict[int, str] = {}
+    if is_installed(connection):
         rows = connection.execute("select version, checksum from bridge.migrations").fetchall()
-        applied = {int(str(version)): str(checksum) for version, checksum in rows}
-    if applied and max(applied) > known[-1].version:
+        applied = dict(rows)
+    else:
+        steps.append(Step("create schema bridge", assets.query("bootstrap")))
+    if applied and max(applied) > assets.schema_version():
         raise InstallError("; ".join(assets.schema_mismatch(max(applied)) or ()))
-    for migration in known:
-        if migration.version not in applied:
-            steps.append(_step(migration))
-        elif applied[migration.version] != migration.checksum:
+    for file_name, sql in assets.migrations():
+        digits, _, words = file_name.removesuffix(".sql").partition("_")
+        version, name = int(digits), words.replace("_", " ")
+        checksum = hashlib.sha256(sql.encode()).hexdigest()
+        if version not in applied:
+            steps.append(
+                Step(
+                    f"migration {version:04}: {name}",
+                    # First: if two installers race, the second waits here and then fails.
+                    "insert into bridge.migrations (version, name, checksum)\n"
+                    f"values ({version}, {literal(name)}, {literal(checksum)});\n"
+                    f"{sql}",
+                )
+            )
+        elif applied[version] != checksum:
             raise InstallError(
-                f"migration {migration.version:04} ({migration.name}) differs from the one "
-                "that was applied; a released migration must not be edited"
+                f"migration {version:04} ({name}) differs from the one that was applied; "
+                "a released migration must not be edited"
             )
     return steps
 
@@ -72,19 +74,3 @@ def is_installed(connection: Connection) -> bool:
             "the database has a schema called bridge that is not pgbridge's; rename it first"
         )
     return bool(found["has_schema"])
-
-
-def _read(file_name: str, sql: str) -> _Migration:
-    version, _, words = file_name.removesuffix(".sql").partition("_")
-    checksum = hashlib.sha256(sql.encode()).hexdigest()
-    return _Migration(int(version), words.replace("_", " "), checksum, sql)
-
-
-def _step(migration: _Migration) -> Step:
-    # The version goes in first: if two installers race, the second waits here and then fails.
-    return Step(
-        f"migration {migration.version:04}: {migration.name}",
-        "insert into bridge.migrations (version, name, checksum)\n"
-        f"values ({migration.version}, {literal(migration.name)}, {literal(migration.checksum)});\n"
-        f"{migration.sql}",
-    )

@@ -4,7 +4,6 @@ Rows are mappings, so either driver can fetch them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 SERVICE, READER = "bridge_service", "bridge_reader"
@@ -15,30 +14,18 @@ LISTED = 5
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class MissingRights:
-    """Privileges that the session's role lacks to run a bridge, and how to grant them."""
-
-    role: str
-    #: Such as ``select on bridge.outbox``; never empty.
-    rights: tuple[str, ...]
-    remedy: str
-
-    def __str__(self) -> str:
-        listed = ", ".join(self.rights[:LISTED])
-        more = len(self.rights) - LISTED
-        return f"role {self.role} lacks {listed}" + (f" and {more} more" if more > 0 else "")
-
-
-def missing_rights(rows: Iterable[Row]) -> MissingRights | None:
-    """Return what the session's role lacks to run a bridge, or None."""
+def missing_rights(rows: Iterable[Row]) -> tuple[str, str] | None:
+    """Return what the session's role lacks to run a bridge and how to fix that, or None."""
     of_service = [row for row in rows if row["role"] == SERVICE]
-    rights = tuple(
+    lacking = [
         f"{privilege} on {_describe(row)}" for row in of_service for privilege in row["lacking"]
-    )
-    if not rights:
+    ]
+    if not lacking:
         return None
-    return MissingRights(of_service[0]["session_role"], rights, of_service[0]["remedy"])
+    listed = ", ".join(lacking[:LISTED])
+    if len(lacking) > LISTED:
+        listed += f" and {len(lacking) - LISTED} more"
+    return f"role {of_service[0]['session_role']} lacks {listed}", of_service[0]["remedy"]
 
 
 def existing_roles(rows: Iterable[Row]) -> list[str]:

@@ -370,13 +370,15 @@ def test_missing_rights_are_reported_in_one_line(bot: Bot) -> None:
     bot.execute("set session authorization pg_monitor")
     found = missing_rights(fetch(bot, "rights"))
     assert found is not None
-    assert len(found.rights) > 50
-    assert re.fullmatch(
-        r"role pg_monitor lacks usage on schema bridge, (\w+ on bridge\.\w+, ){3}"
-        r"\w+ on bridge\.\w+ and \d+ more",
-        str(found),
+    message, remedy = found
+    said = re.fullmatch(
+        r"role pg_monitor lacks usage on schema bridge, (?:\w+ on bridge\.\w+, ){3}"
+        r"\w+ on bridge\.\w+ and (\d+) more",
+        message,
     )
-    assert found.remedy == f"grant {SERVICE} to pg_monitor"
+    assert said is not None
+    assert int(said[1]) > 45
+    assert remedy == f"grant {SERVICE} to pg_monitor"
 
 
 # --- the reader

@@ -21,13 +21,10 @@ def rights(context: Context) -> Verdicts:
             f"grant create on database {database} to {may['role']}",
         )
     rows = context.fetch("rights")
-    missing = missing_rights(rows)
-    if missing is not None:
-        return error(
-            str(missing),
-            "pgbridge run needs these privileges and does not start without them",
-            missing.remedy,
-        )
+    if missing := missing_rights(rows):
+        message, hint = missing
+        detail = "pgbridge run needs these privileges and does not start without them"
+        return error(message, detail, hint)
     present = existing_roles(rows)
     if lost := grants(rows, present):
         return warning(
