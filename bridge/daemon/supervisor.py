@@ -42,35 +42,8 @@ class WorkersFailedError(Exception):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
-class Address:
-    """What to bind a socket to."""
-
-    family: int
-    #: As the ``socket`` module has it: host and port, and two numbers more for IPv6.
-    name: Any
-
-    def bind(self, *, shared: bool = True) -> socket.socket:
-        """Return a bound socket that does not listen yet.
-
-        Args:
-            shared: whether other sockets of this user may listen on the same address.
-
-        Raises:
-            OSError: the address is in use or does not belong to this machine.
-        """
-        bound = socket.socket(self.family, socket.SOCK_STREAM)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared:
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if self.family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            bound.bind(self.name)
-        except BaseException:
-            bound.close()
-            raise
-        return bound
+#: The family of a socket, and the address to bind it to, as the ``socket`` module has it.
+Address = tuple[int, Any]
 
 
 @dataclass(frozen=True)
@@ -228,7 +201,10 @@ class _Supervisor:
                 serving = "serves" in report
                 if serving:
                     log.info("worker_started", number=number, pid=process.pid)
-                    self._serves(number, report["serves"])
+                    self._served.add(number)
+                    if not self._announced and len(self._served) == len(self._orders):
+                        self._announced = True
+                        self._announce(f"{report['serves']} with {len(self._orders)} workers")
                 return _Ended(process.pid, await process.wait(), report.get("fails"))
             finally:
                 if process.returncode is None:
@@ -236,12 +212,6 @@ class _Supervisor:
                     # systemd sends SIGTERM to every process; a second one kills a stopped worker.
                     if serving and exit_code not in (0, -signal.SIGTERM):
                         self._in_order = False
-
-    def _serves(self, number: int, line: str) -> None:
-        self._served.add(number)
-        if not self._announced and len(self._served) == len(self._orders):
-            self._announced = True
-            self._announce(f"{line} with {len(self._orders)} workers")
 
 
 def _reserve(stack: ExitStack, host: str, port: int) -> tuple[Address, ...]:
@@ -259,18 +229,41 @@ def _reserve(stack: ExitStack, host: str, port: int) -> tuple[Address, ...]:
             if port != 0:
                 # An unshared bind is the only way to notice another bridge of the same user, which
                 # would get half of the clients.
-                Address(family, name).bind(shared=False).close()
-            bound = stack.enter_context(Address(family, name).bind())
+                _bound(family, name, shared=False).close()
+            bound = stack.enter_context(_bound(family, name, shared=True))
         except OSError as error:
             if error.errno != errno.EAFNOSUPPORT:
                 raise
             # Names such as localhost have IPv6 addresses even on systems without IPv6.
             unsupported = error
         else:
-            reserved.append(Address(family, bound.getsockname()))
+            reserved.append((int(family), bound.getsockname()))
     if unsupported is not None and not reserved:
         raise unsupported
     return tuple(reserved)
+
+
+def _bound(family: int, name: Any, *, shared: bool) -> socket.socket:
+    """Return a bound socket that does not listen.
+
+    Args:
+        shared: whether other sockets of this user may listen on the same address.
+
+    Raises:
+        OSError: the address is in use or does not belong to this machine.
+    """
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(name)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def _unnamed_listener() -> socket.socket:

@@ -91,9 +91,8 @@ async def _end_with_supervisor() -> None:
 
 async def _open_listeners(addresses: tuple[Address, ...]) -> list[trio.SocketListener]:
     listeners = []
-    for address in addresses:
-        listening = address.bind()
-        listening.listen(BACKLOG)
+    for family, name in addresses:
+        listening = socket.create_server(name, family=family, backlog=BACKLOG, reuse_port=True)
         listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(listening)))
     return listeners
 

@@ -10,9 +10,7 @@ from bridge.database.errors import DatabaseError, DatabaseUnavailable
 
 log = structlog.get_logger()
 
-LONGEST_PAUSE_SECONDS = 5.0
-#: After this many failures the pause no longer grows; 2**failures must stay within a float.
-MOST_FAILURES = 10
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 
 
 async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -26,15 +24,17 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
     Args:
         name: of the task, for the log.
     """
-    failures = 0
+    longest = FIRST_PAUSE_SECONDS
     while True:
         started = trio.current_time()
         try:
             return await work()
         except (DatabaseUnavailable, DatabaseError) as error:
             lasted = trio.current_time() - started
-            failures = 0 if lasted > LONGEST_PAUSE_SECONDS else min(failures + 1, MOST_FAILURES)
-            pause = random.uniform(0.5, 1.0) * min(0.1 * 2**failures, LONGEST_PAUSE_SECONDS)  # noqa: S311
+            longest = min(2 * longest, LONGEST_PAUSE_SECONDS)
+            if lasted > LONGEST_PAUSE_SECONDS:
+                longest = FIRST_PAUSE_SECONDS
+            pause = random.uniform(0.5, 1.0) * longest  # noqa: S311
             report = log.warning if isinstance(error, DatabaseUnavailable) else log.error
             seconds = round(pause, 2)
             report("database_task_failed", task=name, reason=str(error), retry_seconds=seconds)

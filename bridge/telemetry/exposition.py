@@ -7,7 +7,6 @@ from prometheus_client import (
     GC_COLLECTOR,
     PLATFORM_COLLECTOR,
     REGISTRY,
-    CollectorRegistry,
     generate_latest,
 )
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
@@ -80,9 +79,7 @@ async def render_metrics() -> bytes:
 
 def merge_metrics(by_worker: Mapping[int, bytes]) -> bytes:
     """Merge the text of several workers, and add the label ``worker`` to every sample."""
-    merged = CollectorRegistry()
-    merged.register(_Workers(by_worker))
-    return generate_latest(merged)
+    return generate_latest(_Workers(by_worker))
 
 
 class _Workers(Collector):
