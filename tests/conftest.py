@@ -54,12 +54,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
     """The server shared by all tests of a worker; no test stops it."""
-    with embedded_postgres(_memory()) as running:
+    with embedded_postgres(memory()) as running:
         with psycopg.connect(running.url(), autocommit=True) as connection:
             # For tests of two-phase commit.
             connection.execute("alter system set max_prepared_transactions = 8")
             # Cloning and dropping databases would wait for the disk. Tests that crash a server
-            # start their own, with fsync.
+            # use ``own_server``, with fsync.
             connection.execute("alter system set fsync = off")
             # Bounds the memory of each worker if the server is in memory.
             connection.execute("alter system set max_wal_size = '256MB'")
@@ -69,10 +69,11 @@ def server() -> Iterator[EmbeddedPostgres]:
         yield running
 
 
-def _memory() -> Path | None:
+def memory() -> Path | None:
     """Return an in-memory file system with room for the servers of all workers, if there is one.
 
-    Each test's database has hundreds of files; on disk, creating them takes three times as long.
+    A database has hundreds of files; on disk, creating them takes three times as long. What is in
+    memory survives a crash of the server, but not of the machine.
     """
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= FREE_IN_MEMORY_BYTES:
         return MEMORY
@@ -85,6 +86,26 @@ def create_roles(connection: psycopg.Connection[tuple[object, ...]]) -> None:
         "create role bridge_service; create role bridge_reader;"
         f" create role {SERVICE_LOGIN} login in role bridge_service".encode()
     )
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server without pgbridge's roles, which the test may stop."""
+    with embedded_postgres(memory()) as running:
+        yield running
+
+
+@pytest.fixture
+def own_url(own_server: EmbeddedPostgres) -> str:
+    """A database of ``own_server`` with the bot's tables and pgbridge installed."""
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        connection.execute("create database shop")
+        create_roles(connection)
+    url = own_server.url("shop")
+    with psycopg.connect(url) as connection:
+        connection.execute(BOT_TABLES.read_bytes())
+    init(url)
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Follow docs/install.md and docs/upgrade.md on a separate server."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import trio
 from trio_websocket import wrap_client_stream
 
-from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from bridge.demo.postgres import EmbeddedPostgres
 from tests.conftest import BOT_TABLES, create_roles, init
 from tests.docs import guides
 from tests.docs.guides import Shell, blocks, guide, section, statements
@@ -36,16 +35,15 @@ async def _follow(shell: Shell, text: str) -> None:
 
 
 @pytest.fixture
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server without pgbridge's roles, and with a database that the bot owns."""
-    with embedded_postgres() as server:
-        with psycopg.connect(server.url(), autocommit=True) as admin:
-            admin.execute("create role bot login")
-            admin.execute("create database bot owner bot")
-        with psycopg.connect(as_role(server.url("bot"), "bot"), autocommit=True) as bot:
-            bot.execute(BOT_TABLES.read_bytes())
-            bot.execute(MORE_OF_THE_BOT)
-        yield server
+def own_server(own_server: EmbeddedPostgres) -> EmbeddedPostgres:
+    """The server with a database that the bot owns."""
+    with psycopg.connect(own_server.url(), autocommit=True) as admin:
+        admin.execute("create role bot login")
+        admin.execute("create database bot owner bot")
+    with psycopg.connect(as_role(own_server.url("bot"), "bot"), autocommit=True) as bot:
+        bot.execute(BOT_TABLES.read_bytes())
+        bot.execute(MORE_OF_THE_BOT)
+    return own_server
 
 
 async def test_installation_works_as_written(own_server: EmbeddedPostgres, tmp_path: Path) -> None:

@@ -1,16 +1,15 @@
 """docs/roles.md lists the actual rights, and its SQL works."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
-import pytest
 
 from bridge.cli.main import app
 from bridge.database.rights import READER, ROLES, missing_rights
 from bridge.database.sessions import fetch
-from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from bridge.demo.postgres import EmbeddedPostgres
 from tests.conftest import BOT_TABLES, init
 from tests.docs.guides import blocks, guide
 from tests.system.processes import as_role
@@ -53,13 +52,6 @@ def table(rows: list[dict[str, Any]]) -> str:
         spelt = f"{kind} `{name.removeprefix('bridge.')}`" if kind != "schema" else "the schema"
         lines.append(f"| {spelt} | {cells[0]} | {cells[1]} |\n".replace("|  |", "| |"))
     return "".join(lines)
-
-
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server without pgbridge's roles."""
-    with embedded_postgres() as server:
-        yield server
 
 
 def test_page_lists_the_actual_rights(bot: Bot) -> None:

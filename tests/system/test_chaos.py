@@ -1,21 +1,10 @@
 """A short chaos test: every fault a few times."""
 
-from collections.abc import Iterator
-
-import pytest
-
-from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from bridge.demo.postgres import EmbeddedPostgres
 from tests.stress.chaos.faults import FAULTS
 from tests.stress.chaos.run import run
 
 ROUNDS = 2
-
-
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server that the test may stop."""
-    with embedded_postgres() as server:
-        yield server
 
 
 # `make chaos` runs longer and lets leases expire by themselves.

@@ -11,14 +11,13 @@ import psycopg
 import pytest
 import trio
 
-from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from tests.conftest import BOT_TABLES, create_roles, init
+from bridge.demo.postgres import EmbeddedPostgres
 from tests.receiver import Receiver, receiving
 from tests.system.processes import listening, running
 from tests.waiting import PATIENCE_SECONDS, until
 from tests.webhook_rows import add_webhook
 
-KILLS = 20
+KILLS = 12
 #: Failed attempts are retried at once.
 SETTINGS = {"poll_seconds": 0.2, "retry_schedule": "0,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1"}
 
@@ -141,25 +140,6 @@ async def test_sigkill_at_random_times_loses_nothing(bridge_url: str) -> None:
                 assert await bridge.terminate() == 0
     assert len(names) > 100
     assert_nothing_lost(receiver, names, KILLS)
-
-
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server that the test may stop."""
-    with embedded_postgres() as server:
-        yield server
-
-
-@pytest.fixture
-def own_url(own_server: EmbeddedPostgres) -> str:
-    with psycopg.connect(own_server.url(), autocommit=True) as connection:
-        connection.execute("create database shop")
-        create_roles(connection)
-    url = own_server.url("shop")
-    with psycopg.connect(url) as connection:
-        connection.execute(BOT_TABLES.read_bytes())
-    init(url)
-    return url
 
 
 @pytest.mark.parametrize("stop", [EmbeddedPostgres.stop, EmbeddedPostgres.crash])

@@ -12,10 +12,7 @@ import trio
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.pgbouncer import pgbouncer
 from tests.system.processes import Bridge, as_service, running
-from tests.system.test_faults import own_server, own_url
 from tests.waiting import PATIENCE_SECONDS
-
-__all__ = ["own_server", "own_url"]  # fixtures
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 

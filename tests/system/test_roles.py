@@ -1,13 +1,12 @@
 """Three logins without superuser: the owner, the writer and the bridge."""
 
 import json
-from collections.abc import Iterator
 
 import psycopg
 import pytest
 import trio
 
-from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from bridge.demo.postgres import EmbeddedPostgres
 from tests.conftest import BOT_TABLES
 from tests.receiver import receiving
 from tests.system.processes import as_role, complaint, listening, pgbridge, running
@@ -15,13 +14,6 @@ from tests.system.test_main_job import create_webhook
 from tests.waiting import PATIENCE_SECONDS
 
 OWNER, BOT, RUNNER = "shop_owner", "shop_bot", "shop_bridge"
-
-
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server without the bridge's roles."""
-    with embedded_postgres() as server:
-        yield server
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ from tests.system.processes import (
     Child,
     Lines,
     child,
+    complaint,
     environment,
+    invoked,
     lasting_port,
     pgbridge,
     running,
@@ -369,21 +371,27 @@ async def test_tail_that_cannot_start_says_what_to_do() -> None:
         f"pgbridge: cannot follow ws://127.0.0.1:{port}/ws: Connection refused; is the bridge "
         "running there? Start it with `pgbridge run`, or set BRIDGE_HOST and BRIDGE_PORT, or --url"
     )
-    code, line = await refused(port, token="")
-    assert (code, "BRIDGE_TOKEN is not set" in line) == (2, True)
-    code, line = await refused(port, token="пароль")
-    assert (code, "пароль" in line, "BRIDGE_TOKEN contains" in line) == (2, False, True)
+
+
+def misused(*arguments: str, token: str = TOKEN) -> str:
+    """Return the error line of a tail that is wrong usage."""
+    return complaint(invoked("tail", *arguments, url=None, token=token), 2)
+
+
+def test_wrong_usage_of_tail_says_what_to_do() -> None:
+    assert "BRIDGE_TOKEN is not set" in misused(token="")
+    line = misused(token="пароль")
+    assert ("пароль" in line, "BRIDGE_TOKEN contains" in line) == (False, True)
     for pattern in ("ticket*", "ticket created", "", "*.created"):
-        code, line = await refused(port, "--", pattern)
-        assert (code, "is no pattern such as" in line) == (2, True), pattern
+        assert "is no pattern such as" in misused("--", pattern), pattern
     for url in (
         "http://127.0.0.1/ws",
         "127.0.0.1:80",
         "ws://h/ws?token=s3cret",
         "ws://u:s3cret@h/ws",
     ):
-        code, line = await refused(port, "--url", url)
-        assert (code, "--url" in line, "s3cret" in line) == (2, True, False), url
+        line = misused("--url", url)
+        assert ("--url" in line, "s3cret" in line) == (True, False), url
 
 
 async def test_tail_names_an_address_without_a_bridge(bridge_url: str) -> None:

@@ -12,7 +12,7 @@ from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from bridge.operations.doctor import framework, schema, server
 from bridge.operations.doctor.examine import CHECKS
 from bridge.operations.doctor.framework import Finding
-from tests.conftest import BOT_TABLES, init
+from tests.conftest import BOT_TABLES, init, memory
 from tests.integration.doctor.conftest import Bot, diagnose
 from tests.pgbouncer import pgbouncer
 
@@ -20,7 +20,7 @@ from tests.pgbouncer import pgbouncer
 @pytest.fixture(scope="module")
 def lenient_server() -> Iterator[EmbeddedPostgres]:
     """A server with prepared transactions and a small notification queue."""
-    with embedded_postgres() as server:
+    with embedded_postgres(memory()) as server:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("alter system set max_prepared_transactions = 5")
             connection.execute("alter system set max_notify_queue_pages = 64")
@@ -93,13 +93,12 @@ def test_old_server_is_an_error(healthy: str, monkeypatch: pytest.MonkeyPatch) -
     assert found["server_version"].level == "error"
 
 
-def test_standby_is_an_error() -> None:
-    with embedded_postgres() as postgres:
-        [directory] = parse_qs(urlsplit(postgres.url()).query)["host"]
-        Path(directory, "standby.signal").touch()
-        postgres.stop()
-        postgres.start()
-        found = diagnose(postgres.url())
+def test_standby_is_an_error(own_server: EmbeddedPostgres) -> None:
+    [directory] = parse_qs(urlsplit(own_server.url()).query)["host"]
+    Path(directory, "standby.signal").touch()
+    own_server.stop()
+    own_server.start()
+    found = diagnose(own_server.url())
     assert list(found) == ["connection", "server_version", "standby"]
     assert found["standby"].level == "error"
 
