@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BeforeValidator,
     Field,
@@ -53,7 +54,9 @@ def _networks(value: object) -> object:
     return parse_networks(items)
 
 
+Url = Annotated[str, AfterValidator(checked_url)]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Scopes = Annotated[Texts, AfterValidator(lambda texts: tuple(checked_scopes(texts)))]
 Numbers = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]
 Keys = Annotated[tuple[SecretStr, ...] | None, NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
@@ -75,12 +78,12 @@ class Settings(BaseSettings):
     )
 
     # The database with the application's tables and schema bridge.
-    database_url: str = Field(
+    database_url: Url = Field(
         validation_alias=AliasChoices("BRIDGE_DATABASE_URL", "DATABASE_URL", "database_url"),
         repr=False,  # contains a password
     )
     # PostgreSQL's own address if database_url leads to a pooler; used where a session is needed.
-    listen_url: str | None = Field(None, repr=False)
+    listen_url: Url | None = Field(None, repr=False)
 
     # Built-in capture rules. Custom rules are tables of the file.
     preset: str | None = None
@@ -103,7 +106,7 @@ class Settings(BaseSettings):
     bot_tokens: bool = False
     bot_tokens_algorithm: Literal["sha256", "sha384", "sha512"] = "sha256"
     bot_tokens_secret: SecretStr | None = None
-    bot_tokens_scopes: Texts = (EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE)
+    bot_tokens_scopes: Scopes = (EVENTS_READ, WEBHOOKS_READ, WEBHOOKS_WRITE)
 
     # Rate limits; 0 disables them.
     failed_logins_per_minute: float = Field(30.0, ge=0)
@@ -156,11 +159,6 @@ class Settings(BaseSettings):
         """The keys of ``secret_key`` in URL-safe base64, as a vault takes them."""
         return [key.get_secret_value() for key in self.secret_key or ()]
 
-    @field_validator("database_url", "listen_url")
-    @classmethod
-    def _check_url(cls, url: str | None) -> str | None:
-        return None if url is None else checked_url(url)
-
     @field_validator("ws_origins")
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -171,11 +169,6 @@ class Settings(BaseSettings):
                     f"{origin!r} is not an origin; write origins like https://dashboard.example"
                 )
         return tuple(origin.lower() for origin in value)
-
-    @field_validator("bot_tokens_scopes")
-    @classmethod
-    def _check_scopes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(checked_scopes(value))
 
     @field_validator("secret_key")
     @classmethod

@@ -18,7 +18,9 @@ def missing_rights(rows: Iterable[Row]) -> tuple[str, str] | None:
     """Return what the session's role lacks to run a bridge and how to fix that, or None."""
     of_service = [row for row in rows if row["role"] == SERVICE]
     lacking = [
-        f"{privilege} on {_describe(row)}" for row in of_service for privilege in row["lacking"]
+        f"{privilege} on {'schema ' if row['kind'] == 'schema' else ''}{row['object']}"
+        for row in of_service
+        for privilege in row["lacking"]
     ]
     if not lacking:
         return None
@@ -41,7 +43,3 @@ def grants(rows: Iterable[Row], roles: Sequence[str], *, only_missing: bool = Tr
         for row in rows
         if row["role"] in roles and (row["missing"] or not only_missing)
     ]
-
-
-def _describe(row: Row) -> str:
-    return f"schema {row['object']}" if row["kind"] == "schema" else str(row["object"])

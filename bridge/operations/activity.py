@@ -28,7 +28,6 @@ class Activity:
     Args:
         clients: returns the number of connected WebSocket clients.
         in_flight: returns the number of deliveries leased by this process.
-        every_seconds: how often a row is written.
     """
 
     def __init__(
@@ -37,12 +36,10 @@ class Activity:
         *,
         clients: Callable[[], int],
         in_flight: Callable[[], int],
-        every_seconds: float = ACTIVITY_SECONDS,
     ) -> None:
         self._database = database
         self._clients = clients
         self._in_flight = in_flight
-        self._every_seconds = every_seconds
         # The totals of the last written row, and its time. A failed row is part of the next one.
         self._written = metrics.totals()
         self._written_at = trio.current_time()
@@ -52,14 +49,14 @@ class Activity:
 
     async def run(self) -> None:
         """Write rows until :meth:`stop` is called. A lost database only delays them."""
-        pause, is_last = min(FIRST_SECONDS, self._every_seconds), False
+        pause, is_last = FIRST_SECONDS, False
         while not is_last:
             with trio.move_on_after(pause):
                 await self._stopping.wait()
             # Asked only once, because stop() may be called while a row is being written.
             is_last = self._stopping.is_set()
             await self._write(is_last=is_last)
-            pause = self._every_seconds
+            pause = ACTIVITY_SECONDS
         self._stopped.set()
 
     async def stop(self) -> None:

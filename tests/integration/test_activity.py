@@ -285,11 +285,14 @@ def written(bot: Bot) -> list[tuple[Any, ...]]:
 @asynccontextmanager
 async def writing(database: Database) -> AsyncIterator[Activity]:
     """Record activity many times a second, with 3 clients and 2 deliveries in flight."""
-    async with trio.open_nursery() as nursery:
-        activity = Activity(database, clients=lambda: 3, in_flight=lambda: 2, every_seconds=0.05)
-        nursery.start_soon(activity.run)
-        yield activity
-        nursery.cancel_scope.cancel()
+    with pytest.MonkeyPatch.context() as patch:
+        for pause in ("FIRST_SECONDS", "ACTIVITY_SECONDS"):
+            patch.setattr(f"bridge.operations.activity.{pause}", 0.05)
+        async with trio.open_nursery() as nursery:
+            activity = Activity(database, clients=lambda: 3, in_flight=lambda: 2)
+            nursery.start_soon(activity.run)
+            yield activity
+            nursery.cancel_scope.cancel()
 
 
 async def test_bridge_records_its_activity_and_its_stop(
