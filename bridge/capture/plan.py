@@ -42,7 +42,9 @@ def plan_install(
             connection, create=create_roles, regrant_all=bool(migrations)
         )
         applied = {rule.name: rule for rule in applied_rules(connection)}
-        rings = _doorbell_rings(connection)
+        rings = connection.execute(
+            "select pg_sequence_last_value(to_regclass('bridge.doorbell')) = 0"
+        ).fetchone()
     except psycopg.Error as error:
         raise InstallError(one_line_with_hint(error)) from None
 
@@ -66,7 +68,7 @@ def plan_install(
         if name not in wanted:
             plan.removed.append(name)
             plan.steps.append(_removal(old))
-    if quiet_doorbell and rings:
+    if quiet_doorbell and rings == (True,):
         plan.steps.append(
             Step("quiet the doorbell", "select pg_catalog.setval('bridge.doorbell', 1);")
         )
@@ -143,13 +145,6 @@ def _temporary_schema(connection: Connection, migrations: Sequence[Step]) -> Ite
             except psycopg.Error as error:
                 raise InstallError(f"{step.title}: {one_line_with_hint(error)}") from None
         yield
-
-
-def _doorbell_rings(connection: Connection) -> bool:
-    found = connection.execute(
-        "select pg_sequence_last_value(to_regclass('bridge.doorbell')) = 0"
-    ).fetchone()
-    return found == (True,)
 
 
 def _application(rule: RenderedRule, known: AppliedRule | None) -> Step:
