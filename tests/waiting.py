@@ -21,3 +21,8 @@ async def until_true(connection: psycopg.Connection[Any], condition: str) -> Non
     """Wait until an SQL condition holds in the database."""
     query = f"select {condition}".encode()
     await until(lambda: connection.execute(query).fetchone() == (True,))
+
+
+def notifications(connection: psycopg.Connection[Any], count: int = 1) -> list[psycopg.Notify]:
+    """Wait for this many notifications."""
+    return list(connection.notifies(timeout=PATIENCE_SECONDS, stop_after=count))

@@ -71,4 +71,4 @@ def with_operations(event: str, *operations: str) -> list[Rule]:
 
 def impatient(url: str) -> str:
     """Return the URL of a session that fails instead of waiting forever."""
-    return f"{url}&options=-c%20statement_timeout%3D10s"
+    return f"{url}&options=-c%20statement_timeout%3D60s"

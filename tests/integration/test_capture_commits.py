@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from tests.integration.conftest import Shop
+from tests.waiting import notifications
 
 Listener = psycopg.Connection[tuple[Any, ...]]
 
@@ -19,9 +20,9 @@ def listener(shop: Shop) -> Iterator[Listener]:
         yield connection
 
 
-def received(listener: Listener, count: int) -> list[str]:
+def received(listener: Listener, count: int = 1) -> list[str]:
     """Wait for this many notifications; return their payloads."""
-    return [notify.payload for notify in listener.notifies(timeout=10, stop_after=count)]
+    return [notify.payload for notify in notifications(listener, count)]
 
 
 def test_ticket_opened_within_savepoints_is_announced_once(shop: Shop) -> None:
@@ -120,7 +121,7 @@ def test_rollback_and_uncaptured_update_do_not_ring(shop: Shop, listener: Listen
         raise psycopg.Rollback
     shop.execute("update public.users set last_activity = now()")
     shop.execute("notify bridge_outbox, 'after'")
-    assert received(listener, 1) == ["after"]
+    assert received(listener) == ["after"]
 
 
 def test_quiet_doorbell_is_not_rung(shop: Shop, listener: Listener) -> None:
@@ -130,7 +131,7 @@ def test_quiet_doorbell_is_not_rung(shop: Shop, listener: Listener) -> None:
         shop.message(shop.ticket())
     shop.execute("select bridge.ring()")
     shop.execute("notify bridge_outbox, 'after'")
-    assert received(listener, 1) == ["after"]
+    assert received(listener) == ["after"]
     assert [kind for kind, _ in shop.events()] == ["user.created", "ticket.created"]
 
 
@@ -141,7 +142,7 @@ def test_doorbell_switches_within_open_transactions(shop: Shop, listener: Listen
         # A sequence is not transactional: open transactions see the new value at once.
         listener.execute("select setval('bridge.doorbell', 0)")
         shop.user()
-    assert received(listener, 1) == [""]
+    assert received(listener) == [""]
 
 
 @pytest.mark.parametrize(("flag", "error"), [(0, "LISTEN, UNLISTEN, or NOTIFY"), (1, None)])
@@ -165,7 +166,7 @@ def test_transaction_can_be_prepared_only_if_quiet(
 def test_row_is_visible_when_the_notification_arrives(shop: Shop, listener: Listener) -> None:
     shop.execute("select setval('bridge.doorbell', 0)")
     shop.payment(is_completed=False)
-    assert received(listener, 1) == [""]
+    assert received(listener) == [""]
     rows = listener.execute("select event_type from bridge.outbox").fetchall()
     assert rows == [("transaction.created",)]
 

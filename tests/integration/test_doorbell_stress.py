@@ -18,10 +18,9 @@ from bridge.database.pool import Row
 from bridge.relay.doorbell import BUSY_EVENTS, Drained, State
 from bridge.relay.drain import Drainer
 from tests.integration.relaying import Bot, Relayed, names, relaying, sign_up
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, notifications, until
 
 SAFETY_NET_SECONDS = 60.0
-PATIENCE_SECONDS = 30.0
 #: Rows of one commit that make the doorbell quiet at once.
 BURST = 2 * BUSY_EVENTS
 
@@ -320,7 +319,7 @@ async def test_mode_poll_never_rings_and_loses_nothing(
             held.close()
             check(writers, relayed, bot)
         bot.execute("notify bridge_outbox, 'after'")
-        received = [each.payload for each in listener.notifies(timeout=10, stop_after=1)]
+        received = [each.payload for each in notifications(listener)]
     assert received == ["after"]
 
 
@@ -399,8 +398,6 @@ async def test_event_while_quiet_waits_only_for_the_next_poll(
                 assert sum(found[before:]) == 1
                 assert len(found) - before <= 2
                 bot.execute("notify bridge_outbox, 'after'")
-                received = [
-                    notify.payload for notify in listener.notifies(timeout=10, stop_after=1)
-                ]
+                received = [notify.payload for notify in notifications(listener)]
                 assert received == ["after"]
                 listener.execute("unlisten bridge_outbox")

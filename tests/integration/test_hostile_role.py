@@ -24,7 +24,7 @@ from bridge.database.errors import DatabaseUnavailable
 from bridge.database.pool import open_database
 from tests.integration.relaying import Relayed, names, relaying, sign_up
 from tests.system.processes import SERVICE_LOGIN, as_role, as_service
-from tests.waiting import until
+from tests.waiting import notifications, until
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 CHANNELS = ("bridge_outbox", "bridge_events", "bridge_deliveries")
@@ -232,7 +232,7 @@ async def test_notifications_carry_no_data(bridge_url: str, session: Callable[[]
         spy.execute(f"listen {channel}".encode())
     async with at_work(bridge_url, mode="notify") as relayed:
         await assert_captured(relayed, session(), "secret name")
-    heard = list(spy.notifies(timeout=30, stop_after=2))
+    heard = notifications(spy, 2)
     assert {notification.channel for notification in heard} == {"bridge_outbox", "bridge_events"}
     assert {notification.payload for notification in heard} == {""}
 

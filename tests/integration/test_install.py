@@ -20,6 +20,7 @@ from tests.integration.installing import (
     triggers,
     uninstall,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 
 def test_first_init_installs_everything_and_the_second_nothing(bot_url: str) -> None:
@@ -55,7 +56,7 @@ def test_concurrent_inits_all_succeed(bot_url: str, bridge_url: str, dump_schema
     together = threading.Barrier(20)
 
     def one(_: int) -> bool:
-        together.wait(timeout=30)
+        together.wait(PATIENCE_SECONDS)
         return bool(init(bot_url).steps)
 
     with ThreadPoolExecutor(20) as pool:

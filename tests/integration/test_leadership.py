@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.system.processes import as_role, as_service
+from tests.waiting import PATIENCE_SECONDS
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
@@ -73,7 +74,7 @@ def test_one_of_many_concurrent_sessions_leads(session: Callable[..., Bot], bot:
         together = threading.Barrier(len(sessions))
 
         def lead(connection: Bot, together: threading.Barrier = together) -> bool:
-            together.wait(timeout=30)
+            together.wait(PATIENCE_SECONDS)
             [(leading,)] = connection.execute("select bridge.lead()").fetchall()
             return bool(leading)
 

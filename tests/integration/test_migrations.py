@@ -18,6 +18,7 @@ from tests.integration.installing import (
     plan,
     uninstall,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 
 def add_migrations(monkeypatch: pytest.MonkeyPatch, *files: tuple[str, str]) -> None:
@@ -140,7 +141,7 @@ def test_migration_waits_for_our_own_tables_without_blocking_bridges(
             while not stepped_back.is_set() and not over.is_set():
                 a_bridge.execute("select from bridge.api_tokens")
         backup.rollback()
-    thread.join(timeout=30)
+    thread.join(PATIENCE_SECONDS)
     assert over.is_set()
     # If the bridge is looking up a token at that moment, it is named beside the backup.
     bridge = r"pid \d+ \(postgres, no application_name, [a-z ]+, for \d+ s\)"

@@ -7,6 +7,7 @@ import pytest
 
 from bridge.assets import query
 from tests.integration.psql import Psql, refused
+from tests.waiting import notifications
 
 
 def test_name_url_and_event_type_suffice_for_a_webhook(psql: Psql) -> None:
@@ -143,9 +144,7 @@ def test_second_pause_keeps_the_time_and_resume_clears_all(psql: Psql) -> None:
     assert {
         row[name] for name in ("paused_at", "disabled_reason", "probe_at", "failing_since")
     } == {None}
-    assert [note.channel for note in psql.session.notifies(timeout=5, stop_after=1)] == [
-        "bridge_deliveries"
-    ]
+    assert [note.channel for note in notifications(psql.session)] == ["bridge_deliveries"]
 
 
 def test_pause_and_resume_reject_unknown_webhooks(psql: Psql) -> None:
@@ -164,9 +163,7 @@ def test_emit_writes_to_the_outbox_and_rings(psql: Psql) -> None:
     assert psql.rows("delete from bridge.outbox returning event_type, payload") == [
         ("order.paid", {"a": "ä"})
     ]
-    assert [note.channel for note in psql.session.notifies(timeout=5, stop_after=1)] == [
-        "bridge_outbox"
-    ]
+    assert [note.channel for note in notifications(psql.session)] == ["bridge_outbox"]
     psql.run("select setval('bridge.doorbell', 1)")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from bridge.delivery.signing import message_id
 from tests.integration.psql import LONG_AGO, Psql, Session, refused, together
+from tests.waiting import notifications
 
 
 @pytest.mark.parametrize("outcome", ["success", "failed"])
@@ -32,7 +33,7 @@ def test_redelivery_keeps_the_id_and_the_attempt_count(psql: Psql, outcome: str)
         "select next_attempt_at <= now() from bridge.delivery_queue where id = %s", delivery
     )
     assert psql.rows("select id from bridge.delivery_log where id = %s", delivery) == []
-    assert list(psql.session.notifies(timeout=5, stop_after=1))
+    assert notifications(psql.session)
     psql.assert_counts_are_exact()
     psql.finish(delivery, "success")
     assert psql.value("select attempt_number from bridge.delivery_log where id = %s", delivery) == 6

@@ -91,13 +91,16 @@ async def idle(_target: Target, stream: trio.SocketStream) -> None:
 
 
 async def failed_rest_logins(_target: Target, stream: trio.SocketStream) -> None:
-    """Call REST with an invalid token; the response must be 401 or 429."""
+    """Call REST with an invalid token; the response must be 401 or 429.
+
+    An overloaded bridge may also hang up before it has read the request.
+    """
     wrong = random.randbytes(16).hex()
     await stream.send_all(
         f"GET /webhooks HTTP/1.1\r\nHost: x\r\nX-API-Key: {wrong}\r\n\r\n".encode()
     )
     status = (await _everything(stream))[9:12]
-    if status not in (b"401", b"429"):
+    if status not in (b"401", b"429", b""):
         raise UnexpectedError(f"an invalid token got {status!r}")
 
 
