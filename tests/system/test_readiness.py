@@ -37,8 +37,8 @@ async def until_trouble(bridge: Bridge, check: str, says: str = "") -> dict[str,
     """Wait until a check fails with a reason that contains this; return all reasons."""
     while True:
         reasons: dict[str, str] = (await readyz(bridge))["reasons"]
-        if says in reasons.get(check, ""):
-            return reasons if check in reasons else await until_trouble(bridge, check, says)
+        if check in reasons and says in reasons[check]:
+            return reasons
         await trio.sleep(0.05)
 
 
