@@ -9,13 +9,11 @@ from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Database
 from bridge.database.shares import Share
 from bridge.operations.overview import WEBHOOK_STATES
+from bridge.operations.pacing import pause_after
 from bridge.telemetry import metrics
 
-#: Pause between updates. The queries scan everything drained and settled while vacuum is held back,
-#: so after a slow update, wait ``PAUSE_FACTOR`` times its duration. The bound ends the pause after
-#: an update that only waited for a lock.
+#: Pause between updates, usually and at most.
 LOOK_SECONDS: Final = 10.0
-PAUSE_FACTOR: Final = 10
 LONGEST_PAUSE_SECONDS: Final = 60.0
 #: Values are hidden when an update takes this long.
 STALE_SECONDS: Final = 60.0
@@ -34,7 +32,7 @@ async def update_gauges(database: Database) -> None:
             await _update(share)
             nursery.cancel_scope.cancel()
         took = trio.current_time() - started
-        await trio.sleep(max(LOOK_SECONDS, min(PAUSE_FACTOR * took, LONGEST_PAUSE_SECONDS)))
+        await trio.sleep(pause_after(took, LOOK_SECONDS, LONGEST_PAUSE_SECONDS))
 
 
 async def _update(database: Share) -> None:

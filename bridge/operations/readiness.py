@@ -13,16 +13,15 @@ import trio
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Database
 from bridge.database.shares import Share
+from bridge.operations.pacing import pause_after
 from bridge.telemetry import metrics
 
 log = structlog.get_logger()
 
 #: An event that stays the oldest in the outbox for this long blocks all later ones.
 STALL_SECONDS = 10.0
-#: Pause between looks at the outbox. A look scans everything drained while vacuum is held back, so
-#: after a slow one, wait ``PAUSE_FACTOR`` times its duration, at most ``LONGEST_PAUSE_SECONDS``.
+#: Pause between looks at the outbox, usually and at most.
 LOOK_SECONDS = 2.0
-PAUSE_FACTOR = 10
 LONGEST_PAUSE_SECONDS = 30.0
 #: When a look that has not returned fails the check.
 ANSWER_SECONDS = 10.0
@@ -79,7 +78,7 @@ class Readiness:
     async def _look_repeatedly(self) -> None:
         while True:
             self._asked_at = started = trio.current_time()
-            pause = 0.0
+            pause = LOOK_SECONDS
             try:
                 [self._seen] = await self._database.fetch("progress")
             except (DatabaseUnavailable, DatabaseError):
@@ -88,9 +87,9 @@ class Readiness:
                 self._answered = True
                 self._compare(started, self._seen)
                 took = trio.current_time() - started
-                pause = min(PAUSE_FACTOR * took, LONGEST_PAUSE_SECONDS)
+                pause = pause_after(took, LOOK_SECONDS, LONGEST_PAUSE_SECONDS)
             self._asked_at = None
-            await trio.sleep(max(LOOK_SECONDS, pause))
+            await trio.sleep(pause)
 
     def _compare(self, now: float, seen: Mapping[str, Any]) -> None:
         if seen["oldest_id"] != self._oldest:

@@ -19,12 +19,11 @@ from rich.text import Text
 from bridge.database.sessions import Connection, SessionError
 from bridge.operations.formatting import duration, number, percent, rate
 from bridge.operations.overview import Counted, Delay, Overview
+from bridge.operations.pacing import pause_after
 from bridge.operations.status import Status, StatusError, read_status
 
-#: Pause between readings. Counting the queues is slow while vacuum is held back, so after a slow
-#: reading, wait ``PAUSE_FACTOR`` times its duration.
-READ_SECONDS = 2.0
-PAUSE_FACTOR = 10
+#: Pause between readings, usually and at most.
+READ_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 10.0
 #: When a reading that has not returned is reported.
 ANSWER_SECONDS = 5.0
 #: The time that the charts cover, and their resolution.
@@ -61,7 +60,8 @@ def watch(
                         )
                     show(status, "")
                     seen = True
-                    sleep(max(READ_SECONDS, PAUSE_FACTOR * (time.monotonic() - started)))
+                    took = time.monotonic() - started
+                    sleep(pause_after(took, READ_SECONDS, LONGEST_PAUSE_SECONDS))
         except (psycopg.Error, SessionError, StatusError) as error:
             if not seen:
                 raise

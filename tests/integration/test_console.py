@@ -423,6 +423,7 @@ async def test_figures_are_queried_once_for_all_readers(
         Overviews, "__init__", lambda self, database: original(self, Counting(database))
     )
     monkeypatch.setattr("bridge.web.console.overview.FRESH_SECONDS", 3600.0)
+    monkeypatch.setattr("bridge.web.console.overview.LONGEST_KEPT_SECONDS", 3600.0)
     async with visiting(bridge_url) as browser:
         await sign_in(browser)
         for _ in range(3):

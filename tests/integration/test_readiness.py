@@ -31,7 +31,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "STALL_SECONDS", STALL_SECONDS)
     monkeypatch.setattr(couriers, "STALL_SECONDS", STALL_SECONDS)
     monkeypatch.setattr(readiness, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(readiness, "PAUSE_FACTOR", 1)
+    monkeypatch.setattr("bridge.operations.pacing.PAUSE_FACTOR", 1)
     monkeypatch.setattr(readiness, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(readiness, "RETRY_SECONDS", 0.05)
 

@@ -11,6 +11,7 @@ from bridge.database.errors import DatabaseUnavailable
 from bridge.database.queries import Queries
 from bridge.operations.formatting import duration, rate
 from bridge.operations.overview import Delay, Overview, Point, overview
+from bridge.operations.pacing import pause_after
 from bridge.web.console.charts import Chart, Line, draw
 from bridge.web.console.guard import page_router
 from bridge.web.console.language import Translate
@@ -18,10 +19,9 @@ from bridge.web.console.rendering import page, translator_of
 
 #: Periods in minutes, each with the seconds per point of its charts.
 PERIODS: Final = {15: 20, 60: 60, 360: 300, 1440: 1200}
-#: How old figures may be, in seconds. If a query is slow, because vacuum is held back, the figures
-#: are kept for ``REST_FACTOR`` times its duration, however many people look.
+#: How long figures are kept, in seconds, however many people look; the latter if they are slow.
 FRESH_SECONDS: Final = 2.0
-REST_FACTOR: Final = 10
+LONGEST_KEPT_SECONDS: Final = 60.0
 
 looking = page_router(None)
 ROUTERS = (looking,)
@@ -58,8 +58,8 @@ class Overviews:
                     self._failed[minutes] = trio.current_time()
                     raise
                 now = trio.current_time()
-                rest = max(FRESH_SECONDS, REST_FACTOR * (now - started))
-                self._found[minutes] = found, now + rest
+                kept = pause_after(now - started, FRESH_SECONDS, LONGEST_KEPT_SECONDS)
+                self._found[minutes] = found, now + kept
             return found
 
     async def _query(self, minutes: int) -> Overview:
