@@ -85,8 +85,10 @@ def test_clock_that_was_set_back_hides_no_bridge(bridge_url: str, bot: Bot) -> N
 
 
 def test_rates_cover_the_last_minute_of_running_bridges(bridge_url: str, bot: Bot) -> None:
-    for age in range(5, 85, 10):
-        report(bot, "a:1", age, events_drained=100, events_streamed=300, delivered=20, retried=10)
+    with bot.transaction():  # all have the same now()
+        for age in range(5, 85, 10):
+            counts = {"events_drained": 100, "events_streamed": 300, "delivered": 20, "retried": 10}
+            report(bot, "a:1", age, **counts)
     report(bot, "b:2", 3, events_streamed=70)
     report(bot, "died:3", 45, events_streamed=10_000)
     rates = look(bridge_url).rates
@@ -98,10 +100,11 @@ def test_rates_cover_the_last_minute_of_running_bridges(bridge_url: str, bot: Bo
 
 
 def test_report_that_starts_before_the_minute_counts_in_part(bridge_url: str, bot: Bot) -> None:
-    report(bot, "a:1", 55, seconds=300, events_drained=30_000)
-    report(bot, "a:1", 5, seconds=50, events_drained=0)
+    with bot.transaction():
+        report(bot, "a:1", 55, seconds=300, events_drained=30_000)
+        report(bot, "a:1", 5, seconds=50, events_drained=0)
     # Ten of its three hundred seconds are within the minute.
-    assert look(bridge_url).rates.events_per_second == pytest.approx(1000 / 60, rel=0.01)
+    assert look(bridge_url).rates.events_per_second == pytest.approx(1000 / 60)
 
 
 def test_points_add_up_all_bridges_and_have_no_gaps(bridge_url: str, bot: Bot) -> None:
@@ -335,7 +338,8 @@ async def test_failed_row_is_part_of_the_next_one(bridge_url: str, bot: Bot) -> 
             metrics.events_drained.inc(1)
             bot.execute("grant insert on bridge.activity to bridge_service")
             await until(lambda: sum(row[3] for row in written(bot)) == 8)
-    assert next(row[3] for row in written(bot)[count:]) == 8
+    # The last failing statement may arrive after the grant.
+    assert next(row[3] for row in written(bot)[count:]) in (7, 8)
     # Repeated failures are logged once.
     assert [line["event"] for line in logged].count("activity_write_failed") == 1
 

@@ -9,6 +9,7 @@ import trio
 from tests.stress.hostile.attackers import NAMES
 from tests.stress.hostile.run import MIB, run
 from tests.system.processes import running
+from tests.system.test_readiness import until_ready
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -36,6 +37,7 @@ async def test_bridge_survives_running_out_of_descriptors(
     bridge_url: str,
 ) -> None:
     async with running(bridge_url) as bridge, httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
+        await until_ready(bridge)  # with all its connections to the database
         pid = bridge.process.pid
         most = len(os.listdir(f"/proc/{pid}/fd")) + 20
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
@@ -55,8 +57,6 @@ async def test_bridge_survives_running_out_of_descriptors(
                 nursery.start_soon(ask)
         assert answers == [200] * 10
         with trio.fail_after(PATIENCE_SECONDS):
-            # Nothing announces it.
-            while (await client.get(f"{bridge.rest_url}/readyz")).status_code != 200:  # noqa: ASYNC110
-                await trio.sleep(0.05)
+            await until_ready(bridge)
         assert "Traceback" not in await trio.Path(bridge.log).read_text()
         assert await bridge.terminate() == 0

@@ -107,9 +107,11 @@ class Front:
                 try:
                     stream = await listener.accept()
                 except OSError as error:
-                    # Usually too many open files. The next client is already waiting, so close
-                    # another. (trio's own loop would log ten tracebacks a second.)
+                    # Usually too many open files. That error also comes when no client waits, so
+                    # wait for one before closing another: there may be room for a single client.
+                    # (trio's own loop would log ten tracebacks a second.)
                     self._tell(log.warning, "accept_failed", error=error.strerror)
+                    await trio.lowlevel.wait_readable(listener.socket)
                     if self._waiting:
                         self._close_longest_waiting()
                     await trio.sleep(_ACCEPT_AGAIN_SECONDS)
