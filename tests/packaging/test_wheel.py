@@ -113,7 +113,7 @@ def test_wheel_declares_license_command_and_python(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [entry_points] = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
         [metadata] = [name for name in archive.namelist() if name.endswith("/METADATA")]
-        assert "pgbridge = bridge.cli.main:main" in archive.read(entry_points).decode()
+        assert "pgbridge = bridge.__main__:main" in archive.read(entry_points).decode()
         text = archive.read(metadata).decode()
         assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
     assert "\nRequires-Python: >=3.11\n" in text
