@@ -3,6 +3,7 @@
 Each prints its figure next to a reference from the same run. The last line is one JSON object.
 """
 
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
+from bridge.daemon.app import GARBAGE_OBJECTS
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.bench import (
     capture,
@@ -47,6 +49,9 @@ def main() -> None:
     names = sys.argv[1:] or list(BENCHES)
     if unknown := set(names) - set(BENCHES):
         sys.exit(f"there is no bench called {unknown.pop()}; there are {', '.join(BENCHES)}")
+    # References run in this process. As in a bridge, they do not pay for the objects of imports.
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
     table = Table("bench", "measured", "reference", "ratio", "mark")
     results: list[Result] = []
     with embedded_postgres() as server:
