@@ -28,7 +28,7 @@ class Throttle:
         """
         if wait := self.wait(key, now):
             return wait
-        # Insert the key anew: the dictionary is in order of last use.
+        # Move the key to the end: the dictionary is in order of last use.
         used_until = max(self._used_until.pop(key, now), now)
         self._used_until[key] = used_until + self._interval
         if len(self._used_until) > self._most_keys:

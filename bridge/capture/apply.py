@@ -125,7 +125,7 @@ def _lock_holders(connection: Connection, step: Step) -> str:
         table=step.locked_table,
         readers=step.blocks_readers or step.locked_table is None,
     )
-    # If there is none, the holder ended between our timeout and this query.
+    # If no row is found, the holder ended between our timeout and this query.
     return " and ".join(_describe_session(**row) for row in holders) or "another transaction"
 
 

@@ -114,7 +114,7 @@ class Demo:
         self._enough = trio.Event()
         self._news = WakeUp()
         self._aborted = False
-        # What a user has done to the webhooks.
+        # Changes that a user has made to the webhooks, as texts.
         self._interference: list[str] = []
 
     def say(self, words: str) -> None:

@@ -231,7 +231,7 @@ def changes(logged: list[Any]) -> list[Any]:
 async def test_each_change_is_logged_once_and_shown(bridge_url: str, bot: Bot) -> None:
     with trio.fail_after(PATIENCE_SECONDS), capture_logs() as logged:
         async with open_database(bridge_url) as database, watching(database) as ready:
-            # A slow start may be reported, too.
+            # A slow start may also be reported.
             await until(lambda: not any(ready.troubles().values()) and len(changes(logged)) != 1)
             logged.clear()
             sign_up(bot, "ivan")
