@@ -1,6 +1,6 @@
 """Parses a webhook's URL into what a request needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import httpx
@@ -50,3 +50,17 @@ def parse_url(url: str) -> Target:
     # httpx has percent-encoded everything else: both are ASCII.
     head = b"POST %b HTTP/1.1\r\nHost: %b\r\n" % (parsed.raw_path, parsed.netloc)
     return Target(origin, head + _COMMON_HEADERS)
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Return whether two URLs have the same scheme, host and port, in whatever spelling.
+
+    A URL to which no request can be sent has no origin.
+    """
+    try:
+        origins = [parse_url(url).origin for url in (one, other)]
+    except ValueError:
+        return False
+    # "host." is the absolute form of "host". httpx has encoded Unicode and lowered the case.
+    first, second = (replace(origin, host=origin.host.removesuffix(".")) for origin in origins)
+    return first == second

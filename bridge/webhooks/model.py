@@ -110,7 +110,8 @@ class WebhookChanges(BaseModel):
         default=None,
         repr=False,
         description="Replaces the secret at once, including the previous one of a rotation. Null "
-        "removes it; empty or missing keeps it.",
+        "removes it; empty or missing keeps it. Required if the scheme, host or port of `url` "
+        "changes and requests are signed.",
     )
     description: OptionalText = Field(default=None, description="Null or empty removes it.")
     is_active: bool | None = None

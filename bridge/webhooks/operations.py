@@ -46,6 +46,8 @@ _DEADLOCK = "40P01"
 #: SQLSTATEs and their classes for text that is not a jsonpath: data, features, syntax, limits. Not
 #: all of class 42: a missing privilege says nothing about the text.
 _NOT_A_JSONPATH = ("22", "0A", "42601", "54")
+#: A token that may change the URL must not get requests signed with a secret it does not know.
+_NEW_ORIGIN: Final = "must be new, or null, if the scheme, host or port of the URL changes"
 #: What is wrong with a jsonpath, by the constraint that rejects it.
 _FILTER_CONSTRAINTS: Final = {
     "webhooks_filter_without_variables": "must not have variables; a field is written $.name",
@@ -158,16 +160,29 @@ class Webhooks:
         """Change a webhook. Activating it clears ``disabled_reason`` and wakes the couriers.
 
         Raises:
-            InvalidInputError: the URL is not allowed, or PostgreSQL rejects the filter.
+            InvalidInputError: the URL is not allowed, PostgreSQL rejects the filter, or a URL of
+                another origin would be sent requests signed with the present secret.
         """
         columns = changes.columns()
         if changes.url is not None and webhook_id > 0:
             # Also if it is unchanged: nothing could be delivered to it.
             await self._check_url(changes.url)
+        seen_url = None
+        if changes.url is not None and "secret" not in columns:
+            from bridge.delivery.url import same_origin  # httpx: commands rarely change a URL
+
+            seen_url = (await self.get(webhook_id)).url
+            if not same_origin(seen_url, changes.url):
+                seen_url = ""  # no webhook's URL
         if changes.secret:
             columns["secret"] = self._vault.seal(changes.secret)
-        with _filter_errors(changes.filter):
-            return Webhook(**await self._one("update_webhook", webhook_id, json.dumps(columns)))
+        try:
+            with _filter_errors(changes.filter):
+                row = await self._one("update_webhook", webhook_id, json.dumps(columns), seen_url)
+        except NotFoundError:
+            await self.get(webhook_id)
+            raise InvalidInputError("secret", _NEW_ORIGIN, kind="secret_required") from None
+        return Webhook(**row)
 
     async def rotate_secret(self, webhook_id: int, given: str | None = None) -> RotatedSecret:
         """Replace a webhook's secret. For a day, requests are signed with the old one as well.

@@ -182,7 +182,7 @@ async def test_complete_edit_form_can_be_patched(bridge_url: str, bot: Bot) -> N
         form = {
             **webhook,
             "name": "Имя 🎫",
-            "url": "http://other.example/hook",
+            "url": "https://example.com/other",
             "event_type": "ticket.*",
             "secret": "",
             "description": "",
@@ -202,7 +202,7 @@ async def test_complete_edit_form_can_be_patched(bridge_url: str, bot: Bot) -> N
         assert changed == {
             **webhook,
             "name": "Имя 🎫",
-            "url": "http://other.example/hook",
+            "url": "https://example.com/other",
             "event_type": "ticket.*",
             "timeout_seconds": 30,
             "max_concurrency": 8,

@@ -121,5 +121,5 @@ async def test_operations_wake_an_idle_courier(
             bot.execute("select bridge.redeliver(%s)", failed)
             await until_true(bot, f"success_count = 1 from bridge.webhooks where id = {gone}")
             changes = json.dumps({"is_active": True})
-            fetch(bot, "update_webhook", inactive, changes)
+            fetch(bot, "update_webhook", inactive, changes, None)
             await until_true(bot, f"count(*) = 1 from bridge.delivery_log where id = {waiting[0]}")
