@@ -7,11 +7,16 @@ from collections.abc import Awaitable, Callable, Sequence
 import h11
 import trio
 
+from bridge.access.heads import END_OF_HEAD, head_problem, is_padded
 from bridge.delivery.url import Origin
 from bridge.tasks import first_error
 
-#: Maximum size of a response's status line and headers together.
+#: Maximum size of a response's status line and headers together. A response that exceeds this or
+#: ``MOST_HEADERS`` is an invalid one.
 RESPONSE_HEAD_BYTES = 64 * 1024
+#: How much of a response to read at once. In chunks of one byte, h11 takes milliseconds for it.
+#: A chunk's head or trailers that are longer are not read.
+_READ_BYTES = 4096
 CONNECT_SECONDS = 5.0
 #: How long to keep an idle connection.
 IDLE_SECONDS = 30.0
@@ -32,7 +37,15 @@ class HungUpError(Exception):
 class Connection:
     """A connection to a receiver, for one request at a time."""
 
-    __slots__ = ("_is_plain", "_protocol", "_socket", "_stream", "idle_since", "origin")
+    __slots__ = (
+        "_is_chunked",
+        "_is_plain",
+        "_protocol",
+        "_socket",
+        "_stream",
+        "idle_since",
+        "origin",
+    )
 
     def __init__(
         self, origin: Origin, stream: trio.abc.Stream, socket: trio.socket.SocketType
@@ -42,6 +55,7 @@ class Connection:
         self._socket = socket
         self._is_plain = isinstance(stream, trio.SocketStream)
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=RESPONSE_HEAD_BYTES)
+        self._is_chunked = False
         self.idle_since = 0.0
 
     async def send(self, request: bytes) -> None:
@@ -67,30 +81,51 @@ class Connection:
         await self._stream.send_all(request)
 
     async def next_event(self) -> object:
-        """Return h11's next event of the response.
+        """Return h11's next event of the response; None if the rest of the body is too costly.
 
         Raises:
             HungUpError: the receiver closed the connection before the first byte.
-            h11.RemoteProtocolError: the response is not valid HTTP.
+            h11.RemoteProtocolError: the response is not valid HTTP, or has too many headers.
             trio.BrokenResourceError: the connection is lost.
         """
         protocol = self._protocol
-        while (event := protocol.next_event()) is h11.NEED_DATA:
+        while self._may_parse():
+            event = protocol.next_event()
+            if isinstance(event, h11.Response):
+                self._is_chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
+            if event is not h11.NEED_DATA:
+                return event
+            waiting = protocol.trailing_data[0]
+            has_begun = protocol.their_state is not h11.SEND_RESPONSE or waiting
+            if protocol.their_state is h11.SEND_BODY and len(waiting) > _READ_BYTES:
+                break
             received = await self._receive()
-            has_begun = protocol.their_state is not h11.SEND_RESPONSE or protocol.trailing_data[0]
             if not received and not has_begun:
                 raise HungUpError
             protocol.receive_data(received)
-        return event
+        return None
+
+    def _may_parse(self) -> bool:
+        """Return whether h11 can parse what has been received at little cost.
+
+        Raises:
+            h11.RemoteProtocolError: the response has too many headers.
+        """
+        waiting = self._protocol.trailing_data[0]
+        if self._protocol.their_state is h11.SEND_RESPONSE:
+            end = END_OF_HEAD.search(waiting)
+            if end is not None and (problem := head_problem(waiting[: end.end()])):
+                raise h11.RemoteProtocolError(problem)
+        return not (self._is_chunked and is_padded(waiting))
 
     async def _receive(self) -> bytes:
         if not self._is_plain:
-            return bytes(await self._stream.receive_some(RESPONSE_HEAD_BYTES))
+            return bytes(await self._stream.receive_some(_READ_BYTES))
         # Responses take a while: reading before waiting would be in vain.
         while True:
             await trio.lowlevel.wait_readable(self._socket)
             try:
-                return os.read(self._socket.fileno(), RESPONSE_HEAD_BYTES)
+                return os.read(self._socket.fileno(), _READ_BYTES)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -104,6 +139,7 @@ class Connection:
         if not is_done or protocol.trailing_data[0]:
             return False
         protocol.start_next_cycle()
+        self._is_chunked = False
         return True
 
     @property

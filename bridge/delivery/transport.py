@@ -31,6 +31,9 @@ log = structlog.get_logger()
 RESPONSE_BYTES = 16 * 1024
 #: Maximum number of interim responses (1xx): each costs CPU, and none is used.
 INTERIM_RESPONSES = 32
+#: Maximum number of pieces of a response's body, such as chunks: each costs CPU. The rest is not
+#: read.
+RESPONSE_PIECES = 1_000
 
 _NOTHING: Mapping[str, object] = {}
 
@@ -122,7 +125,7 @@ class Transport:
 
     async def _exchange(self, connection: Connection, request: bytes, progress: _Progress) -> None:
         is_kept = False
-        interim_responses = 0
+        interim_responses = pieces = 0
         try:
             progress.phase = Failure.TIMEOUT_SEND
             await connection.send(request)
@@ -131,8 +134,11 @@ class Transport:
                 event = await connection.next_event()
                 if isinstance(event, h11.Data):
                     progress.body += event.data
-                    if len(progress.body) > RESPONSE_BYTES:
+                    pieces += 1
+                    if len(progress.body) > RESPONSE_BYTES or pieces > RESPONSE_PIECES:
                         break  # reusing the connection would require reading the rest
+                elif event is None:
+                    break
                 elif isinstance(event, h11.EndOfMessage):
                     is_kept = connection.reuse()
                     break

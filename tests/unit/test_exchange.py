@@ -4,6 +4,7 @@ import socket
 from contextlib import suppress
 from functools import partial
 
+import h11
 import pytest
 import structlog
 import trio
@@ -244,6 +245,70 @@ async def test_a_malformed_body_is_answered_400() -> None:
     async with fronting() as server:
         got = await server.last_answer(IN_CHUNKS.replace(b"10\r\n", b"zz\r\n"))
         assert (got.status, got.json) == (400, {"detail": "Bad Request"})
+
+
+TRAILERS = {
+    "padded": (b"a:" + b" " * 100 + b"b\r\n", 400),
+    "padded and invalid": (b"a:" + b"\t" * 3000 + b"\0\r\n", 400),
+    "long": (b"a:\r\n" * 2000, 431),
+    "short": (b"a: b\r\n" * 10, 200),
+}
+
+
+@pytest.mark.parametrize(("trailers", "status"), TRAILERS.values(), ids=TRAILERS)
+async def test_costly_trailers_are_not_parsed(trailers: bytes, status: int) -> None:
+    async with fronting() as server:
+        # In one piece with the head or behind it; and on a route that does not read it.
+        sent = IN_CHUNKS[:-2] + trailers + b"\r\n"
+        assert (await server.answer(sent)).status == status
+        client = await server.connect(sent[:-20])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with suppress(trio.BrokenResourceError):
+            await client.send_all(sent[-20:])
+        assert (await next_answer(client)).status == status
+        unread = HELLO[:-2] + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + trailers + b"\r\n"
+        got = await server.answer(unread)
+        assert (got.status, got.is_last) == (200, status != 200)
+
+
+async def test_chunk_extensions_are_bounded() -> None:
+    async with fronting() as server:
+        for size, status in (500, 200), (10_000, 431):
+            sent = IN_CHUNKS.replace(b"10\r\n", b"10;" + b"x" * size + b"\r\n")
+            assert (await server.answer(sent)).status == status
+
+
+async def test_spaces_in_a_body_with_a_length_are_read() -> None:
+    body = b'{"some":' + b" " * 1000 + b'"body"}'
+    async with fronting() as server:
+        got = await server.answer(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert (got.status, got.json) == (200, {"some": "body"})
+
+
+async def test_tiny_chunks_do_not_hold_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Steps(trio.abc.Instrument):
+        parsed = most = 0
+
+        def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+            self.parsed = 0
+
+    def next_event(connection: h11.Connection) -> object:
+        steps.parsed += 1
+        steps.most = max(steps.most, steps.parsed)
+        return parse(connection)
+
+    steps, parse = Steps(), h11.Connection.next_event
+    body = JSON.ljust(10_000)
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    async with fronting() as server:
+        monkeypatch.setattr(h11.Connection, "next_event", next_event)
+        trio.lowlevel.add_instrument(steps)
+        got = await server.answer(
+            POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+        )
+        trio.lowlevel.remove_instrument(steps)
+        assert (got.status, got.json) == (200, {"some": "body"})
+        assert 100 < steps.most < 1000
 
 
 async def test_a_client_that_does_not_read_is_cut_when_its_time_is_up(

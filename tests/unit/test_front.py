@@ -9,7 +9,13 @@ import structlog
 import trio
 import trio.testing
 
-from bridge.web.http.front import IDLE_SECONDS, MOST_HEAD_BYTES, TELL_SECONDS
+from bridge.access.heads import MOST_HEADERS
+from bridge.web.http.front import (
+    IDLE_SECONDS,
+    MOST_HEAD_BYTES,
+    MOST_SEPARATORS,
+    TELL_SECONDS,
+)
 from tests.unit.fronting import HELLO, everything, fronting, next_answer, only_answer
 
 HEADS = [
@@ -119,6 +125,57 @@ async def test_a_head_has_at_most_16_kib(path: bytes) -> None:
             got = await server.last_answer(too_long)
             assert (got.status, got.json["detail"]) == (431, "Request Header Fields Too Large")
         assert len(server.for_stream) == (path == b"/ws")
+
+
+@pytest.mark.parametrize("path", [b"/hello", b"/ws"])
+@pytest.mark.parametrize(
+    "line",
+    [b"a:\r\n", b"x: y\n", b" folded\r\n"],
+    ids=["empty", "bare", "folded"],
+)
+async def test_a_head_has_at_most_100_headers(path: bytes, line: bytes) -> None:
+    start = b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n"
+    async with fronting() as server:
+        got = await server.last_answer(start + line * MOST_HEADERS + b"\r\n")
+        assert (got.status, got.json) == (431, {"detail": "More than 100 headers"})
+        assert server.for_stream == []
+        client = await server.connect(start + line * (MOST_HEADERS - 1) + b"\r\n")
+        assert b"431" not in await client.receive_some()
+
+
+@pytest.mark.parametrize("path", [b"/hello", b"/ws"])
+@pytest.mark.parametrize("end", [b"x", b"\0", b"\x7f", b""])
+async def test_spaces_in_front_of_a_header_are_not_parsed(path: bytes, end: bytes) -> None:
+    start = b"GET " + path + b" HTTP/1.1\r\nHost: x\r\na:"
+    async with fronting() as server:
+        for space in b" ", b"\t", b" \t":
+            got = await server.last_answer(start + space * 5000 + end + b"\r\n\r\n")
+            assert got.status == 431
+            assert got.json == {"detail": "A header with 100 leading spaces"}
+        client = await server.connect(start + b" " * 99 + b"x" + b" " * 9000 + b"x\r\n\r\n")
+        assert b"431" not in await client.receive_some()
+
+
+SEPARATED = {
+    "parameters": b"GET /hello?%b HTTP/1.1\r\nHost: x\r\n\r\n",
+    "parameters of the stream": b"GET /ws?%b HTTP/1.1\r\nHost: x\r\n\r\n",
+    "cookies": b"GET /hello HTTP/1.1\r\nHost: x\r\nCookie: %b\r\n\r\n",
+    "languages": b"GET /hello HTTP/1.1\r\nHost: x\r\nAccept-Language: %b\r\n\r\n",
+    "addresses": b"GET /hello HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: %b\r\n\r\n",
+    "connection": b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: %b\r\n\r\n",
+    "protocols": b"GET /ws HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Protocol: %b\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("separator", [b"&", b",", b";"])
+@pytest.mark.parametrize("head", SEPARATED.values(), ids=SEPARATED)
+async def test_a_head_has_at_most_1000_separators(head: bytes, separator: bytes) -> None:
+    async with fronting() as server:
+        got = await server.last_answer(head % ((b"a" + separator) * (MOST_SEPARATORS + 1)))
+        assert got.status == 431
+        assert got.json == {"detail": "More than 1000 of & , ; in the head"}
+        client = await server.connect(head % ((b"a" + separator) * MOST_SEPARATORS))
+        assert b"431" not in await client.receive_some()
 
 
 @pytest.mark.parametrize(

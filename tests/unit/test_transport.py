@@ -10,9 +10,10 @@ import trio
 import trio.testing
 import trustme
 
+from bridge.access.heads import MOST_HEADERS
 from bridge.delivery.resolve import BlockedAddressError, UnresolvableError
 from bridge.delivery.retry import Answer, Failure
-from bridge.delivery.transport import RESPONSE_BYTES, Transport
+from bridge.delivery.transport import RESPONSE_BYTES, RESPONSE_PIECES, Transport
 from bridge.delivery.url import parse_url
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -434,6 +435,81 @@ async def test_interim_responses_are_skipped() -> None:
 
     async with serving(serve) as server:
         assert await post(made(), server) == Answer(200, "ok")
+
+
+async def answer_once(head_and_body: bytes) -> tuple[Answer, int]:
+    """Return the answer if a receiver sends these bytes, and how many connections two posts need.
+
+    The receiver keeps the connection open, so what is not read does not end the response.
+    """
+
+    async def serve(server: Server, stream: trio.abc.Stream, _number: int) -> None:
+        while True:
+            await server.request(stream)
+            await stream.send_all(head_and_body)
+
+    async with serving(serve) as server:
+        transport = made()
+        answer = await post(transport, server)
+        assert await post(transport, server) == answer
+        return answer, server.connections
+
+
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", INTERIM], ids=["first", "after an interim response"])
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        (b"a:\r\n" * MOST_HEADERS, "more than 100 headers"),
+        (b"a: b\r\n" + b" c\r\n" * MOST_HEADERS, "more than 100 headers"),
+        (b"a:" + b" " * 10_000 + b"\0\r\n", "a header with 100 leading spaces"),
+        (b"a:" + b"\t" * 100 + b"b\r\n", "a header with 100 leading spaces"),
+    ],
+    ids=["headers", "folded lines", "spaces", "tabs"],
+)
+async def test_costly_heads_of_responses_are_not_parsed(
+    before: bytes, headers: bytes, error: str
+) -> None:
+    answer, _ = await answer_once(before + OK.replace(b"\r\n\r\n", b"\r\n" + headers + b"\r\n"))
+    assert answer == Answer(None, None, Failure.PROTOCOL, f"invalid HTTP response: {error}")
+
+
+async def test_responses_may_have_100_headers() -> None:
+    headers = b"Set-Cookie: a=b\r\n" * (MOST_HEADERS - 1)
+    answer, connections = await answer_once(OK.replace(b"\r\n", b"\r\n" + headers, 1))
+    assert (answer, connections) == (Answer(200, "ok"), 1)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"
+
+
+@pytest.mark.parametrize(
+    ("rest", "body"),
+    [
+        (b"0\r\na:" + b" " * 100 + b"b\r\n\r\n", ""),
+        (b"0\r\na:" + b" " * 3000 + b"\0\r\n\r\n", ""),
+        (b"0\r\n" + b"Trailer: x\r\n" * 1000 + b"\r\n", "ok"),
+        (b"2;" + b"x" * 10_000 + b"\r\nxx\r\n0\r\n\r\n", "ok"),
+    ],
+    ids=["padded", "padded and invalid", "trailers", "extension"],
+)
+async def test_costly_ends_of_responses_are_not_read(rest: bytes, body: str) -> None:
+    answer, connections = await answer_once(CHUNKED + rest)
+    assert (answer, connections) == (Answer(200, body), 2)
+
+
+async def test_spaces_in_a_body_with_a_length_are_read() -> None:
+    body = b'{"a":' + b" " * 1000 + b"1}"
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    answer, connections = await answer_once(head + body)
+    assert (answer, connections) == (Answer(200, body.decode()), 1)
+
+
+async def test_tiny_chunks_of_responses_are_bounded() -> None:
+    answer, connections = await answer_once(CHUNKED + b"1\r\nx\r\n" * RESPONSE_PIECES)
+    assert (answer, connections) == (Answer(200, "ok" + "x" * RESPONSE_PIECES), 2)
 
 
 async def test_redirect_is_not_followed() -> None:

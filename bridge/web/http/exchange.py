@@ -19,33 +19,37 @@ import trio
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Scope
 
+from bridge.access.heads import is_padded
 from bridge.tasks import hang_up
 
 #: What a client may still send after the last response, and for how long, before it is cut off.
 LINGER_BYTES: Final = 1024 * 1024
 LINGER_SECONDS: Final = 2.0
 
-_READ_BYTES = 65_536
+#: How much of a body to read at once. In chunks of one byte, h11 takes milliseconds for it.
+_READ_BYTES = 4096
+#: Largest head of a chunk, with its extensions; and largest trailers, beyond what one read holds.
+_MOST_CHUNK_HEAD_BYTES = 1024
 
 
 class Refused(Exception):  # noqa: N818 - the client's error, not ours
-    """The request is not served; the client gets this status."""
+    """The request is not served; the client gets this status, and why."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, detail: str = "") -> None:
         super().__init__(status)
         self.status = status
+        self.detail = detail or HTTPStatus(status).phrase
 
 
-async def refuse(stream: trio.SocketStream, status: int) -> None:
+async def refuse(stream: trio.SocketStream, refused: Refused) -> None:
     """Send an error in the API's shape, and hang up.
 
     Raises:
         trio.BrokenResourceError: the connection is gone.
     """
-    phrase = HTTPStatus(status).phrase
-    body = json.dumps({"detail": phrase})
+    body = json.dumps({"detail": refused.detail})
     head = (
-        f"HTTP/1.1 {status} {phrase}",
+        f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
         "Connection: close",
@@ -86,10 +90,11 @@ class Rest:
             OSError, trio.BrokenResourceError: the connection is gone.
             Exception: the application failed; the client gets 500 if it has no response yet.
         """
-        http = h11.Connection(h11.SERVER)
+        # The head has arrived, so this limits what is incomplete in a body.
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_CHUNK_HEAD_BYTES)
         request = _read_request(http, received)
         deadline = trio.current_time() + self._body_seconds
-        exchange = _Exchange(stream, http, request.method, deadline, may_keep)
+        exchange = _Exchange(stream, http, request, deadline, may_keep)
         with (
             structlog.contextvars.bound_contextvars(request_id=secrets.token_hex(4)),
             trio.move_on_after(self._total_seconds),
@@ -99,7 +104,7 @@ class Rest:
             except Exception:
                 if http.our_state is h11.SEND_RESPONSE:  # no response has been sent
                     with suppress(trio.BrokenResourceError):
-                        await refuse(stream, 500)
+                        await refuse(stream, Refused(500))
                 raise
             is_done = http.our_state is http.their_state is h11.DONE
             # The response may have started before the stop, and ended after it.
@@ -116,13 +121,14 @@ class _Exchange:
         self,
         stream: trio.SocketStream,
         http: h11.Connection,
-        method: bytes,
+        request: h11.Request,
         body_deadline: float,
         may_keep: Callable[[], bool],
     ) -> None:
         self._stream = stream
         self._http = http
-        self._method = method
+        self._method = request.method
+        self._is_chunked = any(name == b"transfer-encoding" for name, _ in request.headers)
         self._body_deadline = body_deadline
         self._may_keep = may_keep
         self._start: Message | None = None
@@ -138,7 +144,7 @@ class _Exchange:
         is_read = self._http.their_state is not h11.SEND_BODY
         deadline = float("inf") if is_read else self._body_deadline
         try:
-            while (event := self._http.next_event()) is h11.NEED_DATA:
+            while (event := self._next_event()) is h11.NEED_DATA:
                 with trio.move_on_at(deadline) as wait:
                     await self._receive_more()
                 if wait.cancelled_caught:
@@ -152,6 +158,16 @@ class _Exchange:
         if not isinstance(event, h11.EndOfMessage):
             await trio.sleep_forever()  # another request is waiting
         return {"type": "http.request", "body": b"", "more_body": False}
+
+    def _next_event(self) -> object:
+        """Return h11's next event.
+
+        Raises:
+            h11.RemoteProtocolError: the request is malformed.
+        """
+        if self._is_chunked and is_padded(self._http.trailing_data[0]):
+            raise h11.RemoteProtocolError("padded trailers")
+        return self._http.next_event()
 
     async def _receive_more(self) -> None:
         if self._http.they_are_waiting_for_100_continue:
@@ -191,7 +207,7 @@ class _Exchange:
         """Tell whether the body has been read; applications do not read empty ones."""
         if self._http.their_state is h11.SEND_BODY:
             with suppress(h11.RemoteProtocolError):
-                self._http.next_event()
+                self._next_event()
         # Not after a request to upgrade: what follows may be in the other protocol.
         return self._http.their_state is h11.DONE
 

@@ -13,12 +13,17 @@ import structlog
 import trio
 from starlette.types import ASGIApp
 
+from bridge.access.heads import END_OF_HEAD, head_problem
 from bridge.web.http.exchange import Refused, Rest, refuse
 
 log = structlog.get_logger()
 
-#: Largest head of a request; h11, which parses it, has the same limit.
+#: Largest head of a request. A client that exceeds this, the next, or MOST_HEADERS gets 431. They
+#: are checked before the head is parsed.
 MOST_HEAD_BYTES: Final = 16 * 1024
+#: Most separators in a head: of parameters, cookies, and the items of lists. Each costs about as
+#: much as a hundred bytes do. Browsers keep at most 180 cookies per site.
+MOST_SEPARATORS: Final = 1_000
 #: Connections that wait for a request, the idle ones included. Each has a task and at most
 #: MOST_HEAD_BYTES, so this queue holds at most 16 MiB. When it is full, the one that has waited
 #: longest is closed: honest clients send their request at once, so a flood of idle connections
@@ -37,8 +42,6 @@ _READ_BYTES = 4096
 _FOR_STREAM = re.compile(rb"GET /ws[ ?]")
 #: A method, or the beginning of one.
 _MAY_BE_REQUEST = re.compile(rb"[A-Z][A-Z_-]{0,31}(?: |\Z)")
-#: The end of a head; h11 also accepts bare line feeds.
-_END_OF_HEAD = re.compile(rb"\n\r?\n")
 #: The first bytes of TLS: a handshake record, of any version.
 _TLS = b"\x16\x03"
 #: Pause after a client could not be accepted.
@@ -144,7 +147,7 @@ class Front:
                 served, seconds = served + 1, IDLE_SECONDS
                 received = await self._rest.serve(stream, received, may_keep=may_keep)
         except Refused as refused:
-            await refuse(stream, refused.status)
+            await refuse(stream, refused)
 
     async def _receive_in_time(
         self, stream: trio.SocketStream, received: bytes, seconds: float
@@ -196,11 +199,18 @@ class Front:
             raise _GoneError
         if not _MAY_BE_REQUEST.match(received) and received != _TLS[:1]:
             raise Refused(400)
-        end = _END_OF_HEAD.search(received, searched_bytes)
+        end = END_OF_HEAD.search(received, searched_bytes)
         size = len(received) if end is None else end.end()
         if size > MOST_HEAD_BYTES:
             raise Refused(431)
-        return None if end is None else size
+        if end is None:
+            return None
+        head = bytes(received[:size])
+        if problem := head_problem(head):
+            raise Refused(431, problem.capitalize())
+        if sum(map(head.count, (b"&", b",", b";"))) > MOST_SEPARATORS:
+            raise Refused(431, f"More than {MOST_SEPARATORS} of & , ; in the head")
+        return size
 
     def _close_longest_waiting(self) -> None:
         wait, _ = self._waiting.popitem(last=False)
