@@ -26,8 +26,10 @@ from bridge.web.api.refusals import answer_of
 from bridge.web.api.webhooks import SendTrial, limited_trials
 from bridge.web.console.overview import Overviews
 from bridge.web.http.access_log import AccessLog
+from bridge.web.http.bodies import Bodies
 from bridge.web.http.middleware import (
     HeadRequests,
+    OwnCookies,
     SecurityHeaders,
     TrailingSlashes,
     UnhandledErrors,
@@ -49,9 +51,10 @@ _DESCRIPTION = """\
 All operations except those tagged *bridge* need a token from `pgbridge token create`, sent as
 `Authorization: Bearer` or as `X-API-Key`. Bodies are uncompressed JSON in UTF-8. Unknown fields and
 parameters are ignored. Ambiguous requests get 422: duplicate keys in an object, repeated query
-parameters, NaN, nesting deeper than 32. Every error has a `detail`: a text or, for 422, a list of
-problems and their places. A trailing slash in a path makes no difference. After a 429 or 503, the
-request may be sent again after `Retry-After` seconds.
+parameters, NaN, nesting deeper than 32; so do bodies with more than 1,000 lists and objects. Every
+error has a `detail`: a text or, for 422, a list of problems and their places. A trailing slash in a
+path makes no difference. After a 429 or 503, the request may be sent again after `Retry-After`
+seconds.
 """
 _TAGS = [
     {"name": "webhooks", "description": "Who receives which events."},
@@ -127,6 +130,8 @@ def build_api(
         for router in room.ROUTERS:
             api.include_router(router)
     # The last one added is the outermost.
+    api.add_middleware(Bodies)
+    api.add_middleware(OwnCookies)
     api.add_middleware(TrailingSlashes)
     api.add_middleware(HeadRequests)
     api.add_middleware(UnhandledErrors)

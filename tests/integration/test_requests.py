@@ -35,9 +35,9 @@ REJECTED = {
     "not utf-8": form_with('"\xff"').replace(b"\xc3\xbf", b"\xff"),
     "a bare control character": form_with('"\0"'),
     "a level too deep": nested(MAX_NESTING + 1),
-    "deep nesting": nested(100_000),
-    "unclosed lists": b"[" * 500_000,
-    "unclosed objects": b'{"a":' * 100_000,
+    "deep nesting": nested(30_000),
+    "unclosed lists": b"[" * 65_000,
+    "unclosed objects": b'{"a":' * 13_000,
     "thousands of digits": form_with("9" * 5000),
     "NaN": form_with("NaN"),
     "Infinity": form_with("Infinity"),
@@ -172,7 +172,7 @@ async def test_compressed_bodies_are_rejected(bridge_url: str) -> None:
 
 async def test_too_large_content_length_is_rejected_unread(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
-        for length in ["1048577", "9" * 30]:
+        for length in ["65537", "9" * 30]:
             headers = {**JSON, "Content-Length": length}
             answer = await client.post("/webhooks", content=b"{", headers=headers)
             assert (answer.status_code, answer.json()) == (

@@ -13,7 +13,8 @@ from bridge.access.authenticator import Authenticator
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import Grant, token_of_headers
 from bridge.web.api.refusals import GUARDED, later
-from bridge.web.http.body import BoundedRequest
+from bridge.web.http.bodies import AUTHENTICATED, body_of
+from bridge.web.http.body import StrictRequest
 from bridge.web.http.client import address_of
 
 # For the OpenAPI document only: `authorize` reads the tokens.
@@ -43,7 +44,7 @@ def guarded_router(scope: str, tag: str) -> APIRouter:
 
             async def guarded(request: Request) -> Response:
                 await authorize(request, scope)
-                return await handle(BoundedRequest(request.scope, request.receive))
+                return await handle(StrictRequest(request.scope, request.receive))
 
             return guarded
 
@@ -57,6 +58,8 @@ def guarded_router(scope: str, tag: str) -> APIRouter:
 
 async def authorize(request: Request, scope: str) -> None:
     """Check that the request's token has the scope, and set ``request.state.grant``.
+
+    Only then may the body be as large as those of authenticated clients.
 
     Raises:
         HTTPException: 401, no valid token; 403, the scope is missing; 429, too many requests.
@@ -75,6 +78,7 @@ async def authorize(request: Request, scope: str) -> None:
     take_turn(request)
     if not grant.allows(scope):
         raise HTTPException(403, f"This API key does not have the scope {scope}")
+    body_of(request).limits = AUTHENTICATED
 
 
 def take_turn(request: Request) -> None:

@@ -83,11 +83,13 @@ GUARDED: Responses = {
     },
     429: _problem("Too many requests", "Too many requests; try again soon", _RETRY_AFTER),
     **FAILED,
-    503: _problem("The database is unavailable or busy", "Database unavailable", _RETRY_AFTER),
+    503: _problem(
+        "The database is unavailable, or the bridge too busy", "Database unavailable", _RETRY_AFTER
+    ),
 }
 #: What a route that reads a body can also respond with.
 WITH_BODY: Responses = {
-    413: _problem("The body is larger than 1 MiB", "Request body too large"),
+    413: _problem("The body is larger than 64 KiB", "Request body too large"),
     415: _problem(
         "The body is compressed",
         "Compressed bodies are not supported; omit Content-Encoding",

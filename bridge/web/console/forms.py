@@ -7,15 +7,13 @@ from urllib.parse import parse_qsl
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, ValidationError
 
-from bridge.web.http.body import BoundedRequest
+from bridge.web.http.bodies import body_of
 from bridge.webhooks.errors import InvalidInputError
 
 Model = TypeVar("Model", bound=BaseModel)
 #: What is wrong, by field; empty if the page's own sentence for the field is enough.
 Problems = dict[str, str]
 
-#: Most fields of a form; our largest has about fifteen.
-MOST_FIELDS = 500
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -43,10 +41,9 @@ async def read_form(request: Request) -> Form:
     """Parse the form of a request; without a body it has no fields.
 
     Raises:
-        HTTPException: 413 or 415, as for any body; 422, the body is not a form.
+        HTTPException: 413, 415 or 503, as for any body; 422, the body is not a form.
     """
-    bounded = BoundedRequest(request.scope, request.receive)
-    body = b"".join([piece async for piece in bounded.stream()])
+    body = await request.body()
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if body and media_type != _FORM:
         raise HTTPException(422, f"Content-Type must be {_FORM}")
@@ -55,7 +52,7 @@ async def read_form(request: Request) -> Form:
             body.decode("ascii"),
             keep_blank_values=True,
             errors="strict",
-            max_num_fields=MOST_FIELDS,
+            max_num_fields=body_of(request).limits.most_fields,
         )
     except ValueError:
         raise HTTPException(422, "The form cannot be read") from None

@@ -23,6 +23,7 @@ from bridge.web.api.auth import take_turn
 from bridge.web.api.refusals import answer_of
 from bridge.web.console.forms import Form, read_form
 from bridge.web.console.rendering import base_of, error_page
+from bridge.web.http.bodies import AUTHENTICATED, body_of
 from bridge.web.http.client import address_of
 from bridge.web.http.middleware import log_failure
 
@@ -53,6 +54,8 @@ def page_router(scope: str | None) -> APIRouter:
             return _to_sign_in(request)
         if scope is not None and not request.state.grant.allows(scope):
             raise HTTPException(403, f"This token does not have the scope {scope}")
+        if request.method not in _SAFE_METHODS:
+            await _read_own_form(request)
         return None
 
     return _router(enter)
@@ -133,10 +136,10 @@ def form_of(request: Request) -> Form:
 
 
 async def _is_signed_in(request: Request) -> bool:
-    """Authenticate the session and read the form; return False if there is no valid session.
+    """Authenticate the session; return False if there is no valid one.
 
     Raises:
-        HTTPException: the session is valid, but the request is not from one of its pages.
+        HTTPException: 429, too many requests.
         TooManyFailuresError, DatabaseUnavailable: the session cannot be looked up now.
     """
     session = request.cookies.get(COOKIE, "")
@@ -149,14 +152,22 @@ async def _is_signed_in(request: Request) -> bool:
     request.state.grant, request.state.session = grant, session
     request.state.via, request.state.csrf = "console", csrf_token(session)
     take_turn(request)
-    if request.method not in _SAFE_METHODS:
-        refuse_foreign(request)
-        form = await read_form(request)
-        sent = form.text(CSRF_FIELD) or request.headers.get(CSRF_HEADER, "")
-        if not hmac.compare_digest(sent.encode(), request.state.csrf.encode()):
-            raise HTTPException(403, "The form does not belong to this session")
-        request.state.form = form
     return True
+
+
+async def _read_own_form(request: Request) -> None:
+    """Read the form of a request that may proceed.
+
+    Raises:
+        HTTPException: 403, it is not from a page of the session; and as for :func:`read_form`.
+    """
+    refuse_foreign(request)
+    body_of(request).limits = AUTHENTICATED
+    form = await read_form(request)
+    sent = form.text(CSRF_FIELD) or request.headers.get(CSRF_HEADER, "")
+    if not hmac.compare_digest(sent.encode(), request.state.csrf.encode()):
+        raise HTTPException(403, "The form does not belong to this session")
+    request.state.form = form
 
 
 def _to_sign_in(request: Request) -> Response:
