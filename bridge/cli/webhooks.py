@@ -70,7 +70,7 @@ def create(
     ] = False,
     filter_: Annotated[
         str | None,
-        typer.Option("--filter", help="A jsonpath predicate: '$.amount_kopeks >= 1000'."),
+        typer.Option("--filter", help="A jsonpath condition: '$.amount_kopeks >= 1000'."),
     ] = None,
 ) -> None:
     """Create a webhook and print its ID.

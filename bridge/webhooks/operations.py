@@ -43,18 +43,8 @@ UrlRefusal = Callable[[str], Awaitable[str | None]]
 DELETE_TRIES: Final = 3
 
 _DEADLOCK = "40P01"
-#: SQLSTATEs and their classes for text that is not a jsonpath: data, features, syntax, limits. Not
-#: all of class 42: a missing privilege says nothing about the text.
-_NOT_A_JSONPATH = ("22", "0A", "42601", "54")
 #: A token that may change the URL must not get requests signed with a secret it does not know.
 _NEW_ORIGIN: Final = "must be new, or null, if the scheme, host or port of the URL changes"
-#: What is wrong with a jsonpath, by the constraint that rejects it.
-_FILTER_CONSTRAINTS: Final = {
-    "webhooks_filter_without_variables": "must not have variables; a field is written $.name",
-    "webhooks_filter_without_back_references": (
-        r"must not have a back-reference such as \1 in like_regex: it could block every event"
-    ),
-}
 
 
 def validated(model: type[Model], fields: Mapping[str, object]) -> Model:
@@ -133,11 +123,11 @@ class Webhooks:
         """Create a webhook, and its secret if that is to be generated.
 
         Raises:
-            InvalidInputError: the URL is not allowed, or PostgreSQL rejects the filter.
+            InvalidInputError: the URL or the filter is not allowed.
         """
         await self._check_url(webhook.url)
         secret = new_secret() if webhook.generate_secret else webhook.secret
-        with _filter_errors(webhook.filter):
+        with _filter_errors():
             (row,) = await self._queries.fetch(
                 "create_webhook",
                 webhook.name,
@@ -160,8 +150,8 @@ class Webhooks:
         """Change a webhook. Activating it clears ``disabled_reason`` and wakes the couriers.
 
         Raises:
-            InvalidInputError: the URL is not allowed, PostgreSQL rejects the filter, or a URL of
-                another origin would be sent requests signed with the present secret.
+            InvalidInputError: the URL or the filter is not allowed, or a URL of another origin
+                would be sent requests signed with the present secret.
         """
         columns = changes.columns()
         if changes.url is not None and webhook_id > 0:
@@ -177,8 +167,7 @@ class Webhooks:
         if changes.secret:
             columns["secret"] = self._vault.seal(changes.secret)
         try:
-            with _filter_errors(changes.filter):
-                row = await self._one("update_webhook", webhook_id, json.dumps(columns), seen_url)
+            row = await self._one("update_webhook", webhook_id, json.dumps(columns), seen_url)
         except NotFoundError:
             await self.get(webhook_id)
             raise InvalidInputError("secret", _NEW_ORIGIN, kind="secret_required") from None
@@ -202,7 +191,11 @@ class Webhooks:
         await self._one("pause_webhook", webhook_id)
 
     async def resume(self, webhook_id: int) -> None:
-        """Deliver again, whether the webhook was paused, failing or disabled."""
+        """Deliver again, whether the webhook was paused, failing or disabled.
+
+        Raises:
+            InvalidInputError: its filter is of an earlier version, and no longer allowed.
+        """
         await self._one("resume_webhook", webhook_id)
 
     async def delete(self, webhook_id: int) -> None:
@@ -301,10 +294,12 @@ class Webhooks:
 
         Raises:
             NotFoundError: there is no row.
+            InvalidInputError: the webhook's filter is not allowed.
             WebhookError: a function of schema bridge reports a conflict.
         """
         try:
-            rows = await self._queries.fetch(name, row_id, *values)
+            with _filter_errors():
+                rows = await self._queries.fetch(name, row_id, *values)
         except Exception as error:
             match refusal_of(error):
                 case Refusal("P0002"):  # no_data_found
@@ -318,17 +313,13 @@ class Webhooks:
 
 
 @contextmanager
-def _filter_errors(filter_text: str | None) -> Iterator[None]:
-    """Translate PostgreSQL's rejection of a filter."""
+def _filter_errors() -> Iterator[None]:
+    """Translate the database's refusal of a filter, by bridge.to_filter()."""
     try:
         yield
     except Exception as error:
-        refusal = refusal_of(error)
-        if refusal is None or filter_text is None:
-            raise
-        if problem := _FILTER_CONSTRAINTS.get(refusal.constraint or ""):
-            raise InvalidInputError("filter", problem) from None
-        if refusal.sqlstate.startswith(_NOT_A_JSONPATH):
-            problem = f"must be a jsonpath: {refusal.message}"
-            raise InvalidInputError("filter", problem) from None
+        match refusal_of(error):
+            case Refusal(message=message, constraint="webhooks_filter_allowed"):
+                problem = message.removeprefix("filter: ")
+                raise InvalidInputError("filter", problem) from None
         raise

@@ -5,7 +5,7 @@
 insert into bridge.webhooks
     (name, url, event_type, secret, description, is_active, timeout_seconds, max_concurrency,
      filter, rate_per_second, ordered, retry_schedule)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::jsonpath, $10, $11, $12)
+values ($1, $2, $3, $4, $5, $6, $7, $8, bridge.to_filter($9), $10, $11, $12)
 returning id, name, url, event_type, description, is_active, disabled_reason, timeout_seconds,
           max_concurrency, filter::text as filter, rate_per_second, ordered, retry_schedule,
           paused_at, failing_since, probe_at, created_at, updated_at, last_triggered_at,

@@ -45,6 +45,8 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'function', 'newest_deliveries(bigint, text, bigint, bigint, bigint)', 'execute', null),
     ('bridge_service', 'function', 'patterns_matching(text)', 'execute', null),
     ('bridge_service', 'function', 'passes(jsonpath, jsonb)', 'execute', null),
+    ('bridge_service', 'function', 'filter_problem(text)', 'execute', null),
+    ('bridge_service', 'function', 'to_filter(text)', 'execute', null),
     ('bridge_service', 'function', 'wake_couriers()', 'execute', null),
     ('bridge_service', 'function', 'pause_webhook(bigint)', 'execute', null),
     ('bridge_service', 'function', 'resume_webhook(bigint)', 'execute', null),
@@ -95,6 +97,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_reader', 'table', 'backlog', 'select', null),
     ('bridge_reader', 'function', 'patterns_matching(text)', 'execute', null),
     ('bridge_reader', 'function', 'passes(jsonpath, jsonb)', 'execute', null),
+    ('bridge_reader', 'function', 'filter_problem(text)', 'execute', null),
     -- Without token_hash.
     ('bridge_reader', 'table', 'api_tokens', 'select',
      'id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at'),

@@ -10,9 +10,10 @@ set (name, url, event_type, secret, previous_secret, previous_secret_expires_at,
         select n.name, n.url, n.event_type, n.secret,
                case when not $2::jsonb ? 'secret' then n.previous_secret end,
                case when not $2::jsonb ? 'secret' then n.previous_secret_expires_at end,
-               n.description, n.is_active, n.timeout_seconds, n.max_concurrency, n.filter,
+               n.description, n.is_active, n.timeout_seconds, n.max_concurrency,
+               case when $2::jsonb ? 'filter' then bridge.to_filter($2::jsonb ->> 'filter') else n.filter end,
                n.rate_per_second, n.ordered, n.retry_schedule, now()
-        from jsonb_populate_record(w, $2) as n
+        from jsonb_populate_record(w, $2::jsonb - 'filter') as n
     )
 where w.id = $1
   and ($3::text is null or w.url = $3

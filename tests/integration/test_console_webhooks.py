@@ -246,10 +246,8 @@ async def test_every_field_is_saved(bridge_url: str, bot: Bot) -> None:
         ("rate_per_second", "nan", "Enter a number from"),
         ("retry_schedule", "5, soon", "delays in seconds"),
         ("retry_schedule", "0 " * 101, "delays in seconds"),
-        ("filter", "$.a ==", "accept this condition. must be a jsonpath"),
-        ("filter", "$.a == $b", "must not have variables"),
-        ("filter", "$.**.a == 1", "PostgreSQL does not accept this condition"),
-        ("filter", '$.a == "' + "x" * 4000 + '"', "PostgreSQL does not accept this condition"),
+        ("filter", "$.a ==", "This condition is not allowed. must be a jsonpath"),
+        ("filter", "$.**.a == 1", "This condition is not allowed. must not contain **"),
     ],
 )
 async def test_invalid_webhook_form_keeps_its_input(

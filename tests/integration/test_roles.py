@@ -197,6 +197,8 @@ NEEDED_WITHIN = {
     ("bridge.is_event_type(text)", "execute"),  # is_scope
     ("bridge.is_scope(text)", "execute"),  # are_scopes
     ("bridge.are_scopes(text[])", "execute"),  # api_tokens_scopes_known
+    ("bridge.filter_problem(text)", "execute"),  # to_filter
+    ("bridge.to_filter(text)", "execute"),  # create_webhook, update_webhook, check_filter
     ("bridge.wake_couriers()", "execute"),  # redeliver, redeliver_failed, resume_webhook
     ("bridge.requeue(bigint, bigint[], double precision)", "execute"),  # redeliver
 }
