@@ -174,6 +174,18 @@ def redeliver(
     typer.echo(count)
 
 
+@webhooks_app.command()
+def redelivery(
+    webhook_id: WebhookId,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Redeliver no more of them.")] = False,
+) -> None:
+    """Show how far the last redelivery is, or cancel it."""
+    progress = _run(
+        lambda webhooks: (webhooks.cancel_redelivery if cancel else webhooks.redelivery)(webhook_id)
+    )
+    typer.echo(f"{progress.state}: {progress.requeued} of {progress.matched} put into the queue")
+
+
 @webhooks_app.command("import")
 def import_(
     dry_run: Annotated[

@@ -18,6 +18,7 @@ from bridge.database.pool import Database
 from bridge.database.restart import keep_running
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
+from bridge.delivery.redelivery import continue_redeliveries
 from bridge.delivery.resolve import url_refusal
 from bridge.delivery.transport import Transport
 from bridge.live.connection import StreamLimits
@@ -123,6 +124,7 @@ class Bridge:
             partial(keep_running, "upkeep", _upkeep(settings, database, vault).run),
             partial(keep_running, "relay", relay.run),
             courier.run,
+            partial(keep_running, "redelivery", partial(continue_redeliveries, database)),
             live.run,
             probe.run,
             readiness.run,

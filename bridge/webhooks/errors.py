@@ -2,15 +2,17 @@
 
 from typing import Literal
 
+What = Literal["webhook", "delivery", "redelivery of webhook"]
+
 
 class WebhookError(Exception):
     """The operation is not possible. The message gives the reason."""
 
 
 class NotFoundError(WebhookError):
-    """No webhook or delivery has this id."""
+    """No webhook or delivery has this id, or this webhook was never redelivered."""
 
-    def __init__(self, what: Literal["webhook", "delivery"], row_id: int) -> None:
+    def __init__(self, what: What, row_id: int) -> None:
         super().__init__(f"there is no {what} {row_id}")
         self.what = what
 

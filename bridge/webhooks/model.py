@@ -1,7 +1,7 @@
 """Webhooks and deliveries as REST, the console and the command line accept and show them."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -263,6 +263,21 @@ class RedeliveryCount(BaseModel):
 
     count: Count
     dry_run: bool
+
+
+class RedeliveryProgress(BaseModel):
+    """The last redelivery of a webhook by time range."""
+
+    webhook_id: Id
+    state: Literal["running", "finished", "cancelled"]
+    since: datetime
+    until: datetime
+    per_second: float
+    matched: Count = Field(description="Deliveries to send again, counted at the start.")
+    requeued: Count = Field(description="Deliveries put back into the queue so far.")
+    created_at: datetime
+    finished_at: datetime | None
+    cancelled_at: datetime | None
 
 
 def _parsed(payload: Any) -> Any:

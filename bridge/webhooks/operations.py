@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from bridge.access.vault import Vault, new_secret
 from bridge.database.queries import Queries, Refusal, refusal_of
 from bridge.settings import first_problem
-from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
+from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError, What
 from bridge.webhooks.fields import MAX_BIGINT
 from bridge.webhooks.model import (
     Attempt,
@@ -23,6 +23,7 @@ from bridge.webhooks.model import (
     NewWebhook,
     Redelivery,
     RedeliveryCount,
+    RedeliveryProgress,
     RotatedSecret,
     Webhook,
     WebhookChanges,
@@ -220,7 +221,11 @@ class Webhooks:
         return await send(await self._one("webhook_to_try", webhook_id))
 
     async def redeliver_failed(self, webhook_id: int, chosen: Redelivery) -> RedeliveryCount:
-        """Send failed deliveries again or, in a dry run, count them."""
+        """Send failed deliveries again or, in a dry run, count them.
+
+        Raises:
+            WebhookError: another redelivery of the webhook is running.
+        """
         row = await self._one(
             "redeliver_failed",
             webhook_id,
@@ -230,6 +235,25 @@ class Webhooks:
             chosen.per_second,
         )
         return RedeliveryCount(count=row["count"], dry_run=chosen.dry_run)
+
+    async def redelivery(self, webhook_id: int) -> RedeliveryProgress:
+        """Return the progress of a webhook's last redelivery.
+
+        Raises:
+            NotFoundError: there was none.
+        """
+        return RedeliveryProgress(
+            **await self._one("redelivery", webhook_id, what="redelivery of webhook")
+        )
+
+    async def cancel_redelivery(self, webhook_id: int) -> RedeliveryProgress:
+        """Put no more deliveries of a webhook's redelivery back into the queue.
+
+        Raises:
+            NotFoundError: there was none.
+        """
+        await self._one("cancel_redelivery", webhook_id)
+        return await self.redelivery(webhook_id)
 
     async def deliveries(
         self,
@@ -288,7 +312,7 @@ class Webhooks:
         name: str,
         row_id: int,
         *values: object,
-        what: Literal["webhook", "delivery"] = "webhook",
+        what: What = "webhook",
     ) -> Row:
         """Return the first row of a query about one webhook or delivery.
 

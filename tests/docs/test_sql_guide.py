@@ -59,14 +59,14 @@ def test_every_query_runs_and_finds_something(bridge_url: str, bot: Bot) -> None
                 assert cursor.fetchall(), statement
 
 
-def test_requeue_of_a_day_includes_successes(bridge_url: str, bot: Bot) -> None:
+def test_redelivery_of_a_day_includes_successes(bridge_url: str, bot: Bot) -> None:
     bot.execute(HISTORY.encode())
     # Shift the time by a day, so that everything happened yesterday.
     again = [
-        statement.replace("now()", "(now() + interval '1 day')")
+        statement.replace("now()", "(now() + interval '1 day')").replace(", true)", ")")
         for _, text in blocks(PAGE)
         for statement in statements(text)
-        if statement.startswith("select bridge.requeue")
+        if statement.startswith("select bridge.redeliver_finished")
     ]
     assert len(again) == 1
     assert bot.execute(again[0].encode()).fetchone() == (3,)

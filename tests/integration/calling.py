@@ -64,6 +64,8 @@ PROTECTED = [
     ("POST", "/webhooks/1/pause"),
     ("POST", "/webhooks/1/resume"),
     ("POST", "/webhooks/1/redeliver"),
+    ("GET", "/webhooks/1/redelivery"),
+    ("POST", "/webhooks/1/redelivery/cancel"),
     ("GET", "/deliveries/1"),
     ("POST", "/deliveries/1/redeliver"),
     ("GET", "/events"),

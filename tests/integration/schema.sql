@@ -93,6 +93,32 @@ $$;
 
 COMMENT ON FUNCTION bridge.audit_truncate() IS 'Trigger: records in audit_log that a table was truncated, and how many rows it had. Argument: the kind of object.';
 
+CREATE FUNCTION bridge.cancel_redelivery(p_webhook_id bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_job bridge.redeliveries;
+begin
+    update bridge.redeliveries
+    set cancelled_at = clock_timestamp()
+    where webhook_id = p_webhook_id and state = 'running'
+    returning * into v_job;
+    if found then
+        perform bridge.audit('webhook.redelivery_cancelled', p_webhook_id, null,
+            jsonb_build_object('requeued', v_job.requeued, 'count', v_job.matched));
+        return true;
+    end if;
+    perform from bridge.webhooks where id = p_webhook_id;
+    if not found then
+        raise 'there is no webhook %', p_webhook_id using errcode = 'no_data_found';
+    end if;
+    return false;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.cancel_redelivery(p_webhook_id bigint) IS 'Ends the running redelivery of a webhook; false if none is running. Deliveries that are in the queue already, at most two thousand, are still sent.';
+
 CREATE FUNCTION bridge.check_filter() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -104,6 +130,84 @@ end
 $$;
 
 COMMENT ON FUNCTION bridge.check_filter() IS 'Trigger: an active webhook''s filter has no filter_problem. As a check constraint, this would add 0.2 ms to every update of the counters.';
+
+CREATE TABLE bridge.redeliveries (
+    webhook_id bigint NOT NULL,
+    finished_since timestamp with time zone NOT NULL,
+    finished_until timestamp with time zone NOT NULL,
+    status text,
+    per_second double precision NOT NULL,
+    matched bigint DEFAULT 0 NOT NULL,
+    requeued bigint DEFAULT 0 NOT NULL,
+    last_id bigint DEFAULT 0 NOT NULL,
+    batch_id bigint,
+    next_due_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    finished_at timestamp with time zone,
+    cancelled_at timestamp with time zone,
+    state text GENERATED ALWAYS AS (
+CASE
+    WHEN (cancelled_at IS NOT NULL) THEN 'cancelled'::text
+    WHEN (finished_at IS NOT NULL) THEN 'finished'::text
+    ELSE 'running'::text
+END) STORED NOT NULL,
+    CONSTRAINT redeliveries_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
+);
+
+COMMENT ON TABLE bridge.redeliveries IS 'The last redelivery of a range for each webhook, and its progress. The next one replaces it.';
+
+COMMENT ON COLUMN bridge.redeliveries.finished_since IS 'The range: deliveries that finished at this time or later …';
+
+COMMENT ON COLUMN bridge.redeliveries.finished_until IS '… and before this one. Never after created_at, so that what fails again is not redelivered twice.';
+
+COMMENT ON COLUMN bridge.redeliveries.status IS 'success or failed: only these; null: both.';
+
+COMMENT ON COLUMN bridge.redeliveries.matched IS 'Deliveries to send again, counted at the start.';
+
+COMMENT ON COLUMN bridge.redeliveries.requeued IS 'Deliveries moved back to the queue so far. In the end fewer than matched if some have expired meanwhile.';
+
+COMMENT ON COLUMN bridge.redeliveries.last_id IS 'Deliveries up to this id have been dealt with.';
+
+COMMENT ON COLUMN bridge.redeliveries.batch_id IS 'First delivery of the last batch. The next batch follows once it has been tried.';
+
+COMMENT ON COLUMN bridge.redeliveries.next_due_at IS 'When the next delivery is due.';
+
+CREATE FUNCTION bridge.continue_redelivery() RETURNS SETOF bridge.redeliveries
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_webhook_id bigint;
+begin
+    if not exists (select from bridge.redeliveries where state = 'running') then
+        return;
+    end if;
+    -- As drop_expired_partition does, before any webhook.
+    lock table bridge.redelivery_lock in row exclusive mode;
+    select r.webhook_id into v_webhook_id
+    from bridge.redeliveries r
+    join bridge.webhooks w on w.id = r.webhook_id
+    where r.state = 'running'
+      and r.next_due_at <= now() + interval '10 seconds'
+      -- The queue never has more than two batches that wait for their first attempt, however slow
+      -- the receiver is and whatever holds the webhook back.
+      and not exists (
+          select from bridge.delivery_queue q
+          where q.id = r.batch_id and q.leased_until is null and q.attempt_number = q.attempts_before)
+    order by r.next_due_at
+    limit 1
+    -- Another bridge may be at it, and a webhook that is being settled or deleted can wait.
+    for no key update of w skip locked
+    for update of r skip locked;
+    if found then
+        perform bridge.requeue_batch(v_webhook_id);
+        perform bridge.wake_couriers();
+        return query select * from bridge.redeliveries where webhook_id = v_webhook_id;
+    end if;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.continue_redelivery() IS 'Moves the next batch of one running redelivery to the queue and returns its progress; no row if none is due. Every bridge calls it all the time.';
 
 CREATE FUNCTION bridge.create_partitions(p_first_day date, p_days integer) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -646,14 +750,33 @@ $$;
 COMMENT ON FUNCTION bridge.redeliver(p_delivery_id bigint) IS 'Sends a finished delivery again, whatever its outcome, with the same webhook-id, and returns true. Its attempts keep counting; the retry schedule starts over. A pending delivery is sent at once, and the function returns false.';
 
 CREATE FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_dry_run boolean DEFAULT false, p_per_second double precision DEFAULT 20) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select bridge.redeliver_finished(p_webhook_id, p_since, p_until, p_dry_run, p_per_second, 'failed')
+$$;
+
+COMMENT ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) IS 'redeliver_finished for failed deliveries.';
+
+CREATE FUNCTION bridge.redeliver_finished(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_dry_run boolean DEFAULT false, p_per_second double precision DEFAULT 20, p_status text DEFAULT NULL::text) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    v_delivery_ids bigint[];
-    v_requeued     bigint;
+    -- Finite, as not every driver reads infinite times.
+    v_since   constant timestamptz := greatest(p_since, 'epoch');
+    v_until   constant timestamptz := greatest(least(p_until, clock_timestamp()), 'epoch');
+    v_matched bigint;
+    v_job     bridge.redeliveries;
 begin
-    if not exists (select from bridge.webhooks where id = p_webhook_id) then
+    -- A null p_dry_run only counts, without any lock.
+    if p_dry_run is distinct from false then
+        perform from bridge.webhooks where id = p_webhook_id;
+    else
+        -- Keeps the webhook, but does not block settling.
+        perform from bridge.webhooks where id = p_webhook_id for key share;
+    end if;
+    if not found then
         raise 'there is no webhook %', p_webhook_id using errcode = 'no_data_found';
     end if;
     if p_since is null then
@@ -662,33 +785,63 @@ begin
     if p_per_second is null or not p_per_second between 0.001 and 100000 then
         raise 'p_per_second must be between 0.001 and 100000' using errcode = 'invalid_parameter_value';
     end if;
-    select array_agg(l.id) into v_delivery_ids
-    from bridge.delivery_log_failed l
-    where l.webhook_id = p_webhook_id
-      and l.finished_at >= p_since
-      and (p_until is null or l.finished_at < p_until)
-      and exists (select from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at);
-    -- A null p_dry_run only counts.
-    if p_dry_run is distinct from false then
-        return coalesce(cardinality(v_delivery_ids), 0);
+    if p_status not in ('success', 'failed') then
+        raise 'p_status must be success, failed or null' using errcode = 'invalid_parameter_value';
     end if;
-    v_requeued := bridge.requeue(p_webhook_id, coalesce(v_delivery_ids, '{}'), p_per_second);
+    if p_dry_run is not distinct from false then
+        insert into bridge.redeliveries as r (webhook_id, finished_since, finished_until, status, per_second)
+        values (p_webhook_id, v_since, v_until, p_status, p_per_second)
+        on conflict (webhook_id) do update
+        set finished_since = excluded.finished_since, finished_until = excluded.finished_until,
+            status = excluded.status,
+            per_second = excluded.per_second, matched = 0, requeued = 0, last_id = 0, batch_id = null,
+            next_due_at = excluded.next_due_at, created_at = excluded.created_at,
+            finished_at = null, cancelled_at = null
+        where r.state <> 'running';
+        if not found then
+            raise 'webhook % has a running redelivery', p_webhook_id
+                using errcode = 'object_not_in_prerequisite_state',
+                      hint = 'Wait for it, or cancel it with bridge.cancel_redelivery.';
+        end if;
+    end if;
+    -- Before anything moves: counting may take seconds, and locks no delivery.
+    select count(*) into v_matched
+    from bridge.delivery_log l
+    where l.webhook_id = p_webhook_id
+      and l.status in (coalesce(p_status, 'success'), coalesce(p_status, 'failed'))
+      and l.finished_at >= v_since
+      and l.finished_at < v_until
+      and exists (select from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at);
+    if p_dry_run is distinct from false then
+        return v_matched;
+    end if;
+    perform bridge.requeue_batch(p_webhook_id);
+    update bridge.redeliveries
+    set matched = case state when 'finished' then requeued else v_matched end
+    where webhook_id = p_webhook_id
+    returning * into v_job;
     perform bridge.audit('webhook.redelivered', p_webhook_id, null,
-        jsonb_build_object('since', p_since, 'until', p_until, 'per_second', p_per_second, 'count', v_requeued));
+        jsonb_build_object('since', p_since, 'until', p_until, 'per_second', p_per_second,
+                           'status', p_status, 'count', v_job.matched));
     perform bridge.wake_couriers();
-    return v_requeued;
+    return v_job.matched;
 end
 $$;
 
-COMMENT ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) IS 'Sends the failed deliveries of a webhook again that finished in a time range, at a rate per second and after new deliveries. With p_dry_run it only counts them. Returns how many.';
+COMMENT ON FUNCTION bridge.redeliver_finished(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision, p_status text) IS 'Sends the deliveries of a webhook again that finished in a time range with a status, or with either, at a rate per second and after new deliveries. With p_dry_run it only counts them. Returns how many. The first thousand are queued at once, the others batch by batch by a running bridge: see bridge.redeliveries.';
 
-CREATE FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) RETURNS bigint
+CREATE FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision, p_due_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_since timestamp with time zone DEFAULT '-infinity'::timestamp with time zone, p_until timestamp with time zone DEFAULT 'infinity'::timestamp with time zone) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
     v_requeued bigint;
 begin
+    if cardinality(p_delivery_ids) > 10000 then
+        raise 'cannot requeue % deliveries at once: at most 10000', cardinality(p_delivery_ids)
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Use bridge.redeliver_finished.';
+    end if;
     -- Keep drop_expired_partition out.
     lock table bridge.redelivery_lock in row exclusive mode;
     -- One session at a time per webhook. The lock also keeps the webhook while its deliveries move.
@@ -700,6 +853,7 @@ begin
         delete from bridge.delivery_log l
         where l.webhook_id = p_webhook_id
           and l.id = any (p_delivery_ids)
+          and l.finished_at between p_since and p_until
           and exists (select from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at)
         returning l.*
     ), queued as (
@@ -709,7 +863,9 @@ begin
              response_status, response_body, error_message)
         overriding system value
         select id, webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, created_at,
-               true, clock_timestamp() + make_interval(secs => (row_number() over (order by id) - 1) / p_per_second),
+               true,
+               coalesce(p_due_at, clock_timestamp())
+                   + make_interval(secs => (row_number() over (order by id) - 1) / p_per_second),
                attempt_number, attempt_number, response_status, response_body, error_message
         from chosen
     ), counted as (
@@ -726,7 +882,68 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) IS 'Internal, for redeliver and redeliver_failed: moves finished deliveries of a webhook from the log back to the queue, spaced out at a rate, and returns how many.';
+COMMENT ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision, p_due_at timestamp with time zone, p_since timestamp with time zone, p_until timestamp with time zone) IS 'Internal, for redeliver and requeue_batch: moves at most 10000 finished deliveries of a webhook from the log back to the queue, spaced out at a rate from p_due_at on, and returns how many. The range of finished_at only tells in which days to look.';
+
+CREATE FUNCTION bridge.requeue_batch(p_webhook_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    c_batch     constant integer := 1000;
+    -- Of the first and the last day, deliveries out of the range are read as well.
+    c_looked_at constant integer := 10000;
+    v_job       bridge.redeliveries;
+    v_first_day timestamptz;
+    v_end_day   timestamptz;
+    v_ids       bigint[];
+    v_since     timestamptz;
+    v_until     timestamptz;
+    v_last_id   bigint;
+    v_is_last   boolean;
+    v_due_at    timestamptz;
+    v_requeued  bigint;
+begin
+    select * into strict v_job from bridge.redeliveries where webhook_id = p_webhook_id for update;
+    v_first_day := date_trunc('day', v_job.finished_since, 'UTC');
+    v_end_day := date_trunc('day', v_job.finished_until, 'UTC') + interval '24 hours';
+    with looked_at as materialized (
+        select l.id, l.finished_at
+        from bridge.delivery_log l
+        where l.webhook_id = p_webhook_id
+          and l.id > v_job.last_id
+          and l.status in (coalesce(v_job.status, 'success'), coalesce(v_job.status, 'failed'))
+          -- Whole days choose partitions, but exclude none of their rows: the limit bounds what is read.
+          and l.finished_at >= v_first_day
+          and l.finished_at < v_end_day
+        order by l.id
+        limit c_looked_at
+    ), batch as materialized (
+        select id, finished_at
+        from looked_at
+        where finished_at >= v_job.finished_since and finished_at < v_job.finished_until
+        order by id
+        limit c_batch
+    )
+    select array_agg(id order by id), min(finished_at), max(finished_at),
+           case when count(*) = c_batch then max(id) else (select max(id) from looked_at) end,
+           count(*) < c_batch and (select count(*) from looked_at) < c_looked_at
+    into v_ids, v_since, v_until, v_last_id, v_is_last
+    from batch;
+    v_due_at := greatest(v_job.next_due_at, clock_timestamp());
+    v_requeued := case when v_ids is null then 0 else
+        bridge.requeue(p_webhook_id, v_ids, v_job.per_second, v_due_at, v_since, v_until) end;
+    -- In the same transaction as the deliveries, so that a crash neither skips nor repeats any.
+    update bridge.redeliveries
+    set requeued = requeued + v_requeued,
+        last_id = coalesce(v_last_id, last_id),
+        batch_id = coalesce(v_ids[1], batch_id),
+        next_due_at = v_due_at + make_interval(secs => v_requeued / per_second),
+        finished_at = case when v_is_last then clock_timestamp() end
+    where webhook_id = p_webhook_id;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.requeue_batch(p_webhook_id bigint) IS 'Internal, for redeliver_finished and continue_redelivery: moves the next batch of a webhook''s redelivery to the queue and notes its progress.';
 
 CREATE FUNCTION bridge.resume_webhook(p_webhook_id bigint) RETURNS void
     LANGUAGE plpgsql
@@ -1612,6 +1829,9 @@ ALTER TABLE ONLY bridge.outbox
 ALTER TABLE ONLY bridge.partitioned_logs
     ADD CONSTRAINT partitioned_logs_pkey PRIMARY KEY (parent);
 
+ALTER TABLE ONLY bridge.redeliveries
+    ADD CONSTRAINT redeliveries_pkey PRIMARY KEY (webhook_id);
+
 ALTER TABLE ONLY bridge.transaction_notes
     ADD CONSTRAINT transaction_notes_pkey PRIMARY KEY (xact, topic, key);
 
@@ -1743,6 +1963,9 @@ CREATE TRIGGER note_deleted_webhook AFTER DELETE ON bridge.webhooks FOR EACH ROW
 ALTER TABLE ONLY bridge.delivery_queue
     ADD CONSTRAINT delivery_queue_webhook_fkey FOREIGN KEY (webhook_id) REFERENCES bridge.webhooks(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY bridge.redeliveries
+    ADD CONSTRAINT redeliveries_webhook_fkey FOREIGN KEY (webhook_id) REFERENCES bridge.webhooks(id) ON DELETE CASCADE;
+
 REVOKE ALL ON FUNCTION bridge.are_scopes(p_scopes text[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) FROM PUBLIC;
@@ -1751,7 +1974,11 @@ REVOKE ALL ON FUNCTION bridge.audit_change() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.audit_truncate() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.cancel_redelivery(p_webhook_id bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.check_filter() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.continue_redelivery() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) FROM PUBLIC;
 
@@ -1795,7 +2022,11 @@ REVOKE ALL ON FUNCTION bridge.redeliver(p_delivery_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision) FROM PUBLIC;
+REVOKE ALL ON FUNCTION bridge.redeliver_finished(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision, p_status text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[], p_per_second double precision, p_due_at timestamp with time zone, p_since timestamp with time zone, p_until timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.requeue_batch(p_webhook_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) FROM PUBLIC;
 

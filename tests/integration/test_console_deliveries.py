@@ -19,7 +19,7 @@ from tests.integration.calling import (
     add_token,
 )
 from tests.integration.console_pages import csrf_of, sign_in, visiting
-from tests.webhook_rows import add_webhook
+from tests.webhook_rows import add_failures, add_webhook
 
 LIST = "/console/deliveries"
 MANY = "/console/deliveries/redeliver"
@@ -432,6 +432,38 @@ async def test_failed_deliveries_are_counted_before_resending(
         none = await browser.post(MANY, data=fields)
         assert "No delivery failed in this period" in none.text
     assert audited(bot) == [("webhook.redelivered", webhook, "console", "BRIDGE_TOKEN")]
+
+
+async def test_large_redelivery_is_shown_and_stopped(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, "https://a.example/")
+    add_failures(bot, webhook, 1005)
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        page = await browser.get(MANY, params={"webhook": webhook})
+        assert "Last resent period" not in page.text
+        fields = {
+            "csrf": csrf_of(page),
+            "webhook": webhook,
+            "since": "2020-01-01T00:00",
+            "per_second": "20",
+            "step": "send",
+        }
+        sent = await browser.post(MANY, data=fields)
+        assert sent.headers["Location"] == f"../deliveries/redeliver?webhook={webhook}"
+        shown = await browser.get(MANY, params={"webhook": webhook})
+        assert "1\u202f000 / 1\u202f005" in shown.text
+        assert "in progress" in shown.text
+        again = await browser.post(MANY, data=fields)
+        assert again.status_code == 409
+        assert "1\u202f000 / 1\u202f005" in again.text
+        cancel = f"{MANY}/{webhook}/cancel"
+        assert f'action="..{cancel.removeprefix("/console")}"' in shown.text
+        assert (await browser.post(cancel)).status_code == 403
+        stopped = await browser.post(cancel, data={"csrf": fields["csrf"]})
+        assert stopped.headers["Location"] == f"../../../deliveries/redeliver?webhook={webhook}"
+        shown = await browser.get(MANY, params={"webhook": webhook})
+        assert "stopped" in shown.text
+        assert cancel.removeprefix("/console") not in shown.text
 
 
 @pytest.mark.parametrize(

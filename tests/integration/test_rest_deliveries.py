@@ -19,8 +19,10 @@ from tests.integration.calling import (
     create,
     moment,
 )
+from tests.webhook_rows import add_failures
 
 NO_DELIVERY = {"detail": "Delivery not found"}
+NO_REDELIVERY = {"detail": "Redelivery of webhook not found"}
 
 
 async def test_deliveries_are_listed_with_status_and_result(bridge_url: str, bot: Bot) -> None:
@@ -365,6 +367,31 @@ async def test_failed_deliveries_are_counted_then_redelivered(bridge_url: str, b
         assert page["total"] == 2
 
 
+async def test_large_redelivery_is_followed_and_cancelled(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        path = f"/webhooks/{(await create(client))['id']}"
+        for method, part in ("GET", "redelivery"), ("POST", "redelivery/cancel"):
+            answer = await client.request(method, f"{path}/{part}")
+            assert (answer.status_code, answer.json()) == (404, NO_REDELIVERY)
+        add_failures(bot, int(path.rpartition("/")[2]), 1005)
+        body = {"since": "2020-01-01T00:00:00Z", "dry_run": False}
+        answer = await client.post(f"{path}/redeliver", json=body)
+        assert (answer.status_code, answer.json()) == (200, {"count": 1005, "dry_run": False})
+        progress = (await client.get(f"{path}/redelivery")).json()
+        figures = {"state": "running", "matched": 1005, "requeued": 1000, "per_second": 20.0}
+        assert figures.items() <= progress.items()
+        assert moment(progress["since"]) == datetime(2020, 1, 1, tzinfo=UTC)
+        assert (progress["finished_at"], progress["cancelled_at"]) == (None, None)
+        again = await client.post(f"{path}/redeliver", json=body)
+        said = f"webhook {path.rpartition('/')[2]} has a running redelivery"
+        assert (again.status_code, again.json()) == (409, {"detail": said})
+        cancelled = await client.post(f"{path}/redelivery/cancel")
+        assert cancelled.status_code == 200
+        assert (cancelled.json()["state"], cancelled.json()["requeued"]) == ("cancelled", 1000)
+        # Harmless if it has ended meanwhile.
+        assert (await client.post(f"{path}/redelivery/cancel")).json() == cancelled.json()
+
+
 async def test_invalid_redelivery_range_is_rejected(bridge_url: str) -> None:
     headers = {"Content-Type": "application/json"}
     bad: list[tuple[str, object]] = [
@@ -399,6 +426,8 @@ async def test_operations_on_unknown_ids_are_not_found(bridge_url: str) -> None:
             ("POST", "/webhooks/{}/pause", NOT_FOUND),
             ("POST", "/webhooks/{}/resume", NOT_FOUND),
             ("POST", "/webhooks/{}/redeliver", NOT_FOUND),
+            ("GET", "/webhooks/{}/redelivery", NO_REDELIVERY),
+            ("POST", "/webhooks/{}/redelivery/cancel", NOT_FOUND),
             ("GET", "/deliveries/{}", NO_DELIVERY),
             ("POST", "/deliveries/{}/redeliver", NO_DELIVERY),
         ):

@@ -200,7 +200,18 @@ NEEDED_WITHIN = {
     ("bridge.filter_problem(text)", "execute"),  # to_filter
     ("bridge.to_filter(text)", "execute"),  # create_webhook, update_webhook, check_filter
     ("bridge.wake_couriers()", "execute"),  # redeliver, redeliver_failed, resume_webhook
-    ("bridge.requeue(bigint, bigint[], double precision)", "execute"),  # redeliver
+    (
+        f"bridge.requeue(bigint, bigint[], double precision{', timestamp with time zone' * 3})",
+        "execute",
+    ),
+    ("bridge.requeue_batch(bigint)", "execute"),  # redeliver_finished, continue_redelivery
+    (
+        f"bridge.redeliver_finished(bigint{', timestamp with time zone' * 2}, boolean,"
+        " double precision, text)",
+        "execute",
+    ),  # redeliver_failed
+    ("bridge.redeliveries", "insert"),  # redeliver_finished
+    ("bridge.redeliveries", "update"),  # redeliver_finished, requeue_batch, cancel_redelivery
 }
 
 

@@ -19,6 +19,7 @@ from bridge.cli import webhooks as webhooks_commands
 from bridge.webhooks.model import NewWebhook, Redelivery
 from tests.system.processes import complaint, environment, pgbridge
 from tests.waiting import PATIENCE_SECONDS
+from tests.webhook_rows import add_failures
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 CREATE = ("create", "--name", "CRM", "--url", "http://receiver/hook", "--event-type", "ticket.*")
@@ -172,6 +173,20 @@ def test_redeliver_counts_and_needs_confirmation(bridge_url: str, bot: Bot) -> N
     assert "since: " in complaint(
         pgbridge("webhooks", "redeliver", webhook_id, "--since", "lately", url=bridge_url), 2
     )
+
+
+def test_redelivery_is_shown_and_cancelled(bridge_url: str, bot: Bot) -> None:
+    webhook_id = webhooks(bridge_url, *CREATE).stdout.strip()
+    line = complaint(pgbridge("webhooks", "redelivery", webhook_id, url=bridge_url), 1)
+    assert (
+        line
+        == f"pgbridge: there is no redelivery of webhook {webhook_id}; see: pgbridge webhooks list"
+    )
+    add_failures(bot, int(webhook_id), 1005)
+    webhooks(bridge_url, "redeliver", webhook_id, "--since", "2020-01-01", "--yes")
+    for options, state in ((), "running"), (("--cancel",), "cancelled"):
+        shown = webhooks(bridge_url, "redelivery", webhook_id, *options).stdout
+        assert shown == f"{state}: 1000 of 1005 put into the queue\n"
 
 
 @pytest.mark.parametrize(("answer", "code", "moved"), [("n", 1, 0), ("y", 0, 1)])

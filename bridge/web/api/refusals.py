@@ -98,11 +98,22 @@ WITH_BODY: Responses = {
 }
 NO_WEBHOOK: Responses = {404: _problem("The webhook does not exist", "Webhook not found")}
 NO_TOKEN: Responses = {404: _problem("The token does not exist, or is revoked", "Token not found")}
+NO_REDELIVERY: Responses = {
+    404: _problem(
+        "The webhook does not exist, or none of its deliveries were redelivered by time range",
+        "Redelivery of webhook not found",
+    )
+}
 NO_DELIVERY: Responses = {404: _problem("The delivery does not exist", "Delivery not found")}
 CANNOT_BE_SENT: Responses = {
     409: _problem(
         "The webhook has been deleted, or the event has expired",
         "the event of delivery 7 is no longer in the log",
+    )
+}
+REDELIVERY_RUNS: Responses = {
+    409: _problem(
+        "Another redelivery of the webhook is running", "webhook 7 has a running redelivery"
     )
 }
 

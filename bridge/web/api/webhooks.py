@@ -12,13 +12,21 @@ from bridge.database.pool import Row
 from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import IsActive, Limit, Offset, WebhookId
 from bridge.web.api.parts import InWebhooks
-from bridge.web.api.refusals import GUARDED, NO_WEBHOOK, WITH_BODY, later
+from bridge.web.api.refusals import (
+    GUARDED,
+    NO_REDELIVERY,
+    NO_WEBHOOK,
+    REDELIVERY_RUNS,
+    WITH_BODY,
+    later,
+)
 from bridge.webhooks.fields import OptionalText
 from bridge.webhooks.model import (
     CreatedWebhook,
     NewWebhook,
     Redelivery,
     RedeliveryCount,
+    RedeliveryProgress,
     RotatedSecret,
     SecretRotation,
     Webhook,
@@ -175,11 +183,28 @@ async def resume_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> Webhook
 
 @writing.post(
     ONE + "/redeliver",
-    responses={**NO_WEBHOOK, **WITH_BODY},
+    responses={**NO_WEBHOOK, **REDELIVERY_RUNS, **WITH_BODY},
     summary="Redeliver failed deliveries",
 )
 async def redeliver_failed(
     webhooks: InWebhooks, webhook_id: WebhookId, chosen: Redelivery
 ) -> RedeliveryCount:
-    """Send failed deliveries again. Only counts them unless `dry_run` is false."""
+    """Send failed deliveries again. Only counts them unless `dry_run` is false.
+
+    The first thousand are put into the queue at once, the others while the first are sent.
+    """
     return await webhooks.redeliver_failed(webhook_id, chosen)
+
+
+@reading.get(ONE + "/redelivery", responses=NO_REDELIVERY, summary="Show a redelivery's progress")
+async def get_redelivery(webhooks: InWebhooks, webhook_id: WebhookId) -> RedeliveryProgress:
+    """The webhook's last redelivery by time range, running or not."""
+    return await webhooks.redelivery(webhook_id)
+
+
+@writing.post(
+    ONE + "/redelivery/cancel", responses=NO_REDELIVERY, summary="Cancel a webhook's redelivery"
+)
+async def cancel_redelivery(webhooks: InWebhooks, webhook_id: WebhookId) -> RedeliveryProgress:
+    """Put no more deliveries into the queue. Those in it, at most 2,000, are still sent."""
+    return await webhooks.cancel_redelivery(webhook_id)

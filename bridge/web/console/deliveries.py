@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.database.pool import Row
 from bridge.database.queries import Queries
-from bridge.web.api.fields import BeforeId, DeliveryId, RowId
+from bridge.web.api.fields import BeforeId, DeliveryId, RowId, WebhookId
 from bridge.web.api.parts import InDatabase, InWebhooks
 from bridge.web.api.refusals import found
 from bridge.web.console.forms import Form, Problems, checked, decimal_point
@@ -29,7 +29,7 @@ from bridge.web.console.guard import form_of, page_router
 from bridge.web.console.rendering import page, redirect
 from bridge.webhooks.errors import NotFoundError, WebhookError
 from bridge.webhooks.fields import MAX_BIGINT, DeliveryStatus, EventType, Moment, RatePerSecond
-from bridge.webhooks.model import Redelivery, Webhook
+from bridge.webhooks.model import Redelivery, RedeliveryProgress, Webhook
 from bridge.webhooks.operations import Webhooks
 from bridge.webhooks.preview import preview
 
@@ -51,6 +51,7 @@ ROUTERS = (writing, reading)  # /redeliver must be matched before /{delivery_id}
 #: The format of a time field; its times are in UTC.
 _TIME_FIELD: Final = "%Y-%m-%dT%H:%M:%S"
 _MOMENT: Final[TypeAdapter[datetime]] = TypeAdapter(Moment)
+_ROW_ID: Final[TypeAdapter[int]] = TypeAdapter(RowId)
 
 
 class _Filters(BaseModel):
@@ -147,10 +148,23 @@ async def redeliver_failed_of_form(request: Request, webhooks: InWebhooks) -> Re
         counted = await webhooks.redeliver_failed(chosen.webhook, chosen)
     except NotFoundError:
         return await _ask_for_failed(request, webhooks, asked, {"webhook": "not_found"})
+    except WebhookError:  # one is running, as the page shows
+        return await _ask_for_failed(request, webhooks, asked, status=409)
     if counted.dry_run:
         seconds = counted.count / chosen.per_second
         return await _ask_for_failed(request, webhooks, asked, count=counted.count, seconds=seconds)
+    if (await webhooks.redelivery(chosen.webhook)).state == "running":
+        return redirect(request, "deliveries/redeliver", webhook=chosen.webhook)
     return redirect(request, "deliveries", webhook=chosen.webhook, status="pending", done="failed")
+
+
+@writing.post("/console/deliveries/redeliver/{webhook_id}/cancel")
+async def cancel_redelivery(
+    request: Request, webhooks: InWebhooks, webhook_id: WebhookId
+) -> Response:
+    """Put no more deliveries of a running redelivery back into the queue."""
+    await webhooks.cancel_redelivery(webhook_id)
+    return redirect(request, "deliveries/redeliver", webhook=webhook_id)
 
 
 @writing.post("/console/deliveries/redeliver-chosen")
@@ -235,17 +249,24 @@ async def _ask_for_failed(
     *,
     count: int | None = None,
     seconds: float = 0.0,
+    status: int = 200,
 ) -> Response:
     """Return the page of ``redeliver_failed_page``; with a count, it asks for confirmation."""
+    progress: RedeliveryProgress | None = None
+    with suppress(NotFoundError, ValidationError):
+        progress = await webhooks.redelivery(_ROW_ID.validate_python(asked["webhook"] or "0"))
     return page(
         request,
         "redeliver",
-        status=422 if problems else 200,
+        status=422 if problems else status,
         asked=_with_field_times(asked),
         problems=problems or {},
         webhooks=await _webhooks_to_choose_from(webhooks),
         count=count,
         seconds=seconds,
+        progress=progress,
+        # The page reloads its own address, which must answer GET with the same page.
+        is_fresh=request.method == "GET",
     )
 
 
