@@ -40,7 +40,8 @@ def import_webhooks(
     Invalid webhooks are skipped, and so are those whose URL and event type exist already.
 
     Raises:
-        WebhookError: there is no such table, or it lacks a required column.
+        WebhookError: there is no such table, it lacks a required column, or it belongs to a role
+            that has fewer rights than the owner of schema bridge.
     """
     webhooks = Webhooks(SessionQueries(connection), vault)
     results: list[Imported] = []
@@ -65,7 +66,18 @@ def import_webhooks(
 
 
 def _own_webhooks(connection: sessions.Connection) -> list[dict[str, Any]]:
-    """Return the active rows of the bot's table, with the columns that it has."""
+    """Return the active rows of the bot's table, with the columns that it has.
+
+    Views, policies, indexes and casts of its owner would run with the rights of this session.
+    """
+    untrusted = sessions.fetch(
+        connection, "untrusted_owners", tables=["public.webhooks"], view=None
+    )
+    if untrusted:
+        raise WebhookError(
+            f"{untrusted[0]['finding']}, whose code could run with the rights of this command; "
+            "create these webhooks with pgbridge webhooks create"
+        )
     rows = connection.execute(
         "select column_name::text from information_schema.columns"
         " where table_schema = 'public' and table_name = 'webhooks'"

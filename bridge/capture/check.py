@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from psycopg import pq
 
+from bridge.capture.owners import owner_problem
 from bridge.capture.render import Column, ColumnError, Expression, RenderedRule, Table, render
 from bridge.capture.rules import CaptureRule, Rule
 from bridge.database.migrate import InstallError
@@ -31,12 +32,18 @@ _TRIGGER_VARIABLES = {
 
 
 def check_rules(
-    connection: Connection, rules: Iterable[Rule], *, check_privileges: bool = True
+    connection: Connection,
+    rules: Iterable[Rule],
+    *,
+    check_privileges: bool = True,
+    is_installed: bool = True,
 ) -> tuple[list[RenderedRule], list[str]]:
     """Render the rules, and let the database parse all SQL in them without running it.
 
     Args:
-        check_privileges: reject tables on which the session's role cannot create triggers.
+        check_privileges: reject tables on which the session's role cannot create triggers, and
+            rules through which another role's code could run with the capture function's rights.
+        is_installed: whether schema bridge has an owner already.
 
     Returns:
         The rendered rules, and warnings about rules that may surprise, one line each.
@@ -65,7 +72,8 @@ def check_rules(
         if check_privileges and not described["may_create_trigger"]:
             raise InstallError(
                 f"{where}: table: this role may not create triggers on {rule.table}; "
-                "run init as the table's owner"
+                "run init as the table's owner, or let the owner grant it the right trigger on "
+                "the table and its partitions"
             )
         if heirs:
             remarks.append(
@@ -87,6 +95,8 @@ def check_rules(
         for expression in result.expressions:
             if (problem := _sql_error(connection, rule, expression)) is not None:
                 raise InstallError(f"{where}: {expression.key}: {problem}")
+        if check_privileges:
+            _require_trusted_owners(connection, where, rule, result, is_installed=is_installed)
         rendered.append(result)
     return rendered, remarks
 
@@ -101,18 +111,8 @@ def _sql_error(connection: Connection, rule: Rule, expression: Expression) -> st
     The expression is parsed but never run. CASE rejects set-returning functions, as the trigger
     function would.
     """
-    form = (
-        "case when ({}\n) then 1 end"
-        if expression.is_condition
-        else "case when true then ({}\n) end"
-    )
-    variables = ", ".join(f"null::{kind} as {name}" for name, kind in _TRIGGER_VARIABLES.items())
-    sources = [f"(select {variables}) as variables"]
-    if rule.on != ("truncate",):
-        sources += [f"{rule.table} as {row}" for row in ("new", "old")]
     # Preparing accepts a single statement only, whatever the expression contains.
-    statement = f"select {form.format(expression.sql)} from {', '.join(sources)}"  # noqa: S608
-    result = connection.pgconn.prepare(b"", statement.encode())
+    result = connection.pgconn.prepare(b"", _selection(rule, expression, "{}").encode())
     if result.status != pq.ExecStatus.COMMAND_OK:
         message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"invalid SQL"
         hint = ""
@@ -122,3 +122,40 @@ def _sql_error(connection: Connection, rule: Rule, expression: Expression) -> st
     if connection.pgconn.describe_prepared(b"").nparams:
         return "parameters such as $1 are not supported"
     return None
+
+
+def _selection(rule: Rule, expression: Expression, selected: str) -> str:
+    """Return a SELECT over NEW and OLD, which is never run.
+
+    Args:
+        selected: what to select; ``{}`` stands for the expression.
+    """
+    form = (
+        "case when ({}\n) then 1 end"
+        if expression.is_condition
+        else "case when true then ({}\n) end"
+    )
+    variables = ", ".join(f"null::{kind} as {name}" for name, kind in _TRIGGER_VARIABLES.items())
+    sources = [f"(select {variables}) as variables"]
+    if rule.on != ("truncate",):
+        sources += [f"{rule.table} as {row}" for row in ("new", "old")]
+    value = selected.format(form.format(expression.sql))
+    return f"select {value} from {', '.join(sources)}"  # noqa: S608
+
+
+def _require_trusted_owners(
+    connection: Connection, where: str, rule: Rule, rendered: RenderedRule, *, is_installed: bool
+) -> None:
+    """Reject a rule that would run another role's code with the capture function's rights."""
+    view = None
+    # PostgreSQL records what a view refers to. It is parsed, but neither planned nor run.
+    with connection.transaction(force_rollback=True):
+        if rendered.expressions:
+            view = "bridge.sql_of_rule"
+            # Whether it is null, because a view may have no column of a pseudo-type.
+            selections = [_selection(rule, each, "({}) is null") for each in rendered.expressions]
+            connection.execute(f"create view {view} as {' union all '.join(selections)}".encode())
+        rows = fetch(connection, "untrusted_owners", tables=[rule.table], view=view)
+    if (problem := owner_problem(rows, is_installed=is_installed)) is not None:
+        findings, danger, remedy = problem
+        raise InstallError(f"{where}: {findings}; {danger}; {remedy}")

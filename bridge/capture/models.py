@@ -55,6 +55,8 @@ class AppliedRule:
     trigger_enabled: bool
     trigger_unchanged: bool
     function_unchanged: bool
+    #: The function's owner, whose rights it has, unless that is the owner of schema bridge.
+    other_owner: str | None
 
     @property
     def damage(self) -> str | None:
@@ -69,6 +71,8 @@ class AppliedRule:
             return "its trigger was replaced"
         if not self.function_unchanged:
             return "its function was replaced"
+        if self.other_owner:
+            return f"its function belongs to {self.other_owner}, who must run init to change that"
         return None
 
     def has_trigger_of(self, rule: RenderedRule) -> bool:
@@ -82,7 +86,11 @@ class AppliedRule:
 
     def has_function_of(self, rule: RenderedRule) -> bool:
         """Return whether the rule's function, active or paused, has the same definition."""
-        return self.function_unchanged and self.function_sql == rule.function_sql
+        return (
+            self.function_unchanged
+            and self.other_owner is None
+            and self.function_sql == rule.function_sql
+        )
 
 
 def applied_rules(connection: Connection) -> list[AppliedRule]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psycopg
 
@@ -29,25 +30,37 @@ def plan_install(
         quiet_doorbell: leave the doorbell quiet, for a bridge that polls.
         create_roles: create bridge_service and bridge_reader if they do not exist.
         check_privileges: reject rules for tables on which the session's role cannot create
-            triggers. Turn it off to plan what another role would do.
+            triggers, and rules through which others could use the rights of the schema's owner.
+            Turn it off to plan what another role would do.
 
     Raises:
         InstallError: a rule does not fit the database, or the schema cannot be migrated.
     """
     try:
+        installed = is_installed(connection)
         migrations = plan_migrations(connection)
         with _temporary_schema(connection, migrations):
-            checked, remarks = check_rules(connection, rules, check_privileges=check_privileges)
+            checked, remarks = check_rules(
+                connection, rules, check_privileges=check_privileges, is_installed=installed
+            )
         missing_roles, role_steps = _plan_roles(
             connection, create=create_roles, regrant_all=bool(migrations)
         )
         applied = {rule.name: rule for rule in applied_rules(connection)}
+        [may] = fetch(connection, "may_install")
         rings = connection.execute(
             "select pg_sequence_last_value(to_regclass('bridge.doorbell')) = 0"
         ).fetchone()
     except psycopg.Error as error:
         raise InstallError(one_line_with_hint(error)) from None
 
+    # Everything belongs to the owner of the schema, also if a superuser or a member runs init.
+    owner = may["other_owner"]
+    if owner is not None:
+        migrations = [
+            replace(step, sql=f"set local role {identifier(owner)};\n{step.sql}")
+            for step in migrations
+        ]
     # Grants come before rules, which may have to wait for table locks: a running bridge needs the
     # grants as soon as the schema has changed.
     plan = Plan([*migrations, *role_steps], remarks=remarks, missing_roles=missing_roles)
@@ -61,7 +74,7 @@ def plan_install(
             continue
         else:
             plan.changed.append(name)
-        plan.steps.append(_application(rule, known))
+        plan.steps.append(_application(rule, known, owner))
     # Removals come last: rows of a renamed event are briefly captured under both names, never
     # under none.
     for name, old in applied.items():
@@ -147,7 +160,7 @@ def _temporary_schema(connection: Connection, migrations: Sequence[Step]) -> Ite
         yield
 
 
-def _application(rule: RenderedRule, known: AppliedRule | None) -> Step:
+def _application(rule: RenderedRule, known: AppliedRule | None, owner: str | None) -> Step:
     replace_trigger = known is None or not known.has_trigger_of(rule)
     # Dropping a trigger blocks readers too, so do it only if `create or replace` cannot do the job,
     # and in the transaction that creates the new one: no row is missed.
@@ -171,6 +184,7 @@ def _application(rule: RenderedRule, known: AppliedRule | None) -> Step:
             function_sql=render_paused(rule.function_name) if paused else rule.function_sql,
             old=known if drop_trigger else None,
             replace_trigger=replace_trigger,
+            owner=owner,
         ),
         locked_table=rule.table if replace_trigger else None,
         blocks_readers=drop_trigger,
@@ -180,7 +194,7 @@ def _application(rule: RenderedRule, known: AppliedRule | None) -> Step:
 def _removal(rule: AppliedRule) -> Step:
     return Step(
         f"remove {rule.name}",
-        render_sql("remove_rule", rule=rule),
+        render_sql("remove_rule", old=rule),
         locked_table=rule.table_name,
         blocks_readers=True,
     )

@@ -5,8 +5,10 @@ select r.name, r.table_name, r.trigger_name, r.function_name, r.trigger_sql, r.f
        t.oid is not null as trigger_present,
        coalesce(t.tgenabled in ('O', 'A'), false) as trigger_enabled,
        coalesce(pg_get_triggerdef(t.oid) = r.trigger_definition, false) as trigger_unchanged,
-       coalesce(pg_get_functiondef(p.oid) = r.function_definition, false) as function_unchanged
+       coalesce(pg_get_functiondef(p.oid) = r.function_definition, false) as function_unchanged,
+       nullif(pg_get_userbyid(p.proowner), pg_get_userbyid(n.nspowner))::text as other_owner
 from bridge.capture_rules r
+join pg_namespace n on n.nspname = 'bridge'
 left join pg_trigger t on t.tgrelid = to_regclass(r.table_name) and t.tgname = r.trigger_name
 left join pg_proc p on p.oid = to_regproc(r.function_name)
 order by r.name;

@@ -26,6 +26,6 @@ from (
     end as reason
     from pg_class t
     where t.oid = to_regclass('public.web_api_tokens')
-      and not pg_has_role(t.relowner, (select nspowner from pg_namespace where nspname = 'bridge'), 'member')
+      and not pg_has_role(t.relowner, (select nspowner from pg_namespace where nspname = 'bridge'), 'usage')
 ) as judged
 where reason is not null;

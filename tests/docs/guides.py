@@ -88,6 +88,10 @@ NOT_RUN = {
         "docs/roles.md",
         "export BRIDGE_DATABASE_URL=postgresql://shop_bridge:choose-one@127.0.0.1/shop",
     ): f"{_SERVES}; the page's test checks that role's rights",
+    (
+        "docs/roles.md",
+        "export BRIDGE_DATABASE_URL='postgresql://shop_owner:…@127.0.0.1/shop?options=-c%20role%3Dshop_group'",
+    ): "the page's test runs init with the same options",
     ("docs/upgrade.md", "systemctl restart pgbridge"): _SYSTEMD,
     ("docs/upgrade.md", "systemctl stop pgbridge"): _SYSTEMD,
     ("docs/upgrade.md", "systemctl disable --now pgbridge"): _SYSTEMD,

@@ -12,6 +12,7 @@ from bridge.database.sessions import fetch
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.conftest import BOT_TABLES, init
 from tests.docs.guides import blocks, guide
+from tests.integration.doctor.conftest import diagnose
 from tests.system.processes import as_role
 
 Bot = psycopg.Connection[tuple[Any, ...]]
@@ -58,8 +59,11 @@ def test_page_lists_the_actual_rights(bot: Bot) -> None:
     assert table(fetch(bot, "rights")) in PAGE
 
 
+SQL = [text for kind, text in blocks(PAGE) if kind == "sql"]
+
+
 def test_sql_of_the_page_creates_the_logins(own_server: EmbeddedPostgres) -> None:
-    first, watcher, bot_tokens, removal = [text for kind, text in blocks(PAGE) if kind == "sql"]
+    first, watcher, bot_tokens, group, move, removal = SQL
     with psycopg.connect(own_server.url(), autocommit=True) as admin:
         admin.execute("create role shop_owner login")
         admin.execute("create database shop")
@@ -78,9 +82,33 @@ def test_sql_of_the_page_creates_the_logins(own_server: EmbeddedPostgres) -> Non
             bridge.execute(f"select {TOKEN_COLUMNS} from public.web_api_tokens")
         with psycopg.connect(as_role(url, "shop_watcher")) as people:
             assert people.execute("select count(*) from bridge.events").fetchone() == (0,)
-        with psycopg.connect(url) as shop:
+        with psycopg.connect(url, autocommit=True) as shop:
+            shop.execute("drop schema bridge cascade; create role shop_billing")
+            shop.execute(group.encode())
+            [options] = re.findall(r"shop(\?options=\S+)' ", PAGE.replace("\n", " "))
+            of_group = as_role(url, "shop_owner") + options.replace("?", "&")
+            init(of_group)
+            assert _owners(shop) == {"shop_group"}
+            shop.execute(move.encode())
+            assert _owners(shop) == {"shop_owner"}
+            assert init(as_role(url, "shop_owner")).steps == []
+            found = diagnose(as_role(url, "shop_bridge"))
+            assert {found[check].level for check in ("rules", "triggers", "table_owners")} == {"ok"}
             shop.execute("drop schema bridge cascade")
         admin.execute(removal.encode())
+
+
+def _owners(connection: Bot) -> set[str]:
+    """Return the owners of schema bridge and of everything in it."""
+    rows = connection.execute("""
+        select pg_get_userbyid(nspowner)::text from pg_namespace where nspname = 'bridge'
+        union select pg_get_userbyid(relowner) from pg_class
+        where relnamespace = 'bridge'::regnamespace
+        union select pg_get_userbyid(proowner) from pg_proc
+        where pronamespace = 'bridge'::regnamespace
+        union select pg_get_userbyid(typowner) from pg_type
+        where typnamespace = 'bridge'::regnamespace""").fetchall()
+    return {owner for (owner,) in rows}
 
 
 def test_access_page_has_the_same_grant_on_bot_tokens() -> None:

@@ -113,7 +113,10 @@ async def test_everything_works_without_a_superuser(url: str) -> None:
         for command, why in (
             (("init",), "may not create triggers on public.tickets"),
             (("capture", "pause"), "permission denied for schema bridge; docs/roles.md says"),
-            (("uninstall", "--yes"), "must be owner of relation tickets; docs/roles.md says"),
+            (
+                ("uninstall", "--yes"),
+                "must be owner of function bridge.capture_note_ticket_opened; docs/roles.md says",
+            ),
         ):
             assert why in refusal(RUNNER, url, *command)
         assert run_as(OWNER, url, "uninstall", "--yes").splitlines()[-1] == (

@@ -1,5 +1,6 @@
 """Check the capture rules and their triggers."""
 
+from bridge.capture.owners import owner_problem
 from bridge.database.migrate import InstallError
 from bridge.operations.doctor.framework import (
     LISTED,
@@ -64,6 +65,15 @@ def triggers(context: Context) -> Verdicts:
             "run: pgbridge init",
         )
     return ok(f"the triggers and functions of {len(applied)} rules are unchanged")
+
+
+def table_owners(context: Context) -> Verdicts:
+    """Check that no other role's code can run with the rights of the capture functions."""
+    tables = [rule.table_name for rule in context.applied_rules()]
+    rows = context.fetch("untrusted_owners", tables=tables, view=None)
+    if (problem := owner_problem(rows, is_installed=True)) is not None:
+        return error(*problem)
+    return ok("the owners of captured tables have the rights of the capture functions anyway")
 
 
 def paused_rules(context: Context) -> Verdicts:

@@ -31,6 +31,7 @@ CHECKS: tuple[Check, ...] = (
     schema.partitions,
     capture.rules,
     capture.triggers,
+    capture.table_owners,
     capture.paused_rules,
     capture.capture_errors,
     secrets.webhook_secrets,
