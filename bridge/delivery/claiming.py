@@ -1,7 +1,10 @@
-"""Claims due deliveries: everything in a sweep, otherwise what became due since the last claim.
+"""Claims due deliveries: everything in a sweep, otherwise what the last claims left.
 
-While vacuum is held back, a scan from the start of the queue passes every delivery settled since
-then. So most claims start at a mark, and sweeps become rarer the longer they take.
+While vacuum is held back, a search from the start of a queue passes every delivery settled since
+then. So a claim continues where the last one left off: in a backlog with the first delivery that it
+left, and elsewhere a few seconds back, for deliveries that become visible late. What that misses,
+such as an expired lease of another bridge, the next sweep finds. Sweeps become rarer the longer
+they take.
 """
 
 from collections import Counter
@@ -20,8 +23,11 @@ SWEEP_SECONDS = 1.0
 #: sweep that waited for a lock was not slow by itself.
 SWEEP_REST = 10
 LONGEST_SWEEP_REST_SECONDS = 30.0
-#: How long after its due time a delivery may become visible: the longest drain.
-LATE = timedelta(seconds=5)
+#: How far a claim looks back where nothing was left: longer than the longest drain, because a
+#: delivery is due from the start of its drain and visible at the end.
+LATE = timedelta(seconds=10)
+#: Columns of a claim that the next claim takes back: where to continue, one element per queue.
+NEXT = ("next_webhook_ids", "next_queues", "next_times", "next_ids")
 
 
 class Claimer:
@@ -45,53 +51,48 @@ class Claimer:
         self._clock = clock
         self._most_failing = most_failing
         self._schedule = schedule
-        # From which due time on to search the queue, by webhook and for all others.
-        self._due_since: dict[int, datetime] = {}
+        # Where to continue in each queue with a backlog, and since when to search all others.
+        self._left_off: Sequence[Sequence[object]] = [()] * len(NEXT)
         self._others_since: datetime | None = None
-        self._swept_at = -float("inf")
+        self._must_sweep = True
+        self._swept_at = 0.0
         self._sweep_seconds, self._sweep_took = SWEEP_SECONDS, 0.0
 
     def sweep_next(self) -> None:
         """Make the next claim a sweep."""
-        self._swept_at = -float("inf")
+        self._must_sweep = True
 
     async def claim(self, limit: int, held: Collection[Delivery]) -> list[Delivery]:
         """Lease at most ``limit`` deliveries, beside those that are held already."""
         in_flight = Counter(delivery.webhook_id for delivery in held)
         started = trio.current_time()
-        is_sweep = started - self._swept_at >= self._sweep_seconds
-        others = None if is_sweep else self._others_since
-        due_since = {} if is_sweep else self._due_since
-        known = list(in_flight.keys() | self._due_since.keys())
+        is_sweep = self._must_sweep or started - self._swept_at >= self._sweep_seconds
+        self._must_sweep = False
         asked = self._clock.asks()
-        rows = await self._database.fetch(
-            "claim",
-            known,
-            [in_flight[webhook_id] for webhook_id in known],
-            [due_since.get(webhook_id, others) for webhook_id in known],
-            others,
-            limit,
-            self._most_failing - sum(delivery.is_failing for delivery in held),
-            [delivery.id for delivery in held],
-        )
-        now = rows[0]["now"]
-        self._clock.answered(now, asked)
-        if rows[0]["id"] is None:
-            rows = []
-        if is_sweep:
-            self._swept(started)
-        if is_sweep and len(rows) < limit:
-            # A sweep that ran out of room has not seen everything: then the old marks stay.
-            self._others_since = now - LATE
-            self._due_since = {
-                webhook_id: since
-                for webhook_id, since in self._due_since.items()
-                if webhook_id in in_flight
-            }
+        try:
+            rows = await self._database.fetch(
+                "claim",
+                list(in_flight.keys()),
+                list(in_flight.values()),
+                *self._left_off,
+                self._others_since,
+                is_sweep,
+                limit,
+                self._most_failing - sum(delivery.is_failing for delivery in held),
+                [delivery.id for delivery in held],
+            )
+        finally:
+            # A sweep that was cancelled because it took too long must not follow itself.
+            if is_sweep:
+                self._swept(started)
+        first = rows[0]
+        self._clock.answered(first["now"], asked)
+        self._others_since = first["now"] - LATE
+        self._left_off = [first[column] or () for column in NEXT]
+        if first["id"] is None:
+            return []
         events: dict[int, Event] = {}
         for row in rows:
-            if not row["is_redelivery"]:
-                self._due_since[row["webhook_id"]] = row["next_attempt_at"] - LATE
             if row["event_id"] not in events:
                 events[row["event_id"]] = Event(row["event_id"], row["event_type"], row["payload"])
         return [self._delivery(row, events[row["event_id"]]) for row in rows]

@@ -1,14 +1,15 @@
 -- Leases due deliveries: for each webhook as many as it may have in flight, new deliveries before
 -- redeliveries, oldest first. A lease outlives the longest attempt by 30 s; after that, any courier may
 -- claim the delivery. Every row carries the current time; if nothing is due, one row carries only that.
--- Arrays with one element per webhook that this courier knows about:
--- $1 webhook, $2 its attempts in flight here, $3 ignore new deliveries that were due before this time
--- Other parameters:
--- $4 the same limit as $3 for all other webhooks; null: none. Earlier deliveries were already scanned.
---    While vacuum is held back, scanning them again would read every row settled since.
--- $5 most deliveries, $6 most of them for webhooks that mostly fail
--- $7 deliveries that this courier still holds. If settling them takes longer than their leases, they
---    must not be sent twice.
+-- The first row also says where the next claim continues: next_* are arrays with one element per queue in
+-- which deliveries may be left. Queues are: new, redelivery, or for ordered webhooks, ordered. While vacuum
+-- is held back, a search from the start of a queue reads every row settled since.
+-- $1 webhooks with attempts in flight here, $2 how many
+-- $3 to $6 next_* of the last claim, $7 search all other queues from this time on
+-- $8 whether this is a sweep, which searches all queues from their start
+-- $9 most deliveries, $10 most of them for webhooks that mostly fail
+-- $11 deliveries that this courier still holds. If settling them takes longer than their leases, they
+--     must not be sent twice.
 with reserved as materialized (
     -- Claiming uses up the rate and the breaker's one probe. Only the bridge that locks the row may
     -- use them. (If another session holds the lock, the webhook is skipped this time.)
@@ -21,95 +22,123 @@ with reserved as materialized (
     select w.id,
            w.ordered,
            w.failure_share > 0.5 as is_failing,
-           coalesce(case when known.webhook_id is null then $4 else known.due_since end, '-infinity') as due_since,
-           least(
+           breaker.is_open,
+           -- Whether the open breaker lets no probe through yet.
+           breaker.is_open and (r.probe_at <= now()) is not true as is_waiting,
+           greatest(0, least(
                case
-                   when w.probe_at is not null or w.ordered then 1
+                   when breaker.is_open or w.ordered then 1
                    -- The more attempts fail, the fewer run at once. Recovery is gradual.
                    else ceil(w.max_concurrency * (1 - w.failure_share))
-               end - coalesce(known.in_flight, 0),
-               case when w.rate_per_second is not null then floor(
-                   extract(epoch from now() - pace.used_until)::double precision * w.rate_per_second + 1e-6)
+               end - coalesce(busy.in_flight, 0),
+               case
+                   when w.rate_per_second is null then null
+                   when r.id is null then 0
+                   else floor(extract(epoch from now() - pace.used_until)::double precision * w.rate_per_second + 1e-6)
                end,
-               $5
-           )::integer as slots
+               $9
+           ))::integer as slots
     from bridge.webhooks w
     left join reserved r on r.id = w.id
-    left join unnest($1::bigint[], $2::integer[], $3::timestamptz[]) as known(webhook_id, in_flight, due_since)
-        on known.webhook_id = w.id
+    left join unnest($1::bigint[], $2::integer[]) as busy(webhook_id, in_flight) on busy.webhook_id = w.id
+    cross join lateral (select w.probe_at is not null as is_open) as breaker
     cross join lateral (
         -- Allow a burst of one second's worth, and always at least one attempt.
         select greatest(r.paced_until, now() - make_interval(secs => greatest(1, 1 / w.rate_per_second))) as used_until
     ) as pace
     where w.is_active and w.paused_at is null
-      and (w.rate_per_second is null or r.id is not null)
-      and (w.probe_at is null or r.id is not null and r.probe_at <= now())
-), free as materialized (
-    -- Candidates are not locked yet. With many webhooks there are far more of them than free slots.
-    select room.id as webhook_id, room.is_failing, candidate.is_redelivery, candidate.id, candidate.next_attempt_at,
-           row_number() over (
-               partition by room.id
-               order by candidate.is_redelivery, candidate.next_attempt_at, candidate.id) as place,
-           room.slots
+), queues as materialized (
+    select room.id as webhook_id, kind.name as queue, room.is_failing, room.slots,
+           not room.is_waiting and (room.slots > 0 or $8) as is_searched,
+           case when $8 or room.is_open then '-infinity' else left_off.at end as from_at,
+           case when $8 or room.is_open then 0 else left_off.id end as from_id,
+           -- The same, if it is not searched.
+           left_off.at as left_off_at,
+           left_off.id as left_off_id,
+           known.id is not null as is_known
     from room
-    cross join (values (false), (true)) as kind(is_redelivery)
+    join (values ('new', false), ('redelivery', false), ('ordered', true)) as kind(name, ordered)
+        on kind.ordered = room.ordered
+    left join unnest($3::bigint[], $4::text[], $5::timestamptz[], $6::bigint[]) as known(webhook_id, queue, at, id)
+        on known.webhook_id = room.id and known.queue = kind.name
     cross join lateral (
-        select q.id, q.next_attempt_at, q.is_redelivery
-        from bridge.delivery_queue q
-        where not room.ordered
-          and q.webhook_id = room.id
-          and q.is_redelivery = kind.is_redelivery
-          and q.next_attempt_at <= now()
-          and q.next_attempt_at >= case when kind.is_redelivery then '-infinity' else room.due_since end
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7::bigint[]))
-        order by q.next_attempt_at, q.id
-        limit greatest(room.slots, 0)
-    ) as candidate
-    union all
-    select room.id, room.is_failing, null, head.id, head.next_attempt_at, 1, room.slots
-    from room
+        select coalesce(case when known.id is null then $7 else known.at end, '-infinity') as at,
+               coalesce(known.id, 0) as id
+    ) as left_off
+    -- Without an entry, a webhook whose breaker is open is searched only for its probes.
+    where not room.is_waiting or known.id is not null
+), free as materialized (
+    -- Candidates are not locked yet. With many webhooks there are far more of them than free slots. One
+    -- more than fits shows where to continue.
+    select queues.webhook_id, queues.queue, queues.is_failing, queues.slots, candidate.id, candidate.next_attempt_at,
+           row_number() over (
+               partition by queues.webhook_id
+               order by queues.queue, candidate.next_attempt_at, candidate.id) as place
+    from queues
     cross join lateral (
         select q.id, q.next_attempt_at
         from bridge.delivery_queue q
-        where room.ordered
-          and q.id = (select min(first.id) from bridge.delivery_queue first where first.webhook_id = room.id)
+        where q.webhook_id = queues.webhook_id
+          and q.is_redelivery = (queues.queue = 'redelivery')
           and q.next_attempt_at <= now()
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7::bigint[]))
-          -- A redelivery waits while a later delivery is in flight on another bridge.
-          and not (q.is_redelivery and exists (
-              select from bridge.delivery_queue busy
-              where busy.webhook_id = room.id and busy.leased_until > now()))
-        limit greatest(room.slots, 0)
-    ) as head
+          and (q.next_attempt_at, q.id) >= (queues.from_at, queues.from_id)
+          -- Implied, but without it the planner expects more rows and might read and sort all of them.
+          and q.next_attempt_at >= queues.from_at
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($11::bigint[]))
+        order by q.next_attempt_at, q.id
+        limit queues.slots + 1
+    ) as candidate
+    where queues.is_searched and queues.queue <> 'ordered'
+), heads as materialized (
+    -- The first delivery of an ordered webhook, and whether it can be sent now. The others wait for it.
+    select queues.webhook_id, queues.is_failing, queues.slots, head.id, head.next_attempt_at,
+           head.next_attempt_at <= now()
+           and (head.leased_until is null or head.leased_until <= now() and head.id <> all ($11))
+           -- A redelivery waits while a later delivery is in flight on another bridge.
+           and not (head.is_redelivery and exists (
+               select from bridge.delivery_queue later
+               where later.webhook_id = queues.webhook_id and later.leased_until > now())) as is_free
+    from queues
+    cross join lateral (
+        select min(q.id) as id
+        from bridge.delivery_queue q
+        where q.webhook_id = queues.webhook_id and q.id >= queues.from_id
+    ) as first
+    join bridge.delivery_queue head on head.id = first.id
+    where queues.is_searched and queues.queue = 'ordered'
 ), due as materialized (
     -- If slots are short, every webhook gets one before any webhook gets two.
-    select webhook_id, is_redelivery, id
+    select webhook_id, queue, next_attempt_at, id, place
     from (
         select *, row_number() over (partition by is_failing order by place, next_attempt_at, id) as turn
-        from free
-        where place <= slots
+        from (
+            select webhook_id, queue, is_failing, id, next_attempt_at, place from free where place <= slots
+            union all
+            select webhook_id, 'ordered', is_failing, id, next_attempt_at, 1 from heads where is_free and slots > 0
+        ) as candidate
     ) as queued
-    where not is_failing or turn <= $6
+    where not is_failing or turn <= $10
     order by is_failing, place, next_attempt_at, id
-    limit $5
+    limit $9
 ), taken as materialized (
-    -- For each webhook as many as are due. Skip those that another bridge is claiming, and take the next.
+    -- From each queue as many as are due. Skip those that another bridge is claiming, and take the next.
     select candidate.id
     from (
-        select webhook_id, is_redelivery, count(*) as count
+        select distinct on (webhook_id, queue) webhook_id, queue, next_attempt_at as from_at, id as from_id,
+               count(*) over (partition by webhook_id, queue) as count
         from due
-        where is_redelivery is not null
-        group by webhook_id, is_redelivery
+        where queue <> 'ordered'
+        order by webhook_id, queue, place
     ) as share
-    join room on room.id = share.webhook_id
     cross join lateral (
         select q.id
         from bridge.delivery_queue q
         where q.webhook_id = share.webhook_id
-          and q.is_redelivery = share.is_redelivery
+          and q.is_redelivery = (share.queue = 'redelivery')
           and q.next_attempt_at <= now()
-          and q.next_attempt_at >= case when share.is_redelivery then '-infinity' else room.due_since end
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7))
+          and (q.next_attempt_at, q.id) >= (share.from_at, share.from_id)
+          and q.next_attempt_at >= share.from_at
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($11))
         order by q.next_attempt_at, q.id
         limit share.count
         for update of q skip locked
@@ -120,10 +149,10 @@ with reserved as materialized (
     cross join lateral (
         select q.id
         from bridge.delivery_queue q
-        where due.is_redelivery is null
+        where due.queue = 'ordered'
           and q.id = due.id
           and q.next_attempt_at <= now()
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($7))
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($11))
         for update of q skip locked
     ) as head
 ), leased as (
@@ -150,10 +179,34 @@ with reserved as materialized (
     from (select webhook_id, count(*) as count from leased group by webhook_id) as spending
     join reserved on reserved.id = spending.webhook_id
     where w.id = spending.webhook_id
+), next as materialized (
+    select array_agg(webhook_id) as webhook_ids, array_agg(queue) as queues,
+           array_agg(nullif(at, '-infinity')) as times, array_agg(id) as ids
+    from (
+        -- The first candidate that was not leased.
+        (select distinct on (webhook_id, queue) webhook_id, queue, next_attempt_at as at, id
+         from free
+         where not exists (select from leased where leased.id = free.id)
+         order by webhook_id, queue, next_attempt_at, id)
+        union all
+        select q.webhook_id, q.queue, '-infinity', coalesce(h.id, q.left_off_id)
+        from queues q
+        left join heads h on h.webhook_id = q.webhook_id
+        where q.queue = 'ordered' and (q.is_known or h.id is not null)
+        union all
+        select webhook_id, queue, left_off_at, left_off_id
+        from queues
+        where queue <> 'ordered' and not is_searched
+    ) as queue
 )
-select now() as now, l.*,
+select now() as now,
+       case when l.is_first is not false then next.webhook_ids end as next_webhook_ids,
+       case when l.is_first is not false then next.queues end as next_queues,
+       case when l.is_first is not false then next.times end as next_times,
+       case when l.is_first is not false then next.ids end as next_ids,
+       l.*,
        (select e.payload from bridge.events e
         where e.id = l.event_id and e.recorded_at = l.event_recorded_at) as payload
-from (select) as always
-left join leased l on true
+from next
+left join (select *, row_number() over (order by id) = 1 as is_first from leased) as l on true
 order by l.id;

@@ -19,6 +19,7 @@ import trio
 from bridge.database.pool import Database, Row, open_database, values_by_column
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.bench.result import Result, new_database
+from tests.integration.delivering import NOTHING_LEFT, claim_values
 from tests.system.processes import TOKEN, running
 
 HISTORY = int(os.environ.get("BENCH_HISTORY", "10_000_000"))
@@ -238,11 +239,10 @@ async def _claims(
 async def _claim(
     database: Database, most: int, since: datetime | None = None
 ) -> tuple[float, list[Row]]:
-    webhooks = list(range(1, WEBHOOKS + 1))
+    left_off = None if since is None else NOTHING_LEFT
+    values = claim_values(most, left_off=left_off, others_since=since)
     started = time.perf_counter()
-    rows = await database.fetch(
-        "claim", webhooks, [0] * WEBHOOKS, [since] * WEBHOOKS, since, most, most, []
-    )
+    rows = await database.fetch("claim", *values)
     return time.perf_counter() - started, rows
 
 

@@ -13,6 +13,7 @@ import trio
 from bridge.access.vault import Vault
 from bridge.database.pool import Database, Row, open_database, values_by_column
 from bridge.delivery.addresses import AddressPolicy
+from bridge.delivery.claiming import NEXT
 from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import resolve
 from bridge.delivery.transport import Transport
@@ -58,6 +59,8 @@ def delivery(bot: Bot, delivery_id: int) -> dict[str, Any]:
     return row
 
 
+#: The answer of a claim that searched every queue to its end.
+NOTHING_LEFT: Row = dict.fromkeys(NEXT)
 SETTLED = "not exists (select from bridge.delivery_queue where attempt_number = 0)"
 
 
@@ -101,28 +104,43 @@ async def claim(
     *,
     failing: int | None = None,
     in_flight: Mapping[int, int] | None = None,
-    due_since: datetime | None = None,
 ) -> list[Row]:
-    """Claim deliveries as a courier does.
+    """Sweep as a courier does.
 
     Args:
         limit: maximum number of deliveries.
         failing: maximum number of them to webhooks that mostly fail; None: no limit.
         in_flight: deliveries in flight by webhook.
-        due_since: skip deliveries due earlier, as after a sweep; None: sweep.
+    """
+    rows = await database.fetch("claim", *claim_values(limit, failing=failing, in_flight=in_flight))
+    return [row for row in rows if row["id"] is not None]
+
+
+def claim_values(
+    limit: int = 64,
+    *,
+    failing: int | None = None,
+    in_flight: Mapping[int, int] | None = None,
+    left_off: Row | None = None,
+    others_since: datetime | None = None,
+) -> list[object]:
+    """Return the parameters of a claim, or of a sweep unless it continues another claim.
+
+    Args:
+        left_off: the first row of the last claim.
+        others_since: since when to search the queues that it searched to their ends.
     """
     known = in_flight or {}
-    rows = await database.fetch(
-        "claim",
+    return [
         list(known),
         list(known.values()),
-        [due_since] * len(known),
-        due_since,
+        *([] if left_off is None else left_off[column] or [] for column in NEXT),
+        others_since,
+        left_off is None,
         limit,
         limit if failing is None else failing,
         [],
-    )
-    return [row for row in rows if row["id"] is not None]
+    ]
 
 
 async def settle(

@@ -15,6 +15,7 @@ from bridge.database.sessions import (
     open_connection,
     open_session,
 )
+from tests.integration.delivering import claim_values
 from tests.pgbouncer import pgbouncer
 from tests.waiting import PATIENCE_SECONDS
 
@@ -33,7 +34,7 @@ async def test_many_tasks_share_few_server_sessions(bridge_url: str, pooled_url:
             [shown] = await database.fetch("list_webhooks", created["id"], None, None, 1, 0)
             assert shown["id"] == created["id"]
             await database.fetch("create_partitions", 3)
-            await database.fetch("claim", [shown["id"]], [1], [None], None, 10, 5, [])
+            await database.fetch("claim", *claim_values(10, in_flight={shown["id"]: 1}))
             names.append(shown["name"])
 
     with trio.fail_after(PATIENCE_SECONDS):

@@ -18,6 +18,7 @@ from bridge.delivery.settling import Settler
 from tests.integration.delivering import (
     SETTLED,
     Bot,
+    claim_values,
     delivering,
     delivery,
     enqueue,
@@ -42,7 +43,7 @@ def test_claim_locks_only_what_it_takes(bridge_url: str, bot: Bot) -> None:
     for number in range(10):
         enqueue(bot, add_webhook(bot, "http://192.0.2.1/", ordered=number % 2 == 0), count=3)
     with psycopg.connect(bridge_url) as claimer, psycopg.RawCursor(claimer) as cursor:
-        claimed = cursor.execute(query("claim").encode(), ([], [], [], None, 4, 4, [])).fetchall()
+        claimed = cursor.execute(query("claim").encode(), claim_values(4)).fetchall()
         assert len(claimed) == 4
         assert (
             len(bot.execute("select from bridge.delivery_queue for update skip locked").fetchall())

@@ -1,13 +1,19 @@
 """The courier on a database with a long lock."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import pytest
 import trio
 import trio.testing
 
 from bridge.access.vault import Vault
+from bridge.database.clock import ServerClock
+from bridge.database.errors import DatabaseError
 from bridge.database.pool import Database
+from bridge.delivery import claiming
+from bridge.delivery.claiming import Claimer
 from bridge.delivery.courier import Courier
 from bridge.delivery.transport import Transport
 
@@ -23,9 +29,9 @@ class _LockedAtFirst:
 
     async def fetch(self, name: str, *values: Any) -> list[dict[str, Any]]:
         if name == "claim":
-            self.claims.append((trio.current_time(), values[3] is None))
+            self.claims.append((trio.current_time(), values[7]))
         await trio.sleep(LOCKED_SECONDS if len(self.claims) == 1 else 0.001)
-        return [{"id": None, "now": datetime.now(UTC)}]
+        return [{"id": None, "now": datetime.now(UTC)} | dict.fromkeys(claiming.NEXT)]
 
 
 class _NoTransport:
@@ -60,3 +66,45 @@ async def test_courier_sweeps_soon_after_a_lock(
     assert swept[0] - unlocked <= 3
     # After a quick sweep, the usual pause applies.
     assert swept[2] - swept[1] <= 2.1
+
+
+class _Scripted:
+    """A database without due deliveries that does something during its first claim."""
+
+    def __init__(self, first: Callable[[], None]) -> None:
+        self.first = first
+        self.sweeps: list[bool] = []
+
+    async def fetch(self, _name: str, *values: Any) -> list[dict[str, Any]]:
+        self.sweeps.append(values[7])
+        if len(self.sweeps) == 1:
+            self.first()
+        return [{"id": None, "now": datetime.now(UTC)} | dict.fromkeys(claiming.NEXT)]
+
+
+def _claimer(database: _Scripted) -> Claimer:
+    return Claimer(cast("Database", database), ServerClock(), most_failing=1, schedule=(0.0,))
+
+
+async def test_wake_up_during_a_sweep_causes_another(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    database = _Scripted(lambda: claimer.sweep_next())
+    claimer = _claimer(database)
+    for _ in range(3):
+        await claimer.claim(1, [])
+    assert database.sweeps == [True, True, False]
+
+
+async def test_sweep_that_timed_out_does_not_follow_itself(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def time_out() -> None:
+        raise DatabaseError("canceling statement due to statement timeout", "57014")
+
+    database = _Scripted(time_out)
+    claimer = _claimer(database)
+    with pytest.raises(DatabaseError):
+        await claimer.claim(1, [])
+    await claimer.claim(1, [])
+    assert database.sweeps == [True, False]
