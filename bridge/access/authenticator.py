@@ -25,6 +25,9 @@ log = structlog.get_logger()
 LOOKUP_CONNECTIONS: Final = 2
 #: Reserved for rechecking tokens in use: a flood of logins must not delay noticing a revocation.
 GRANT_CONNECTIONS: Final = 1
+#: Reserved for the console: invented session cookies do not count as failed attempts, so a flood of
+#: them must not delay lookups of tokens.
+SESSION_CONNECTIONS: Final = 1
 #: Lookups queued or running for one address. Further ones are refused, because each holds a
 #: connection and its memory for as long as the database does not answer.
 MOST_AT_ONCE: Final = 1_000
@@ -86,6 +89,7 @@ class Authenticator:
         # A lookup that has started cannot be cancelled, even if its client has gone.
         self._lookups = Share(database, LOOKUP_CONNECTIONS)
         self._grant_lookups = Share(database, GRANT_CONNECTIONS)
+        self._session_lookups = Share(database, SESSION_CONNECTIONS)
         self._static_hash = None if static_token is None else hash_token(static_token)
         self._bot = bot
         self._failures = failures
@@ -176,7 +180,7 @@ class Authenticator:
         """
         key = origin(address)
         with self._attempt(key, (key, hash_token(session))):
-            rows = await self._lookups.fetch("use_session", self._possibly_stored(session))
+            rows = await self._session_lookups.fetch("use_session", self._possibly_stored(session))
             grants = await self.grants((row["token_source"], row["token_id"]) for row in rows)
         return grants[0] if grants else None
 

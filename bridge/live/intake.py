@@ -12,6 +12,9 @@ import trio
 FRAMES_PER_SECOND = 100.0
 FRAMES_AT_ONCE = 300
 _FRAME_BYTES = 1024
+#: What a client may send between its handshake and its admission, which takes a token in a message.
+#: The rest waits in the socket: thousands of clients without a token may be connected.
+UNADMITTED_BYTES = 8 * 1024
 #: trio-websocket processes all frames of one read without yielding. A read can hold nearly 700
 #: pongs or fragments, which take as many milliseconds.
 _FRAMES_PER_READ = 16
@@ -96,6 +99,7 @@ class Intake(trio.abc.ReceiveStream):
     """
 
     __slots__ = (
+        "_admitted",
         "_answered",
         "_behind",
         "_frames",
@@ -103,6 +107,7 @@ class Intake(trio.abc.ReceiveStream):
         "_on_input",
         "_second_per_frame",
         "_stream",
+        "_unadmitted_bytes",
         "_used_until",
         "received_at",
     )
@@ -124,8 +129,10 @@ class Intake(trio.abc.ReceiveStream):
         self._used_until = -inf
         self._head: bytes | None = head
         self._behind = behind
-        # None once the handshake is answered, to save memory on thousands of open connections.
+        # None once that has happened, to save memory on thousands of open connections.
         self._answered: trio.Event | None = trio.Event()
+        self._admitted: trio.Event | None = trio.Event()
+        self._unadmitted_bytes = 0
         #: When the client last sent anything, by trio's clock.
         self.received_at = trio.current_time()
 
@@ -135,6 +142,12 @@ class Intake(trio.abc.ReceiveStream):
             self._answered.set()
             self._answered = None
 
+    def admitted(self) -> None:
+        """Let everything through that the client sends: its token is valid."""
+        if self._admitted is not None:
+            self._admitted.set()
+            self._admitted = None
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Return the head first, then what the client sends."""
         if self._head:
@@ -143,6 +156,8 @@ class Intake(trio.abc.ReceiveStream):
             return head
         if self._answered is not None:
             await self._answered.wait()
+        if self._admitted is not None and self._unadmitted_bytes >= UNADMITTED_BYTES:
+            await self._admitted.wait()
         if not self._behind:
             self._behind = bytes(await self._stream.receive_some(max_bytes))
         self.received_at = trio.current_time()
@@ -151,6 +166,7 @@ class Intake(trio.abc.ReceiveStream):
         # Each read counts as a frame, because a client may send its frames byte by byte.
         await self._pause(max(frames, 1) + taken / _FRAME_BYTES)
         data, self._behind = self._behind[:taken], self._behind[taken:]
+        self._unadmitted_bytes += taken
         return data
 
     async def _pause(self, frames: float) -> None:

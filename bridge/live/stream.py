@@ -172,6 +172,7 @@ class LiveStream:
         if len(of_token) >= self._limits.clients_per_token:
             return TRY_AGAIN_LATER, "Too many connections with this API token"
         client.grant = grant
+        client.intake.admitted()
         of_token.add(client)
         metrics.clients_connected.inc()
         if self._access_log:

@@ -18,12 +18,13 @@ MAX_BIGINT: Final = 2**63 - 1
 _HTTP_URL = re.compile(r"https?://[^\s/?#@\\]+([/?#]\S*)?", re.IGNORECASE)
 # Characters that a name resolver accepts.
 _HOST_NAME = re.compile(rb"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _IPV6 = re.compile(rb"[0-9a-f:.]*:[0-9a-f:.]*", re.IGNORECASE)
 
 
 def _storable(text: str) -> str:
     """Reject text that is valid JSON but that PostgreSQL cannot store."""
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if _UNSTORABLE.search(text):
         raise ValueError("must not contain NUL or an unpaired surrogate")
     return text
 

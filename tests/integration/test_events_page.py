@@ -142,6 +142,14 @@ async def test_invalid_parameter_is_rejected(bridge_url: str) -> None:
             assert_refused(await client.get("/events", params={parameter: value}), parameter)
 
 
+async def test_patterns_of_a_page_are_bounded(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        for count, status in (100, 200), (101, 422):
+            answer = await client.get("/events", params={"event_type": ",".join(["a"] * count)})
+            assert answer.status_code == status
+        assert_refused(answer, "event_type")
+
+
 async def test_rare_matches_are_searched_in_bounded_steps(bridge_url: str, bot: Bot) -> None:
     last = 2 * MOST_LOOKED_AT + 10
     bot.execute(

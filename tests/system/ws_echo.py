@@ -39,6 +39,7 @@ def echo_front(limits: StreamLimits = LIMITS, *, ended: trio.Event | None = None
 
 
 async def _echo(connection: Connection, _opening: Opening) -> None:
+    connection.intake.admitted()
     framing = FrameProtocol(client=False, extensions=[])
     while True:
         message = await connection.websocket.get_message()

@@ -1,16 +1,18 @@
 """Requests of REST on the one port: bodies, deadlines, other protocols, kept connections."""
 
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from typing import Any
 
-import h11
 import pytest
 import structlog
 import trio
 import trio.testing
 from starlette.types import Receive, Scope, Send
 
+from bridge.web.http import exchange
 from bridge.web.http.exchange import LINGER_BYTES, LINGER_SECONDS, Rest
 from tests.asgi import serving_app
 from tests.unit.fronting import (
@@ -35,6 +37,34 @@ from tests.waiting import until
 PIECES = 30
 EXPECTING = POST + b"Content-Length: 16\r\nExpect: 100-continue\r\n\r\n"
 LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Steps(trio.abc.Instrument):
+    """Counts what a task does before it lets others run."""
+
+    count = most = 0
+
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+        self.count = 0
+
+    def add(self) -> None:
+        self.count += 1
+        self.most = max(self.most, self.count)
+
+
+@contextmanager
+def steps_of(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> Iterator[Steps]:
+    """Count the calls of a function."""
+    steps, function = Steps(), getattr(owner, name)
+
+    def counted(*arguments: Any) -> Any:
+        steps.add()
+        return function(*arguments)
+
+    monkeypatch.setattr(owner, name, counted)
+    trio.lowlevel.add_instrument(steps)
+    yield steps
+    trio.lowlevel.remove_instrument(steps)
 
 
 # --- one protocol
@@ -102,6 +132,15 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         hello, echo = {"hello": "world"}, {"some": "body"}
         assert [each.json for each in got] == [hello, echo, hello, echo, hello]
         assert [each.is_last for each in got] == [False] * 4 + [True]
+
+
+async def test_pipelined_requests_take_turns_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fronting() as server:
+        client = await server.connect()
+        with steps_of(monkeypatch, exchange, "_read_request") as steps:
+            await client.send_all(HELLO * 50 + LAST_HELLO)
+            assert len(all_answers(await everything(client))) == 51
+    assert steps.most == 1
 
 
 async def test_garbage_behind_a_request_is_no_request() -> None:
@@ -286,29 +325,15 @@ async def test_spaces_in_a_body_with_a_length_are_read() -> None:
 
 
 async def test_tiny_chunks_do_not_hold_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Steps(trio.abc.Instrument):
-        parsed = most = 0
-
-        def before_task_step(self, _task: trio.lowlevel.Task) -> None:
-            self.parsed = 0
-
-    def next_event(connection: h11.Connection) -> object:
-        steps.parsed += 1
-        steps.most = max(steps.most, steps.parsed)
-        return parse(connection)
-
-    steps, parse = Steps(), h11.Connection.next_event
     body = JSON.ljust(10_000)
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
     async with fronting() as server:
-        monkeypatch.setattr(h11.Connection, "next_event", next_event)
-        trio.lowlevel.add_instrument(steps)
-        got = await server.answer(
-            POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
-        )
-        trio.lowlevel.remove_instrument(steps)
-        assert (got.status, got.json) == (200, {"some": "body"})
-        assert 100 < steps.most < 1000
+        with steps_of(monkeypatch, exchange._Exchange, "_next_event") as steps:
+            got = await server.answer(
+                POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+            )
+    assert (got.status, got.json) == (200, {"some": "body"})
+    assert 100 < steps.most < 1000
 
 
 async def test_a_client_that_does_not_read_is_cut_when_its_time_is_up(

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.live.connection import StreamLimits
-from bridge.live.intake import FRAMES_AT_ONCE, FRAMES_PER_SECOND, FrameCounter, Intake
+from bridge.live.intake import (
+    FRAMES_AT_ONCE,
+    FRAMES_PER_SECOND,
+    UNADMITTED_BYTES,
+    FrameCounter,
+    Intake,
+)
 from tests.unit.serving import BINARY, CONTINUATION, PONG, TEXT, RawClient, frame, serving
 
 SIZES = st.sampled_from([0, 1, 125, 126, 127, 65_535, 65_536]) | st.integers(0, 2000)
@@ -48,13 +54,35 @@ HANDSHAKE = b"GET /ws HTTP/1.1\r\n\r\n"
 PING_MESSAGE = frame(TEXT, b'{"type":"ping"}')
 
 
-async def intake_of(sent: bytes) -> tuple[Intake, trio.testing.MemorySendStream]:
+async def intake_of(
+    sent: bytes, *, admitted: bool = True
+) -> tuple[Intake, trio.testing.MemorySendStream]:
     """Return an intake after the handshake, and the client's end of its stream."""
     sending, receiving = trio.testing.memory_stream_one_way_pair()
     intake = Intake(receiving, lambda: None, HANDSHAKE, sent)  # type: ignore[arg-type]
     intake.answered()
     assert await intake.receive_some() == HANDSHAKE
+    if admitted:
+        intake.admitted()
     return intake, sending
+
+
+async def test_client_without_a_token_is_read_as_far_as_a_token_needs() -> None:
+    intake, sending = await intake_of(b"", admitted=False)
+    sent = frame(TEXT, bytes(30_000))
+    await sending.send_all(sent)
+    received = bytearray()
+
+    async def receive() -> None:
+        while len(received) < len(sent):
+            received.extend(await intake.receive_some(4096))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(received) == UNADMITTED_BYTES
+        intake.admitted()
+    assert received == sent
 
 
 @pytest.mark.parametrize(

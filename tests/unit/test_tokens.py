@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -92,6 +93,30 @@ async def test_flood_of_tokens_does_not_hide_a_revocation(
         await trio.testing.wait_all_tasks_blocked()
         started = autojump_clock.current_time()
         assert await store.grants([("bridge", 1)]) == []
+        assert autojump_clock.current_time() == started
+
+
+async def test_flood_of_sessions_does_not_delay_tokens(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Flooded(Silent):
+        async def fetch(self, name: str, *arguments: Any) -> Any:
+            if name != "authenticate":
+                await super().fetch(name, *arguments)
+            return []
+
+    store = Authenticator(cast(Database, Flooded()), None)
+
+    async def invent(address: str) -> None:
+        with suppress(DatabaseUnavailable):
+            await store.use_session("invented", address)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(invent, f"198.51.100.{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        started = autojump_clock.current_time()
+        assert await store.authenticate("unknown", "203.0.113.1") is None
         assert autojump_clock.current_time() == started
 
 

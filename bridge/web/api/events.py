@@ -8,9 +8,11 @@ from pydantic import BaseModel, Field
 from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import Grant
 from bridge.events import narrowed, outside, readable_payload, timestamp
+from bridge.live.selection import MOST_PATTERNS
 from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import EventId, Limit, Patterns
 from bridge.web.api.parts import InDatabase
+from bridge.web.http.body import invalid
 from bridge.webhooks.fields import MAX_BIGINT, Id
 
 #: Events examined for one page. If few match the patterns, a page may be empty and still have a
@@ -92,9 +94,11 @@ def _visible(grant: Grant, event_type: str) -> list[str] | None:
     """Return the requested patterns, narrowed to those the token may read; None means all.
 
     Raises:
-        HTTPException: 403, the token may read no event of one of the patterns.
+        HTTPException: 403, the token may read no event of one of the patterns; 422, too many.
     """
     wanted = [pattern.strip() for pattern in (event_type.strip() or "*").split(",")]
+    if len(wanted) > MOST_PATTERNS:
+        raise invalid("query", "event_type", message=f"more than {MOST_PATTERNS} patterns")
     for pattern in outside(wanted, grant.events):
         raise HTTPException(403, f"This API key cannot read {pattern}")
     visible = narrowed(wanted, grant.events)

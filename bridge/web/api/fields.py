@@ -54,7 +54,7 @@ Offset = Annotated[
 Patterns = Annotated[
     str,
     Query(
-        description="Only these types or patterns, comma-separated.",
+        description="Only these types or patterns, comma-separated; at most 100.",
         pattern=f"^ *$|^ *(?:{PATTERN.pattern}) *(?:, *(?:{PATTERN.pattern}) *)*$",
         examples=["ticket.*,user.created"],
     ),

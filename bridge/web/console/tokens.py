@@ -8,7 +8,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from bridge.access.scopes import ADMIN, EVENTS_READ, SCOPES
+from bridge.access.scopes import ADMIN, EVENTS_READ, MOST_SCOPES, SCOPES
 from bridge.events import PATTERN
 from bridge.web.api import tokens
 from bridge.web.api.fields import Offset, TokenId
@@ -95,7 +95,7 @@ def _typed(form: Form) -> dict[str, Any]:
 def _scopes(form: Form) -> list[str]:
     """Return the ticked scopes and one scope per event-type pattern."""
     patterns = re.findall(r"[^\s,;]+", form.text("patterns"))
-    if not all(PATTERN.fullmatch(pattern) for pattern in patterns):
+    if len(patterns) > MOST_SCOPES or not all(PATTERN.fullmatch(pattern) for pattern in patterns):
         raise InvalidInputError("patterns", "")
     ticked = [scope for scope in form.texts("scopes") if scope in SCOPES]
     return ticked + [f"{EVENTS_READ}:{pattern}" for pattern in patterns]
