@@ -6,7 +6,7 @@ calls raise ``DatabaseUnavailable``, so callers have one error to retry. Every o
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import trio_asyncio
 from trio_asyncio import aio_as_trio
 
 from bridge.assets import query
+from bridge.database import limits
 from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError, translated
 from bridge.database.stepping import stepped
 
@@ -25,8 +26,8 @@ log = structlog.get_logger()
 #: A row: a mapping from column name to value.
 Row = Mapping[str, Any]
 
-#: Longest wait for the result of one statement, in seconds. Ours are short: after this the
-#: connection is considered dead.
+#: Longest wait for the result of one statement, in seconds. PostgreSQL cancels ours sooner: after
+#: this the connection is considered dead.
 STATEMENT_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 # PgBouncer accepts these settings and rejects clients that send others.
@@ -94,13 +95,24 @@ class Connection:
 class Database:
     """A connection pool, and a way to open dedicated connections."""
 
-    def __init__(self, session_url: str, pool: asyncpg.Pool) -> None:
+    def __init__(self, session_url: str, pool: asyncpg.Pool, *, shared: bool = False) -> None:
         self._session_url = session_url
         self._pool = pool
+        #: Whether a pooler shares the server's sessions, so that limits must be set for each
+        #: transaction.
+        self._shared = shared
 
     async def fetch(self, name: str, *values: object) -> list[Row]:
         """Run the named query of ``sql/queries`` on a pooled connection and return its rows."""
-        return await self._run(self._pool.fetch, query(name), *values)
+        if not self._shared:
+            return await self._run(self._pool.fetch, query(name), *values)
+
+        async def work() -> list[Row]:
+            async with self._transaction() as connection:
+                rows: list[Row] = await connection.fetch(query(name), *values)
+                return rows
+
+        return await self._run(work)
 
     async def change(self, actor: str, name: str, *values: object) -> list[Row]:
         """Run a query like :meth:`fetch` and attribute its changes to an actor in the audit log.
@@ -110,7 +122,7 @@ class Database:
         """
 
         async def work() -> list[Row]:
-            async with self._pool.acquire() as connection, connection.transaction():
+            async with self._transaction() as connection:
                 # Local to the transaction: behind a pooler, other clients use the session next.
                 await connection.execute("select set_config('bridge.actor', $1, true)", actor)
                 rows: list[Row] = await connection.fetch(query(name), *values)
@@ -132,13 +144,23 @@ class Database:
         """
 
         async def work() -> list[Row]:
-            async with self._pool.acquire() as connection, connection.transaction(readonly=True):
+            async with self._transaction(readonly=True) as connection:
                 for row in await connection.fetch(query(guard)):
                     raise UnfitTableError(row["reason"])
                 rows: list[Row] = await connection.fetch(query(name), *values)
                 return rows
 
         return await self._run(work)
+
+    @asynccontextmanager
+    async def _transaction(self, *, readonly: bool = False) -> AsyncIterator[asyncpg.Connection]:
+        """Open a transaction, within the limits, on a pooled connection. Runs in asyncio."""
+        async with self._pool.acquire() as connection, connection.transaction(readonly=readonly):
+            if self._shared:
+                await connection.execute(limits.POOL_SQL)
+                if connection.get_server_version() >= limits.TRANSACTION_TIMEOUT_SINCE:
+                    await connection.execute(limits.NO_TRANSACTION_TIMEOUT.format("local"))
+            yield connection
 
     async def _run(
         self, work: Callable[..., Awaitable[list[Row]]], *arguments: object
@@ -161,7 +183,7 @@ class Database:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Connection]:
-        """Open a connection outside the pool, for LISTEN and session locks."""
+        """Open a connection outside the pool, for LISTEN, session locks and the drain."""
         with translated():
             raw = await _connect(self._session_url)
         try:
@@ -186,9 +208,12 @@ async def open_database(
     Raises:
         DatabaseUnavailable: one of the two URLs cannot be reached.
     """
-    pooled: dict[str, Any] = {"server_settings": _SESSION}
+    pooled: dict[str, Any] = {
+        "server_settings": {**_SESSION, **limits.POOL},
+        "init": _finish_limits,
+    }
     if listen_url is not None:
-        pooled = {"server_settings": _POOLED, "statement_cache_size": 0, "reset": _leave_as_it_is}
+        pooled = {"server_settings": _POOLED, "statement_cache_size": 0}
     # An error raised inside the loop's context would leave it in an exception group.
     failure: DatabaseUnavailable | None = None
     async with trio_asyncio.open_loop() as loop:
@@ -204,6 +229,7 @@ async def open_database(
                     max_size=pool_size,
                     timeout=CONNECT_SECONDS,
                     command_timeout=STATEMENT_SECONDS,
+                    reset=_leave_as_it_is,
                     **pooled,
                 )
         except (DatabaseUnavailable, DatabaseError) as error:
@@ -215,7 +241,7 @@ async def open_database(
                 )
         else:
             try:
-                yield Database(listen_url or url, pool)
+                yield Database(listen_url or url, pool, shared=listen_url is not None)
             finally:
                 pool.terminate()
     if failure is not None:
@@ -235,18 +261,28 @@ def _log_stray_error(_loop: object, context: Mapping[str, Any]) -> None:
 async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
     """Return a connection to the pool without resetting it.
 
-    Our statements leave no session state. asyncpg's RESET ALL would hit a server session that the
-    application may use next.
+    Our statements leave no session state. asyncpg's RESET ALL would take a round trip and, behind a
+    pooler, hit a server session that the application may use next.
     """
 
 
 async def _connect(url: str) -> asyncpg.Connection:
-    return await aio_as_trio(asyncpg.connect)(
+    connection = await aio_as_trio(asyncpg.connect)(
         url,
         timeout=CONNECT_SECONDS,
         command_timeout=STATEMENT_SECONDS,
-        server_settings=_SESSION,
+        server_settings={**_SESSION, **limits.RELAY},
     )
+    await aio_as_trio(_finish_limits)(connection)
+    return connection
+
+
+async def _finish_limits(connection: asyncpg.Connection) -> None:
+    """Set the limits that not every server has. Runs in asyncio."""
+    if connection.get_server_version() >= limits.TRANSACTION_TIMEOUT_SINCE:
+        await connection.execute(limits.NO_TRANSACTION_TIMEOUT.format("session"))
+    with suppress(asyncpg.InvalidParameterValueError):
+        await connection.execute(limits.CHECK_CLIENT)
 
 
 def values_by_column(rows: Sequence[Sequence[object]]) -> list[list[Any]]:

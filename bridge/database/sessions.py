@@ -5,7 +5,7 @@ made in one may belong to another client a moment later.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -13,6 +13,7 @@ from psycopg import RawCursor
 from psycopg.rows import dict_row
 
 from bridge.assets import query
+from bridge.database import limits
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -28,14 +29,24 @@ class SessionError(Exception):
 
 
 def open_connection(url: str, application_name: str) -> Connection:
-    """Connect with autocommit and without prepared statements, so that any pooler accepts it."""
-    return psycopg.connect(
+    """Connect with autocommit and without prepared statements, so that any pooler accepts it.
+
+    The time limits of ``limits.INSTALL`` apply, unless a pooler may share the session.
+    """
+    connection = psycopg.connect(
         url,
         autocommit=True,
         connect_timeout=10,
         application_name=application_name,
         prepare_threshold=None,
     )
+    if not is_pooled(connection):
+        connection.execute(limits.INSTALL_SQL)
+        if connection.info.server_version // 10000 >= limits.TRANSACTION_TIMEOUT_SINCE[0]:
+            connection.execute(limits.NO_TRANSACTION_TIMEOUT.format("session"))
+        with suppress(psycopg.errors.InvalidParameterValue):
+            connection.execute(limits.CHECK_CLIENT)
+    return connection
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Readiness:
         }
         # The oldest event in the outbox, and when it was first seen as the oldest.
         self._oldest: int | None = None
-        self._oldest_since = 0.0
+        self._oldest_since: float | None = None
         self._seen: Mapping[str, Any] | None = None
         self._stalled = False
         # When the current look started, and whether the previous one succeeded.
@@ -92,7 +92,13 @@ class Readiness:
             await trio.sleep(pause)
 
     def _compare(self, now: float, seen: Mapping[str, Any]) -> None:
-        if seen["oldest_id"] != self._oldest:
+        if self._oldest_since is None:
+            # A new bridge takes over a stall that began before it started.
+            self._oldest, self._oldest_since = (
+                seen["oldest_id"],
+                now - (seen["oldest_seconds"] or 0),
+            )
+        elif seen["oldest_id"] != self._oldest:
             self._oldest, self._oldest_since = seen["oldest_id"], now
         self._stalled = self._oldest is not None and now - self._oldest_since >= self._stall_seconds
 

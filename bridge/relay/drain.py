@@ -17,11 +17,17 @@ import structlog
 import trio
 
 from bridge.database.clock import ServerClock
-from bridge.database.errors import DatabaseError, DatabaseUnavailable, MissingPartitionError
+from bridge.database.errors import (
+    DatabaseError,
+    DatabaseUnavailable,
+    MissingPartitionError,
+    StatementTimeoutError,
+)
 from bridge.database.identity import bridge_name
 from bridge.database.pool import Connection, Database, Row
 from bridge.events import Event, events_of
 from bridge.relay.doorbell import Doorbell, Drained, Mode, State
+from bridge.relay.slow_filters import disable_slow_filters
 from bridge.relay.upkeep import create_partitions
 from bridge.relay.watermark import Watermark
 from bridge.tasks import WakeUp
@@ -35,6 +41,12 @@ LEAVING_SECONDS = 1.0
 TAKEOVER_SECONDS = 1.0
 #: How often the whole outbox is scanned, whatever the watermark says.
 FULL_SCAN_SECONDS = 60.0
+#: Most rows that one drain writes: events, and deliveries before their filters are applied.
+DRAIN_ROWS = 5000
+#: Most bytes of payload in one drain, as ``drain.sql`` estimates them.
+DRAIN_BYTES = 8 * 1024 * 1024
+#: A drain that ran out of time is tried again with this share of its events.
+SMALLER = 10
 #: Plans are cached, often while the queue is empty, and must also suit a backlog.
 FAST_PLANS = "set enable_seqscan = off"
 #: A published event must survive a crash of the server; otherwise its id would be given out again.
@@ -196,7 +208,7 @@ class Relay:
                 quiet = doorbell.is_quiet
                 await connection.fetch("switch_doorbell", quiet)
                 metrics.doorbell_switches.labels("quiet" if quiet else "ring").inc()
-            elif len(rows) < self._batch:
+            elif drainer.complete:
                 if quiet:
                     await trio.sleep(doorbell.pause_seconds)  # a stray ring would waste a drain
                 else:
@@ -214,14 +226,16 @@ class Relay:
 
     async def _follow(self, connection: Connection) -> None:
         """Publish events logged by another bridge, or by this one before it lost its connection."""
-        rows = None
-        while rows is None or len(rows) == self._batch:
+        while True:
             asked = self._clock.asks()
-            rows = await connection.fetch("events_since", self._last_event_id, self._batch)
-            if rows:
-                self._clock.answered(rows[0]["now"], asked)
-                self._publish_all(events_of(rows))
-                self._enqueued()
+            rows = await connection.fetch(
+                "events_since", self._last_event_id, self._batch, DRAIN_BYTES
+            )
+            if not rows:
+                return
+            self._clock.answered(rows[0]["now"], asked)
+            self._publish_all(events_of(rows))
+            self._enqueued()
 
     def _pass_on(self, rows: Sequence[Row]) -> None:
         """Publish, count and log the events of one drain."""
@@ -269,6 +283,8 @@ class Drainer:
     """Runs the drain statement and maintains its watermark.
 
     Args:
+        batch: most events of one drain. A drain that runs out of time is repeated with fewer, and
+            the number grows again afterwards.
         clock: set from the answer of each drain.
     """
 
@@ -277,9 +293,10 @@ class Drainer:
     ) -> None:
         self._connection = connection
         self._watermark = watermark
-        self._batch = batch
+        self._batch = self._events = batch
         self._clock = clock
-        self._complete = True
+        #: Whether the last drain left nothing behind, as far as it searched.
+        self.complete = True
         self._gaps_scanned_at = -float("inf")
         self._full_scan_at = trio.current_time() + FULL_SCAN_SECONDS
 
@@ -288,13 +305,17 @@ class Drainer:
 
         Args:
             everywhere: scan the gaps even if they are wide.
+
+        Raises:
+            DatabaseError: PostgreSQL refused or cancelled the statement.
+            DatabaseUnavailable: the connection is lost.
         """
         now = trio.current_time()
         watermark = self._watermark
         # With a backlog, scan the gaps every time, so that the oldest events go first.
         scan_gaps = (
             everywhere
-            or not (watermark.wide and self._complete)
+            or not (watermark.wide and self.complete)
             or now - self._gaps_scanned_at >= 1.0
         )
         gaps = [(gap.low, gap.high) for gap in watermark.gaps] if scan_gaps else []
@@ -302,26 +323,39 @@ class Drainer:
             # A safety net: take any row below the mark, even if no gap contains it.
             gaps, scan_gaps = [(1, watermark.mark)], True
             self._full_scan_at = now + FULL_SCAN_SECONDS
-        asked = self._clock.asks()
-        rows = await self._connection.fetch(
-            "drain",
-            watermark.mark,
-            [low for low, _ in gaps],
-            [high for _, high in gaps],
-            self._batch,
-        )
-        self._clock.answered(rows[0]["now"], asked)
+        rows = await self._fetch([low for low, _ in gaps], [high for _, high in gaps])
         xmin, next_xid = rows[0]["xmin"], rows[0]["next_xid"]
+        self.complete = rows[0]["is_complete"]
         if rows[0]["outbox_id"] is None:
-            rows = []
-        self._complete = len(rows) < self._batch
+            # Also if another session deleted what this one was about to take.
+            rows, self.complete = [], True
         watermark.record(
             [row["outbox_id"] for row in rows],
             xmin=xmin,
             next_xid=next_xid,
-            complete=self._complete,
+            complete=self.complete,
             gaps_scanned=scan_gaps,
         )
         if scan_gaps:
             self._gaps_scanned_at = now
-        return rows, Drained(len(rows), self._complete and scan_gaps, xmin, next_xid)
+        return rows, Drained(len(rows), self.complete and scan_gaps, xmin, next_xid)
+
+    async def _fetch(self, lows: Sequence[int], highs: Sequence[int]) -> list[Row]:
+        """Run the statement, with fewer events each time that it runs out of time."""
+        mark = self._watermark.mark
+        while True:
+            asked = self._clock.asks()
+            try:
+                rows = await self._connection.fetch(
+                    "drain", mark, lows, highs, self._events, DRAIN_ROWS, DRAIN_BYTES
+                )
+            except StatementTimeoutError as error:
+                log.warning("drain_timed_out", events=self._events, reason=str(error))
+                if self._events > 1:
+                    self._events = max(1, self._events // SMALLER)
+                elif not await disable_slow_filters(self._connection, mark, lows, highs):
+                    raise
+                continue
+            self._clock.answered(rows[0]["now"], asked)
+            self._events = min(self._batch, 2 * self._events)
+            return rows

@@ -1,30 +1,61 @@
 -- Moves captured events from the outbox to the log, and creates a delivery for every active webhook
 -- that matches. One statement, so that it happens as a whole or not at all.
--- Every row carries the statement's start time and its snapshot: xmin, the oldest running transaction,
--- and next_xid, an id above every transaction id assigned so far. (The snapshot's own xmax is only
--- above those of finished transactions.) If there are no events, one row carries only that.
+-- Every row carries the statement's start time, whether the outbox has no more events, and the
+-- snapshot: xmin, the oldest running transaction, and next_xid, an id above every transaction id
+-- assigned so far. (The snapshot's own xmax is only above those of finished transactions.) If there are
+-- no events, one row carries only that.
+-- The work of one drain is bounded three ways, but it always takes one event.
 -- $1 watermark: take ids above it
 -- $2, $3 lowest and highest ids of the gaps below the watermark that are also taken
 -- $4 most events
-with taken as (
+-- $5 most rows to write, counting one for each event and one for each webhook of its type
+-- $6 most bytes of payload, by their stored size; compressed ones count ten times, a usual ratio
+with candidates as materialized (
+    select wanted.id, wanted.event_type, wanted.bytes
+    from (
+        (select o.*
+         from unnest($2::bigint[], $3::bigint[]) as gap(low, high)
+         cross join lateral (
+             select id, event_type,
+                    pg_column_size(payload) * case when pg_column_compression(payload) is null then 1 else 10 end as bytes
+             from bridge.outbox
+             where id between gap.low and gap.high
+             order by id
+             limit $4) as o)
+        union all
+        (select id, event_type,
+                pg_column_size(payload) * case when pg_column_compression(payload) is null then 1 else 10 end
+         from bridge.outbox
+         where id > $1
+         order by id
+         limit $4)
+    ) as wanted
+    order by wanted.id
+    limit $4
+), takers as materialized (
+    select types.event_type, w.id as webhook_id, w.filter
+    from (select distinct event_type from candidates) as types
+    cross join lateral unnest(bridge.patterns_matching(types.event_type)) as pattern
+    join bridge.webhooks w on w.event_type = pattern and w.is_active
+    -- Without webhooks, skip the patterns: they take a sixth of the statement's time.
+    where exists (select from bridge.webhooks where is_active)
+), fitting as materialized (
+    select id
+    from (
+        select c.id,
+               sum(1 + coalesce(t.count, 0)) over up_to - (1 + coalesce(t.count, 0)) as rows_before,
+               sum(c.bytes) over up_to - c.bytes as bytes_before
+        from candidates c
+        left join (select event_type, count(*) as count from takers group by event_type) as t
+            on t.event_type = c.event_type
+        window up_to as (order by c.id rows unbounded preceding)
+    ) as measured
+    where rows_before < $5 and bytes_before < $6
+), taken as (
     -- By an array of ids, not by joining a subquery with a limit: the planner assumes that an unknown
     -- limit returns a tenth of the table, and would scan all of it.
     delete from bridge.outbox
-    where id = any (array(
-        select wanted.id
-        from (
-            (select o.id
-             from unnest($2::bigint[], $3::bigint[]) as gap(low, high)
-             cross join lateral (
-                 select id from bridge.outbox
-                 where id between gap.low and gap.high
-                 order by id
-                 limit $4) as o)
-            union all
-            (select id from bridge.outbox where id > $1 order by id limit $4)
-        ) as wanted
-        order by wanted.id
-        limit $4))
+    where id = any (array(select id from fitting))
     returning id, event_type, payload, captured_at, xmin as xact
 ), numbered as (
     select nextval('bridge.event_id') as event_id, t.*, t.payload ? '_capture_error' as has_failed,
@@ -34,21 +65,26 @@ with taken as (
 ), logged as (
     insert into bridge.events (id, event_type, payload, occurred_at, committed_at)
     select event_id, event_type, payload, captured_at, committed_at from numbered
-), takers as (
-    select types.event_type, w.id as webhook_id, w.filter
-    from (select distinct event_type from numbered) as types
-    cross join lateral unnest(bridge.patterns_matching(types.event_type)) as pattern
-    join bridge.webhooks w on w.event_type = pattern and w.is_active
-    -- Without webhooks, skip the patterns: they take a sixth of the statement's time.
-    where exists (select from bridge.webhooks where is_active)
+), filters as materialized (
+    select event_type, array_agg(webhook_id) as webhook_ids, array_agg(filter) as filters
+    from takers
+    where filter is not null
+    group by event_type
 ), enqueued as (
     insert into bridge.delivery_queue
         (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
-    select t.webhook_id, n.event_id, now(), n.event_type, n.captured_at,
-           coalesce(n.committed_at, n.captured_at)
-    from numbered n
-    join takers t on t.event_type = n.event_type and (t.filter is null or bridge.passes(t.filter, n.payload))
-    order by n.event_id, t.webhook_id
+    select webhook_id, event_id, now(), event_type, captured_at, coalesce(committed_at, captured_at)
+    from (
+        select t.webhook_id, n.event_id, n.event_type, n.captured_at, n.committed_at
+        from numbered n
+        join takers t on t.event_type = n.event_type and t.filter is null
+        union all
+        select passing.webhook_id, n.event_id, n.event_type, n.captured_at, n.committed_at
+        from numbered n
+        join filters f on f.event_type = n.event_type
+        cross join lateral bridge.passing(f.webhook_ids, f.filters, n.payload) as passing(webhook_id)
+    ) as matching
+    order by event_id, webhook_id
     returning webhook_id
 ), failed as (
     -- Count failed payloads per rule, for doctor and for operators.
@@ -71,12 +107,14 @@ with taken as (
            -- age() counts from the next id, or from our own if we have one, which is as new. Neither
            -- assigns an id.
            snapshot.xmin::text::bigint + age(snapshot.xmin::xid) as next_xid,
+           found.candidates < $4 and found.candidates = found.fitting as is_complete,
            (select count(*) from enqueued) as deliveries,
            -- Wake the other bridges, which read the log.
            (select count(pg_notify('bridge_events', '')) from (select from numbered limit 1) as any_event)
     from (select pg_snapshot_xmin(pg_current_snapshot()) as xmin) as snapshot
+    cross join (select (select count(*) from candidates) as candidates, (select count(*) from fitting) as fitting) as found
 )
-select now() as now, s.xmin, s.next_xid, s.deliveries,
+select now() as now, s.xmin, s.next_xid, s.is_complete, s.deliveries,
        n.id as outbox_id, n.event_id as id, n.event_type, n.payload, n.captured_at as occurred_at,
        n.has_failed
 from statement s

@@ -47,6 +47,8 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'function', 'passes(jsonpath, jsonb)', 'execute', null),
     ('bridge_service', 'function', 'filter_problem(text)', 'execute', null),
     ('bridge_service', 'function', 'to_filter(text)', 'execute', null),
+    ('bridge_service', 'function', 'passing(bigint[], jsonpath[], jsonb)', 'execute', null),
+    ('bridge_service', 'function', 'filter_milliseconds(jsonpath, jsonb)', 'execute', null),
     ('bridge_service', 'function', 'wake_couriers()', 'execute', null),
     ('bridge_service', 'function', 'pause_webhook(bigint)', 'execute', null),
     ('bridge_service', 'function', 'resume_webhook(bigint)', 'execute', null),

@@ -12,9 +12,13 @@ from bridge.database.clock import ServerClock
 from bridge.database.pool import Database, open_database
 from bridge.database.restart import keep_running
 from bridge.events import Event
+from bridge.relay import drain
 from bridge.relay.doorbell import Mode, State
 from bridge.relay.drain import Relay
 from tests.waiting import PATIENCE_SECONDS, until
+
+#: Parameters of the drain statement that takes up to 100 events of a new outbox.
+DRAIN: tuple[object, ...] = (0, [], [], 100, drain.DRAIN_ROWS, drain.DRAIN_BYTES)
 
 Bot = psycopg.Connection[tuple[object, ...]]
 
@@ -28,11 +32,14 @@ class Relayed:
     #: Cancelling this ends only the relay.
     scope: trio.CancelScope
     events: list[Event] = field(default_factory=list)
+    #: The same events, as they were published together.
+    batches: list[Sequence[Event]] = field(default_factory=list)
     announcements: int = 0
     changed: trio.Event = field(default_factory=trio.Event)
 
     def publish(self, events: Sequence[Event]) -> None:
         self.events += events
+        self.batches.append(events)
         self._wake()
 
     def enqueued(self) -> None:

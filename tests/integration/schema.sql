@@ -373,6 +373,20 @@ $$;
 
 COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'Returns the payload to use when the real one cannot be computed: the error and the row''s primary key.';
 
+CREATE FUNCTION bridge.filter_milliseconds(p_filter jsonpath, p_payload jsonb) RETURNS double precision
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_started timestamptz := clock_timestamp();
+begin
+    perform bridge.passes(p_filter, p_payload);
+    return extract(epoch from clock_timestamp() - v_started) * 1000;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.filter_milliseconds(p_filter jsonpath, p_payload jsonb) IS 'Returns how long a filter takes on a payload. The drain asks after it ran into its time limit.';
+
 CREATE FUNCTION bridge.filter_problem(p_filter text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -666,6 +680,23 @@ end
 $$;
 
 COMMENT ON FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) IS 'Returns whether a payload passes a webhook''s filter. Errors count as false. Some of them, such as an unset variable or deep nesting, are raised even in jsonpath''s silent mode, and would stop the drain for every webhook.';
+
+CREATE FUNCTION bridge.passing(p_webhook_ids bigint[], p_filters jsonpath[], p_payload jsonb) RETURNS SETOF bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    -- Read a large payload from its TOAST table once, not once for each filter.
+    v_payload jsonb := p_payload #> '{}';
+begin
+    return query
+        select webhook.id
+        from unnest(p_webhook_ids, p_filters) as webhook(id, filter)
+        where bridge.passes(webhook.filter, v_payload);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.passing(p_webhook_ids bigint[], p_filters jsonpath[], p_payload jsonb) IS 'Returns the webhooks whose filter a payload passes. The two arrays have the same length.';
 
 CREATE FUNCTION bridge.patterns_matching(p_event_type text) RETURNS text[]
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -1988,6 +2019,8 @@ REVOKE ALL ON FUNCTION bridge.emit(p_event_type text, p_payload jsonb) FROM PUBL
 
 REVOKE ALL ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.filter_milliseconds(p_filter jsonpath, p_payload jsonb) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.filter_problem(p_filter text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.forget_audit(p_keep_days integer) FROM PUBLIC;
@@ -2013,6 +2046,8 @@ REVOKE ALL ON FUNCTION bridge.note_deleted_webhook() FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.noted(p_topic text, p_key text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.passes(p_filter jsonpath, p_payload jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.passing(p_webhook_ids bigint[], p_filters jsonpath[], p_payload jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.patterns_matching(p_event_type text) FROM PUBLIC;
 

@@ -1,12 +1,11 @@
 """What operators do to webhooks in SQL."""
 
-import re
-
 import psycopg
 import pytest
 
-from bridge.assets import query
+from bridge.database.sessions import fetch
 from tests.integration.psql import Psql, refused
+from tests.integration.relaying import DRAIN
 from tests.waiting import notifications
 
 
@@ -85,10 +84,7 @@ def test_activation_clears_past_failures(psql: Psql) -> None:
 
 def drain(psql: Psql) -> None:
     """Drain the outbox, as a bridge does."""
-    sql = query("drain")
-    for number, value in (("4", "1000"), ("3", "'{}'"), ("2", "'{}'"), ("1", "0")):
-        sql = re.sub(rf"\${number}\b", value, sql)
-    psql.run(sql.replace("%", "%%") if "%" in sql else sql)
+    fetch(psql.session, "drain", *DRAIN)
 
 
 def test_paused_webhook_gets_new_deliveries_inactive_one_does_not(psql: Psql) -> None:

@@ -81,6 +81,7 @@ async def test_locked_table_stops_the_drain_but_not_the_check(bridge_url: str, b
 async def test_moving_backlog_is_no_problem(bridge_url: str) -> None:
     async with open_database(bridge_url) as database:
         ready = Readiness(database, {}, stall_seconds=10)
+        ready._compare(0.0, {"oldest_id": None, "oldest_seconds": None, "is_drained": False})
         for seconds in range(0, 3600, 9):
             seen = {"oldest_id": seconds, "oldest_seconds": 3600.0, "is_drained": False}
             ready._compare(float(seconds), seen)
@@ -88,6 +89,18 @@ async def test_moving_backlog_is_no_problem(bridge_url: str) -> None:
         ready._seen = seen
         ready._compare(3602.0, seen)  # the last one again, 11 s after it was first seen
         assert ready.troubles()["outbox"] is not None
+
+
+async def test_new_bridge_sees_an_older_stall_at_once(bridge_url: str) -> None:
+    async with open_database(bridge_url) as database:
+        ready = Readiness(database, {}, stall_seconds=10)
+        ready._seen = {"oldest_id": 7, "oldest_seconds": 60.0, "is_drained": False}
+        ready._answered = True
+        ready._compare(0.0, ready._seen)
+        assert "has waited for 60 s" in str(ready.troubles()["outbox"])
+        # It has drained the event since: what is left is a moving backlog.
+        ready._compare(2.0, {"oldest_id": 8, "oldest_seconds": 61.0, "is_drained": True})
+        assert ready.troubles()["outbox"] is None
 
 
 # --- listening

@@ -19,6 +19,7 @@ from bridge.database.rights import READER, ROLES, SERVICE, missing_rights
 from bridge.database.sessions import fetch, open_session
 from bridge.operations.status import read_status
 from tests.conftest import init
+from tests.integration.relaying import DRAIN
 from tests.system.processes import as_service
 
 Bot = psycopg.Connection[tuple[Any, ...]]
@@ -194,6 +195,7 @@ NEEDED_WITHIN = {
     ("bridge.redelivery_lock", "insert"),  # requeue
     ("bridge.deleted_webhooks", "insert"),  # note_deleted_webhook
     ("bridge.audit(text, bigint, text, jsonb)", "execute"),  # audit_change, redeliver
+    ("bridge.passes(jsonpath, jsonb)", "execute"),  # passing
     ("bridge.is_event_type(text)", "execute"),  # is_scope
     ("bridge.is_scope(text)", "execute"),  # are_scopes
     ("bridge.are_scopes(text[])", "execute"),  # api_tokens_scopes_known
@@ -253,14 +255,7 @@ def test_service_role_runs_everything_a_bridge_does(service: Bot, bot: Bot) -> N
         "insert into bridge.webhooks (name, url, event_type, filter)"
         " values ('w', 'http://localhost/', 'user.*', '$.username == \"ivan\"') returning id"
     )
-    drained = service.execute(
-        assets.query("drain")
-        .encode()
-        .replace(b"$1", b"0")
-        .replace(b"$2", b"'{}'")
-        .replace(b"$3", b"'{}'")
-        .replace(b"$4", b"100")
-    ).fetchall()
+    drained = fetch(service, "drain", *DRAIN)
     assert len(drained) == 1
     [(delivery,)] = values("select id from bridge.delivery_queue")
     assert values("select bridge.redeliver(%s)", delivery) == [(False,)]

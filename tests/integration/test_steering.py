@@ -23,6 +23,7 @@ from tests.integration.delivering import (
     delivery,
     enqueue,
 )
+from tests.integration.relaying import DRAIN
 from tests.receiver import answer, receiving
 from tests.waiting import PATIENCE_SECONDS, until_true
 from tests.webhook_rows import add_webhook
@@ -35,7 +36,7 @@ async def test_paused_webhook_queues_deliveries(bridge_url: str, bot: Bot) -> No
         bot.execute("select bridge.pause_webhook(%s)", (webhook,))
         assert await claim(database) == []
         bot.execute("select bridge.emit('test.event')")
-        await connection.fetch("drain", 0, [], [], 100)
+        await connection.fetch("drain", *DRAIN)
         assert await claim(database) == []
         bot.execute("select bridge.resume_webhook(%s)", (webhook,))
         assert len(await claim(database)) == 3
@@ -47,7 +48,7 @@ async def test_inactive_webhook_keeps_its_queue(bridge_url: str, bot: Bot) -> No
     async with open_database(bridge_url) as database, database.connect() as connection:
         bot.execute("update bridge.webhooks set is_active = false")
         bot.execute("select bridge.emit('test.event')")
-        await connection.fetch("drain", 0, [], [], 100)
+        await connection.fetch("drain", *DRAIN)
         assert await claim(database) == []
         bot.execute("update bridge.webhooks set is_active = true")
         assert len(await claim(database)) == 2

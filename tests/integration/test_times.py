@@ -13,6 +13,7 @@ from bridge.database.pool import Database, Row, open_database
 from bridge.delivery import attempt as attempt_module
 from bridge.delivery.courier import CLAIM_BATCH
 from tests.integration.delivering import Bot, delivering, delivery, enqueue
+from tests.integration.relaying import DRAIN
 from tests.receiver import Request, answer, hang_until, receiving
 from tests.waiting import until_true
 from tests.webhook_rows import add_webhook
@@ -24,7 +25,7 @@ async def drained(url: str, bot: Bot) -> None:
     """Emit an event and drain it, as a relay does."""
     bot.execute("select bridge.emit('test.event')")
     async with open_database(url) as database, database.connect() as connection:
-        await connection.fetch("drain", 0, [], [], 100)
+        await connection.fetch("drain", *DRAIN)
 
 
 async def test_times_of_a_delivery_are_in_order(bridge_url: str, bot: Bot) -> None:

@@ -2,20 +2,17 @@
 
 import pytest
 
-from bridge import assets
 from bridge.capture.apply import set_paused
 from bridge.capture.rules import load_preset, parse_rules
-from bridge.database.sessions import open_session
+from bridge.database.sessions import fetch, open_session
 from tests.conftest import init
 from tests.integration.doctor.conftest import ROLE, Bot, diagnose
+from tests.integration.relaying import DRAIN
 
 
 def drain(connection: Bot) -> None:
     """Move what is in the outbox to the log, as the relay does."""
-    statement = assets.query("drain")
-    for number, value in enumerate(("0", "'{}'::bigint[]", "'{}'::bigint[]", "100"), start=1):
-        statement = statement.replace(f"${number}", value)
-    connection.execute(statement.encode())
+    fetch(connection, "drain", *DRAIN)
 
 
 def test_places_where_triggers_do_not_fire_are_named(healthy: str, weakling: str, bot: Bot) -> None:

@@ -1,0 +1,192 @@
+"""No drain does unbounded work, and none that runs out of time stops the others."""
+
+import json
+import os
+from typing import Any
+
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from bridge.database import limits
+from bridge.relay import drain, slow_filters
+from tests.integration.relaying import Bot, relaying, sign_up
+from tests.waiting import until, until_true
+from tests.webhook_rows import add_webhook
+
+#: Instead of five seconds.
+SECONDS = 1.0
+#: Makes the filter $.username == "slow" take a minute.
+SLOW_FILTER = """
+    alter function bridge.passes(jsonpath, jsonb) rename to passes_quickly;
+    create function bridge.passes(p_filter jsonpath, p_payload jsonb) returns boolean
+    language plpgsql as $$ begin
+        if p_filter::text ~ 'slow' then perform pg_sleep(60); end if;
+        return bridge.passes_quickly(p_filter, p_payload);
+    end $$;
+"""
+
+
+@pytest.fixture
+def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"statement_timeout": f"{SECONDS}s", "lock_timeout": "500ms"}
+    monkeypatch.setattr(limits, "RELAY", {**limits.RELAY, **seconds})
+    monkeypatch.setattr(slow_filters, "DRAIN_SECONDS", SECONDS)
+    monkeypatch.setattr(slow_filters, "FILTERS_MILLISECONDS", SECONDS * 1000 / 2)
+
+
+def emit(bot: Bot, count: int, *, size: int, random: bool) -> None:
+    """Commit events with payloads of a size in bytes, all in one transaction."""
+    texts = [os.urandom(size // 2).hex() if random else "x" * size for _ in range(count)]
+    bot.execute(
+        "insert into bridge.outbox (event_type, payload)"
+        " select 'big', jsonb_build_object('number', number, 'text', text)"
+        " from unnest(%s::text[]) with ordinality as big(text, number)",
+        (texts,),
+    )
+
+
+def drains(bot: Bot) -> list[int]:
+    """Return how many events each drain has logged."""
+    rows = bot.execute(
+        "select count(*) from bridge.events group by recorded_at order by recorded_at"
+    ).fetchall()
+    return [int(str(count)) for (count,) in rows]
+
+
+async def test_drain_counts_the_deliveries_it_creates(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "DRAIN_ROWS", 100)
+    for number in range(40):
+        add_webhook(bot, event_type="big" if number < 30 else "*")
+    emit(bot, 10, size=32, random=True)
+    async with relaying(bridge_url) as relayed:
+        sign_up(bot, "takes ten webhooks")
+        await relayed.until_count(11)
+        await until_true(bot, "count(*) = 410 from bridge.delivery_queue")
+    # 41 rows an event: two make 82, so a third still begins below 100.
+    assert max(drains(bot)) == 3
+    assert [event.id for event in relayed.events] == list(range(1, 12))
+
+
+async def test_one_event_may_exceed_every_limit(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "DRAIN_ROWS", 1)
+    monkeypatch.setattr(drain, "DRAIN_BYTES", 1)
+    for _ in range(3):
+        add_webhook(bot)
+    emit(bot, 4, size=64, random=True)
+    async with relaying(bridge_url) as relayed:
+        await relayed.until_count(4)
+    assert drains(bot) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("random", [True, False], ids=["incompressible", "compressible"])
+async def test_drain_is_bounded_in_bytes(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch, random: bool
+) -> None:
+    monkeypatch.setattr(drain, "DRAIN_BYTES", 300_000)
+    async with relaying(bridge_url) as leader, relaying(bridge_url) as follower:
+        emit(bot, 30, size=100_000, random=random)
+        await leader.until_count(30)
+        await follower.until_count(30)
+    text_bytes = [
+        sum(len(event.payload) for event in events) for events in leader.batches + follower.batches
+    ]
+    # Compressed payloads count for a tenth of this text.
+    assert max(text_bytes) <= (400_000 if random else 3_000_000)
+    assert [json.loads(event.payload)["number"] for event in leader.events] == list(range(1, 31))
+    assert [event.id for event in leader.events] == [event.id for event in follower.events]
+
+
+@pytest.mark.usefixtures("short_limit")
+async def test_drain_that_runs_out_of_time_is_repeated_with_fewer_events(
+    bridge_url: str, bot: Bot
+) -> None:
+    bot.execute(
+        """
+        create function public.dawdle() returns trigger language plpgsql as $$ begin
+            perform pg_sleep(0.02);
+            return new;
+        end $$;
+        create trigger dawdle before insert on bridge.events
+            for each row execute function public.dawdle();
+        """
+    )
+    with bot.transaction():
+        for number in range(100):
+            sign_up(bot, str(number))
+    with capture_logs() as logs:
+        async with relaying(bridge_url) as relayed:
+            await relayed.until_count(100)
+    assert [event.id for event in relayed.events] == sorted({e.id for e in relayed.events})
+    assert max(drains(bot)) < 100
+    assert "drain_timed_out" in {entry["event"] for entry in logs}
+
+
+@pytest.mark.usefixtures("short_limit")
+async def test_slow_filter_is_disabled_and_the_others_deliver(bridge_url: str, bot: Bot) -> None:
+    bot.execute(SLOW_FILTER)
+    quick = [add_webhook(bot, filter='$.username == "a"') for _ in range(5)]
+    slow = [add_webhook(bot, filter='$.username == "slow"') for _ in range(2)]
+    plain = add_webhook(bot, event_type="user.created")
+    with bot.transaction():
+        for name in "abc":
+            sign_up(bot, name)
+    async with relaying(bridge_url) as relayed:
+        await relayed.until(lambda: any(e.event_type == "webhook.disabled" for e in relayed.events))
+        await relayed.until_count(5)
+    assert bot.execute(
+        "select id, disabled_reason like 'its filter took % s for an event of type user.created'"
+        " from bridge.webhooks where not is_active order by id"
+    ).fetchall() == [(each, True) for each in slow]
+    delivered = bot.execute(
+        "select webhook_id, event_id from bridge.delivery_queue where event_type = 'user.created'"
+    ).fetchall()
+    names = {event.id: json.loads(event.payload).get("username") for event in relayed.events}
+    assert sorted((webhook, names[int(str(event))]) for webhook, event in delivered) == sorted(
+        [(each, "a") for each in quick] + [(plain, name) for name in "abc"]
+    )
+
+
+@pytest.mark.usefixtures("short_limit")
+async def test_locked_table_is_not_taken_for_slow_events(bridge_url: str, bot: Bot) -> None:
+    add_webhook(bot, filter='$.username == "a"')
+    with capture_logs() as logs:
+        async with relaying(bridge_url, poll_seconds=0.2) as relayed:
+            sign_up(bot, "prepares the statement, which also takes locks")
+            await relayed.until_count(1)
+            with psycopg.connect(bridge_url) as locker:
+                locker.execute("lock table bridge.webhooks")
+                sign_up(bot, "a")
+                await until(lambda: "database_task_failed" in {each["event"] for each in logs})
+            await relayed.until_count(2)
+    assert "drain_timed_out" not in {entry["event"] for entry in logs}
+    assert bot.execute("select is_active from bridge.webhooks").fetchall() == [(True,)]
+
+
+def test_fewest_slowest_filters_are_disabled() -> None:
+    limit = slow_filters.FILTERS_MILLISECONDS
+    assert slow_filters.slowest({1: 1.0, 2: 2.0}) == []
+    assert slow_filters.slowest({1: 1.0, 2: limit, 3: 0.5}) == [2]
+    assert slow_filters.slowest(dict.fromkeys(range(12), limit / 10)) == [0, 1]
+
+
+async def test_bridge_that_is_gone_leaves_no_statement_behind(
+    bridge_url: str, bot: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only the check for a lost client can end it then.
+    monkeypatch.setattr(limits, "RELAY", {**limits.RELAY, "statement_timeout": "0"})
+    bot.execute(SLOW_FILTER)
+    add_webhook(bot, filter='$.username == "slow"')
+    running = "count(*) = {} from pg_stat_activity where application_name = 'pgbridge'"
+    async with relaying(bridge_url) as relayed:
+        await until(lambda: relayed.relay.leading)
+        sign_up(bot, "a")
+        await until_true(bot, running.format(1) + " and wait_event = 'PgSleep'")
+    await until_true(bot, running.format(0))
+    bot.execute("delete from bridge.webhooks")
+    async with relaying(bridge_url) as relayed:
+        await relayed.until_count(1)
