@@ -10,6 +10,7 @@ import trio
 from bridge.bot.tokens import BotTokens
 from tests.integration.bot_tokens import PLAIN, SCOPES, add_bot_token, sha256
 from tests.integration.calling import Bot, add_token, calling
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ async def test_locked_bot_table_delays_bot_tokens_only(
         async def come_too_early() -> None:
             answered.append(await status("bot-token"))
 
-        with trio.fail_after(25):
+        with trio.fail_after(PATIENCE_SECONDS):
             async with trio.open_nursery() as nursery:
                 # As a migration of the bot does.
                 with bot_tokens.transaction():

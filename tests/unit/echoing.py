@@ -10,6 +10,7 @@ import trio.testing
 from bridge.live.connection import StreamLimits
 from tests.system.ws_echo import LIMITS, echo_front
 from tests.unit.serving import BINARY, CLOSE, CONTINUATION, TEXT, Sent, frame, sent_by_server
+from tests.waiting import PATIENCE_SECONDS
 
 #: The key of the sample handshake in RFC 6455, section 1.3.
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -90,7 +91,7 @@ async def echoing(limits: StreamLimits = LIMITS) -> AsyncIterator[Echo]:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     echo = Echo(listeners[0].socket.getsockname()[1])
     front = echo_front(limits, ended=echo.ended)
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(front.accept, listeners, nursery)
             try:

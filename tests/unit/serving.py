@@ -25,7 +25,7 @@ from bridge.live.hub import Hub
 from bridge.live.stream import LiveStream
 from bridge.telemetry import metrics
 from bridge.web.http.front import Front
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 #: A history that keeps nothing in memory, so that every past event comes from the log.
 FORGETFUL = 0
@@ -234,7 +234,7 @@ async def serving(
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     if send_buffer_bytes is not None:
         listeners[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(front.accept, listeners, nursery)
             nursery.start_soon(live.run)

@@ -8,6 +8,7 @@ import trio
 from trio_websocket import WebSocketRequest, serve_websocket
 
 from bridge.demo.watch import Dashboard, NoStreamError
+from tests.waiting import PATIENCE_SECONDS
 
 
 async def test_dashboard_resumes_after_the_last_event(nursery: trio.Nursery) -> None:
@@ -38,7 +39,7 @@ async def test_dashboard_resumes_after_the_last_event(nursery: trio.Nursery) -> 
 
     dashboard = Dashboard(f"ws://127.0.0.1:{server.port}/ws?token=t", on_event)
     await nursery.start(dashboard.watch)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_SECONDS):
         await enough.wait()
     assert seen == [6, 7, 8, 9]
     assert paths == ["/ws?token=t", "/ws?token=t&since=7"]

@@ -15,6 +15,7 @@ from bridge.tail.address import Address, parse_address
 from bridge.tail.follower import Follower, TailError
 from bridge.tail.messages import Gap, Message, Notice, StreamEvent
 from tests.unit.serving import serving
+from tests.waiting import PATIENCE_SECONDS
 
 WELCOME = '{"type": "connection", "last_event_id": %d}'
 EVENT = '{"type":"t","payload":{},"timestamp":"2026-01-15T10:30:00.123456Z","id":%d}'
@@ -27,7 +28,7 @@ async def following(
 ) -> AsyncIterator[trio.MemoryReceiveChannel[Message]]:
     """Follow during the context; yield the channel of messages."""
     sending, receiving = trio.open_memory_channel[Message](0)
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Follower(address, "right", **options).run, sending)
             yield receiving
@@ -37,7 +38,7 @@ async def following(
 async def failure(address: Address) -> str:
     """Return why a stream cannot be followed."""
     sending, _ = trio.open_memory_channel[Message](10)
-    with trio.fail_after(20), pytest.raises(TailError) as error:
+    with trio.fail_after(PATIENCE_SECONDS), pytest.raises(TailError) as error:
         await Follower(address, "right").run(sending)
     return str(error.value)
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from bridge.live.outlet import Outlet
+from tests.waiting import PATIENCE_SECONDS
 
 
 @asynccontextmanager
@@ -18,7 +19,7 @@ async def _pair(buffer_bytes: int) -> AsyncIterator[tuple[Outlet, trio.SocketStr
         server = await listener.accept()
         server.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 8192)
         async with client, server:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 yield (
                     Outlet(
                         server,

@@ -20,6 +20,7 @@ from tests.unit.serving import (
     never,
     serving,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 
 async def test_many_waiting_clients_retry_like_two(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +238,7 @@ async def test_replay_catches_up_while_events_are_published() -> None:
                     await turns.acquire()
 
             nursery.start_soon(publish_before_every_turn)
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE_SECONDS):
                 while (await message(client))["type"] != "resumed":
                     pass
             nursery.cancel_scope.cancel()

@@ -15,6 +15,7 @@ from bridge.delivery.resolve import BlockedAddressError, UnresolvableError
 from bridge.delivery.retry import Answer, Failure
 from bridge.delivery.transport import RESPONSE_BYTES, RESPONSE_PIECES, Transport
 from bridge.delivery.url import parse_url
+from tests.waiting import PATIENCE_SECONDS
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -98,7 +99,7 @@ def made(**options: object) -> Transport:
 async def post(
     transport: Transport, server: Server, deadline: float = 5.0, scheme: str = "http"
 ) -> Answer:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_SECONDS):
         return await transport.post(
             f"{scheme}://receiver.test:{server.port}/hook?a=1",
             headers=b"webhook-id: evt_1\r\n",
@@ -537,7 +538,7 @@ async def test_idle_connections_are_bounded_and_expire() -> None:
             open_connections -= 1
 
     async def until(count: int) -> None:
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             while open_connections != count:  # noqa: ASYNC110 - the kernel tells in its own time
                 await trio.sleep(0.001)
 

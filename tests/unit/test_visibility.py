@@ -15,6 +15,7 @@ from bridge.access.tokens import Grant, TokenKey
 from bridge.database.errors import DatabaseUnavailable
 from bridge.live import stream
 from tests.unit.serving import LIMITS, Serving, Tokens, ask, closing, message, serving
+from tests.waiting import PATIENCE_SECONDS
 
 TYPES = ("user.created", "ticket.created", "ticket.message.added", "tickets.closed")
 
@@ -169,7 +170,7 @@ async def test_unreadable_token_table_does_not_delay_the_other(
     async with serving(tokens=tokens) as server:
         bots = await server.welcomed("?token=bots")
         ours = await server.welcomed("?token=right")
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             await asked.wait()
         del tokens.known["right"]
         assert await closing(ours) == (1008, "API token revoked or expired")
@@ -210,7 +211,7 @@ async def test_access_log_names_clients_without_tokens() -> None:
         with structlog.testing.capture_logs() as logs:
             client = await server.welcomed("?token=right")
             await client.aclose()
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 await server.until_clients(0)
         refused = await server.connect("?token=wrong")
         await closing(refused)
