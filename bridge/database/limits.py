@@ -11,7 +11,7 @@ so that the error says which of the two was at fault.
 from collections.abc import Mapping
 from typing import Final
 
-#: Longest time of one drain, in seconds. Claims rely on it to find deliveries that appear late.
+#: Longest time of one drain, in seconds.
 DRAIN_SECONDS: Final = 5
 
 _IDLE: Final = {
