@@ -13,6 +13,7 @@ from bridge.access.tokens import Grant
 from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError
 from bridge.database.pool import Database, Row
 from bridge.database.shares import Share
+from bridge.terminal.visible import visible
 
 log = structlog.get_logger()
 
@@ -81,4 +82,5 @@ class BotTokenTable:
             raise DatabaseUnavailable("the bot's tokens cannot be read") from None
 
     def _grant(self, row: Row) -> Grant:
-        return Grant(row["id"], row["name"], self._tokens.scopes, "bot")
+        # The bot accepts any name; ours have no control characters.
+        return Grant(row["id"], visible(row["name"]), self._tokens.scopes, "bot")

@@ -19,6 +19,7 @@ from pydantic import (
 from bridge import assets
 from bridge.events import PATTERN
 from bridge.settings import first_problem
+from bridge.terminal.visible import CONTROLS
 
 Operation = Literal["insert", "update", "delete", "truncate"]
 
@@ -39,8 +40,8 @@ def _one_or_more(value: object) -> object:
 
 
 def _text(value: object) -> object:
-    if isinstance(value, str) and "\x00" in value:
-        raise ValueError("must not contain a NUL character, which PostgreSQL cannot store")
+    if isinstance(value, str) and re.search(f"[{CONTROLS}]", value):
+        raise ValueError("must not contain control characters or change the direction of writing")
     return value
 
 
@@ -51,7 +52,9 @@ def _column_or_sql(value: object) -> object:
         )
     if not value.strip():
         raise ValueError("must not be empty")
-    return _text(value)
+    if "\x00" in value:
+        raise ValueError("must not contain a NUL character, which PostgreSQL cannot store")
+    return value
 
 
 #: A column's name, or an SQL expression over NEW and OLD.

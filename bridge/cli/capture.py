@@ -6,7 +6,7 @@ import typer
 
 from bridge.capture.apply import install_lock, set_paused
 from bridge.cli.context import database_session, read_settings
-from bridge.cli.output import say
+from bridge.terminal.output import say
 
 capture_app = typer.Typer(help="Pause and resume the capture of events.", no_args_is_help=True)
 

@@ -1,6 +1,5 @@
 """``pgbridge doctor`` and ``pgbridge status``."""
 
-import json
 import os
 import signal
 import sys
@@ -15,13 +14,15 @@ import typer
 from rich.text import Text
 
 from bridge.cli.context import database_session, one_line_errors, read_rules, read_settings
-from bridge.cli.output import FAILED, plain_console, say
+from bridge.cli.output import FAILED
 from bridge.database.sessions import Connection, open_session
 from bridge.operations import status_screen
 from bridge.operations.doctor.examine import examine
 from bridge.operations.doctor.framework import Finding
 from bridge.operations.status import Status, read_status
 from bridge.settings import Settings
+from bridge.terminal.output import Terminal, say, show, show_json
+from bridge.terminal.visible import visible
 
 #: How long ``status --watch`` waits for a table that another session has locked.
 WATCH_LOCK_SECONDS = 5
@@ -37,7 +38,7 @@ def doctor(as_json: AsJson = False) -> None:
     findings = examine(settings, read_rules(settings))
     failed = any(finding.level == "error" for finding in findings)
     if as_json:
-        typer.echo(json.dumps({"ok": not failed, "findings": [asdict(each) for each in findings]}))
+        show_json({"ok": not failed, "findings": [asdict(each) for each in findings]})
     else:
         _print_findings(findings)
     raise typer.Exit(FAILED if failed else 0)
@@ -57,9 +58,9 @@ def status(
     with database_session(settings) as connection:
         current = read_status(connection)
     if as_json:
-        typer.echo(json.dumps(current.to_json()))
+        show_json(current.to_json())
         return
-    typer.echo("\n".join(_status_lines(current)))
+    _show_status(current)
 
 
 def _watch_status(settings: Settings, *, as_json: bool) -> None:
@@ -76,11 +77,12 @@ def _watch_status(settings: Settings, *, as_json: bool) -> None:
         if status is None:
             say(f"pgbridge: {problem}")
         elif as_json:
-            print(json.dumps(status.to_json()), flush=True)
+            show_json(status.to_json())
         else:
-            print("\n".join(_status_lines(status)), end="\n\n", flush=True)
+            _show_status(status)
+            show("")
 
-    console = plain_console()
+    console = Terminal()
     # Treat SIGTERM as Ctrl-C, so that the terminal gets its cursor and screen back.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with one_line_errors(), suppress(KeyboardInterrupt):
@@ -95,19 +97,21 @@ def _watch_status(settings: Settings, *, as_json: bool) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _status_lines(status: Status) -> list[str]:
-    return [f"{name:<16}{value}" for name, value in status.lines()]
+def _show_status(status: Status) -> None:
+    for name, value in status.lines():
+        show(f"{name:<16}{value}")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     """Print one line per finding, wrapped and indented on a terminal."""
-    console = plain_console()
+    console = Terminal()
     counts: Counter[str] = Counter(finding.level for finding in findings)
     margin = " " * len("warning  ")
     for finding in findings:
-        text = f"{finding.check}: {finding.message}"
+        text = visible(f"{finding.check}: {finding.message}")
         if finding.detail:
-            text += f"\n{margin}detail: {finding.detail}\n{margin}hint: {finding.hint}"
+            detail, hint = visible(finding.detail), visible(finding.hint)
+            text += f"\n{margin}detail: {detail}\n{margin}hint: {hint}"
         if console.is_terminal:
             text = "\n".join(
                 textwrap.fill(line, console.width, subsequent_indent=margin + "  ")

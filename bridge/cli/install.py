@@ -9,9 +9,10 @@ import typer
 from bridge.capture.apply import apply_steps, install_lock
 from bridge.capture.plan import plan_install, plan_removal
 from bridge.cli.context import database_session, read_rules, read_settings
-from bridge.cli.output import say
 from bridge.database import rights
 from bridge.database.sessions import fetch
+from bridge.terminal.output import say, show_text
+from bridge.terminal.visible import visible
 
 
 def init(
@@ -36,7 +37,10 @@ def init(
     ):
         planned = plan_install(connection, rules, quiet_doorbell=quiet, create_roles=create_roles)
         if dry_run:
-            typer.echo(planned.script() or "-- nothing to do")
+            script = planned.script() or "-- nothing to do"
+            show_text(script)
+            if visible(script, keep="\n\t") != script:
+                say("note: the SQL has invisible characters; \\u… above stands for them")
         else:
             apply_steps(connection, planned.steps, lock_timeout_seconds=timeout, report=say)
     for remark in planned.remarks:

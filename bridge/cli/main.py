@@ -1,5 +1,6 @@
 """The ``pgbridge`` command and its subcommands."""
 
+from traceback import format_exc
 from typing import Annotated
 
 import typer
@@ -9,10 +10,12 @@ from bridge.cli.capture import capture_app
 from bridge.cli.demo import demo
 from bridge.cli.inspect import doctor, status
 from bridge.cli.install import init, uninstall
+from bridge.cli.output import FAILED
 from bridge.cli.run import run, worker
 from bridge.cli.tail import tail
 from bridge.cli.tokens import token_app
 from bridge.cli.webhooks import webhooks_app
+from bridge.terminal.output import say_text, show
 
 app = typer.Typer(
     help="Real-time events and signed webhooks from an unchanged PostgreSQL application.",
@@ -31,12 +34,16 @@ app.add_typer(webhooks_app, name="webhooks")
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="pgbridge")
+    try:
+        app(prog_name="pgbridge")
+    except Exception:  # a bug: Python would print the exception's text as it is
+        say_text(format_exc())
+        raise SystemExit(FAILED) from None
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"pgbridge {assets.version()}")
+        show(f"pgbridge {assets.version()}")
         raise typer.Exit
 
 

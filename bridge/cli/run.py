@@ -7,6 +7,7 @@ import typer
 from bridge.cli.context import read_settings
 from bridge.cli.output import FAILED, MISUSED, fail
 from bridge.settings import Settings
+from bridge.terminal.output import show
 
 
 def run(
@@ -50,7 +51,7 @@ def _run_bridge(settings: Settings) -> None:
 
     try:
         with ungrouped():
-            trio.run(serve, settings, typer.echo)
+            trio.run(serve, settings, show)
     except StartError as error:
         fail(str(error))
     except Exception:
@@ -65,7 +66,7 @@ def _run_workers(settings: Settings) -> None:
     from bridge.daemon.supervisor import WorkersFailedError, supervise
 
     try:
-        in_order = trio.run(supervise, settings, typer.echo)
+        in_order = trio.run(supervise, settings, show)
     except WorkersFailedError as error:
         fail(str(error), error.exit_code)
     except Exception:

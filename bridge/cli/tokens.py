@@ -1,17 +1,17 @@
 """``pgbridge token``: create, list and revoke API tokens."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from bridge.access.scopes import EVENTS_READ, SCOPES, ScopeError, checked_scopes
 from bridge.access.tokens import new_row, new_token
 from bridge.cli.context import database_session, read_settings
-from bridge.cli.output import MISUSED, fail, say, table
+from bridge.cli.output import MISUSED, fail
 from bridge.database.sessions import fetch
+from bridge.terminal.output import say, show, show_table
 
 token_app = typer.Typer(help="Manage tokens for REST and WebSocket.", no_args_is_help=True)
 
@@ -44,29 +44,17 @@ def create(
     token = new_token()
     with database_session(read_settings()) as connection:
         fetch(connection, "create_token", *new_row(name, token, scopes, expires_at))
-    typer.echo(token)
+    show(token)
 
 
 @token_app.command("list")
 def list_() -> None:
     """List tokens by name and prefix."""
-    shown = table("id", "name", "prefix", "scopes", "created", "expires", "last used", "state")
+    headers = ("id", "name", "prefix", "scopes", "created", "expires", "last used", "state")
     with database_session(read_settings()) as connection:
         rows = fetch(connection, "list_tokens", None, None, 0)
-    for row in reversed(rows):
-        if row["id"] is None:  # there are no tokens
-            break
-        moments = (row["created_at"], row["expires_at"], row["last_used_at"])
-        cells = (
-            str(row["id"]),
-            row["name"],
-            f"{row['prefix']}…",
-            " ".join(row["scopes"]),
-            *("" if moment is None else f"{moment:%Y-%m-%d %H:%M}" for moment in moments),
-            row["state"],
-        )
-        shown.add_row(*map(Text, cells))
-    Console().print(shown)
+    # A row without an id: there are no tokens.
+    show_table(headers, [_cells(row) for row in reversed(rows) if row["id"] is not None])
 
 
 @token_app.command()
@@ -80,3 +68,15 @@ def revoke(
         if not fetch(connection, "revoke_token", token_id):
             fail(f"no valid token has ID {token_id}; see: pgbridge token list")
     say(f"token {token_id} is revoked")
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[object, ...]:
+    moments = (row["created_at"], row["expires_at"], row["last_used_at"])
+    return (
+        row["id"],
+        row["name"],
+        f"{row['prefix']}…",
+        " ".join(row["scopes"]),
+        *("" if moment is None else f"{moment:%Y-%m-%d %H:%M}" for moment in moments),
+        row["state"],
+    )

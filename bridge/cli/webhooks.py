@@ -5,20 +5,18 @@ Only these commands pay for importing the webhook operations, which doubles thei
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from bridge.access.vault import Vault
 from bridge.capture.apply import install_lock
 from bridge.cli.context import database_session, one_line_errors, read_settings
-from bridge.cli.output import MISUSED, fail, say, table
+from bridge.cli.output import MISUSED, fail
 from bridge.database.queries import SessionQueries, run_blocking
+from bridge.terminal.output import say, show, show_json, show_table, show_text
 
 if TYPE_CHECKING:
     from bridge.webhooks.operations import Webhooks
@@ -39,14 +37,13 @@ def list_(
     """List webhooks with state, backlog and success rate."""
     rows = [dict(row) for row in _run(lambda webhooks: webhooks.overview())]
     if as_json:
-        typer.echo(json.dumps(rows))
+        show_json(rows)
         return
-    shown = table("id", "name", "url", "event type", "state", "pending", "success, last hour")
     for row in rows:
-        rate = row.pop("success_rate_hour")
-        share = "" if rate is None else f"{rate:g} %"
-        shown.add_row(*(Text(str(value)) for value in row.values()), share)
-    Console().print(shown)
+        rate = row["success_rate_hour"]
+        row["success_rate_hour"] = "" if rate is None else f"{rate:g} %"
+    headers = ("id", "name", "url", "event type", "state", "pending", "success, last hour")
+    show_table(headers, [list(row.values()) for row in rows])
 
 
 @webhooks_app.command()
@@ -96,9 +93,9 @@ def create(
     from bridge.webhooks.operations import validated
 
     created = _run(lambda webhooks: webhooks.create(validated(NewWebhook, fields)))
-    typer.echo(created.id)
+    show(created.id)
     if created.secret is not None:
-        typer.echo(created.secret)
+        show(created.secret)
 
 
 @webhooks_app.command()
@@ -113,7 +110,7 @@ def test(webhook_id: WebhookId) -> None:
     send = blocking_sender(Vault(settings.secret_keys), settings.allowed_networks)
     trial = _run(lambda webhooks: webhooks.send_test(webhook_id, send))
     if trial.response_body:
-        typer.echo(trial.response_body)
+        show_text(trial.response_body)
     if trial.error_message is not None:
         fail(trial.error_message)
     say(f"HTTP {trial.response_status} after {1000 * trial.seconds:.0f} ms")
@@ -171,7 +168,7 @@ def redeliver(
             typer.confirm(f"Redeliver {count} failed deliveries?", abort=True, err=True)
         chosen.dry_run = False
         count = _run(lambda webhooks: webhooks.redeliver_failed(webhook_id, chosen)).count
-    typer.echo(count)
+    show(count)
 
 
 @webhooks_app.command()
@@ -183,7 +180,7 @@ def redelivery(
     progress = _run(
         lambda webhooks: (webhooks.cancel_redelivery if cancel else webhooks.redelivery)(webhook_id)
     )
-    typer.echo(f"{progress.state}: {progress.requeued} of {progress.matched} put into the queue")
+    show(f"{progress.state}: {progress.requeued} of {progress.matched} put into the queue")
 
 
 @webhooks_app.command("import")
@@ -209,7 +206,7 @@ def import_(
         else:
             say(f"{'would copy' if dry_run else 'copied'}: {what}")
         if each.webhook_id is not None:
-            typer.echo(each.webhook_id)
+            show(each.webhook_id)
     copied = sum(each.skipped is None for each in results)
     say(f"{copied} {'to copy' if dry_run else 'copied'}, {len(results) - copied} skipped")
     if copied:

@@ -1,6 +1,5 @@
 """Run one of several bridges on one port, as a child process of the supervisor."""
 
-import json
 import os
 import pickle
 import signal
@@ -19,6 +18,7 @@ from bridge.daemon.supervisor import BACKLOG, Address, Orders
 from bridge.tasks import first_error
 from bridge.telemetry.exposition import merge_metrics, render_metrics
 from bridge.telemetry.logs import configure_logs
+from bridge.terminal.output import show_json
 
 log = structlog.get_logger()
 
@@ -77,7 +77,7 @@ async def _work(number: int, orders: Orders) -> None:
 
 def _report(what: str, line: str) -> None:
     with suppress(BrokenPipeError):  # the supervisor has died; this process follows
-        print(json.dumps({what: line}), flush=True)
+        show_json({what: line})
 
 
 async def _end_with_supervisor() -> None:

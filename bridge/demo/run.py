@@ -1,6 +1,5 @@
 """``pgbridge demo``: run all parts and compare what was committed with what arrived."""
 
-import json
 import math
 import os
 import secrets
@@ -17,7 +16,7 @@ from typing import Any
 import httpx
 import psycopg
 import trio
-from rich.console import Console
+from rich.text import Text
 
 from bridge.demo import child
 from bridge.demo.bot import Bot
@@ -29,6 +28,7 @@ from bridge.demo.screen import Scene, plain_line, print_lines, show_frames
 from bridge.demo.watch import Dashboard, NoStreamError
 from bridge.demo.webhooks import PATTERNS, create_webhooks, interference, new_secrets
 from bridge.tasks import WakeUp, ungrouped
+from bridge.terminal.output import Terminal, say_text, show, show_json
 
 EVENTS_PER_SECOND = 40.0
 SETTLE_SECONDS = 40.0
@@ -78,16 +78,16 @@ def run_demo(seconds: float | None) -> int:
             problem = demo.verdict()
         if problem is not None:
             with suppress(OSError):
-                print(f"pgbridge demo: {problem}", file=sys.stderr, flush=True)
+                say_text(f"pgbridge demo: {problem}")
         try:
-            print(json.dumps(demo.ledger.summary()), flush=True)
+            show_json(demo.ledger.summary())
         except OSError:
             # The reader has left; keep the interpreter from reporting that at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if problem is None else 1
 
 
-class _Console(Console):
+class _Console(Terminal):
     """A console that reports a closed pipe instead of exiting."""
 
     def on_broken_pipe(self) -> None:
@@ -109,7 +109,7 @@ class Demo:
             Dashboard(stream, self._streamed),
             seconds,
         )
-        self._console = _Console(highlight=False)
+        self._console = _Console()
         self._live = sys.stdout.isatty() and not self._console.is_dumb_terminal
         self._enough = trio.Event()
         self._news = WakeUp()
@@ -214,7 +214,7 @@ class Demo:
                 await self._settle(api, webhooks)
                 screen.cancel_scope.cancel()
         if not self._live:
-            print(plain_line(scene), flush=True)
+            show(plain_line(scene))
 
     async def _trade(self, bot: Bot) -> None:
         """Run the bot at a steady pace for its time or until a signal."""
@@ -284,7 +284,7 @@ class Demo:
             ("database", psql_command(server, url)),
             ("shell", shell_command(server, url)),
         ):
-            self._console.print(f" [bold]{label:<10}[/]{what}", soft_wrap=True, markup=True)
+            self._console.print(Text.assemble((f" {label:<10}", "bold"), what), soft_wrap=True)
         self._console.print()
 
 

@@ -26,6 +26,7 @@ from bridge.demo.receiver import Receiver
 from bridge.demo.watch import Dashboard
 from bridge.operations.formatting import number
 from bridge.operations.status_screen import bar_chart
+from bridge.terminal.output import show
 
 #: After this long, a missing event is shown as lost; a retry takes six seconds.
 LOST_AFTER_SECONDS = 15.0
@@ -121,7 +122,7 @@ async def print_lines(scene: Scene) -> None:
     """Print a plain line every few seconds until cancelled."""
     while True:
         await trio.sleep(PLAIN_LINE_SECONDS)
-        print(plain_line(scene), flush=True)
+        show(plain_line(scene))
 
 
 def plain_line(scene: Scene) -> str:

@@ -7,21 +7,13 @@ from zlib import crc32
 from rich.text import Text
 
 from bridge.tail.messages import StreamEvent
+from bridge.terminal.visible import visible
 
 #: Colours of event types; red is reserved for errors.
 TYPE_STYLES = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green")
 
 #: Minimum width of the type column.
 TYPE_WIDTH = 21
-
-
-def visible(text: str) -> str:
-    """Escape unprintable characters as JSON does, so that JSON keeps its meaning."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else _escaped(character) for character in text
-    )
 
 
 def terminal_line(event: StreamEvent) -> Text:
@@ -36,9 +28,3 @@ def terminal_line(event: StreamEvent) -> Text:
         "  ",
         visible(payload),
     )
-
-
-def _escaped(character: str) -> str:
-    if character == "\x7f":  # JSON does not escape DEL
-        return "\\u007f"
-    return json.dumps(character)[1:-1]

@@ -12,9 +12,11 @@ from rich.console import Console, OverflowMethod
 from rich.text import Text
 
 from bridge.tail.follower import Follower, TailError
-from bridge.tail.lines import terminal_line, visible
+from bridge.tail.lines import terminal_line
 from bridge.tail.messages import Gap, Message, Notice, StreamEvent
 from bridge.tasks import ungrouped
+from bridge.terminal.output import Terminal
+from bridge.terminal.visible import visible
 
 _STDOUT = 1
 
@@ -33,11 +35,10 @@ class Output:
         # As after >&- in a shell.
         if sys.stdout is None or sys.stderr is None:
             raise TailError("standard output or standard error is closed")
-        self._console = Console()
-        self._errors = Console(stderr=True)
+        self._console = Terminal()
+        self._errors = Terminal(stderr=True)
         # Do not ask the console: with FORCE_COLOR it takes a pipe for a terminal.
-        self._on_terminal = sys.stdout.isatty()
-        self._as_json = as_json or not self._on_terminal
+        self._as_json = as_json or not sys.stdout.isatty()
 
     async def show(self, message: Message) -> None:
         """Print a message. A gap is reported on standard error and, as JSON, among the events."""
@@ -50,8 +51,7 @@ class Output:
             case _ if not self._as_json:
                 await _print(self._console, terminal_line(message), "ellipsis")
         if self._as_json:
-            text = visible(message.text) if self._on_terminal else message.text
-            await _write(_STDOUT, f"{text}\n".encode())
+            await _write(_STDOUT, f"{visible(message.text)}\n".encode())
 
     async def reader_left(self) -> None:
         """Wait until the reader of a pipe on standard output leaves; forever if it is no pipe."""

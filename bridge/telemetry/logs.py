@@ -7,6 +7,8 @@ from typing import Literal
 
 import structlog
 
+from bridge.terminal.visible import visible
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "json", "console"]
 
@@ -58,12 +60,24 @@ def configure_logs(
 def _renderers(format_: Format) -> list[structlog.typing.Processor]:
     is_terminal = sys.stderr.isatty()
     if format_ == "console" or (format_ == "auto" and is_terminal):
-        return [
-            structlog.dev.ConsoleRenderer(
-                colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
-            )
-        ]
+        # It gets tracebacks as text: it would print those of exceptions as they are.
+        plain = structlog.dev.ConsoleRenderer(
+            colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
+        )
+        return [structlog.processors.format_exc_info, _escape_controls, plain]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _escape_controls(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Make texts of clients, receivers and users visible. JSON escapes them anyway, and so does
+    ``repr``, in which other values are written."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            keep = "\n" if name in ("exception", "stack") else ""
+            event[name] = visible(value, keep=keep).replace("\n", "\n  ")
+    return event
 
 
 def _log_libraries(

@@ -9,9 +9,18 @@ from pydantic_core import PydanticCustomError
 
 from bridge.access.vault import secret_problem
 from bridge.events import PATTERN
+from bridge.terminal.visible import CONTROLS
 
 #: Largest id that PostgreSQL can store.
 MAX_BIGINT: Final = 2**63 - 1
+
+#: Longest description, in characters. The audit log keeps every version of it.
+MAX_DESCRIPTION = 4000
+
+#: Longest secret, in characters. Couriers read it with every delivery.
+MAX_SECRET = 1024
+
+NO_CONTROLS: Final = "must not contain control characters or change the direction of writing"
 
 # A scheme, an authority without userinfo, and no white space. Parsers disagree whether a backslash
 # in an authority begins a path.
@@ -26,6 +35,19 @@ def _storable(text: str) -> str:
     """Reject text that is valid JSON but that PostgreSQL cannot store."""
     if _UNSTORABLE.search(text):
         raise ValueError("must not contain NUL or an unpaired surrogate")
+    return text
+
+
+def _without_controls(text: str) -> str:
+    """Reject characters that could control the terminal of whoever reads the text."""
+    if re.search(f"[{CONTROLS}]", text):
+        raise ValueError(NO_CONTROLS)
+    return text
+
+
+def _description(text: str | None) -> str | None:
+    """Reject such characters in a text that may have several lines."""
+    _without_controls(re.sub(r"[\t\n\r]", "", text or ""))
     return text
 
 
@@ -87,7 +109,11 @@ Text = Annotated[_Storable, Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}
 Moment = Annotated[datetime, BeforeValidator(_no_epoch), AfterValidator(_in_utc)]
 #: A boolean of our own fields. Those of the contract also accept "true", 1 and the like.
 Flag = Annotated[bool, Strict()]
-Name = Annotated[Text, Field(min_length=1, max_length=255)]
+Name = Annotated[
+    _Storable,
+    Field(min_length=1, max_length=255, json_schema_extra={"pattern": f"^[^{CONTROLS}]*$"}),
+    AfterValidator(_without_controls),
+]
 Url = Annotated[
     _Storable,
     Field(
@@ -96,6 +122,7 @@ Url = Annotated[
         description="http or https, with a host, without user or password.",
         json_schema_extra={"format": "uri"},
     ),
+    AfterValidator(_without_controls),
     AfterValidator(_deliverable),
 ]
 EventType = Annotated[
@@ -109,7 +136,19 @@ EventType = Annotated[
     ),
 ]
 OptionalText = Annotated[Text | None, BeforeValidator(empty_is_none)]
-Secret = Annotated[Text, AfterValidator(_usable_secret)]
+Description = Annotated[
+    Annotated[
+        _Storable,
+        Field(
+            max_length=MAX_DESCRIPTION,
+            json_schema_extra={"pattern": f"^(?:[^{CONTROLS}]|[\\t\\n\\r])*$"},
+        ),
+    ]
+    | None,
+    BeforeValidator(empty_is_none),
+    AfterValidator(_description),
+]
+Secret = Annotated[Text, Field(max_length=MAX_SECRET), AfterValidator(_usable_secret)]
 OptionalSecret = Annotated[Secret | None, BeforeValidator(empty_is_none)]
 TimeoutSeconds = Annotated[
     int,

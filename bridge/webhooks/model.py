@@ -17,6 +17,7 @@ from bridge.operations.overview import WebhookState
 from bridge.webhooks.fields import (
     Count,
     DeliveryStatus,
+    Description,
     EventType,
     Flag,
     Id,
@@ -25,7 +26,6 @@ from bridge.webhooks.fields import (
     Name,
     OptionalFilter,
     OptionalSecret,
-    OptionalText,
     RatePerSecond,
     RetrySchedule,
     Secret,
@@ -72,7 +72,7 @@ class NewWebhook(BaseModel):
         default=False,
         description="Generate a secret; only the response to this request contains it.",
     )
-    description: OptionalText = None
+    description: Description = None
     is_active: bool = True
     timeout_seconds: TimeoutSeconds = 15
     max_concurrency: MaxConcurrency = 4
@@ -113,7 +113,7 @@ class WebhookChanges(BaseModel):
         "removes it; empty or missing keeps it. Required if the scheme, host or port of `url` "
         "changes and requests are signed.",
     )
-    description: OptionalText = Field(default=None, description="Null or empty removes it.")
+    description: Description = Field(default=None, description="Null or empty removes it.")
     is_active: bool | None = None
     timeout_seconds: TimeoutSeconds | None = None
     max_concurrency: MaxConcurrency | None = None

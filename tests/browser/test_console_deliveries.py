@@ -70,7 +70,10 @@ def add_delivery(bot: Bot, webhook: int, payload: object, outcome: str | None = 
 def test_failed_delivery_is_found_and_resent(page: Page, bot: Bot, photograph: Photograph) -> None:
     # Paused, so that nothing is sent during the test.
     webhook = add_webhook(
-        bot, "http://127.0.0.1:9/" + "w" * 300, name=TEXT[:250], paused_at=datetime.now(UTC)
+        bot,
+        "http://127.0.0.1:9/" + "w" * 300,
+        name=TEXT.replace("\u202e", "")[:250],
+        paused_at=datetime.now(UTC),
     )
     failed = add_delivery(bot, webhook, {"text": TEXT, TEXT: [1]}, "failed")
     add_delivery(bot, webhook, {}, "success")

@@ -20,8 +20,10 @@ from tests.browser.visits import (
     sign_in,
 )
 
-#: Markup, a sign that turns the line around, and a word that no line has room for.
-AWFUL = f"{HOSTILE}\u202eevil{'x' * 190}"
+#: Markup, letters from right to left, and a word that no line has room for.
+AWFUL = f"{HOSTILE}שלוםevil{'x' * 190}"
+#: A response may also have a sign that turns the line around.
+AWFUL_RESPONSE = f"\u202e{AWFUL}"
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def test_life_of_a_webhook(page: Page, watch: Watch, photograph: Photograph) -> 
     expect(page.get_by_label("Timeout, in seconds")).to_be_hidden()
     looks_right(page)
     photograph(page, "webhook-new")
-    with receiving(500, AWFUL) as url:
+    with receiving(500, AWFUL_RESPONSE) as url:
         page.get_by_label("Name").fill("crm")
         page.keyboard.press("Tab")
         page.keyboard.type("ticket.*")
@@ -96,7 +98,7 @@ def test_life_of_a_webhook(page: Page, watch: Watch, photograph: Photograph) -> 
 
         page.get_by_role("button", name="Send a test").click()
         expect(page.get_by_role("heading", name="The receiver rejected the test")).to_be_visible()
-        expect(page.locator("pre.answer")).to_have_text(AWFUL)
+        expect(page.locator("pre.answer")).to_have_text(AWFUL_RESPONSE)
         expect(page.get_by_text("HTTP 500")).to_be_visible()
         expect(page).to_have_title("crm · pgbridge")
         looks_right(page)

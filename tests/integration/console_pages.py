@@ -15,7 +15,7 @@ from tests.integration.calling import TOKEN, Bot, calling
 from tests.webhook_rows import add_webhook
 
 CSRF = re.compile(r'name="csrf" value="([^"]+)"')
-HOSTILE = '"><script>x</script>\u202e&amp;'
+HOSTILE = '"><script>x</script>שלום&amp;'
 #: What a browser sends of the form as it is at first, with the three fields filled in.
 FILLED = {
     "name": "crm",

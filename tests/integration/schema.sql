@@ -32,8 +32,9 @@ begin
             'actor', current_setting('application_name'));
     end if;
     insert into bridge.audit_log (action, target_id, target, via, actor, address, changes)
-    values (p_action, p_target_id, p_target, v_who ->> 'via', coalesce(v_who ->> 'actor', ''),
-            v_who ->> 'address', p_changes);
+    values (p_action, p_target_id, bridge.without_controls(p_target), v_who ->> 'via',
+            coalesce(bridge.without_controls(v_who ->> 'actor'), ''),
+            bridge.without_controls(v_who ->> 'address'), p_changes);
 end
 $$;
 
@@ -1040,6 +1041,16 @@ $$;
 
 COMMENT ON FUNCTION bridge.wake_couriers() IS 'Makes the bridges look for due deliveries now instead of at the next poll.';
 
+CREATE FUNCTION bridge.without_controls(p_text text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select regexp_replace(
+        p_text, '[\u0001-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]', '?', 'g')
+$$;
+
+COMMENT ON FUNCTION bridge.without_controls(p_text text) IS 'Replaces control characters, line separators and characters that change the direction of writing by ?.';
+
 CREATE TABLE bridge.activity (
     recorded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     bridge text NOT NULL,
@@ -1103,6 +1114,7 @@ CREATE TABLE bridge.api_tokens (
     expires_at timestamp with time zone,
     revoked_at timestamp with time zone,
     last_used_at timestamp with time zone,
+    CONSTRAINT api_tokens_name_without_controls CHECK ((name !~ '[\u0001-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]'::text)),
     CONSTRAINT api_tokens_scopes_known CHECK (bridge.are_scopes(scopes))
 );
 
@@ -1666,6 +1678,7 @@ END) STORED NOT NULL,
     CONSTRAINT webhooks_rate_per_second_range CHECK (((rate_per_second >= (0.001)::double precision) AND (rate_per_second <= (100000)::double precision))),
     CONSTRAINT webhooks_retry_schedule_range CHECK ((((cardinality(retry_schedule) >= 1) AND (cardinality(retry_schedule) <= 100)) AND (array_ndims(retry_schedule) = 1) AND (array_position(retry_schedule, NULL::double precision) IS NULL) AND ((0)::double precision <= ALL (retry_schedule)) AND ((2592000)::double precision >= ALL (retry_schedule)))),
     CONSTRAINT webhooks_secret_not_empty CHECK ((secret <> ''::text)),
+    CONSTRAINT webhooks_texts_without_controls CHECK (((((name || url) || event_type) || COALESCE(translate(description, ((chr(9) || chr(10)) || chr(13)), ''::text), ''::text)) !~ '[\u0001-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]'::text)),
     CONSTRAINT webhooks_timeout_seconds_range CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 120)))
 )
 WITH (fillfactor='50');
@@ -2072,3 +2085,5 @@ REVOKE ALL ON FUNCTION bridge.take_note(p_topic text, p_key text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.to_filter(p_filter text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.wake_couriers() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.without_controls(p_text text) FROM PUBLIC;

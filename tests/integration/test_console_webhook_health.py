@@ -24,7 +24,7 @@ async def test_response_to_a_test_is_escaped(bridge_url: str, bot: Bot) -> None:
     webhook = add_crm(bot)
     answers = [
         Trial(200, f'{{"a": "{HOSTILE[:2]}<b>"}}'.replace('""', '"'), None, 0.0123),
-        Trial(500, HOSTILE * 10, "HTTP 500", 1.5),
+        Trial(500, f"\u202e{HOSTILE}" * 10, "HTTP 500", 1.5),
         Trial(None, None, "cannot be reached: <b>refused</b>", 0.1),
     ]
     tried = []
@@ -43,7 +43,7 @@ async def test_response_to_a_test_is_escaped(bridge_url: str, bot: Bot) -> None:
         assert "data-refresh-seconds" not in page.text
         page = await browser.post(path)
         assert "The receiver rejected the test" in shown(page)
-        assert HOSTILE * 10 in unescape(page.text)
+        assert f"\u202e{HOSTILE}" * 10 in unescape(page.text)
         page = await browser.post(path)
         assert "cannot be reached: &lt;b&gt;refused" in page.text
         assert "<script>x" not in page.text

@@ -75,6 +75,7 @@ async def test_tail_prints_original_json_into_a_pipe(bridge_url: str, bot: Bot) 
             line,
         )
         assert names([line]) == ["Иван \x7f \x9b31m"]
+        assert line.isprintable(), "the next program may print it"
 
 
 async def test_tail_replays_with_since_and_filters_by_type(bridge_url: str, bot: Bot) -> None:

@@ -278,7 +278,9 @@ def test_import_without_a_table_fails(bridge_url: str, bot: Bot) -> None:
 
 
 @contextmanager
-def receiving(status: int) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
+def receiving(
+    status: int, answer: bytes = b"thanks"
+) -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
     """Run a receiver that responds with this status; yield its URL and its requests."""
     requests: list[tuple[dict[str, str], bytes]] = []
 
@@ -288,7 +290,7 @@ def receiving(status: int) -> Iterator[tuple[str, list[tuple[dict[str, str], byt
             requests.append((dict(self.headers.items()), body))
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(b"thanks")
+            self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -314,6 +316,15 @@ def test_test_is_signed_and_prints_the_response(bridge_url: str) -> None:
     payload = {"message": "This is a test of the webhook.", "webhook_id": int(webhook_id)}
     assert Webhook(secret).verify(body, {k.lower(): v for k, v in headers.items()}) == payload
     assert headers["X-Webhook-Event"] == "webhook.test"
+
+
+def test_response_of_a_receiver_cannot_control_the_terminal(bridge_url: str) -> None:
+    body = "{\r\n\t\x1b]0;title\x07\x9b2J\u202e\n}".encode()
+    with receiving(200, body) as (target, _):
+        create = ("create", "--name", "x", "--url", target, "--event-type", "*")
+        webhook_id = webhooks(bridge_url, *create).stdout.strip()
+        done = webhooks(bridge_url, "test", webhook_id)
+        assert done.stdout == "{\n\t\\u001b]0;title\\u0007\\u009b2J\\u202e\n}\n"
 
 
 def test_rejected_test_fails_with_the_reason(bridge_url: str) -> None:

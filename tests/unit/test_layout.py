@@ -106,6 +106,65 @@ def test_commands_do_not_import_the_daemon() -> None:
 # --- the lock
 
 
+# --- printing
+
+#: Names that print, wherever they come from.
+PRINTERS = {
+    "print",
+    "pprint",
+    "echo",
+    "secho",
+    "print_exc",
+    "print_exception",
+    "print_tb",
+    "Console",
+}
+STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
+
+
+def printing(tree: ast.AST) -> list[int]:
+    """Return the lines of a module that print, or make something that does."""
+    lines = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        match node.func:
+            case ast.Name(name) if name in PRINTERS:
+                lines.append(node.lineno)
+            case ast.Attribute(ast.Attribute(_, stream), "write") if stream in STREAMS:
+                lines.append(node.lineno)
+            # Consoles are made above, and have their own print().
+            case ast.Attribute(_, name) if name in PRINTERS - {"print"}:
+                lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "print(row)",
+        "typer.echo(row)",
+        "click.secho(row)",
+        "traceback.print_exc()",
+        "sys.stderr.write(row)",
+        "rich.console.Console().print(row)",
+        "Console(stderr=True)",
+    ],
+)
+def test_printing_is_found(line: str) -> None:
+    assert printing(ast.parse(line))
+
+
+def test_only_the_output_module_prints() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in sorted((ROOT / "bridge").rglob("*.py"))
+        if path != ROOT / "bridge/terminal/output.py"
+        for line in printing(ast.parse(path.read_text("utf-8")))
+    ]
+    assert found == []
+
+
 def test_every_locked_package_is_pinned_once() -> None:
     lines = (ROOT / "tests" / "constraints.txt").read_text("utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]

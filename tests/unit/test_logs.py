@@ -97,6 +97,33 @@ def test_console_format_is_text() -> None:
     assert "\x1b" not in line, "colours are only for terminals"
 
 
+HOSTILE = r"""
+hostile = "a\x1b[2J\x9b31m\u202eb\u2028c\nforged \ud800"
+log.info("it_happened", text=hostile, texts=[hostile], number=1)
+log.info(hostile)
+logging.getLogger("some.library").warning(hostile)
+try:
+    raise ValueError(hostile)
+except ValueError:
+    log.exception("it_fell", text=hostile)
+    logging.getLogger("some.library").exception(hostile)
+"""
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_control_characters_are_escaped(form: str) -> None:
+    lines = writes(HOSTILE, f"format_={form!r}")
+    text = "".join(lines).replace("\n", "")
+    assert text.isprintable()
+    assert text.count("u202e") >= 6
+    assert len(lines) == 5 + lines.count("\n")
+    for line in lines:
+        starts = [each for each in line.splitlines() if not each.startswith("  ")]
+        assert starts[1:] in ([], ["Traceback (most recent call last):"])
+        if form == "json" and line.strip():
+            json.loads(line)
+
+
 LIBRARIES = """
 logging.getLogger("some.library").warning("it %s:\\nbadly", "went")
 logging.getLogger("some.library").info("all is well")

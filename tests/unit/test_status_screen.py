@@ -1,6 +1,7 @@
 """``pgbridge status --watch`` draws the overview."""
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from bridge.operations.overview import Overview, overview
 from bridge.operations.status_screen import bar_chart, frame
 from bridge.telemetry.histogram import BOUNDS
+from bridge.terminal.output import Terminal
 
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 NOTHING = [0] * (len(BOUNDS) + 1)
@@ -96,6 +98,20 @@ def test_busy_bridge_is_shown_with_its_queues() -> None:
         "last 15 min",
     ):
         assert fact in screen, screen
+
+
+def test_names_of_bridges_cannot_control_the_terminal() -> None:
+    hostile = "shop\x1b[2J\x9b31m\u202e:42\n[red]"
+    shown = figures(busy=True)
+    drainer = replace(shown.drainer, bridge=hostile)
+    bridges = [replace(each, bridge=hostile, version=hostile) for each in shown.bridges]
+    terminal = Terminal()
+    with terminal.capture() as captured:
+        terminal.print(frame(replace(shown, drainer=drainer, bridges=bridges), hostile, 110))
+    screen = captured.get().replace("\u202f", " ").replace("\n", "")
+    assert screen.isprintable()
+    assert screen.count("u001b[2J") == 4
+    assert "[red]" in screen
 
 
 def test_missing_bridge_is_reported() -> None:

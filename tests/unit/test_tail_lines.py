@@ -6,7 +6,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.tail.lines import visible
+from bridge.terminal.visible import visible
 
 EVERY_CHARACTER = "".join(map(chr, range(sys.maxunicode + 1)))
 
