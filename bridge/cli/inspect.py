@@ -32,10 +32,16 @@ LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    as_json: AsJson = False,
+    end_orphans: Annotated[
+        bool,
+        typer.Option("--end-orphans", help="End sessions of bridges that are gone."),
+    ] = False,
+) -> None:
     """Check the installation and explain how to fix problems."""
     settings = read_settings()
-    findings = examine(settings, read_rules(settings))
+    findings = examine(settings, read_rules(settings), end_orphans=end_orphans)
     failed = any(finding.level == "error" for finding in findings)
     if as_json:
         show_json({"ok": not failed, "findings": [asdict(each) for each in findings]})

@@ -8,7 +8,7 @@ import psycopg
 
 from bridge.capture.rules import Rule
 from bridge.database.sessions import one_line, open_connection
-from bridge.operations.doctor import access, capture, schema, secrets, server
+from bridge.operations.doctor import access, capture, schema, secrets, server, sessions
 from bridge.operations.doctor.framework import APPLICATION_NAME, Check, Context, Finding, error
 from bridge.settings import Settings
 
@@ -25,6 +25,7 @@ CHECKS: tuple[Check, ...] = (
     access.rights,
     schema.schema_version,
     # These need the current schema.
+    sessions.orphans,
     schema.outbox,
     schema.doorbell,
     schema.vacuum,
@@ -46,13 +47,18 @@ def _now() -> datetime:
 
 
 def examine(
-    settings: Settings, rules: Sequence[Rule], *, clock: Callable[[], datetime] = _now
+    settings: Settings,
+    rules: Sequence[Rule],
+    *,
+    clock: Callable[[], datetime] = _now,
+    end_orphans: bool = False,
 ) -> list[Finding]:
     """Run the checks in order and return their findings. Database errors become findings.
 
     Args:
         rules: the capture rules that ``pgbridge init`` would apply.
         clock: the clock of this machine.
+        end_orphans: end the sessions that the check ``orphans`` finds.
     """
     with ExitStack() as stack:
         # The checks use the last of these, because BRIDGE_LISTEN_URL bypasses poolers.
@@ -78,7 +84,7 @@ def examine(
         info = connection.info
         message = f"connected to database {info.dbname} at {info.host} as {info.user}"
         findings = [Finding("connection", "ok", message)]
-        context = Context(settings, rules, connection, clock)
+        context = Context(settings, rules, connection, clock, end_orphans)
         for check in CHECKS:
             found = _run(check, context)
             findings += found

@@ -42,12 +42,14 @@ class Context:
     Args:
         connection: autocommit, and not shared by a pooler if any configured URL bypasses it.
         clock: the clock of this machine.
+        end_orphans: end orphaned sessions.
     """
 
     settings: Settings
     rules: Sequence[Rule]
     connection: Connection
     clock: Callable[[], datetime]
+    end_orphans: bool = False
 
     def fetch(self, name: str, **values: object) -> list[dict[str, Any]]:
         """Run a query of ``sql/queries`` with the statement timeout, and return its rows."""
