@@ -26,16 +26,20 @@ class Event:
 
     id: int
     event_type: str
-    #: None if the event is no longer in the log.
-    payload: str | None = field(repr=False)
+    #: None if the event is no longer in the log, or if ``body`` has replaced it.
+    _payload: str | None = field(repr=False)
     _body: bytes | None = field(default=None, repr=False)
 
-    def body(self) -> bytes:
-        """Return the request body; all webhooks get the same bytes."""
-        if self._body is None:
-            assert self.payload is not None  # noqa: S101 - the sender checks
-            self._body = canonical_body(self.payload)
+    def body(self) -> bytes | None:
+        """Return the request body, the same bytes for all webhooks; None if the event is gone."""
+        if self._payload is not None:
+            self._body, self._payload = canonical_body(self._payload), None
         return self._body
+
+    @property
+    def size(self) -> int:
+        """Number of bytes or characters of its payload."""
+        return len(self._body or self._payload or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +124,9 @@ class Sender:
 
     async def _send(self, delivery: Delivery) -> Answer:
         event = delivery.event
-        if event.payload is None:
-            return Answer(failure=Failure.NO_EVENT, error="the event is no longer in the log")
         body = event.body()
+        if body is None:
+            return Answer(failure=Failure.NO_EVENT, error="the event is no longer in the log")
         try:
             secret = self._open(delivery.secret)
             previous_secret = self._open(delivery.previous_secret)

@@ -23,6 +23,15 @@ SWEEP_SECONDS = 1.0
 #: sweep that waited for a lock was not slow by itself.
 SWEEP_REST = 10
 LONGEST_SWEEP_REST_SECONDS = 30.0
+#: Most bytes of payload in one claim. Its last event may exceed it.
+CLAIM_BYTES = 8 * 1024 * 1024
+#: Most bytes of payload in flight. At this size a courier claims nothing, as without free slots.
+HELD_BYTES = 64 * 1024 * 1024
+#: A payload counts for no more than this, so that a single one does not keep all others waiting.
+LARGEST_SHARE_BYTES = HELD_BYTES // 4
+#: If half of ``HELD_BYTES`` is in flight, only payloads that take no more in the log are claimed:
+#: large ones to slow receivers leave the other half to them.
+SMALL_BYTES = 4096
 #: How far a claim looks back where nothing was left: longer than the longest drain, because a
 #: delivery is due from the start of its drain and visible at the end.
 LATE = timedelta(seconds=10)
@@ -55,6 +64,8 @@ class Claimer:
         self._left_off: Sequence[Sequence[object]] = [()] * len(NEXT)
         self._others_since: datetime | None = None
         self._must_sweep = True
+        #: Whether the last claim left deliveries only because of their size.
+        self.has_cut = False
         self._swept_at = 0.0
         self._sweep_seconds, self._sweep_took = SWEEP_SECONDS, 0.0
 
@@ -64,6 +75,10 @@ class Claimer:
 
     async def claim(self, limit: int, held: Collection[Delivery]) -> list[Delivery]:
         """Lease at most ``limit`` deliveries, beside those that are held already."""
+        self.has_cut = False
+        used_bytes = _payload_bytes(held)
+        if used_bytes >= HELD_BYTES:
+            return []
         in_flight = Counter(delivery.webhook_id for delivery in held)
         started = trio.current_time()
         is_sweep = self._must_sweep or started - self._swept_at >= self._sweep_seconds
@@ -79,6 +94,8 @@ class Claimer:
                 is_sweep,
                 limit,
                 self._most_failing - sum(delivery.is_failing for delivery in held),
+                min(CLAIM_BYTES, HELD_BYTES - used_bytes),
+                SMALL_BYTES if used_bytes >= HELD_BYTES // 2 else None,
                 [delivery.id for delivery in held],
             )
         finally:
@@ -89,6 +106,7 @@ class Claimer:
         self._clock.answered(first["now"], asked)
         self._others_since = first["now"] - LATE
         self._left_off = [first[column] or () for column in NEXT]
+        self.has_cut = first["is_cut"]
         if first["id"] is None:
             return []
         events: dict[int, Event] = {}
@@ -121,3 +139,9 @@ class Claimer:
             timeout_seconds=row["timeout_seconds"],
             schedule=row["retry_schedule"] or self._schedule,
         )
+
+
+def _payload_bytes(held: Collection[Delivery]) -> int:
+    """Return how much of ``HELD_BYTES`` deliveries use. Those of a claim share their events."""
+    events = {id(delivery.event): delivery.event for delivery in held}
+    return sum(min(event.size, LARGEST_SHARE_BYTES) for event in events.values())

@@ -17,6 +17,8 @@ RESPONSE_HEAD_BYTES = 64 * 1024
 #: How much of a response to read at once. In chunks of one byte, h11 takes milliseconds for it.
 #: A chunk's head or trailers that are longer are not read.
 _READ_BYTES = 4096
+#: How much of a request's body to send at once.
+_PIECE_BYTES = 64 * 1024
 CONNECT_SECONDS = 5.0
 #: How long to keep an idle connection.
 IDLE_SECONDS = 30.0
@@ -58,27 +60,30 @@ class Connection:
         self._is_chunked = False
         self.idle_since = 0.0
 
-    async def send(self, request: bytes) -> None:
+    async def send(self, head: bytes, body: bytes) -> None:
         """Send a request.
 
         Raises:
             trio.BrokenResourceError: the connection is lost.
         """
+        first = head + body[:_PIECE_BYTES]
         # h11 only has to know that there was a request: what it would check is known to be valid.
         self._protocol.send(_ANY_REQUEST)
         self._protocol.send(_END)
         if self._is_plain:
             # A request usually fits into the socket's buffer: no need to wait for the event loop.
             try:
-                sent = os.write(self._socket.fileno(), request)
+                sent = os.write(self._socket.fileno(), first)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
                 raise trio.BrokenResourceError from error
-            if sent == len(request):
-                return
-            request = request[sent:]
-        await self._stream.send_all(request)
+            first = first[sent:]
+        if first:
+            await self._stream.send_all(first)
+        # All deliveries of an event share its body: copy a large one only piece by piece.
+        for start in range(_PIECE_BYTES, len(body), _PIECE_BYTES):
+            await self._stream.send_all(body[start : start + _PIECE_BYTES])
 
     async def next_event(self) -> object:
         """Return h11's next event of the response; None if the rest of the body is too costly.

@@ -2,8 +2,8 @@
 
 A delivery is leased in a short transaction, sent outside of any, and settled in a batch. From claim
 to settlement it occupies a slot: at most ``concurrency`` in all, and ``max_concurrency`` per
-webhook. This bounds the memory for responses and the number of repeats after a crash. A courier
-without free slots claims nothing, and the deliveries wait in the queue.
+webhook. This bounds the memory for responses and the number of repeats after a crash; payloads are
+bounded by bytes. A courier without free slots claims nothing, and the deliveries wait in the queue.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -155,7 +155,7 @@ class Courier:
                 for delivery in deliveries:
                     self._held[delivery.id, delivery.lease_token] = delivery
                     attempts.start_soon(self._attempt, delivery)
-                if len(deliveries) == free:
+                if len(deliveries) == free or self._claimer.has_cut:
                     continue  # there are more
             self._transport.close_idle()
             await _linger(started)

@@ -109,7 +109,7 @@ class Transport:
         self._idle.close(older_than_seconds)
 
     async def _post(self, target: Target, headers: bytes, body: bytes, progress: _Progress) -> None:
-        request = b"%bContent-Length: %d\r\n%b\r\n%b" % (target.head, len(body), headers, body)
+        request = b"%bContent-Length: %d\r\n%b\r\n" % (target.head, len(body), headers), body
         connection = self._idle.take(target.origin)
         if connection is not None:
             try:
@@ -123,12 +123,14 @@ class Transport:
         connection = await self._connect(target.origin, progress)
         await self._exchange(connection, request, progress)
 
-    async def _exchange(self, connection: Connection, request: bytes, progress: _Progress) -> None:
+    async def _exchange(
+        self, connection: Connection, request: tuple[bytes, bytes], progress: _Progress
+    ) -> None:
         is_kept = False
         interim_responses = pieces = 0
         try:
             progress.phase = Failure.TIMEOUT_SEND
-            await connection.send(request)
+            await connection.send(*request)
             progress.phase = Failure.TIMEOUT_ANSWER
             while True:
                 event = await connection.next_event()

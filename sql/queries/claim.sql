@@ -1,6 +1,8 @@
 -- Leases due deliveries: for each webhook as many as it may have in flight, new deliveries before
 -- redeliveries, oldest first. A lease outlives the longest attempt by 30 s; after that, any courier may
 -- claim the delivery. Every row carries the current time; if nothing is due, one row carries only that.
+-- The payload is in the first row of each event. (Null: the event is no longer in the log.) is_cut: some
+-- deliveries are left only because their payloads did not fit.
 -- The first row also says where the next claim continues: next_* are arrays with one element per queue in
 -- which deliveries may be left. Queues are: new, redelivery, or for ordered webhooks, ordered. While vacuum
 -- is held back, a search from the start of a queue reads every row settled since.
@@ -8,9 +10,11 @@
 -- $3 to $6 next_* of the last claim, $7 search all other queues from this time on
 -- $8 whether this is a sweep, which searches all queues from their start
 -- $9 most deliveries, $10 most of them for webhooks that mostly fail
--- $11 deliveries that this courier still holds. If settling them takes longer than their leases, they
+-- $11 most bytes of payload; one event is always read
+-- $12 leave deliveries whose payload takes more bytes in the log; null: take all
+-- $13 deliveries that this courier still holds. If settling them takes longer than their leases, they
 --     must not be sent twice.
-with reserved as materialized (
+with recursive reserved as materialized (
     -- Claiming uses up the rate and the breaker's one probe. Only the bridge that locks the row may
     -- use them. (If another session holds the lock, the webhook is skipped this time.)
     select id, paced_until, probe_at
@@ -73,10 +77,17 @@ with reserved as materialized (
     select queues.webhook_id, queues.queue, queues.is_failing, queues.slots, candidate.id, candidate.next_attempt_at,
            row_number() over (
                partition by queues.webhook_id
-               order by queues.queue, candidate.next_attempt_at, candidate.id) as place
+               order by queues.queue, candidate.next_attempt_at, candidate.id) as place,
+           -- A delivery also waits for a large one before it: claims continue at the first that is left.
+           coalesce(bool_or(candidate.is_large) over (
+               partition by queues.webhook_id
+               order by queues.queue, candidate.next_attempt_at, candidate.id), false) as must_wait
     from queues
     cross join lateral (
-        select q.id, q.next_attempt_at
+        select q.id, q.next_attempt_at,
+               $12::integer is not null and (
+                   select pg_column_size(e.payload) > $12 from bridge.events e
+                   where e.id = q.event_id and e.recorded_at = q.event_recorded_at) as is_large
         from bridge.delivery_queue q
         where q.webhook_id = queues.webhook_id
           and q.is_redelivery = (queues.queue = 'redelivery')
@@ -84,7 +95,7 @@ with reserved as materialized (
           and (q.next_attempt_at, q.id) >= (queues.from_at, queues.from_id)
           -- Implied, but without it the planner expects more rows and might read and sort all of them.
           and q.next_attempt_at >= queues.from_at
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($11::bigint[]))
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($13::bigint[]))
         order by q.next_attempt_at, q.id
         limit queues.slots + 1
     ) as candidate
@@ -93,11 +104,15 @@ with reserved as materialized (
     -- The first delivery of an ordered webhook, and whether it can be sent now. The others wait for it.
     select queues.webhook_id, queues.is_failing, queues.slots, head.id, head.next_attempt_at,
            head.next_attempt_at <= now()
-           and (head.leased_until is null or head.leased_until <= now() and head.id <> all ($11))
+           and (head.leased_until is null or head.leased_until <= now() and head.id <> all ($13))
            -- A redelivery waits while a later delivery is in flight on another bridge.
            and not (head.is_redelivery and exists (
                select from bridge.delivery_queue later
-               where later.webhook_id = queues.webhook_id and later.leased_until > now())) as is_free
+               where later.webhook_id = queues.webhook_id and later.leased_until > now()))
+           and ($12 is null or not exists (
+               select from bridge.events e
+               where e.id = head.event_id and e.recorded_at = head.event_recorded_at
+                 and pg_column_size(e.payload) > $12)) as is_free
     from queues
     cross join lateral (
         select min(q.id) as id
@@ -112,7 +127,9 @@ with reserved as materialized (
     from (
         select *, row_number() over (partition by is_failing order by place, next_attempt_at, id) as turn
         from (
-            select webhook_id, queue, is_failing, id, next_attempt_at, place from free where place <= slots
+            select webhook_id, queue, is_failing, id, next_attempt_at, place
+            from free
+            where place <= slots and not must_wait
             union all
             select webhook_id, 'ordered', is_failing, id, next_attempt_at, 1 from heads where is_free and slots > 0
         ) as candidate
@@ -122,7 +139,7 @@ with reserved as materialized (
     limit $9
 ), taken as materialized (
     -- From each queue as many as are due. Skip those that another bridge is claiming, and take the next.
-    select candidate.id
+    select share.webhook_id, candidate.*
     from (
         select distinct on (webhook_id, queue) webhook_id, queue, next_attempt_at as from_at, id as from_id,
                count(*) over (partition by webhook_id, queue) as count
@@ -131,30 +148,61 @@ with reserved as materialized (
         order by webhook_id, queue, place
     ) as share
     cross join lateral (
-        select q.id
+        select q.id, q.is_redelivery, q.next_attempt_at, q.event_id, q.event_recorded_at
         from bridge.delivery_queue q
         where q.webhook_id = share.webhook_id
           and q.is_redelivery = (share.queue = 'redelivery')
           and q.next_attempt_at <= now()
           and (q.next_attempt_at, q.id) >= (share.from_at, share.from_id)
           and q.next_attempt_at >= share.from_at
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($11))
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($13))
         order by q.next_attempt_at, q.id
         limit share.count
         for update of q skip locked
     ) as candidate
     union all
-    select head.id
+    select due.webhook_id, head.*
     from due
     cross join lateral (
-        select q.id
+        select q.id, q.is_redelivery, q.next_attempt_at, q.event_id, q.event_recorded_at
         from bridge.delivery_queue q
         where due.queue = 'ordered'
           and q.id = due.id
           and q.next_attempt_at <= now()
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($11))
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($13))
         for update of q skip locked
     ) as head
+), lined_up as materialized (
+    select id, event_id, event_recorded_at, turn, min(turn) over (partition by event_id) as first_turn
+    from (
+        select *, row_number() over (order by place, next_attempt_at, id) as turn
+        from (
+            select *, row_number() over (
+                       partition by webhook_id order by is_redelivery, next_attempt_at, id) as place
+            from taken
+        ) as placed
+    ) as queued
+), wanted as materialized (
+    select array_agg(event_id order by turn) as ids, array_agg(event_recorded_at order by turn) as times,
+           array_agg(turn order by turn) as turns
+    from lined_up
+    where turn = first_turn
+), payloads as (
+    -- One after the other, as many as fit: the size of the text is known only when it has been read. The
+    -- stored size can be a thousandth of it.
+    select 1 as number, wanted.ids[1] as event_id, 0::bigint as bytes_before,
+           (select e.payload::text from bridge.events e
+            where e.id = wanted.ids[1] and e.recorded_at = wanted.times[1]) as payload
+    from wanted
+    where wanted.ids is not null
+    union all
+    select p.number + 1, wanted.ids[p.number + 1], total.bytes,
+           (select e.payload::text from bridge.events e
+            where e.id = wanted.ids[p.number + 1] and e.recorded_at = wanted.times[p.number + 1])
+    from payloads p
+    cross join wanted
+    cross join lateral (select p.bytes_before + coalesce(octet_length(p.payload), 0) as bytes) as total
+    where p.number < cardinality(wanted.ids) and total.bytes < $11
 ), leased as (
     update bridge.delivery_queue q
     set claimed_at = now(),
@@ -162,7 +210,10 @@ with reserved as materialized (
         lease_token = lease.token
     from bridge.webhooks w,
          (select gen_random_uuid() as token) as lease
-    where q.id = any (array(select id from taken))
+    where q.id = any (array(
+        select id from lined_up
+        -- Up to the first one whose event did not fit.
+        where (turn < (select turns[(select max(number) from payloads) + 1] from wanted)) is not false))
       and w.id = q.webhook_id
     returning q.id, q.webhook_id, q.event_id, q.event_recorded_at, q.event_type, q.attempt_number,
               q.attempts_before, q.is_redelivery, q.next_attempt_at, q.lease_token, q.claimed_at, q.committed_at,
@@ -204,9 +255,14 @@ select now() as now,
        case when l.is_first is not false then next.queues end as next_queues,
        case when l.is_first is not false then next.times end as next_times,
        case when l.is_first is not false then next.ids end as next_ids,
+       (select count(*) from taken) > (select count(*) from leased) as is_cut,
        l.*,
-       (select e.payload from bridge.events e
-        where e.id = l.event_id and e.recorded_at = l.event_recorded_at) as payload
+       p.payload
 from next
-left join (select *, row_number() over (order by id) = 1 as is_first from leased) as l on true
+left join (
+    select *, row_number() over (order by id) = 1 as is_first,
+           row_number() over (partition by event_id order by id) = 1 as is_first_of_event
+    from leased
+) as l on true
+left join payloads p on p.event_id = l.event_id and l.is_first_of_event
 order by l.id;

@@ -13,7 +13,7 @@ import trio
 from bridge.access.vault import Vault
 from bridge.database.pool import Database, Row, open_database, values_by_column
 from bridge.delivery.addresses import AddressPolicy
-from bridge.delivery.claiming import NEXT
+from bridge.delivery.claiming import CLAIM_BYTES, NEXT
 from bridge.delivery.courier import Courier
 from bridge.delivery.resolve import resolve
 from bridge.delivery.transport import Transport
@@ -123,12 +123,16 @@ def claim_values(
     in_flight: Mapping[int, int] | None = None,
     left_off: Row | None = None,
     others_since: datetime | None = None,
+    most_bytes: int = CLAIM_BYTES,
+    largest_bytes: int | None = None,
 ) -> list[object]:
     """Return the parameters of a claim, or of a sweep unless it continues another claim.
 
     Args:
         left_off: the first row of the last claim.
         others_since: since when to search the queues that it searched to their ends.
+        most_bytes: maximum size of all payloads.
+        largest_bytes: maximum size of each payload in the log; None: no limit.
     """
     known = in_flight or {}
     return [
@@ -139,6 +143,8 @@ def claim_values(
         left_off is None,
         limit,
         limit if failing is None else failing,
+        most_bytes,
+        largest_bytes,
         [],
     ]
 

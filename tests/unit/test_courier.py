@@ -19,6 +19,9 @@ from bridge.delivery.transport import Transport
 
 LOCKED_SECONDS = 24.0
 
+#: The answer of a claim that found nothing, without the time.
+EMPTY = {"id": None, "is_cut": False, **dict.fromkeys(claiming.NEXT)}
+
 
 class _LockedAtFirst:
     """A database without due deliveries, whose first claim waits for a lock."""
@@ -31,7 +34,7 @@ class _LockedAtFirst:
         if name == "claim":
             self.claims.append((trio.current_time(), values[7]))
         await trio.sleep(LOCKED_SECONDS if len(self.claims) == 1 else 0.001)
-        return [{"id": None, "now": datetime.now(UTC)} | dict.fromkeys(claiming.NEXT)]
+        return [EMPTY | {"now": datetime.now(UTC)}]
 
 
 class _NoTransport:
@@ -79,7 +82,7 @@ class _Scripted:
         self.sweeps.append(values[7])
         if len(self.sweeps) == 1:
             self.first()
-        return [{"id": None, "now": datetime.now(UTC)} | dict.fromkeys(claiming.NEXT)]
+        return [EMPTY | {"now": datetime.now(UTC)}]
 
 
 def _claimer(database: _Scripted) -> Claimer:
