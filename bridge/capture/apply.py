@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import psycopg
 
 from bridge.capture.models import AppliedRule, applied_rules
+from bridge.capture.owners import owner_problem
 from bridge.capture.render import render_paused
 from bridge.database.migrate import InstallError, Step
 from bridge.database.sessions import Connection, fetch, one_line_with_hint
@@ -94,10 +95,14 @@ def set_paused(connection: Connection, name: str | None, *, paused: bool) -> lis
         The names of the rules that this has changed.
 
     Raises:
-        InstallError: the rule is unknown.
+        InstallError: the rule is unknown, or would run other roles' code with its owner's rights.
     """
     with connection.transaction():
         rules = [rule for rule in _find(connection, name) if rule.is_paused != paused]
+        tables = [] if paused else [rule.table_name for rule in rules]
+        owners = fetch(connection, "untrusted_owners", tables=tables, view=None)
+        if (problem := owner_problem(owners, is_installed=True)) is not None:
+            raise InstallError("; ".join(problem))
         for rule in rules:
             function_sql = render_paused(rule.function_name) if paused else rule.function_sql
             connection.execute(function_sql.encode())

@@ -14,6 +14,7 @@ import pytest
 from bridge import assets
 from bridge.access.vault import Vault
 from bridge.bot.webhooks import import_webhooks
+from bridge.capture.apply import set_paused
 from bridge.capture.rules import parse_rules
 from bridge.database.migrate import InstallError
 from bridge.database.sessions import open_session
@@ -373,6 +374,28 @@ def test_later_violation_is_reported_and_can_be_removed(
         admin.execute("revoke tenant from stranger")
     assert init(owner, []).removed == ["order.made"]
     uninstall(owner)
+
+
+def test_pause_stops_foreign_code_and_resume_refuses_it(
+    url: str, admin: Session, stranger: Session
+) -> None:
+    owner = as_role(url, "tenant")
+    init(owner, RULES)
+    admin.execute(
+        "create type public.mood as enum ('glad'); alter type public.mood owner to stranger;"
+        "alter table public.orders alter note type public.mood using null"
+    )
+    stranger.execute(CAST.encode())
+    with open_session(owner) as connection:
+        assert set_paused(connection, None, paused=True) == ["order.made"]
+        admin.execute("insert into public.orders values (1, 'glad')")
+        assert admin.execute("select to_regclass('public.ran_as')").fetchone() == (None,)
+        with pytest.raises(InstallError, match="code of stranger could run with the rights of"):
+            set_paused(connection, None, paused=False)
+        admin.execute("insert into public.orders values (2, 'glad')")
+        assert admin.execute("select to_regclass('public.ran_as')").fetchone() == (None,)
+        admin.execute("alter type public.mood owner to tenant")
+        assert set_paused(connection, None, paused=False) == ["order.made"]
 
 
 # --- who owns what init creates
