@@ -40,6 +40,8 @@ log = structlog.get_logger()
 
 #: Database connections that requests may use at once. The rest is for the stream and deliveries.
 REST_CONNECTIONS = 3
+#: Responses with a payload of megabytes in memory at once, until their clients have read them.
+LARGE_RESPONSES = 2
 #: Test deliveries in progress at once. Each may take as long as an attempt.
 TRIALS = 8
 #: Errors that ``answer_of`` knows.
@@ -117,6 +119,7 @@ def build_api(
         },
     )
     api.state.database = Share(database, REST_CONNECTIONS)
+    api.state.large = Share(database, LARGE_RESPONSES)
     api.state.tokens = token_store
     api.state.requests = requests
     api.state.proxies = proxies

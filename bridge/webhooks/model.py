@@ -292,7 +292,11 @@ class Delivery(BaseModel):
     webhook_id: Id
     event_type: str
     payload: Annotated[Any, BeforeValidator(_parsed)] = Field(
-        description="The body; null if the event is no longer in the log."
+        description="The body; null if the event is no longer in the log, or omitted."
+    )
+    payload_omitted: bool = Field(
+        description="The payload is missing because the payloads of the list exceed 1 MiB; "
+        "`GET /deliveries/{delivery_id}` has it."
     )
     response_status: int | None
     response_body: str | None = Field(description="First 16 KiB of the last response.")
@@ -339,4 +343,4 @@ class DeliveryDetail(Delivery):
     claimed_at: datetime | None = Field(description="When a bridge last claimed the delivery.")
     sent_at: datetime | None = Field(description="When the last attempt started.")
     acknowledged_at: datetime | None = Field(description="When the 2xx response was received.")
-    attempts: list[Attempt]
+    attempts: list[Attempt] = Field(description="The latest 200.")

@@ -43,6 +43,11 @@ UrlRefusal = Callable[[str], Awaitable[str | None]]
 #: How often to try a deletion that deadlocks with a courier.
 DELETE_TRIES: Final = 3
 
+#: Most bytes of payload in a response that is parsed and built in memory.
+PAYLOAD_BYTES: Final = 1024 * 1024
+#: Attempts in a response. A delivery that is redelivered over and over has more.
+MOST_ATTEMPTS: Final = 200
+
 _DEADLOCK = "40P01"
 #: A token that may change the URL must not get requests signed with a secret it does not know.
 _NEW_ORIGIN: Final = "must be new, or null, if the scheme, host or port of the URL changes"
@@ -263,15 +268,17 @@ class Webhooks:
         limit: int,
         offset: int = 0,
         before_id: int | None = None,
+        payload_bytes: int = PAYLOAD_BYTES,
     ) -> DeliveryList:
         """Return a page of a webhook's deliveries, newest first.
 
         Args:
             before_id: only older ones than this; deep pages are then as fast as the first.
+            payload_bytes: total size of payloads; those that do not fit are omitted.
         """
         reach = min(offset + limit + 1, MAX_BIGINT)
         rows = await self._queries.fetch(
-            "list_deliveries", webhook_id, status, reach, offset, limit, before_id
+            "list_deliveries", webhook_id, status, reach, offset, limit, before_id, payload_bytes
         )
         if not rows:
             raise NotFoundError("webhook", webhook_id)
@@ -284,13 +291,13 @@ class Webhooks:
         )
 
     async def delivery(self, delivery_id: int) -> DeliveryDetail:
-        """Return a delivery with its attempts.
+        """Return a delivery with its latest attempts. A payload of megabytes is omitted.
 
         Raises:
             NotFoundError: there is no such delivery.
         """
-        row = await self._one("get_delivery", delivery_id, what="delivery")
-        attempts = await self._queries.fetch("list_attempts", delivery_id)
+        row = await self._one("get_delivery", delivery_id, PAYLOAD_BYTES, what="delivery")
+        attempts = await self._queries.fetch("list_attempts", delivery_id, MOST_ATTEMPTS)
         return DeliveryDetail(**row, attempts=[Attempt(**attempt) for attempt in attempts])
 
     async def redeliver(self, delivery_id: int) -> bool:

@@ -8,7 +8,8 @@
 -- month. Payloads are limited twice: by their stored size, which is known without reading them but can
 -- be a hundredth of the text when compressed, and then by the size of the text.
 -- $1 last id the client has, $2 last id it wants, $3 type patterns; null: any
--- $4 most events, $5 most events to scan, $6 most bytes of payload; one event is always returned
+-- $4 most events, $5 most events to scan, $6 most bytes of payload; one event is always returned. A payload
+--   that alone is larger is null; a page has at most one.
 with looked_at as materialized (
     select id, recorded_at, event_type, pg_column_size(payload) as bytes,
            row_number() over (order by id) as place
@@ -48,7 +49,8 @@ with looked_at as materialized (
            end as next_since
     from (select last_value - (not is_called)::integer as id from bridge.event_id) as given_out
 )
-select b.available_from, b.last_event_id, b.next_since, p.id, p.event_type, p.payload, p.occurred_at
+select b.available_from, b.last_event_id, b.next_since, p.id, p.event_type,
+       case when octet_length(p.payload) <= $6 then p.payload end as payload, p.occurred_at
 from bounds b
 left join page p on true
 order by p.id;

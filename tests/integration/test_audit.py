@@ -123,6 +123,24 @@ async def test_redelivery_is_audited_but_not_a_dry_run(bridge_url: str, bot: Bot
     assert {first["actor"], second["actor"]} == {"BRIDGE_TOKEN"}
 
 
+async def test_pages_of_large_changes_are_short(bridge_url: str, bot: Bot) -> None:
+    forget(bot)
+    for value in ("repeat('x', 700000)", "md5('a')", "repeat('x', 1500000)", "repeat('x', 700000)"):
+        bot.execute(
+            f"select bridge.audit('thing.done', 1, null, jsonb_build_object('a', {value}))".encode()
+        )
+    pages: list[list[int]] = []
+    before: int | None = None
+    async with calling(bridge_url) as client:
+        while before is not None or not pages:
+            asked: dict[str, int] = {} if before is None else {"before_id": before}
+            page = (await client.get("/audit", params=asked)).json()
+            pages.append([len(item["changes"]["a"]) for item in page["items"]])
+            before = page["next_before_id"]
+    # A page has at least one change, and ends with the one that exceeds its size.
+    assert pages == [[700_000, 1_500_000], [32, 700_000]]
+
+
 def test_commands_are_attributed_to_their_user(bridge_url: str, bot: Bot) -> None:
     create = ("--name", "crm", "--url", "https://crm.example/", "--event-type", "*")
     for command, stdin in (

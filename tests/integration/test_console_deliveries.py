@@ -10,6 +10,7 @@ import pytest
 
 from bridge.database.pool import open_database
 from bridge.web.console import deliveries
+from bridge.web.console.figures import MOST_SHOWN
 from tests.integration.calling import (
     MAX_BIGINT,
     TOKEN,
@@ -367,6 +368,29 @@ async def test_unknown_notices_are_not_shown(bridge_url: str, bot: Bot) -> None:
             page = await browser.get(path, params={"done": "Your account is locked"})
             assert page.status_code == 200
             assert "account is locked" not in page.text
+
+
+async def test_huge_payload_is_cut_and_downloaded(bridge_url: str, bot: Bot) -> None:
+    webhook = add_webhook(bot, "https://a.example/")
+    delivery = add_pending(bot, webhook)
+    bot.execute("update bridge.events set payload = jsonb_build_array(repeat('w', 5000000))")
+    async with visiting(bridge_url) as browser:
+        await sign_in(browser)
+        page = await browser.get(f"{LIST}/{delivery}")
+        assert page.status_code == 200
+        assert len(page.content) < MOST_SHOWN + 20_000
+        whole = httpx.URL(f"http://bridge{LIST}/{delivery}").join(
+            link(page, "Download the whole payload")
+        )
+        assert whole.raw_path.decode() == f"{LIST}/{delivery}/payload"
+        downloaded = await browser.get(whole)
+        assert downloaded.json() == ["w" * 5_000_000]
+        assert "attachment" in downloaded.headers["Content-Disposition"]
+        assert (await browser.get(f"{LIST}/{delivery + 1}/payload")).status_code == 404
+        for path in f"/console/webhooks/{webhook}", LIST:
+            listed = await browser.get(path)
+            assert f">{delivery}</a>" in listed.text
+            assert "www" not in listed.text
 
 
 # --- redelivery

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 
 from bridge.assets import query
 from bridge.events import Event
@@ -176,6 +177,20 @@ async def test_page_is_bounded_in_bytes_but_has_one_event(bridge_url: str, bot: 
     log(bot, 4)
     async with calling(bridge_url) as client:
         assert await followed(client) == [[1], [2], [3], [4]]
+
+
+async def test_huge_payload_is_shown_whole_and_unparsed(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log(bot, 1, payload=["small"])
+    log(bot, 2, payload=[[]] * PAGE_BYTES)
+    parsed: list[str] = []
+    monkeypatch.setattr("bridge.web.api.events.readable_payload", parsed.append)
+    async with calling(bridge_url) as client:
+        found = await page(client)
+    assert parsed == ['["small"]']
+    assert found["items"][1]["payload"] == [[]] * PAGE_BYTES
+    assert (ids(found), found["last_event_id"]) == ([1, 2], 2)
 
 
 async def test_payload_with_huge_numbers_is_shown(bridge_url: str, bot: Bot) -> None:

@@ -7,6 +7,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from bridge.webhooks.operations import PAYLOAD_BYTES
 from tests.integration.calling import (
     MAX_BIGINT,
     NOT_FOUND,
@@ -42,6 +43,7 @@ async def test_deliveries_are_listed_with_status_and_result(bridge_url: str, bot
             "webhook_id": webhook["id"],
             "event_type": "user.created",
             "payload": {"user_id": 1},
+            "payload_omitted": False,
             "response_status": None,
             "response_body": None,
             "error_message": None,
@@ -206,6 +208,84 @@ async def test_payload_with_huge_numbers_is_shown(bridge_url: str, bot: Bot) -> 
         assert payload["f"].startswith("1000")
 
 
+def with_payloads(bot: Bot, webhook_id: int, *payloads: str) -> list[int]:
+    """Queue deliveries with payloads, which are given in SQL; return their ids."""
+    deliveries = []
+    for payload in payloads:
+        deliveries.append(add_pending(bot, webhook_id))
+        bot.execute(
+            f"update bridge.events set payload = {payload}"
+            " where id = (select max(id) from bridge.events)".encode()
+        )
+    return deliveries
+
+
+#: A payload of five megabytes, in SQL, that parses into two million lists.
+HUGE = "(select jsonb_agg('[]'::jsonb) from generate_series(1, 1250000))"
+#: Payloads of 700,000 bytes, the first of which is stored in a hundredth of that.
+COMPRESSED = "jsonb_build_object('text', repeat('x', 700000))"
+RANDOM = (
+    "(select jsonb_build_object('text', string_agg(md5(n::text), ''))"
+    " from generate_series(1, 21875) as n)"
+)
+
+
+@pytest.mark.parametrize("large", [COMPRESSED, RANDOM])
+async def test_list_omits_the_largest_payloads(bridge_url: str, bot: Bot, large: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        payloads = [large, "'1'", HUGE, large, "'2'", "'3'"]
+        numbers = with_payloads(bot, webhook["id"], *payloads)
+        answer = await client.get(f"/webhooks/{webhook['id']}/deliveries?limit=5")
+        assert len(answer.content) < PAYLOAD_BYTES + 10_000
+        page = answer.json()
+        # Paging by offset or by id misses none.
+        assert [item["id"] for item in page["items"]] == numbers[:0:-1]
+        assert (page["total"], page["next_before_id"]) == (6, numbers[1])
+        shown = [item["payload"] for item in page["items"]]
+        assert [shown[0], shown[1], shown[4]] == [3, 2, 1]
+        assert [item["payload_omitted"] for item in page["items"]] == [False] * 3 + [True, False]
+        assert shown[3] is None
+
+
+async def test_many_large_payloads_make_a_small_list(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        with_payloads(bot, webhook["id"], *[COMPRESSED] * 20)
+        answer = await client.get(f"/webhooks/{webhook['id']}/deliveries")
+        assert len(answer.content) < PAYLOAD_BYTES
+        assert [item["payload"] is None for item in answer.json()["items"]].count(False) == 1
+
+
+async def test_huge_payload_is_shown_whole_and_unparsed(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        [number] = with_payloads(bot, webhook["id"], HUGE)
+        monkeypatch.setattr("bridge.webhooks.model.readable_payload", None)
+        whole = await client.get(f"/deliveries/{number}")
+        assert whole.status_code == 200
+        assert whole.headers["Content-Type"] == "application/json"
+        assert whole.json()["payload"] == [[]] * 1_250_000
+        assert (whole.json()["payload_omitted"], whole.json()["attempts"]) == (False, [])
+        again = await client.post(f"/deliveries/{number}/redeliver")
+        assert (again.status_code, again.json()) == (202, whole.json() | {"next_retry_at": None})
+
+
+@pytest.mark.parametrize(("depth", "kind"), [(100, list), (101, str)])
+async def test_huge_nested_payload_is_shown_as_text(
+    bridge_url: str, bot: Bot, depth: int, kind: type
+) -> None:
+    nested = f"'{'[' * (depth - 1)}{{}}{']' * (depth - 1)}'::jsonb"
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        huge = f"jsonb_build_array(repeat('x', 2000000)) || {nested}"
+        [number] = with_payloads(bot, webhook["id"], huge)
+        payload = (await client.get(f"/deliveries/{number}")).json()["payload"]
+        assert isinstance(payload, kind)
+
+
 async def test_statistics_of_an_empty_database_are_zero(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         answer = await client.get("/webhooks/stats")
@@ -303,6 +383,20 @@ async def test_delivery_is_shown_with_timestamps_and_attempts(bridge_url: str, b
             f"2026-01-0{day}T00:00:00Z" for day in range(1, 6)
         ]
         assert shown == listed
+
+
+async def test_delivery_is_shown_with_its_latest_attempts(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        number = add_pending(bot, webhook["id"])
+        bot.execute(
+            "insert into bridge.delivery_attempts"
+            " (delivery_id, webhook_id, attempt_number, started_at, finished_at, response_body)"
+            " select %s, %s, n, now(), now(), repeat('x', 16384) from generate_series(1, 203) n",
+            [number, webhook["id"]],
+        )
+        attempts = (await client.get(f"/deliveries/{number}")).json()["attempts"]
+        assert [attempt["number"] for attempt in attempts] == list(range(4, 204))
 
 
 async def test_pending_delivery_is_shown_without_attempts(bridge_url: str, bot: Bot) -> None:

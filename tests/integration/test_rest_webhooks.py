@@ -400,6 +400,7 @@ INVALID: list[tuple[str, object]] = [
     ("secret", "whsec_tooshort"),
     ("secret", "fernet:abc"),
     ("description", "\0"),
+    ("description", "d" * 4001),
     ("is_active", "perhaps"),
     ("timeout_seconds", 0),
     ("timeout_seconds", 121),

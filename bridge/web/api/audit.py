@@ -15,6 +15,9 @@ from bridge.webhooks.fields import Id
 managing = guarded_router(ADMIN, "audit")
 ROUTERS = (managing,)
 
+#: Changes of a page, as text. A page has at least one.
+PAGE_BYTES = 1024 * 1024
+
 
 class Change(BaseModel):
     """A change."""
@@ -48,9 +51,12 @@ class ChangeList(BaseModel):
 async def list_audit(
     database: InDatabase, limit: Limit = 50, before_id: BeforeId = None
 ) -> ChangeList:
-    """List changes of webhooks, tokens and rules, and redeliveries, newest first."""
-    rows = await database.fetch("list_audit", before_id, limit + 1)
+    """List changes of webhooks, tokens and rules, and redeliveries, newest first.
+
+    A page of large changes has fewer than `limit`: only `next_before_id` tells whether more follow.
+    """
+    rows = await database.fetch("list_audit", before_id, limit, PAGE_BYTES)
     return ChangeList(
-        items=[Change(**row) for row in rows[:limit]],
-        next_before_id=rows[limit - 1]["id"] if len(rows) > limit else None,
+        items=[Change(**row) for row in rows],
+        next_before_id=rows[-1]["id"] if rows and rows[-1]["has_more"] else None,
     )

@@ -1,10 +1,12 @@
 """Deliveries: list, show, redeliver."""
 
-from fastapi import Request
+from fastapi import Request, Response
 
 from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
+from bridge.database.shares import Share
 from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import BeforeId, DeliveryId, Limit, Offset, OptionalStatus, WebhookId
+from bridge.web.api.large import LargePayload, Mark
 from bridge.web.api.parts import InWebhooks
 from bridge.web.api.refusals import CANNOT_BE_SENT, NO_DELIVERY, NO_WEBHOOK
 from bridge.web.http.body import invalid
@@ -37,19 +39,41 @@ async def list_deliveries(
     )
 
 
-@reading.get("/deliveries/{delivery_id}", responses=NO_DELIVERY, summary="Show a delivery")
-async def get_delivery(webhooks: InWebhooks, delivery_id: DeliveryId) -> DeliveryDetail:
+@reading.get(
+    "/deliveries/{delivery_id}",
+    response_model=DeliveryDetail,
+    responses=NO_DELIVERY,
+    summary="Show a delivery",
+)
+async def get_delivery(
+    request: Request, webhooks: InWebhooks, delivery_id: DeliveryId
+) -> DeliveryDetail | Response:
     """One delivery, with its timestamps and attempts."""
-    return await webhooks.delivery(delivery_id)
+    return _whole(request, await webhooks.delivery(delivery_id))
 
 
 @writing.post(
     "/deliveries/{delivery_id}/redeliver",
     status_code=202,
+    response_model=DeliveryDetail,
     responses={**NO_DELIVERY, **CANNOT_BE_SENT},
     summary="Redeliver a delivery",
 )
-async def redeliver(webhooks: InWebhooks, delivery_id: DeliveryId) -> DeliveryDetail:
+async def redeliver(
+    request: Request, webhooks: InWebhooks, delivery_id: DeliveryId
+) -> DeliveryDetail | Response:
     """Send a delivery again at once, pending or finished, with the same `webhook-id`."""
     await webhooks.redeliver(delivery_id)
-    return await webhooks.delivery(delivery_id)
+    return _whole(request, await webhooks.delivery(delivery_id), 202)
+
+
+def _whole(
+    request: Request, delivery: DeliveryDetail, status: int = 200
+) -> DeliveryDetail | Response:
+    """Return the response with a delivery, including a payload that was omitted for its size."""
+    if not delivery.payload_omitted:
+        return delivery
+    mark = Mark()
+    around = mark.around(delivery.model_copy(update={"payload": mark, "payload_omitted": False}))
+    share: Share = request.app.state.large
+    return LargePayload(share, "delivery_payload", delivery.id, around, status)

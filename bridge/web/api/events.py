@@ -2,15 +2,17 @@
 
 from typing import Annotated, Any
 
-from fastapi import HTTPException, Query, Request
+from fastapi import HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from bridge.access.scopes import EVENTS_READ
 from bridge.access.tokens import Grant
+from bridge.database.shares import Share
 from bridge.events import narrowed, outside, readable_payload, timestamp
 from bridge.live.selection import MOST_PATTERNS
 from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import EventId, Limit, Patterns
+from bridge.web.api.large import LargePayload, Mark
 from bridge.web.api.parts import InDatabase
 from bridge.web.http.body import invalid
 from bridge.webhooks.fields import MAX_BIGINT, Id
@@ -51,7 +53,7 @@ class EventList(BaseModel):
     )
 
 
-@reading.get("/events", summary="List events")
+@reading.get("/events", response_model=EventList, summary="List events")
 async def list_events(
     request: Request,
     database: InDatabase,
@@ -61,7 +63,7 @@ async def list_events(
     ] = None,
     event_type: Patterns = "",
     limit: Limit = 50,
-) -> EventList:
+) -> EventList | Response:
     """List events in the order in which their transactions became visible.
 
     To follow the log, continue from `next_since`, or from `last_event_id` if that is null. A page
@@ -73,21 +75,27 @@ async def list_events(
     rows = await database.fetch(
         "events_page", since, last_wanted, patterns, limit, MOST_LOOKED_AT, PAGE_BYTES
     )
-    return EventList(
+    mark = Mark()
+    events = [row for row in rows if row["id"] is not None]
+    page = EventList(
         items=[
             LoggedEvent(
                 id=row["id"],
                 type=row["event_type"],
-                payload=readable_payload(row["payload"]),
+                payload=mark if row["payload"] is None else readable_payload(row["payload"]),
                 timestamp=timestamp(row["occurred_at"]),
             )
-            for row in rows
-            if row["id"] is not None
+            for row in events
         ],
         last_event_id=rows[0]["last_event_id"],
         next_since=rows[0]["next_since"],
         available_from=rows[0]["available_from"],
     )
+    for row in events:
+        if row["payload"] is None:
+            share: Share = request.app.state.large
+            return LargePayload(share, "event_payload", row["id"], mark.around(page))
+    return page
 
 
 def _visible(grant: Grant, event_type: str) -> list[str] | None:

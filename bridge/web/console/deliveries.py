@@ -22,15 +22,17 @@ from bridge.access.scopes import WEBHOOKS_READ, WEBHOOKS_WRITE
 from bridge.database.pool import Row
 from bridge.database.queries import Queries
 from bridge.web.api.fields import BeforeId, DeliveryId, RowId, WebhookId
+from bridge.web.api.large import LargePayload
 from bridge.web.api.parts import InDatabase, InWebhooks
 from bridge.web.api.refusals import found
+from bridge.web.console.figures import MOST_SHOWN
 from bridge.web.console.forms import Form, Problems, checked, decimal_point
 from bridge.web.console.guard import form_of, page_router
 from bridge.web.console.rendering import page, redirect
 from bridge.webhooks.errors import NotFoundError, WebhookError
 from bridge.webhooks.fields import MAX_BIGINT, DeliveryStatus, EventType, Moment, RatePerSecond
 from bridge.webhooks.model import Redelivery, RedeliveryProgress, Webhook
-from bridge.webhooks.operations import Webhooks
+from bridge.webhooks.operations import PAYLOAD_BYTES, Webhooks
 from bridge.webhooks.preview import preview
 
 #: Deliveries on a page.
@@ -196,7 +198,8 @@ async def delivery_page(
 ) -> Response:
     """One delivery: its timeline, its request, its attempts, and what happens next."""
     delivery = await webhooks.delivery(delivery_id)
-    made_of = found(await database.fetch("delivery_request", delivery_id), "Delivery")
+    rows = await database.fetch("delivery_request", delivery_id, PAYLOAD_BYTES, MOST_SHOWN)
+    made_of = found(rows, "Delivery")
     request_shown = None
     if made_of["url"] is not None:
         # If the request cannot be built, each attempt shows the reason.
@@ -208,8 +211,8 @@ async def delivery_page(
         "delivery",
         delivery=delivery,
         made_of=made_of,
-        has_event=made_of["payload"] is not None,
-        can_be_sent=made_of["has_webhook"] and made_of["payload"] is not None,
+        has_event=made_of["has_event"],
+        can_be_sent=made_of["has_webhook"] and made_of["has_event"],
         way=_way(
             [
                 ("captured", delivery.captured_at),
@@ -224,6 +227,21 @@ async def delivery_page(
         attempts=attempts[:ATTEMPTS_SHOWN],
         has_more_attempts=len(attempts) > ATTEMPTS_SHOWN,
         done=done,
+    )
+
+
+@reading.get("/console/deliveries/{delivery_id}/payload")
+async def delivery_payload(
+    request: Request, webhooks: InWebhooks, delivery_id: DeliveryId
+) -> Response:
+    """Download a payload that is too large for the page."""
+    await webhooks.delivery(delivery_id)
+    name = f'attachment; filename="delivery-{delivery_id}.json"'
+    return LargePayload(
+        request.app.state.large,
+        "delivery_payload",
+        delivery_id,
+        more_headers={"Content-Disposition": name},
     )
 
 

@@ -223,7 +223,7 @@ async def _webhook_page(
 ) -> Response:
     webhook = await webhooks.get(webhook_id)
     (figures,) = await database.fetch("webhook_figures", webhook.id, LOOKED_AT)
-    newest = await webhooks.deliveries(webhook_id, limit=DELIVERIES_SHOWN)
+    newest = await webhooks.deliveries(webhook_id, limit=DELIVERIES_SHOWN, payload_bytes=0)
     return page(
         request,
         "webhook",
