@@ -15,6 +15,7 @@ from rich.table import Table
 from bridge.daemon.app import GARBAGE_OBJECTS
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.bench import (
+    backlog,
     capture,
     delivery,
     drain,
@@ -40,6 +41,7 @@ BENCHES: dict[str, Callable[[EmbeddedPostgres], list[Result]]] = {
     "storm": storm.run,
     "fanout": fanout.run,
     "delivery": delivery.run,
+    "backlog": backlog.run,
     "history": history.run,
     "memory": memory.run,
 }
