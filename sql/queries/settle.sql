@@ -99,9 +99,13 @@ with settled as materialized (
     from webhooks w
     join totals t on t.webhook_id = w.id
     cross join lateral (
-        select (w.failure_share * power(0.9, t.successes + t.failures)
-            + (1 - power(0.9, t.successes + t.failures))
-              * t.failures / (t.successes + t.failures))::real as failure_share
+        -- Without the lower bound, thousands of successes after a failure would underflow.
+        select case when mean >= 0.001 then mean else 0 end::real as failure_share
+        from (
+            select w.failure_share * power(0.9, t.successes + t.failures)
+                + (1 - power(0.9, t.successes + t.failures))
+                  * t.failures / (t.successes + t.failures) as mean
+        ) as moving
     ) as share
     cross join lateral (
         select case when t.successes = 0 then coalesce(w.failing_since, t.started_at) end as failing_since

@@ -12,16 +12,18 @@ from asyncpg import DiskFullError
 
 from bridge.assets import query
 from bridge.database.errors import DatabaseUnavailable, DeadlockError
-from bridge.database.pool import Database, Row
+from bridge.database.pool import Database, Row, open_database
 from bridge.delivery import courier as courier_module
 from bridge.delivery.settling import Settler
 from tests.integration.delivering import (
     SETTLED,
     Bot,
+    claim,
     claim_values,
     delivering,
     delivery,
     enqueue,
+    settle,
 )
 from tests.receiver import Request, answer, hang, receiving
 from tests.waiting import until_true
@@ -49,6 +51,14 @@ def test_claim_locks_only_what_it_takes(bridge_url: str, bot: Bot) -> None:
             len(bot.execute("select from bridge.delivery_queue for update skip locked").fetchall())
             == 30 - 4
         )
+
+
+async def test_old_failure_is_forgotten(bridge_url: str, bot: Bot) -> None:
+    # As after a failure and a thousand successes: a smaller share cannot be stored.
+    enqueue(bot, add_webhook(bot, failure_share=1e-44, max_concurrency=30), count=30)
+    async with open_database(bridge_url) as database:
+        await settle(database, await claim(database))
+    assert bot.execute("select failure_share from bridge.webhooks").fetchone() == (0,)
 
 
 async def test_holder_of_an_expired_lease_changes_nothing(bridge_url: str, bot: Bot) -> None:
