@@ -33,7 +33,7 @@ RESPONSE_BYTES = 16 * 1024
 INTERIM_RESPONSES = 32
 #: Maximum number of pieces of a response's body, such as chunks: each costs CPU. The rest is not
 #: read.
-RESPONSE_PIECES = 1_000
+RESPONSE_PIECES = 100
 
 _NOTHING: Mapping[str, object] = {}
 

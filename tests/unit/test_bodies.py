@@ -18,7 +18,7 @@ from bridge.access.tokens import Grant
 from bridge.access.vault import Vault
 from bridge.web.api.tokens import NewToken
 from bridge.web.app import build_api
-from bridge.web.http.bodies import AUTHENTICATED, MOST_PIECES, STRANGERS
+from bridge.web.http.bodies import AUTHENTICATED, STRANGERS
 from bridge.web.http.body import MAX_CONTAINERS, parse_json
 from bridge.webhooks.model import NewWebhook
 from tests.unit.serving import Tokens
@@ -192,10 +192,13 @@ async def test_multipart_forms_are_not_parsed(api: FastAPI) -> None:
 
 
 async def test_bodies_arrive_in_a_bounded_number_of_pieces(api: FastAPI) -> None:
-    for count, status in (MOST_PIECES - 1, 200), (MOST_PIECES, 413):
-        pieces = [b"1"] + [b" "] * (count - 1)
-        call = await Call(*pieces)(api, "POST", "/unguarded", JSON)
-        assert call.status == status
+    for limits, path, headers in (
+        (STRANGERS, "/console/sign-in", [FORM]),
+        (AUTHENTICATED, "/console/tokens/new", [FORM, SESSION]),
+    ):
+        for count, status in (limits.most_pieces - 1, 403), (limits.most_pieces, 413):
+            call = await Call(*[b"x"] * count)(api, "POST", path, *headers)
+            assert call.status == status
 
 
 # --- many at once

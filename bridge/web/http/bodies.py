@@ -12,10 +12,6 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: Pieces in which a body may arrive: one per read, or per chunk of a chunked body. Each costs as
-#: much as many bytes do. Beyond it, the client gets 413.
-MOST_PIECES: Final = 1_000
-
 _KEY = "pgbridge.body"
 
 
@@ -25,6 +21,8 @@ class Limits:
 
     Attributes:
         most_bytes: of a body; beyond it, the client gets 413.
+        most_pieces: in which a body may arrive: one per read, or per chunk of a chunked body. Each
+            costs as much as hundreds of bytes do; beyond it, the client gets 413.
         most_fields: of a form; beyond it, the client gets 422.
         most_at_once: how many bodies the process holds, from the first byte to the response. When
             there are more, the one that has been arriving longest gets 503: honest clients send
@@ -33,15 +31,18 @@ class Limits:
     """
 
     most_bytes: int
+    most_pieces: int
     most_fields: int
     most_at_once: int
 
 
 #: Without a valid token. Only the sign-in form has a body: a token and a path. 512 KiB in all.
-STRANGERS: Final = Limits(most_bytes=8 * 1024, most_fields=10, most_at_once=64)
+STRANGERS: Final = Limits(most_bytes=8 * 1024, most_pieces=100, most_fields=10, most_at_once=64)
 #: With a valid token. A webhook with every field filled in takes a few kilobytes, and Python parses
 #: any body of this size within a few milliseconds. 16 MiB in all.
-AUTHENTICATED: Final = Limits(most_bytes=64 * 1024, most_fields=500, most_at_once=256)
+AUTHENTICATED: Final = Limits(
+    most_bytes=64 * 1024, most_pieces=1_000, most_fields=500, most_at_once=256
+)
 
 
 class Bodies:
@@ -117,7 +118,7 @@ class Body:
     async def _read(self) -> Message:
         # In one piece: a thousand small ones would take many times their size.
         body = bytearray()
-        for _ in range(MOST_PIECES):
+        for _ in range(self.limits.most_pieces):
             message = await self._receive()
             if message["type"] != "http.request":
                 return message
