@@ -445,7 +445,7 @@ begin
             when v_bare ~ ' [-+*/%] |[-+][$@(]' then 'must not calculate'
             when v_bare ~ '\[(?!(?:\*|last|[0-9]+)\])' then 'must have one number, last or * in [ ]'
             when v_left like '%?(%' then
-                'must use ? (…) only at the end of the path in exists(…), with conditions on @ alone'
+                'must use ? only at the end of the path in exists(), with conditions on @ alone'
             else 'must compare one path with one constant, as in $.amount_kopeks >= 100000'
         end;
     end if;
