@@ -217,7 +217,7 @@ async def test_slow_bodies_make_room_for_new_ones(api: FastAPI) -> None:
         # It is read; then the form lacks its cookie.
         assert (await Call(b"token=x")(api, "POST", "/console/sign-in", FORM)).status == 403
         await trio.testing.wait_all_tasks_blocked()
-        assert [call.status for call in slow] == [503] + [0] * (len(slow) - 1)
+        assert [call.status for call in slow] == [429] + [0] * (len(slow) - 1)
         assert slow[0].headers[b"retry-after"] == b"1"
         nursery.cancel_scope.cancel()
 
@@ -230,7 +230,7 @@ async def test_slow_tokens_make_room_for_other_tokens(api: FastAPI) -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert (await Call(b"{}")(api, "POST", "/tokens", JSON, OTHER_ADMIN)).status == 422
         await trio.testing.wait_all_tasks_blocked()
-        assert sum(call.status == 503 for call in slow) == 1
+        assert sum(call.status == 429 for call in slow) == 1
         nursery.cancel_scope.cancel()
 
 
@@ -248,7 +248,7 @@ async def test_bodies_in_use_are_bounded(api: FastAPI) -> None:
             nursery.start_soon(call, api, "POST", "/waiting", JSON)
         await trio.testing.wait_all_tasks_blocked()
         refused = await Call(b"1")(api, "POST", "/waiting", JSON)
-        assert (refused.status, refused.headers[b"retry-after"]) == (503, b"1")
+        assert (refused.status, refused.headers[b"retry-after"]) == (429, b"1")
         finish.set()
     assert {call.status for call in calls} == {200}
     assert (await Call(b"1")(api, "POST", "/waiting", JSON)).status == 200

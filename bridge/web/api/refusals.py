@@ -83,9 +83,7 @@ GUARDED: Responses = {
     },
     429: _problem("Too many requests", "Too many requests; try again soon", _RETRY_AFTER),
     **FAILED,
-    503: _problem(
-        "The database is unavailable, or the bridge too busy", "Database unavailable", _RETRY_AFTER
-    ),
+    503: _problem("The database is unavailable or busy", "Database unavailable", _RETRY_AFTER),
 }
 #: What a route that reads a body can also respond with.
 WITH_BODY: Responses = {

@@ -41,7 +41,7 @@ async def read_form(request: Request) -> Form:
     """Parse the form of a request; without a body it has no fields.
 
     Raises:
-        HTTPException: 413, 415 or 503, as for any body; 422, the body is not a form.
+        HTTPException: 413, 415 or 429, as for any body; 422, the body is not a form.
     """
     body = await request.body()
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()

@@ -25,9 +25,9 @@ class Limits:
             costs as much as hundreds of bytes do; beyond it, the client gets 413.
         most_fields: of a form; beyond it, the client gets 422.
         most_at_once: how many bodies the process holds, from the first byte to the response. When
-            there are more, the one that has been arriving longest gets 503: honest clients send
+            there are more, the one that has been arriving longest gets 429: honest clients send
             theirs at once, so a flood of slow bodies does not keep them out. If all have arrived,
-            the new one gets 503.
+            the new one gets 429.
     """
 
     most_bytes: int
@@ -83,7 +83,7 @@ class Body:
         """Return the whole body as one message; after that, wait for the client to leave.
 
         Raises:
-            HTTPException: 413, it exceeds a limit; 415, it is compressed; 503, there are too many;
+            HTTPException: 413, it exceeds a limit; 415, it is compressed; 429, there are too many;
                 and as the server's ``receive``.
         """
         if self._was_read:
@@ -141,7 +141,7 @@ def _too_large() -> HTTPException:
 
 
 def _too_many() -> HTTPException:
-    return HTTPException(503, "Too many requests at once", headers={"Retry-After": "1"})
+    return HTTPException(429, "Too many requests at once", headers={"Retry-After": "1"})
 
 
 def _refuse_content_coding(headers: Headers) -> None:
