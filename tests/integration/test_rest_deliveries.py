@@ -230,7 +230,11 @@ RANDOM = (
 )
 
 
-@pytest.mark.parametrize("large", [COMPRESSED, RANDOM])
+#: Each number is stored in a few bytes.
+NUMBERS = "(select jsonb_agg(1e131000) from generate_series(1, 5))"
+
+
+@pytest.mark.parametrize("large", [COMPRESSED, RANDOM, NUMBERS], ids=["x", "random", "numbers"])
 async def test_list_omits_the_largest_payloads(bridge_url: str, bot: Bot, large: str) -> None:
     async with calling(bridge_url) as client:
         webhook = await create(client)
