@@ -34,6 +34,10 @@ from bridge.database.url import checked_url
 #: the ninth, a little over three days after the first.
 RETRY_SCHEDULE_SECONDS = (0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
+#: Default bounds of what REST, the console and commands create.
+MAX_WEBHOOKS = 10_000
+MAX_TOKENS = 1_000
+
 #: The tables of ``pgbridge.toml`` that hold capture rules.
 RULE_TABLES = ("capture", "note")
 #: The built-in rules to use if the file has none.
@@ -111,6 +115,10 @@ class Settings(BaseSettings):
     # Rate limits; 0 disables them.
     failed_logins_per_minute: float = Field(30.0, ge=0)
     requests_per_second: float = Field(100.0, ge=0)
+
+    # Most webhooks, since each may get every event; most valid tokens.
+    max_webhooks: int = Field(MAX_WEBHOOKS, ge=1, le=1_000_000)
+    max_tokens: int = Field(MAX_TOKENS, ge=1, le=1_000_000)
 
     # Relay. poll_seconds is the fallback for a missed NOTIFY; quiet_poll_seconds replaces it while
     # the doorbell is quiet.

@@ -33,8 +33,16 @@ SESSION_CONNECTIONS: Final = 1
 MOST_AT_ONCE: Final = 1_000
 #: Lifetime of a ticket, in seconds.
 TICKET_SECONDS: Final = 30.0
+#: Most unused tickets of one token and of all. Beyond that, new ones are refused. At the default
+#: rate of requests, a token can get 3,500 in that time.
+MOST_TICKETS_OF_TOKEN: Final = 1_000
+MOST_TICKETS: Final = 20_000
 #: Lifetime of a console session, in seconds.
 SESSION_SECONDS: Final = 12 * 3600.0
+#: Most console sessions of one token and of all. Beyond that, the oldest end: refusals would last
+#: for hours.
+MOST_SESSIONS_OF_TOKEN: Final = 100
+MOST_SESSIONS: Final = 10_000
 #: How many tokens are remembered as recently valid at an address, and for how long. They are still
 #: looked up every time, but a client that shows one there is exempt from the limit on failures.
 #: Only there: otherwise a blocked client could continue guessing and learn which guess was right.
@@ -56,6 +64,18 @@ class TooManyFailuresError(Exception):
     def __init__(self, retry_seconds: float) -> None:
         super().__init__(f"too many failed attempts; try again in {retry_seconds:.0f} s")
         self.retry_seconds = retry_seconds
+
+
+class TooManyTicketsError(Exception):
+    """Too many tickets are unused."""
+
+    retry_seconds = TICKET_SECONDS
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"Too many unused tickets: at most {MOST_TICKETS_OF_TOKEN} per API key, and "
+            f"{MOST_TICKETS} in all"
+        )
 
 
 class BotTokenTable(Protocol):
@@ -147,15 +167,17 @@ class Authenticator:
         """Return a new ticket, which opens one WebSocket, and when it expires.
 
         Raises:
+            TooManyTicketsError: the token has too many unused ones, or all tokens together.
             DatabaseUnavailable: the ticket cannot be stored now.
         """
         ticket = f"pgt_{secrets.token_urlsafe(32)}"
         stored = self._stored(ticket, grant)
-        [row] = await self._lookups.fetch(
-            "create_ticket", stored, grant.source, grant.id, TICKET_SECONDS
-        )
+        most = MOST_TICKETS_OF_TOKEN, MOST_TICKETS
+        rows = await self._lookups.fetch("create_ticket", stored, *grant.key, TICKET_SECONDS, *most)
+        if not rows:
+            raise TooManyTicketsError
         self._remember((None, hash_token(ticket)), TICKET_SECONDS)
-        return ticket, row["expires_at"]
+        return ticket, rows[0]["expires_at"]
 
     async def create_session(self, grant: Grant) -> str:
         """Return a new console session, valid for ``SESSION_SECONDS``.
@@ -165,7 +187,8 @@ class Authenticator:
         """
         session = f"pgs_{secrets.token_urlsafe(32)}"
         stored = self._stored(session, grant)
-        await self._lookups.fetch("create_session", stored, grant.source, grant.id, SESSION_SECONDS)
+        most = MOST_SESSIONS_OF_TOKEN, MOST_SESSIONS
+        await self._lookups.fetch("create_session", stored, *grant.key, SESSION_SECONDS, *most)
         return session
 
     async def use_session(self, session: str, address: str = "") -> Grant | None:

@@ -70,8 +70,20 @@ def token_of_headers(api_key: str, authorization: str) -> str | None:
     return (credentials.strip() or None) if scheme.lower() == "bearer" else None
 
 
+def too_many(most: int) -> str:
+    """Return why no token can be created if this many are valid."""
+    return (
+        f"there are already {most} valid tokens, the limit of BRIDGE_MAX_TOKENS; revoke some, or "
+        "raise it"
+    )
+
+
 def new_row(
-    name: str, token: str, scopes: Iterable[str], expires_at: datetime | None
+    name: str, token: str, scopes: Iterable[str], expires_at: datetime | None, most: int
 ) -> tuple[object, ...]:
-    """Return the parameters of the query ``create_token``."""
-    return name, hash_token(token), token[:PREFIX_LENGTH], list(scopes), expires_at
+    """Return the parameters of the query ``create_token``.
+
+    Args:
+        most: how many valid tokens there may be.
+    """
+    return name, hash_token(token), token[:PREFIX_LENGTH], list(scopes), expires_at, most

@@ -33,17 +33,20 @@ class Imported:
 
 
 def import_webhooks(
-    connection: sessions.Connection, vault: Vault, *, dry_run: bool
+    connection: sessions.Connection, vault: Vault, *, dry_run: bool, most: int
 ) -> list[Imported]:
     """Copy the bot's active webhooks; all of them or, if one fails, none.
 
     Invalid webhooks are skipped, and so are those whose URL and event type exist already.
 
+    Args:
+        most: how many webhooks there may be.
+
     Raises:
         WebhookError: there is no such table, it lacks a required column, or it belongs to a role
-            that has fewer rights than the owner of schema bridge.
+            that has fewer rights than the owner of schema bridge; or there are too many webhooks.
     """
-    webhooks = Webhooks(SessionQueries(connection), vault)
+    webhooks = Webhooks(SessionQueries(connection), vault, most=most)
     results: list[Imported] = []
     with connection.transaction():
         rows = sessions.fetch(connection, "known_webhooks")

@@ -27,6 +27,8 @@ _IDENTIFIER = r'(?:[A-Za-z_][A-Za-z0-9_$]*|"(?:[^"\x00]|"")+")'
 _TABLE = re.compile(rf"({_IDENTIFIER})\.({_IDENTIFIER})")
 #: PostgreSQL truncates longer names, and would look for a different table.
 _IDENTIFIER_BYTES = 63
+#: Each rule is a trigger, and every command that plans looks at all of them.
+MOST_RULES = 1_000
 #: The payload key with the error, if the payload could not be computed.
 CAPTURE_ERROR = "_capture_error"
 
@@ -265,6 +267,8 @@ def parse_rules(text: str) -> list[Rule]:
 
 def _in_order(rules: list[Rule]) -> list[Rule]:
     """Order the rules as their triggers have to fire: notes before the rules that read them."""
+    if len(rules) > MOST_RULES:
+        raise RuleError(f"there are {len(rules)} rules; the most is {MOST_RULES}")
     slug, uses = next(iter(Counter(rule.slug for rule in rules).most_common(1)), ("", 0))
     if uses > 1:
         twins = " and ".join(repr(rule.name) for rule in rules if rule.slug == slug)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bridge.access.scopes import EVENTS_READ, SCOPES, ScopeError, checked_scopes
-from bridge.access.tokens import new_row, new_token
+from bridge.access.tokens import new_row, new_token, too_many
 from bridge.cli.context import database_session, read_settings
 from bridge.cli.output import MISUSED, fail
 from bridge.database.sessions import fetch
@@ -42,8 +42,11 @@ def create(
         fail(str(error), MISUSED)
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     token = new_token()
-    with database_session(read_settings()) as connection:
-        fetch(connection, "create_token", *new_row(name, token, scopes, expires_at))
+    settings = read_settings()
+    with database_session(settings) as connection:
+        row = new_row(name, token, scopes, expires_at, settings.max_tokens)
+        if not fetch(connection, "create_token", *row):
+            fail(too_many(settings.max_tokens))
     show(token)
 
 

@@ -198,7 +198,7 @@ def import_(
     with database_session(settings) as connection, install_lock(connection):
         from bridge.bot.webhooks import import_webhooks
 
-        results = import_webhooks(connection, vault, dry_run=dry_run)
+        results = import_webhooks(connection, vault, dry_run=dry_run, most=settings.max_webhooks)
     for each in results:
         what = f"{each.name}, {each.event_type} to {each.url}"
         if each.skipped is not None:
@@ -219,7 +219,9 @@ def _run(operation: Callable[[Webhooks], Coroutine[Any, Any, T]]) -> T:
 
     settings = read_settings()
     with database_session(settings) as connection:
-        webhooks = Webhooks(SessionQueries(connection), Vault(settings.secret_keys))
+        webhooks = Webhooks(
+            SessionQueries(connection), Vault(settings.secret_keys), most=settings.max_webhooks
+        )
         return run_blocking(operation(webhooks))
 
 

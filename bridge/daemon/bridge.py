@@ -110,6 +110,8 @@ class Bridge:
             proxies=settings.trusted_proxies,
             requests=_throttle(per_second, BURST_SECONDS * per_second),
             access_log=settings.access_log,
+            max_webhooks=settings.max_webhooks,
+            max_tokens=settings.max_tokens,
             troubles=readiness.troubles,
             url_refusal=partial(url_refusal, policy=policy),
             send_trial=partial(send_trial, transport, vault),

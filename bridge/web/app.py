@@ -12,13 +12,18 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from bridge import assets
-from bridge.access.authenticator import Authenticator, TooManyFailuresError
+from bridge.access.authenticator import (
+    Authenticator,
+    TooManyFailuresError,
+    TooManyTicketsError,
+)
 from bridge.access.proxies import Network
 from bridge.access.throttle import Throttle
 from bridge.access.vault import Vault
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Database
 from bridge.database.shares import Share
+from bridge.settings import MAX_TOKENS, MAX_WEBHOOKS
 from bridge.telemetry.exposition import render_metrics
 from bridge.web import console
 from bridge.web.api import audit, deliveries, docs, events, health, tickets, tokens, webhooks
@@ -45,7 +50,13 @@ LARGE_RESPONSES = 2
 #: Test deliveries in progress at once. Each may take as long as an attempt.
 TRIALS = 8
 #: Errors that ``answer_of`` knows.
-EXPECTED = (WebhookError, TooManyFailuresError, DatabaseUnavailable, DatabaseError)
+EXPECTED = (
+    WebhookError,
+    TooManyFailuresError,
+    TooManyTicketsError,
+    DatabaseUnavailable,
+    DatabaseError,
+)
 #: Modules with routes, in the order of the OpenAPI document.
 ROOMS = (webhooks, deliveries, events, tickets, tokens, audit, health, docs, console)
 
@@ -81,6 +92,8 @@ def build_api(
     proxies: Sequence[Network] = (),
     requests: Throttle | None = None,
     access_log: bool = False,
+    max_webhooks: int = MAX_WEBHOOKS,
+    max_tokens: int = MAX_TOKENS,
     troubles: Callable[[], Mapping[str, str | None]],
     url_refusal: Callable[[str], Awaitable[str | None]],
     send_trial: SendTrial,
@@ -95,6 +108,7 @@ def build_api(
         proxies: trusted proxies, whose X-Forwarded-For is used.
         requests: the rate limit per token; None: no limit.
         access_log: log every request.
+        max_webhooks, max_tokens: how many may be created.
         troubles: returns the readiness checks by name, with what is wrong, or None.
         url_refusal: returns why deliveries may not go to a URL, or None if they may.
         send_trial: sends a test request to a webhook, a row of ``webhook_to_try``.
@@ -124,6 +138,7 @@ def build_api(
     api.state.requests = requests
     api.state.proxies = proxies
     api.state.vault = vault
+    api.state.max_webhooks, api.state.max_tokens = max_webhooks, max_tokens
     api.state.troubles = troubles
     api.state.url_refusal = url_refusal
     api.state.send_trial = limited_trials(send_trial, TRIALS)
@@ -132,6 +147,11 @@ def build_api(
     for room in ROOMS:
         for router in room.ROUTERS:
             api.include_router(router)
+    _add_middleware(api, cors_origins, access_log=access_log)
+    return api
+
+
+def _add_middleware(api: FastAPI, cors_origins: Sequence[str], *, access_log: bool) -> None:
     # The last one added is the outermost.
     api.add_middleware(Bodies)
     api.add_middleware(OwnCookies)
@@ -149,7 +169,6 @@ def build_api(
     if access_log:
         api.add_middleware(AccessLog)
     api.add_middleware(SecurityHeaders)
-    return api
 
 
 def _operation_id(route: APIRoute) -> str:

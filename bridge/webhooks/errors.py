@@ -17,6 +17,16 @@ class NotFoundError(WebhookError):
         self.what = what
 
 
+class TooManyError(WebhookError):
+    """There are as many webhooks as there may be."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"there are already {most} webhooks, the limit of BRIDGE_MAX_WEBHOOKS; delete some, or "
+            "raise it"
+        )
+
+
 class InvalidInputError(WebhookError):
     """A value is invalid.
 

@@ -11,8 +11,14 @@ from pydantic import BaseModel, ValidationError
 
 from bridge.access.vault import Vault, new_secret
 from bridge.database.queries import Queries, Refusal, refusal_of
-from bridge.settings import first_problem
-from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError, What
+from bridge.settings import MAX_WEBHOOKS, first_problem
+from bridge.webhooks.errors import (
+    InvalidInputError,
+    NotFoundError,
+    TooManyError,
+    WebhookError,
+    What,
+)
 from bridge.webhooks.fields import MAX_BIGINT
 from bridge.webhooks.model import (
     Attempt,
@@ -75,14 +81,21 @@ class Webhooks:
         queries: runs the queries, on behalf of whoever asked for the operation.
         vault: encrypts secrets.
         url_refusal: checks the URLs of new and changed webhooks; None: any URL is accepted.
+        most: how many webhooks there may be. Concurrent creations may exceed it, each by one.
     """
 
     def __init__(
-        self, queries: Queries, vault: Vault, url_refusal: UrlRefusal | None = None
+        self,
+        queries: Queries,
+        vault: Vault,
+        url_refusal: UrlRefusal | None = None,
+        *,
+        most: int = MAX_WEBHOOKS,
     ) -> None:
         self._queries = queries
         self._vault = vault
         self._url_refusal = url_refusal
+        self._most = most
 
     async def list(
         self,
@@ -130,11 +143,12 @@ class Webhooks:
 
         Raises:
             InvalidInputError: the URL or the filter is not allowed.
+            TooManyError: there are too many webhooks.
         """
         await self._check_url(webhook.url)
         secret = new_secret() if webhook.generate_secret else webhook.secret
         with _filter_errors():
-            (row,) = await self._queries.fetch(
+            rows = await self._queries.fetch(
                 "create_webhook",
                 webhook.name,
                 webhook.url,
@@ -148,9 +162,12 @@ class Webhooks:
                 webhook.rate_per_second,
                 webhook.ordered,
                 webhook.retry_schedule,
+                self._most,
             )
+        if not rows:
+            raise TooManyError(self._most)
         shown: dict[str, Any] = {"secret": secret} if webhook.generate_secret else {}
-        return CreatedWebhook(**row, **shown)
+        return CreatedWebhook(**rows[0], **shown)
 
     async def update(self, webhook_id: int, changes: WebhookChanges) -> Webhook:
         """Change a webhook. Activating it clears ``disabled_reason`` and wakes the couriers.

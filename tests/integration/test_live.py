@@ -257,7 +257,7 @@ async def test_ended_token_closes_its_connections(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]], end: str
 ) -> None:
     token = tokens.new_token()
-    fetch(bot, "create_token", *tokens.new_row("dashboard", token, ["events:read"], None))
+    fetch(bot, "create_token", *tokens.new_row("dashboard", token, ["events:read"], None, 10))
     with trio.fail_after(PATIENCE_SECONDS):
         async with bridging(bridge_url) as bridge, bridge.connected(token=token) as client:
             bot.execute(f"update bridge.api_tokens set {end}".encode())
@@ -271,7 +271,7 @@ async def test_locked_token_row_delays_no_client(
     bridge_url: str, bot: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     token = tokens.new_token()
-    fetch(bot, "create_token", *tokens.new_row("dashboard", token, ["events:read"], None))
+    fetch(bot, "create_token", *tokens.new_row("dashboard", token, ["events:read"], None, 10))
     with trio.fail_after(PATIENCE_SECONDS):
         async with bridging(bridge_url) as bridge:
             with psycopg.connect(bridge_url) as operator:

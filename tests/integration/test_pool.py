@@ -61,7 +61,7 @@ async def test_connection_is_usable_after_a_cancelled_statement(
 async def test_errors_do_not_show_the_values_of_the_row(
     bridge_url: str,
 ) -> None:
-    form = ["n", "http://h/", "*", "s3cret", None, True, 15, 0, None, None, False, None]
+    form = ["n", "http://h/", "*", "s3cret", None, True, 15, 0, None, None, False, None, 1]
     with trio.fail_after(PATIENCE_SECONDS):
         async with open_database(bridge_url) as database, database.connect() as connection:
             for ask in database.fetch, connection.fetch:

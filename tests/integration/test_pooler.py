@@ -21,7 +21,7 @@ from tests.waiting import PATIENCE_SECONDS
 
 CREATE = (
     *("create_webhook", "n", "http://127.0.0.1:1/", "*", None, None, True, 15, 4),
-    *(None, None, False, None),
+    *(None, None, False, None, 10_000),
 )
 
 

@@ -329,7 +329,7 @@ async def test_openapi_document_lists_every_response(bridge_url: str) -> None:
         ("GET", "/metrics"): {"200", "500"},
         ("GET", "/events"): {"200"} | guarded,
         ("GET", "/webhooks"): {"200"} | guarded,
-        ("POST", "/webhooks"): {"201"} | with_body,
+        ("POST", "/webhooks"): {"201", "409"} | with_body,
         ("GET", "/webhooks/stats"): {"200"} | guarded,
         ("GET", "/webhooks/{webhook_id}"): {"200", "404"} | guarded,
         ("PATCH", "/webhooks/{webhook_id}"): {"200", "404"} | with_body,
@@ -347,7 +347,7 @@ async def test_openapi_document_lists_every_response(bridge_url: str) -> None:
         ("POST", "/deliveries/{delivery_id}/redeliver"): {"202", "404", "409"} | guarded,
         ("POST", "/ws/tickets"): {"201"} | guarded,
         ("GET", "/tokens"): {"200"} | guarded,
-        ("POST", "/tokens"): {"201"} | with_body,
+        ("POST", "/tokens"): {"201", "409"} | with_body,
         ("DELETE", "/tokens/{token_id}"): {"204", "404"} | guarded,
         ("GET", "/audit"): {"200"} | guarded,
     }

@@ -463,5 +463,5 @@ def test_webhooks_of_another_role_are_not_imported(
             open_session(role) as connection,
             pytest.raises(WebhookError, match=r"public\.webhooks belongs to role stranger"),
         ):
-            import_webhooks(connection, Vault(()), dry_run=True)
+            import_webhooks(connection, Vault(()), dry_run=True, most=10)
     assert admin.execute("select to_regclass('public.ran_as')").fetchone() == (None,)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from bridge.capture.rules import (
+    MOST_RULES,
     CaptureRule,
     NoteRule,
     RuleError,
@@ -218,3 +219,11 @@ def test_rule_replaces_the_presets_rule() -> None:
     [replaced] = [rule for rule in rules if rule.name == "user.created"]
     assert isinstance(replaced, CaptureRule)
     assert replaced.payload == {"user_id": "id"}
+
+
+def test_number_of_rules_is_bounded() -> None:
+    rule = '[[capture]]\nevent = "e{}"\ntable = "public.t"\non = "insert"\npayload = "*"\n'
+    rules = [rule.format(number) for number in range(MOST_RULES + 1)]
+    assert len(parse_rules("".join(rules[:-1]))) == MOST_RULES
+    with pytest.raises(RuleError, match="there are 1001 rules; the most is 1000"):
+        parse_rules("".join(rules))

@@ -33,7 +33,8 @@ InDatabase = Annotated[Queries, Depends(_database)]
 
 
 async def _webhooks(request: Request, database: InDatabase) -> Webhooks:
-    return Webhooks(database, request.app.state.vault, request.app.state.url_refusal)
+    state = request.app.state
+    return Webhooks(database, state.vault, state.url_refusal, most=state.max_webhooks)
 
 
 InWebhooks = Annotated[Webhooks, Depends(_webhooks)]

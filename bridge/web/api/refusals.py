@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import HTTPException
 from pydantic import BaseModel, Field
 
-from bridge.access.authenticator import TooManyFailuresError
+from bridge.access.authenticator import TooManyFailuresError, TooManyTicketsError
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Row
 from bridge.web.http.body import invalid
@@ -109,6 +109,13 @@ CANNOT_BE_SENT: Responses = {
         "the event of delivery 7 is no longer in the log",
     )
 }
+TOO_MANY: Responses = {
+    409: _problem(
+        "There are as many as the bridge allows",
+        "there are already 10000 webhooks, the limit of BRIDGE_MAX_WEBHOOKS; delete some, or raise "
+        "it",
+    )
+}
 REDELIVERY_RUNS: Responses = {
     409: _problem(
         "Another redelivery of the webhook is running", "webhook 7 has a running redelivery"
@@ -144,6 +151,8 @@ def answer_of(error: Exception) -> HTTPException | None:
             return HTTPException(409, str(error))
         case TooManyFailuresError():
             return later(429, "Too many failed attempts", error.retry_seconds)
+        case TooManyTicketsError():
+            return later(429, str(error), error.retry_seconds)
         case DatabaseUnavailable():
             return later(503, "Database unavailable")
         case DatabaseError() if str(error.sqlstate).startswith(TRANSIENT):

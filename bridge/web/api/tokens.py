@@ -3,15 +3,16 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
+from fastapi import HTTPException, Request
 from pydantic import AfterValidator, BaseModel, Field
 
 from bridge.access.scopes import ADMIN, MOST_SCOPES, SCOPES, checked_scopes
-from bridge.access.tokens import new_row, new_token
+from bridge.access.tokens import new_row, new_token, too_many
 from bridge.events import PATTERN
 from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import Limit, Offset, TokenId
 from bridge.web.api.parts import InDatabase
-from bridge.web.api.refusals import NO_TOKEN, WITH_BODY, found
+from bridge.web.api.refusals import NO_TOKEN, TOO_MANY, WITH_BODY, found
 from bridge.webhooks.fields import Count, Id, Moment, Name, example
 
 managing = guarded_router(ADMIN, "tokens")
@@ -85,13 +86,16 @@ async def list_tokens(database: InDatabase, limit: Limit = 50, offset: Offset = 
     )
 
 
-@managing.post("/tokens", status_code=201, responses=WITH_BODY, summary="Create a token")
-async def create_token(database: InDatabase, wanted: NewToken) -> CreatedToken:
+@managing.post(
+    "/tokens", status_code=201, responses={**WITH_BODY, **TOO_MANY}, summary="Create a token"
+)
+async def create_token(request: Request, database: InDatabase, wanted: NewToken) -> CreatedToken:
     """Create a token. Only this response contains it."""
-    token = new_token()
-    row = new_row(wanted.name, token, wanted.scopes, wanted.expires_at)
-    [created] = await database.fetch("create_token", *row)
-    return CreatedToken(**created, token=token)
+    token, most = new_token(), request.app.state.max_tokens
+    row = new_row(wanted.name, token, wanted.scopes, wanted.expires_at, most)
+    for created in await database.fetch("create_token", *row):
+        return CreatedToken(**created, token=token)
+    raise HTTPException(409, too_many(most))
 
 
 @managing.delete(

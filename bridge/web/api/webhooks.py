@@ -17,6 +17,7 @@ from bridge.web.api.refusals import (
     NO_REDELIVERY,
     NO_WEBHOOK,
     REDELIVERY_RUNS,
+    TOO_MANY,
     WITH_BODY,
     later,
 )
@@ -87,6 +88,7 @@ async def list_webhooks(
     status_code=201,
     responses={
         **WITH_BODY,
+        **TOO_MANY,
         201: {
             "description": "The webhook, with its secret if that was generated",
             "headers": {

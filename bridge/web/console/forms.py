@@ -8,11 +8,14 @@ from fastapi import HTTPException, Request
 from pydantic import BaseModel, ValidationError
 
 from bridge.web.http.bodies import body_of
-from bridge.webhooks.errors import InvalidInputError
+from bridge.webhooks.errors import InvalidInputError, TooManyError
 
 Model = TypeVar("Model", bound=BaseModel)
 #: What is wrong, by field; empty if the page's own sentence for the field is enough.
 Problems = dict[str, str]
+
+#: The key of the problem that there are as many already as there may be.
+LIMIT = "limit"
 
 _FORM = "application/x-www-form-urlencoded"
 
@@ -71,8 +74,15 @@ def checked(model: type[Model], texts: Mapping[str, str]) -> tuple[Model | None,
         return None, {str(each["loc"][0]): each["type"] for each in error.errors()}
 
 
-def problems_of(error: ValidationError | InvalidInputError) -> Problems:
+def status_of(problems: Problems | None) -> int:
+    """Return the status of a form's page."""
+    return 200 if not problems else 409 if LIMIT in problems else 422
+
+
+def problems_of(error: ValidationError | InvalidInputError | TooManyError) -> Problems:
     """Return what is wrong, by field."""
+    if isinstance(error, TooManyError):
+        return {LIMIT: str(error)}
     if isinstance(error, InvalidInputError):
         return {str(error.field): error.problem}
     # pydantic's own messages are for programs.

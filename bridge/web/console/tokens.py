@@ -4,7 +4,7 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
@@ -15,7 +15,7 @@ from bridge.web.api.fields import Offset, TokenId
 from bridge.web.api.parts import InDatabase
 from bridge.web.api.refusals import found
 from bridge.web.api.tokens import NewToken
-from bridge.web.console.forms import Form, Problems, problems_of
+from bridge.web.console.forms import LIMIT, Form, Problems, problems_of, status_of
 from bridge.web.console.guard import form_of, page_router
 from bridge.web.console.rendering import page, redirect
 from bridge.webhooks.errors import InvalidInputError
@@ -52,7 +52,10 @@ async def create_token(request: Request, database: InDatabase) -> Response:
         wanted = NewToken(name=form.text("name"), scopes=_scopes(form), expires_at=_expiry(form))
     except (ValidationError, InvalidInputError) as error:
         return _form_page(request, _typed(form), problems_of(error))
-    token = await tokens.create_token(database, wanted)
+    try:
+        token = await tokens.create_token(request, database, wanted)
+    except HTTPException as error:  # there are too many
+        return _form_page(request, _typed(form), {LIMIT: str(error.detail)})
     return page(request, "token_made", status=201, token=token)
 
 
@@ -80,7 +83,7 @@ def _own(request: Request) -> int | None:
 def _form_page(
     request: Request, shown: dict[str, Any], problems: Problems | None = None
 ) -> Response:
-    status = 422 if problems else 200
+    status = status_of(problems)
     return page(request, "token_form", status=status, shown=shown, problems=problems or {})
 
 

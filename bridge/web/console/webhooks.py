@@ -14,10 +14,10 @@ from bridge.web.api.fields import BeforeId, WebhookId
 from bridge.web.api.parts import InDatabase, InWebhooks
 from bridge.web.api.refusals import found
 from bridge.web.console import webhook_form
-from bridge.web.console.forms import Problems, problems_of
+from bridge.web.console.forms import Problems, problems_of, status_of
 from bridge.web.console.guard import form_of, page_router
 from bridge.web.console.rendering import page, redirect
-from bridge.webhooks.errors import InvalidInputError
+from bridge.webhooks.errors import InvalidInputError, TooManyError
 from bridge.webhooks.fields import MAX_BIGINT
 from bridge.webhooks.model import SecretRotation, WebhookChanges
 from bridge.webhooks.operations import Webhooks
@@ -76,7 +76,7 @@ async def create_webhook(request: Request, database: InDatabase, webhooks: InWeb
     form = form_of(request)
     try:
         created = await webhooks.create(webhook_form.new_webhook(form))
-    except (ValidationError, InvalidInputError) as error:
+    except (ValidationError, InvalidInputError, TooManyError) as error:
         return await _form_page(
             request, database, webhook_form.typed(form), problems=problems_of(error)
         )
@@ -253,7 +253,7 @@ async def _form_page(
     rows = await database.fetch("event_types", MOST_TYPES)
     types = {pattern for row in rows for pattern in patterns_matching(row["event_type"])}
     values = {"webhook": None, "seen": "", "problems": {}, "is_stale": False, **more}
-    status = 409 if values["is_stale"] else 422 if values["problems"] else 200
+    status = 409 if values["is_stale"] else status_of(values["problems"])
     return page(
         request,
         "webhook_form",
