@@ -1,7 +1,7 @@
 """Check rules against the database before anything is changed there."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from psycopg import pq
 
@@ -92,11 +92,18 @@ def check_rules(
             result = render(rule, table, positions[described["name"]])
         except ColumnError as error:
             raise InstallError(f"{where}: {error}") from None
-        for expression in result.expressions:
-            if (problem := _sql_error(connection, rule, expression)) is not None:
-                raise InstallError(f"{where}: {expression.key}: {problem}")
-        if check_privileges:
-            _require_trusted_owners(connection, where, rule, result, is_installed=is_installed)
+        # Parsing runs code too: constants are checked by domains, such as those of a column's type.
+        problem = _owner_problem(connection, rule, (), is_installed=is_installed)
+        if problem is None:
+            for expression in result.expressions:
+                if (mistake := _sql_error(connection, rule, expression)) is not None:
+                    raise InstallError(f"{where}: {expression.key}: {mistake}")
+        if check_privileges and problem is None and result.expressions:
+            problem = _owner_problem(
+                connection, rule, result.expressions, is_installed=is_installed
+            )
+        if check_privileges and problem is not None:
+            raise InstallError(f"{where}: {problem}")
         rendered.append(result)
     return rendered, remarks
 
@@ -143,19 +150,22 @@ def _selection(rule: Rule, expression: Expression, selected: str) -> str:
     return f"select {value} from {', '.join(sources)}"  # noqa: S608
 
 
-def _require_trusted_owners(
-    connection: Connection, where: str, rule: Rule, rendered: RenderedRule, *, is_installed: bool
-) -> None:
-    """Reject a rule that would run another role's code with the capture function's rights."""
+def _owner_problem(
+    connection: Connection, rule: Rule, expressions: Sequence[Expression], *, is_installed: bool
+) -> str | None:
+    """Return how another role's code could run with the capture function's rights, or None.
+
+    Args:
+        expressions: check what they refer to, as well as the rule's table.
+    """
     view = None
     # PostgreSQL records what a view refers to. It is parsed, but neither planned nor run.
     with connection.transaction(force_rollback=True):
-        if rendered.expressions:
+        if expressions:
             view = "bridge.sql_of_rule"
             # Whether it is null, because a view may have no column of a pseudo-type.
-            selections = [_selection(rule, each, "({}) is null") for each in rendered.expressions]
+            selections = [_selection(rule, each, "({}) is null") for each in expressions]
             connection.execute(f"create view {view} as {' union all '.join(selections)}".encode())
         rows = fetch(connection, "untrusted_owners", tables=[rule.table], view=view)
-    if (problem := owner_problem(rows, is_installed=is_installed)) is not None:
-        findings, danger, remedy = problem
-        raise InstallError(f"{where}: {findings}; {danger}; {remedy}")
+    problem = owner_problem(rows, is_installed=is_installed)
+    return problem and "; ".join(problem)

@@ -29,13 +29,16 @@ with recursive bridge as (
     union
     select part.id, w.place
     from type w
-    join pg_type t on t.oid = w.id
+    -- Each looks up one type, so that the cost does not depend on the number of the database's types.
     cross join lateral (
-        select unnest(array[t.typelem, t.typbasetype])
+        select unnest(array[t.typelem, t.typbasetype]) from pg_type t where t.oid = w.id
         union all
-        select a.atttypid from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+        select a.atttypid
+        from pg_type t
+        join pg_attribute a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+        where t.oid = w.id
         union all
-        select unnest(array[r.rngtypid, r.rngsubtype]) from pg_range r where t.oid in (r.rngtypid, r.rngmultitypid)
+        select unnest(array[r.rngtypid, r.rngsubtype]) from pg_range r where w.id in (r.rngtypid, r.rngmultitypid)
     ) as part(id)
     where part.id <> 0
 ), called(name, owner_id, schema_id) as (

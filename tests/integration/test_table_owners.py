@@ -223,6 +223,32 @@ def test_column_type_of_another_role_is_refused(
     init(as_role(url, "tenant"), RULES)
 
 
+def test_refusal_comes_before_the_rule_is_parsed(
+    url: str, admin: Session, tenant: Session, stranger: Session
+) -> None:
+    """Constants are checked by domains while they are parsed."""
+    init(as_role(url, "tenant"), RULES)
+    stranger.execute("""
+        create sequence public.checks;
+        grant usage on sequence public.checks to public;
+        create function public.trap(int) returns boolean language plpgsql as $$
+        begin
+            return nextval('public.checks') > 0;
+        end $$;
+        create domain public.odd as int check (public.trap(value))""")
+    tenant.execute("alter table public.orders add odds public.odd[]")
+    odd = rule(
+        "order.made", "public.orders", "'insert'", "when = \"new.odds = '{1}'\"\npayload = '*'"
+    )
+    called = "select is_called from public.checks"
+    assert "type public.odd, which belongs to role stranger" in refusal(as_role(url, "tenant"), odd)
+    diagnose(as_service(url), rules=parse_rules(odd))
+    assert admin.execute(called).fetchone() == (False,)
+    admin.execute("alter domain public.odd owner to tenant")
+    init(as_role(url, "tenant"), parse_rules(odd))
+    assert admin.execute(called).fetchone() == (True,)
+
+
 # --- partitions
 
 
