@@ -25,13 +25,15 @@ declare
     v_most integer;
 begin
     -- Before PostgreSQL parses the text: it also compiles the patterns of like_regex, and a pattern of 20
-    -- characters can take minutes. Comments and escapes could hide one.
+    -- characters can take minutes. Comments and escapes could hide one. And it writes 1e131071 in 131,072 digits.
     if length(p_filter) > c_most_characters then
         return format('must not be longer than %s characters', c_most_characters);
     elsif v_bare ~* 'like_regex' collate "C" then
         return 'must not use like_regex; compare with == or starts with';
     elsif v_bare ~ '\\|/\*' then
         return 'must not have a comment, or a backslash outside quotes';
+    elsif v_bare ~* '\m[0-9][0-9_]*\.?[0-9_]*e[-+]?[0-9_]{4}' collate "C" then
+        return 'must not have exponents of more than three digits';
     end if;
     begin
         v_text := p_filter::jsonpath;
