@@ -27,6 +27,9 @@ RELAY: Final[Mapping[str, str]] = {
 }
 #: The pool: REST, console, claims, settling, upkeep, lookups.
 POOL: Final[Mapping[str, str]] = {**_IDLE, "statement_timeout": "20s", "lock_timeout": "10s"}
+#: Upkeep, which counts a day of a log before it drops it; and the seconds a client waits for that.
+UPKEEP: Final[Mapping[str, str]] = {**_IDLE, "statement_timeout": "10min", "lock_timeout": "10s"}
+UPKEEP_SECONDS: Final = 610.0
 #: The limits of ``POOL`` for one transaction, for sessions that a pooler shares.
 POOL_SQL: Final = "; ".join(f"set local {name} = '{value}'" for name, value in POOL.items())
 #: Commands. ``init`` waits less for locks on the application's tables, ``doctor`` for everything.

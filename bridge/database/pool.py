@@ -182,10 +182,20 @@ class Database:
         return self._pool.get_size() - idle, idle
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[Connection]:
-        """Open a connection outside the pool, for LISTEN, session locks and the drain."""
+    async def connect(
+        self, session_limits: Mapping[str, str] | None = None, seconds: float | None = None
+    ) -> AsyncIterator[Connection]:
+        """Open a connection outside the pool, for LISTEN, session locks and long statements.
+
+        Args:
+            session_limits: settings of the session; ``limits.RELAY`` if missing.
+            seconds: longest wait for a result before the connection is considered dead;
+                ``STATEMENT_SECONDS`` if missing.
+        """
         with translated():
-            raw = await _connect(self._session_url)
+            raw = await _connect(
+                self._session_url, session_limits or limits.RELAY, seconds or STATEMENT_SECONDS
+            )
         try:
             yield Connection(raw)
         finally:
@@ -222,7 +232,8 @@ async def open_database(
             with translated():
                 if listen_url is not None:
                     # Fail at start instead of in a relay that retries forever.
-                    (await _connect(listen_url)).terminate()
+                    probe = await _connect(listen_url, limits.RELAY, STATEMENT_SECONDS)
+                    probe.terminate()
                 pool = await aio_as_trio(asyncpg.create_pool)(
                     url,
                     min_size=1,
@@ -266,12 +277,14 @@ async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
     """
 
 
-async def _connect(url: str) -> asyncpg.Connection:
+async def _connect(
+    url: str, session_limits: Mapping[str, str], seconds: float
+) -> asyncpg.Connection:
     connection = await aio_as_trio(asyncpg.connect)(
         url,
         timeout=CONNECT_SECONDS,
-        command_timeout=STATEMENT_SECONDS,
-        server_settings={**_SESSION, **limits.RELAY},
+        command_timeout=seconds,
+        server_settings={**_SESSION, **session_limits},
     )
     await aio_as_trio(_finish_limits)(connection)
     return connection

@@ -6,8 +6,9 @@ import structlog
 import trio
 
 from bridge.access.vault import SecretError, Vault
+from bridge.database import limits
 from bridge.database.errors import DatabaseError
-from bridge.database.pool import Database
+from bridge.database.pool import Connection, Database
 
 log = structlog.get_logger()
 
@@ -57,11 +58,10 @@ class Upkeep:
         """
         while True:
             await create_partitions(self._database)
-            for parent, days in self._keep_days.items():
-                await self._drop_expired(parent, days)
-            await self._database.fetch("delete_old_notes")
-            await self._database.fetch("forget_audit", self._keep_audit_days)
-            await self._database.fetch("forget_activity")
+            await self._drop_expired()
+            await self._delete_all("delete_old_notes")
+            await self._delete_all("forget_audit", self._keep_audit_days)
+            await self._delete_all("forget_activity")
             await self.forget_expired_secrets()
             await self.seal_secrets()
             await trio.sleep(UPKEEP_SECONDS)
@@ -99,14 +99,34 @@ class Upkeep:
         if sealed:
             log.info("secrets_encrypted", count=sealed)
 
-    async def _drop_expired(self, parent: str, days: int) -> None:
-        while True:
-            try:
-                [row] = await self._database.fetch("drop_expired_partition", parent, days)
-            except DatabaseError as error:
-                # Usually a reader holds a lock. The next run tries again.
-                log.warning("partition_drop_postponed", parent=parent, reason=str(error))
-                return
-            if row["dropped"] is None:
-                return
-            log.info("partition_dropped", partition=row["dropped"])
+    async def _delete_all(self, name: str, *values: object) -> None:
+        """Run a query that deletes a limited number of rows until none is left."""
+        deleted = True
+        while deleted:
+            [row] = await self._database.fetch(name, *values)
+            deleted = row["deleted"] > 0
+
+    async def _drop_expired(self) -> None:
+        """Drop the expired partitions of all logs.
+
+        Each is counted first, which takes long if the day was busy.
+        """
+        async with self._database.connect(limits.UPKEEP, limits.UPKEEP_SECONDS) as connection:
+            for parent, days in self._keep_days.items():
+                dropped = True
+                while dropped:
+                    dropped = await _drop_partition(connection, parent, days)
+
+
+async def _drop_partition(connection: Connection, parent: str, days: int) -> bool:
+    """Drop the oldest partition if it has expired; return whether there was one."""
+    try:
+        [row] = await connection.fetch("drop_expired_partition", parent, days)
+    except DatabaseError as error:
+        # Usually a reader holds a lock. The next run tries again.
+        log.warning("partition_drop_postponed", parent=parent, reason=str(error))
+        return False
+    if row["dropped"] is None:
+        return False
+    log.info("partition_dropped", partition=row["dropped"])
+    return True

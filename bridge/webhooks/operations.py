@@ -222,17 +222,23 @@ class Webhooks:
         await self._one("resume_webhook", webhook_id)
 
     async def delete(self, webhook_id: int) -> None:
-        """Delete a webhook and its pending deliveries."""
-        for tries_left in reversed(range(DELETE_TRIES)):
+        """Delete a webhook and its pending deliveries, a batch at a time.
+
+        If this fails midway, the webhook is inactive and some of its deliveries are gone.
+        """
+        tries_left = DELETE_TRIES
+        while True:
             try:
-                await self._one("delete_webhook", webhook_id)
+                row = await self._one("delete_webhook", webhook_id)
             except Exception as error:
                 # A courier has locked one of its deliveries and waits for the webhook.
                 refusal = refusal_of(error)
+                tries_left -= 1
                 if refusal is None or refusal.sqlstate != _DEADLOCK or not tries_left:
                     raise
             else:
-                return
+                if row["is_deleted"]:
+                    return
 
     async def send_test(self, webhook_id: int, send: Callable[[Row], Awaitable[Trial]]) -> Trial:
         """Send a webhook a test request now, whatever its state.

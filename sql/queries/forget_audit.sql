@@ -1,3 +1,3 @@
--- Deletes expired audit entries, and returns how many.
+-- Deletes up to 5,000 expired audit entries, and returns how many.
 -- $1 days to keep
-select bridge.forget_audit($1) as forgotten;
+select bridge.forget_audit($1) as deleted;

@@ -1,18 +1,20 @@
-"""Upkeep seals stored secrets, also while they change."""
+"""Upkeep seals stored secrets, also while they change, and deletes what has expired."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+import pytest
 import trio
 from cryptography.fernet import Fernet
 from structlog.testing import capture_logs
 
 from bridge.access.vault import Vault
+from bridge.database import limits
 from bridge.database.pool import open_database
 from bridge.relay.upkeep import Upkeep
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, until, until_true
 from tests.webhook_rows import add_webhook
 
 Bot = psycopg.Connection[tuple[Any, ...]]
@@ -197,3 +199,58 @@ async def test_bridge_seals_and_expires_secrets_at_start(bridge_url: str, bot: B
                 await trio.lowlevel.checkpoint()
         assert opened(bot, webhook, NEW) == ["s3cret", None]
         nursery.cancel_scope.cancel()
+
+
+async def test_expired_rows_are_deleted_in_batches(bridge_url: str, bot: Bot) -> None:
+    bot.execute(
+        "insert into bridge.audit_log (changed_at, action, via, actor, changes)"
+        " select now() - make_interval(days => 400 * (number % 2)), 'x', 'sql', 'x', '{}'"
+        " from generate_series(1, 24002) as number"
+    )
+    bot.execute(
+        "insert into bridge.transaction_notes (xact, topic, key, value)"
+        " select '3', 't', number::text, '{}' from generate_series(1, 12001) as number"
+    )
+    bot.execute(
+        "insert into bridge.activity (recorded_at, bridge, version, seconds, is_last, clients,"
+        " in_flight, clients_dropped, events_drained, events_streamed, delivered, retried, failed)"
+        " select now() - interval '2 days' * (number % 2), 'b' || number, '1', 1, false,"
+        " 0, 0, 0, 0, 0, 0, 0, 0 from generate_series(1, 12002) as number"
+    )
+    [(entries,)] = bot.execute("select count(*) from bridge.audit_log").fetchall()
+    assert bot.execute("select bridge.forget_audit(365)").fetchone() == (5000,)
+    async with open_database(bridge_url) as database, trio.open_nursery() as nursery:
+        nursery.start_soon(Upkeep(database, {}, Vault()).run)
+        with trio.fail_after(PATIENCE_SECONDS):
+            for table, left in [
+                ("audit_log", entries - 12001),
+                ("transaction_notes", 0),
+                ("activity", 6001),
+            ]:
+                await until_true(bot, f"count(*) = {left} from bridge.{table}")
+        nursery.cancel_scope.cancel()
+
+
+async def test_drop_of_a_busy_day_may_take_long(
+    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "POOL", {**limits.POOL, "statement_timeout": "300ms"})
+    bot.execute("select bridge.create_partitions(current_date - 50, 1)")
+    # The count of its deliveries takes this long.
+    bot.execute(
+        """
+        alter function bridge.drop_expired_partition(text, integer) rename to drop_quickly;
+        create function bridge.drop_expired_partition(p_parent text, p_days integer) returns text
+        language plpgsql as $$ begin
+            perform pg_sleep(0.5);
+            return bridge.drop_quickly(p_parent, p_days);
+        end $$;
+        """
+    )
+    with capture_logs() as logged:
+        async with open_database(bridge_url) as database, trio.open_nursery() as nursery:
+            nursery.start_soon(Upkeep(database, {"delivery_log_success": 7}, Vault()).run)
+            with trio.fail_after(PATIENCE_SECONDS):
+                await until(lambda: "partition_dropped" in {line["event"] for line in logged})
+            nursery.cancel_scope.cancel()
+    assert "partition_drop_postponed" not in {line["event"] for line in logged}
