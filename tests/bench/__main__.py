@@ -24,6 +24,7 @@ from tests.bench import (
     idle,
     memory,
     paced,
+    size,
     slow_clients,
     storm,
     trigger,
@@ -44,6 +45,7 @@ BENCHES: dict[str, Callable[[EmbeddedPostgres], list[Result]]] = {
     "backlog": backlog.run,
     "history": history.run,
     "memory": memory.run,
+    "size": size.run,
 }
 
 

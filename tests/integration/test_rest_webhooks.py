@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from bridge.database.sessions import fetch
 from bridge.web.app import TRIALS
 from bridge.webhooks.trial import Trial
 from tests.integration.calling import (
@@ -27,6 +28,7 @@ from tests.integration.calling import (
     moment,
     secret_of,
 )
+from tests.integration.delivering import enqueue
 
 
 async def test_created_webhook_is_returned_completely(bridge_url: str) -> None:
@@ -244,6 +246,24 @@ async def test_deleting_a_webhook_deletes_its_queue(bridge_url: str, bot: Bot) -
         assert (await client.delete(f"/webhooks/{webhook['id']}")).json() == NOT_FOUND
         assert (await client.get("/webhooks")).json()["total"] == 1
         assert bot.execute("select id from bridge.delivery_queue").fetchall() == [(kept,)]
+
+
+async def test_webhook_with_a_long_queue_is_deleted_in_batches(bridge_url: str, bot: Bot) -> None:
+    async with calling(bridge_url) as client:
+        webhook, other = await create(client), await create(client)
+        for each, count in ((webhook, 12_000), (other, 6_000)):
+            enqueue(bot, each["id"], count=count)
+        [row] = fetch(bot, "delete_webhook", webhook["id"])
+        assert not row["is_deleted"]
+        assert bot.execute(
+            "select w.is_active, count(*) from bridge.webhooks w"
+            " join bridge.delivery_queue q on q.webhook_id = w.id group by w.id order by w.id"
+        ).fetchall() == [(False, 7_000), (True, 6_000)]
+        assert (await client.delete(f"/webhooks/{webhook['id']}")).status_code == 204
+        assert bot.execute(
+            "select w.id, count(*) from bridge.webhooks w"
+            " join bridge.delivery_queue q on q.webhook_id = w.id group by w.id"
+        ).fetchall() == [(other["id"], 6_000)]
 
 
 async def test_deletion_is_retried_after_a_deadlock(bridge_url: str, bot: Bot) -> None:
