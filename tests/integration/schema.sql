@@ -477,13 +477,18 @@ CREATE FUNCTION bridge.forget_audit(p_keep_days integer) RETURNS bigint
     AS $$
     with forgotten as (
         delete from bridge.audit_log
-        where changed_at < now() - make_interval(days => greatest(p_keep_days, 30))
+        where id = any (array(
+            select id
+            from bridge.audit_log
+            where changed_at < now() - make_interval(days => greatest(p_keep_days, 30))
+            order by id
+            limit 5000))
         returning id
     )
     select count(*) from forgotten
 $$;
 
-COMMENT ON FUNCTION bridge.forget_audit(p_keep_days integer) IS 'Deletes audit entries older than a number of days, but never those of the last 30 days. Returns how many.';
+COMMENT ON FUNCTION bridge.forget_audit(p_keep_days integer) IS 'Deletes up to 5,000 audit entries older than a number of days, but never those of the last 30 days. Returns how many.';
 
 CREATE FUNCTION bridge.forgive_webhook() RETURNS trigger
     LANGUAGE plpgsql

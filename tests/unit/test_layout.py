@@ -83,6 +83,13 @@ def test_every_query_begins_with_a_comment(name: str) -> None:
     assert assets.query(name).startswith("-- ")
 
 
+def test_statement_budget_lists_every_query_once() -> None:
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    budget = text.split("## Statement budget")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", budget, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(QUERIES)
+
+
 def test_migrations_are_numbered_and_named() -> None:
     assert [name[:4] for name in MIGRATIONS] == [
         f"{number:04}" for number in range(1, len(MIGRATIONS) + 1)
