@@ -10,7 +10,7 @@ from tests.stress.hostile.attackers import NAMES
 from tests.stress.hostile.run import MIB, run
 from tests.system.processes import running
 from tests.system.test_readiness import until_ready
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, until
 
 
 # `make hostile` runs longer and checks memory more closely.
@@ -47,6 +47,7 @@ async def test_bridge_survives_running_out_of_descriptors(
         assert len(bridge.logged("accept_failed")) == 1, "it was short of them, and says so once"
         for stream in idle:
             await stream.aclose()
+        await until(lambda: len(os.listdir(f"/proc/{pid}/fd")) < most - 15)
         answers: list[int] = []
 
         async def ask() -> None:
