@@ -106,19 +106,23 @@ class Front:
 
     async def _accept_from(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
         async with listener:
+            someone_waits = False
             while True:
                 try:
                     stream = await listener.accept()
                 except OSError as error:
                     # Usually too many open files. That error also comes when no client waits, so
-                    # wait for one before closing another: there may be room for a single client.
+                    # wait for one and try again before closing another: there may be room by then.
                     # (trio's own loop would log ten tracebacks a second.)
                     self._tell(log.warning, "accept_failed", error=error.strerror)
+                    if someone_waits:
+                        if self._waiting:
+                            self._close_longest_waiting()
+                        await trio.sleep(_ACCEPT_AGAIN_SECONDS)
                     await trio.lowlevel.wait_readable(listener.socket)
-                    if self._waiting:
-                        self._close_longest_waiting()
-                    await trio.sleep(_ACCEPT_AGAIN_SECONDS)
+                    someone_waits = True
                 else:
+                    someone_waits = False
                     connections.start_soon(self._connection, stream)
 
     async def _connection(self, stream: trio.SocketStream) -> None:
