@@ -58,7 +58,7 @@ class Upkeep:
         """
         while True:
             await create_partitions(self._database)
-            await self._drop_expired()
+            await self.drop_expired()
             await self._delete_all("delete_old_notes")
             await self._delete_all("forget_audit", self._keep_audit_days)
             await self._delete_all("forget_activity")
@@ -106,7 +106,7 @@ class Upkeep:
             [row] = await self._database.fetch(name, *values)
             deleted = row["deleted"] > 0
 
-    async def _drop_expired(self) -> None:
+    async def drop_expired(self) -> None:
         """Drop the expired partitions of all logs.
 
         Each is counted first, which takes long if the day was busy.
