@@ -890,10 +890,13 @@ begin
     end if;
     with chosen as (
         delete from bridge.delivery_log l
-        where l.webhook_id = p_webhook_id
-          and l.id = any (p_delivery_ids)
+        where l.id = any (p_delivery_ids)
+          -- The ids of a batch lie close together: the index on (webhook_id, id) leads to few others.
+          and (l.webhook_id, l.id) >= (p_webhook_id, (select min(id) from unnest(p_delivery_ids) as id))
+          and (l.webhook_id, l.id) <= (p_webhook_id, (select max(id) from unnest(p_delivery_ids) as id))
           and l.finished_at between p_since and p_until
-          and exists (select from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at)
+          -- Looked up for each delivery: a join might read all events.
+          and (select true from bridge.events e where e.id = l.event_id and e.recorded_at = l.event_recorded_at)
         returning l.*
     ), queued as (
         insert into bridge.delivery_queue
@@ -926,6 +929,9 @@ COMMENT ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint[],
 CREATE FUNCTION bridge.requeue_batch(p_webhook_id bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
     AS $$
 declare
     c_batch     constant integer := 1000;
@@ -948,19 +954,21 @@ begin
     with looked_at as materialized (
         select l.id, l.finished_at
         from bridge.delivery_log l
-        where l.webhook_id = p_webhook_id
-          and l.id > v_job.last_id
+        -- Pairs, because only the index on (webhook_id, id) finds them: the primary key would lead
+        -- through the deliveries of every webhook.
+        where (l.webhook_id, l.id) > (p_webhook_id, v_job.last_id)
+          and (l.webhook_id, l.id) < (p_webhook_id + 1, 0)
           and l.status in (coalesce(v_job.status, 'success'), coalesce(v_job.status, 'failed'))
           -- Whole days choose partitions, but exclude none of their rows: the limit bounds what is read.
           and l.finished_at >= v_first_day
           and l.finished_at < v_end_day
-        order by l.id
+        order by l.webhook_id, l.id
         limit c_looked_at
     ), batch as materialized (
         select id, finished_at
         from looked_at
         where finished_at >= v_job.finished_since and finished_at < v_job.finished_until
-        order by id
+        -- In the order of looked_at, of which no more is read than the batch takes.
         limit c_batch
     )
     select array_agg(id order by id), min(finished_at), max(finished_at),
