@@ -7,6 +7,7 @@ bounded by bytes. A courier without free slots claims nothing, and the deliverie
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -168,10 +169,15 @@ class Courier:
     async def _settle_until_over(self) -> None:
         while not self._over or self._settler.waiting:
             started = trio.current_time()
-            await keep_running("settle", self._settler.settle_all)
+            await keep_running("settle", self._settle)
             if not self._over and len(self._held) > CLAIM_BATCH:
                 await _linger(started)
             await self._ended.wait(self._poll_seconds)
+        await keep_running("count", partial(self._settler.count, now=True))
+
+    async def _settle(self) -> None:
+        await self._settler.settle_all()
+        await self._settler.count(now=not self._held)
 
     def _settled(self, batch: Sequence[Attempt]) -> None:
         """Give the slots of settled attempts to other deliveries."""

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import structlog
+import trio
 
 from bridge.database.errors import DatabaseError, DeadlockError, MissingPartitionError
 from bridge.database.pool import Database, values_by_column
@@ -15,6 +17,8 @@ log = structlog.get_logger()
 
 #: Maximum number of attempts per statement.
 SETTLE_BATCH = 500
+#: Shortest time between two updates of a webhook's row by a courier, if only its counters change.
+COUNT_SECONDS = 1.0
 
 
 class Settler:
@@ -40,6 +44,9 @@ class Settler:
         self._create_partitions = create_partitions
         #: Finished attempts, oldest first.
         self.waiting: list[Attempt] = []
+        # Rows of uncounted_successes. If this bridge is killed, another one counts them.
+        self._uncounted: list[int] = []
+        self._counted_at = -float("inf")
 
     async def settle_all(self) -> None:
         """Settle all waiting attempts, a batch at a time."""
@@ -61,6 +68,14 @@ class Settler:
                     self._forget([attempt])
                 continue
             self._forget(batch)
+
+    async def count(self, *, now: bool) -> None:
+        """Count the successes whose webhooks were not updated: ``now``, or when it is time."""
+        if self._uncounted and (now or trio.current_time() - self._counted_at >= COUNT_SECONDS):
+            with suppress(DeadlockError):
+                await self._database.fetch("count_successes", self._uncounted)
+                self._uncounted = []
+            self._counted_at = trio.current_time()
 
     def _forget(self, batch: Sequence[Attempt]) -> None:
         """Drop the oldest attempts and report them as settled."""
@@ -99,10 +114,11 @@ class Settler:
             for attempt in batch
         ]
         settled = await self._database.fetch(
-            "settle", *values_by_column(rows), self._disable_seconds
+            "settle", *values_by_column(rows), self._disable_seconds, COUNT_SECONDS
         )
-        if len(settled) < len(batch):
-            kept = {row["id"] for row in settled}
+        self._uncounted += [row["uncounted_id"] for row in settled if row["uncounted_id"]]
+        kept = {row["id"] for row in settled if row["id"]}
+        if len(kept) < len(batch):
             for attempt in batch:
                 if attempt.delivery.id not in kept:
                     log.warning("lease_lost", **attempt.delivery.about())

@@ -62,6 +62,7 @@ class Upkeep:
             await self._delete_all("delete_old_notes")
             await self._delete_all("forget_audit", self._keep_audit_days)
             await self._delete_all("forget_activity")
+            await self._database.fetch("count_successes", None)
             await self.forget_expired_secrets()
             await self.seal_secrets()
             await trio.sleep(UPKEEP_SECONDS)

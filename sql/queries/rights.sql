@@ -38,6 +38,8 @@ with wanted (role, kind, object, privileges, columns) as (values
 
     ('bridge_service', 'table', 'webhooks', 'select, insert, update, delete', null),
     ('bridge_service', 'table', 'deleted_webhooks', 'select, insert', null),
+    ('bridge_service', 'table', 'deleted_webhooks', 'update', 'delivered_count'),
+    ('bridge_service', 'table', 'uncounted_successes', 'select, insert, delete', null),
     ('bridge_service', 'table', 'delivery_queue', 'select, insert, update, delete', null),
     ('bridge_service', 'table', 'redelivery_lock', 'insert', null),
     ('bridge_service', 'table', 'webhook_deliveries', 'select', null),
@@ -100,6 +102,7 @@ with wanted (role, kind, object, privileges, columns) as (values
      'retry_schedule, failure_share, failing_since, probe_at, paced_until, success_count, '
      'failure_count, delivered_count, failed_count, created_at, updated_at, last_triggered_at, state'),
     ('bridge_reader', 'table', 'deleted_webhooks', 'select', null),
+    ('bridge_reader', 'table', 'uncounted_successes', 'select', null),
     ('bridge_reader', 'table', 'delivery_queue', 'select', null),
     ('bridge_reader', 'table', 'redeliveries', 'select', null),
     ('bridge_reader', 'table', 'webhook_deliveries', 'select', null),

@@ -6,7 +6,8 @@
 -- (success, retry, failed), $8 seconds until the next attempt, $9 response status, $10 response body,
 -- $11 kind of failure, $12 error, $13 reason to disable the webhook, $14 seconds that the receiver asked
 -- to wait, $15 whether the breaker was open when it was claimed, so that it was the probe
--- For all: $16 seconds of failing after which a webhook is disabled
+-- For all: $16 seconds of failing after which a webhook is disabled, $17 seconds between two updates of a
+-- webhook that only has successes; the row with uncounted_id is for count_successes
 with settled as materialized (
     select *
     from unnest(
@@ -19,7 +20,7 @@ with settled as materialized (
 ), webhooks as materialized (
     -- Lock in a fixed order, so that couriers that settle at once do not deadlock. Locked rows show
     -- their current values, not those from the start of the statement.
-    select id, name, event_type, is_active, probe_at, failure_share, failing_since
+    select id, name, event_type, is_active, probe_at, failure_share, failing_since, last_triggered_at
     from bridge.webhooks
     where id = any (array(select webhook_id from settled))
     order by id
@@ -88,6 +89,9 @@ with settled as materialized (
            w.failing_since as had_been_failing_since,
            share.failure_share,
            since.failing_since,
+           -- Whether nothing changes but counters, which can wait.
+           t.failures = 0 and w.failing_since is null and w.probe_at is null and w.failure_share < 0.1
+           and coalesce(w.last_triggered_at > now() - make_interval(secs => $17), false) as is_postponed,
            breaker.probe_at,
            case
                when not w.is_active then null
@@ -145,7 +149,14 @@ with settled as materialized (
         is_active = w.is_active and j.disabled_reason is null,
         disabled_reason = coalesce(j.disabled_reason, w.disabled_reason)
     from judged j
-    where w.id = j.id
+    where w.id = j.id and not j.is_postponed
+), postponed as (
+    insert into bridge.uncounted_successes (webhook_ids, attempts, delivered)
+    select array_agg(id), array_agg(successes), array_agg(delivered)
+    from judged
+    where is_postponed
+    having count(*) > 0
+    returning id
 ), announced as (
     insert into bridge.outbox (event_type, payload)
     select 'webhook.disabled',
@@ -163,8 +174,10 @@ with settled as materialized (
     -- The final query reads the count, or the planner would drop this CTE.
     select count(bridge.ring()::text) as count from announced
 )
-select id from logged
+select id, null::bigint as uncounted_id from logged
 union all
-select id from retried
+select id, null from retried
 union all
-select null from rung where count < 0;
+select null, id from postponed
+union all
+select null, null from rung where count < 0;

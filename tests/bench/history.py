@@ -256,7 +256,7 @@ async def _settle(database: Database, rows: Sequence[Row]) -> float:
         for row in rows
     ]
     started = time.perf_counter()
-    settled = await database.fetch("settle", *values_by_column(attempts), 5 * 86_400.0)
+    settled = await database.fetch("settle", *values_by_column(attempts), 5 * 86_400.0, 0.0)
     spent = time.perf_counter() - started
     assert len(settled) == len(rows)
     return spent

@@ -158,8 +158,13 @@ async def settle(
     retry_seconds: float = 3600.0,
     pause_seconds: float = 0.0,
     started_at: datetime | None = None,
+    count_seconds: float = 0.0,
 ) -> None:
-    """Settle claimed deliveries in one batch, all with the same result."""
+    """Settle claimed deliveries in one batch, all with the same result.
+
+    Args:
+        count_seconds: how long successes may wait to be counted.
+    """
     outcome = "success" if failure is None else "failed" if gives_up else "retry"
     at = started_at or datetime.now(UTC)
     attempts = [
@@ -170,5 +175,7 @@ async def settle(
         )
         for row in rows
     ]
-    settled = await database.fetch("settle", *values_by_column(attempts), DISABLE_SECONDS)
-    assert len(settled) == len(rows)
+    settled = await database.fetch(
+        "settle", *values_by_column(attempts), DISABLE_SECONDS, count_seconds
+    )
+    assert sum(row["id"] is not None for row in settled) == len(rows)

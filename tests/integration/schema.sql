@@ -1585,6 +1585,32 @@ COMMENT ON TABLE bridge.transaction_notes IS 'Notes that one rule leaves for ano
 
 COMMENT ON COLUMN bridge.transaction_notes.xact IS 'The transaction that wrote the note. Only it reads the note.';
 
+CREATE TABLE bridge.uncounted_successes (
+    id bigint NOT NULL,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
+    webhook_ids bigint[] NOT NULL,
+    attempts bigint[] NOT NULL,
+    delivered bigint[] NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000');
+
+COMMENT ON TABLE bridge.uncounted_successes IS 'Successes that the counters of webhooks do not include yet: settle inserts a row per batch, count_successes adds it to webhooks within a second or so.';
+
+COMMENT ON COLUMN bridge.uncounted_successes.recorded_at IS 'When it was inserted. After a minute, its bridge is gone, and any other counts it.';
+
+COMMENT ON COLUMN bridge.uncounted_successes.attempts IS 'For each webhook of webhook_ids: for success_count.';
+
+COMMENT ON COLUMN bridge.uncounted_successes.delivered IS 'For each webhook of webhook_ids: for delivered_count.';
+
+ALTER TABLE bridge.uncounted_successes ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME bridge.uncounted_successes_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE VIEW bridge.webhook_deliveries AS
  SELECT q.id,
     q.webhook_id,
@@ -1732,11 +1758,11 @@ COMMENT ON COLUMN bridge.webhooks.probe_at IS 'The circuit breaker. Null: closed
 
 COMMENT ON COLUMN bridge.webhooks.paced_until IS 'With rate_per_second: until when claimed deliveries use up the rate. Null: no claim yet.';
 
-COMMENT ON COLUMN bridge.webhooks.success_count IS 'Attempts answered with 2xx, since creation.';
+COMMENT ON COLUMN bridge.webhooks.success_count IS 'Attempts answered with 2xx, since creation; under load, up to about a second ago.';
 
 COMMENT ON COLUMN bridge.webhooks.failure_count IS 'Attempts that failed, since creation.';
 
-COMMENT ON COLUMN bridge.webhooks.delivered_count IS 'Successful deliveries in the log. Maintained by settle, requeue and drop_expired_partition, so that the log need not be counted.';
+COMMENT ON COLUMN bridge.webhooks.delivered_count IS 'Successful deliveries in the log; under load, up to about a second ago. Maintained by settle, count_successes, requeue and drop_expired_partition, so that the log need not be counted.';
 
 COMMENT ON COLUMN bridge.webhooks.failed_count IS 'Deliveries in the log that were given up.';
 
@@ -1893,6 +1919,9 @@ ALTER TABLE ONLY bridge.redeliveries
 
 ALTER TABLE ONLY bridge.transaction_notes
     ADD CONSTRAINT transaction_notes_pkey PRIMARY KEY (xact, topic, key);
+
+ALTER TABLE ONLY bridge.uncounted_successes
+    ADD CONSTRAINT uncounted_successes_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY bridge.webhooks
     ADD CONSTRAINT webhooks_pkey PRIMARY KEY (id);

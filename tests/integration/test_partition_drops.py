@@ -138,7 +138,7 @@ def settle_one(session: Session, webhook_id: int, delivery: int, token: str) -> 
     sql = re.sub(r"\$(\d+)", r"%(p\1)s", query("settle").replace("%", "%%"))
     values: Sequence[object] = (
         [delivery], [token], [webhook_id], [1], ["now"], ["now"], ["success"], [0.0], [200],
-        [None], [None], [None], [None], [0.0], [False], 432_000.0,
+        [None], [None], [None], [None], [0.0], [False], 432_000.0, 0.0,
     )  # fmt: skip
     session.execute(sql.encode(), {f"p{n}": value for n, value in enumerate(values, 1)})
 

@@ -257,6 +257,9 @@ class Scene:
             [(pending, leased, delivered_count)] = connection.execute(
                 "select count(*), count(lease_token),"
                 " (select sum(delivered_count)::bigint from bridge.webhooks)"
+                # Of bridges that were killed in the last minute.
+                " + (select coalesce(sum(each), 0)::bigint"
+                "    from bridge.uncounted_successes, unnest(delivered) as each)"
                 " from bridge.delivery_queue"
             ).fetchall()
             log: list[tuple[int, str]] = connection.execute(
