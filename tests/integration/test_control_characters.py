@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -212,3 +213,16 @@ def test_commands_print_no_control_characters(
         assert "u001b[2J" in printed.replace("\n", "").replace(" ", "")
     if arguments[-1] == "--json":
         json.loads(done.stdout)
+
+
+def test_invisible_characters_of_the_plan_are_noted(bot_url: str, tmp_path: Path) -> None:
+    config = tmp_path / "pgbridge.toml"
+    config.write_text(
+        '[[capture]]\nevent = "a"\ntable = "public.users"\non = "insert"\npayload = ["id"]\n'
+        "when = \"new.username <> 'a\\u202e'\"\n",
+        "utf-8",
+    )
+    done = pgbridge("init", "--dry-run", url=bot_url, config=config)
+    assert done.returncode == 0
+    assert "new.username <> 'a\\u202e'" in done.stdout
+    assert "note: the SQL has invisible characters" in done.stderr
