@@ -42,7 +42,7 @@ chaos: $(venv)/installed-test ## Kill, freeze and crash for two minutes, and che
 	$(venv)/bin/python -m tests.stress.chaos $(ARGS)
 
 .PHONY: hostile
-hostile: $(venv)/installed-test ## Attack the port for a minute, and check that honest clients notice nothing.
+hostile: $(venv)/installed-test ## Attack from all sides for a minute, and check that honest clients notice nothing.
 	$(venv)/bin/python -m tests.stress.hostile $(ARGS)
 
 .PHONY: bench

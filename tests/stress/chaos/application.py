@@ -1,6 +1,7 @@
 """The application of the chaos test: commits rows and records what it committed."""
 
 import threading
+import time
 from itertools import count
 from typing import Any
 
@@ -17,6 +18,8 @@ class Application:
 
     def __init__(self, url: str, *, per_second: float) -> None:
         self.committed: list[str] = []
+        #: When they were committed, on time.monotonic().
+        self.committed_at: dict[str, float] = {}
         #: Commits whose response was lost: they may or may not have happened.
         self.unknown: list[str] = []
         self.rolled_back: list[str] = []
@@ -74,4 +77,6 @@ class Application:
         except psycopg.OperationalError:
             self.unknown += keys
             raise
+        committed_at = time.monotonic()
         self.committed += keys
+        self.committed_at |= dict.fromkeys(keys, committed_at)

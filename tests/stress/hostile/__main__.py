@@ -1,7 +1,7 @@
 """Run the hostile test: ``python -m tests.stress.hostile [--seconds N]``.
 
-Says what happens, and ends with one line of JSON; exit code 1 if honest clients missed anything, or
-if anything is left of the strangers when they are gone.
+Says what happens, and ends with one line of JSON; exit code 1 if honest clients missed anything or
+waited too long, or if a bound of the verdict was broken.
 """
 
 import argparse
@@ -12,9 +12,10 @@ from dataclasses import asdict
 
 import psycopg
 
-from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from tests.conftest import BOT_TABLES, create_roles, init
-from tests.stress.hostile.run import run
+from bridge.demo.postgres import embedded_postgres
+from tests.conftest import create_roles
+from tests.stress.hostile.run import Size, run
+from tests.stress.hostile.verdict import Bounds
 
 
 def main() -> None:
@@ -27,23 +28,19 @@ def main() -> None:
         print(f"{time.monotonic() - started:6.1f} s  {line}", flush=True)
 
     with embedded_postgres() as server:
-        outcome = run(_database(server), seconds=arguments.seconds, report=report)
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            create_roles(connection)
+            connection.execute("create database shop")
+        outcome = run(
+            server.url("shop"),
+            size=Size(seconds=arguments.seconds),
+            bounds=Bounds(),
+            report=report,
+        )
     for problem in outcome.problems:
         report(f"WRONG: {problem}")
     print(json.dumps({**asdict(outcome), "problems": len(outcome.problems)}))
     sys.exit(1 if outcome.problems else 0)
-
-
-def _database(server: EmbeddedPostgres) -> str:
-    """Create the application's database with pgbridge; return its URL."""
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        create_roles(connection)
-        connection.execute("create database shop")
-    url = server.url("shop")
-    with psycopg.connect(url) as connection:
-        connection.execute(BOT_TABLES.read_bytes())
-    init(url)
-    return url
 
 
 main()

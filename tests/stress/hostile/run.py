@@ -1,15 +1,15 @@
 """Run the hostile test from setup to verdict."""
 
+import dataclasses
 import json
 import math
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-import httpx
 import psutil  # type: ignore[import-untyped]
 import psycopg
 import trio
@@ -17,136 +17,68 @@ from trio_websocket import ConnectionClosed
 
 from tests.stress.chaos.application import Application
 from tests.stress.chaos.receivers import Receiver
-from tests.stress.chaos.verdict import Account, Arrival
-from tests.stress.hostile.attackers import NAMES, Target, attack_from_a_process
-from tests.system.processes import TOKEN, Bridge, connected, running
+from tests.stress.chaos.verdict import Account
+from tests.stress.hostile.attackers import NAMES, attack_from_a_process
+from tests.stress.hostile.measures import (
+    MIB,
+    Caller,
+    Report,
+    Sample,
+    ServerWatch,
+    Vitals,
+    p99_ms,
+)
+from tests.stress.hostile.scene import GROUP, SHOP, TENANT, build, ran_as, rights
+from tests.stress.hostile.target import Target
+from tests.stress.hostile.token_holder import PREFIX
+from tests.stress.hostile.verdict import (
+    Bounds,
+    Figures,
+    Latency,
+    Outcome,
+    broken,
+    gained,
+    misled,
+)
+from tests.system.processes import TOKEN, Bridge, as_role, connected, pgbridge, running
 from tests.waiting import until
 
 #: Large enough that a client that does not read blocks the response.
 LARGE_WEBHOOKS, LARGE_BYTES = 200, 8_000
 #: Time limit after the attack for the last deliveries and for releasing resources.
 SETTLING_SECONDS = 60.0
-#: How much more memory than before a bridge may use after the attack.
-MEMORY_SHARE, MEMORY_BYTES = 0.10, 10 * 1024 * 1024
-MIB = 1024 * 1024
+#: What a crash leaves in the log.
+_CRASHES = ("Traceback", '"level": "critical"', "_crashed")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The result of a run."""
+class Size:
+    """How large the attack is.
 
-    seconds: float
-    #: Events, and those that the stream client received once and in order.
-    committed: int
-    received: int
-    #: Deliveries that the receiver verified.
-    delivered: int
-    missing: int
-    #: Requests of the honest REST client, and the 99th percentile of their time.
-    requests: int
-    answered: int
-    p99_ms: float
-    #: Memory of the bridge: after its start, after a warm-up attack, peak, and after the attack.
-    fresh_mib: float
-    before_mib: float
-    peak_mib: float
-    after_mib: float
-    descriptors_before: int
-    descriptors_after: int
-    tracebacks: int
-    attacks: Mapping[str, int]
-    #: One line per problem.
-    problems: Sequence[str]
+    Attributes:
+        seconds: duration of the attack, after a quiet phase and a warm-up of a quarter of it each.
+        logins: number of failed logins.
+        handshake_seconds: the bridge's setting.
+        per_second: transactions per second of the honest application.
+        webhooks, rows, row_bytes: as in ``Target``.
+    """
+
+    seconds: float = 60.0
+    logins: int = 1000
+    handshake_seconds: float = 10.0
+    per_second: float = 20.0
+    webhooks: int = 1000
+    rows: int = 500
+    row_bytes: int = 3 * MIB
 
 
-@dataclass
-class Vitals:
-    """A process's memory and open files."""
-
-    process: psutil.Process
-    #: The port that it serves.
-    port: int
-    peak_bytes: int = 0
-
-    @property
-    def bytes(self) -> int:
-        """Its resident memory."""
-        resident: int = self.process.memory_info().rss
-        self.peak_bytes = max(self.peak_bytes, resident)
-        return resident
-
-    @property
-    def descriptors(self) -> int:
-        """The number of open files, except for connections to the database and to receivers, whose
-        number varies with the load.
-        """
-        own = [
-            each
-            for each in self.process.net_connections(kind="all")
-            if each.family == socket.AF_UNIX or (each.raddr and each.laddr.port != self.port)
-        ]
-        count: int = self.process.num_fds() - len(own)
-        return count
-
-    async def watch(self) -> None:
-        """Track the peak memory until cancelled."""
-        while True:
-            self.peak_bytes = max(self.peak_bytes, self.bytes)
-            await trio.sleep(0.1)
-
-
-@dataclass
-class Caller:
-    """An honest REST client and its record."""
-
-    url: str
-    is_done: bool = False
-    requests: int = 0
-    seconds: list[float] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    async def call(self) -> None:
-        """Call ten times per second until stopped."""
-        async with httpx.AsyncClient(headers={"X-API-Key": TOKEN}, timeout=30) as client:
-            while not self.is_done:
-                began = trio.current_time()
-                self.requests += 1
-                try:
-                    answer = await client.get(f"{self.url}/webhooks/stats")
-                except httpx.HTTPError as error:
-                    self.problems.append(f"an honest request failed: {error!r}")
-                else:
-                    self.seconds.append(trio.current_time() - began)
-                    if answer.status_code != 200:
-                        self.problems.append(f"an honest request got {answer.status_code}")
-                await trio.sleep(0.1)
-
-    @property
-    def p99_ms(self) -> float:
-        ordered = sorted(self.seconds)
-        return 1000 * ordered[math.ceil(0.99 * len(ordered)) - 1] if ordered else math.nan
-
-
-def run(
-    url: str,
-    *,
-    seconds: float,
-    report: Callable[[str], None],
-    logins: int = 1000,
-    handshake_seconds: float = 10.0,
-    per_second: float = 20.0,
-    memory_bytes: int = MEMORY_BYTES,
-) -> Outcome:
+def run(url: str, *, size: Size, bounds: Bounds, report: Report) -> Outcome:
     """Attack a bridge.
 
     Args:
-        url: a database with the bot's tables and pgbridge.
-        seconds: duration of the attack, after a warm-up of a quarter of it.
-        logins: number of failed logins.
-        handshake_seconds: the bridge's setting.
-        per_second: transactions per second of the application.
-        memory_bytes: how much more memory, besides a tenth, the bridge may use in the end.
+        url: an empty database of a server with the roles of ``init``, for a superuser.
     """
+    build(url)
     with psycopg.connect(url) as connection:
         connection.execute(
             "insert into bridge.webhooks (name, url, event_type, is_active, description)"
@@ -154,30 +86,30 @@ def run(
             " from generate_series(1, %s) as n",
             [LARGE_BYTES, LARGE_WEBHOOKS],
         )
-    stage = _Stage(url, seconds, logins, handshake_seconds, per_second, memory_bytes, report)
-    return trio.run(stage.play)
+    return trio.run(_Stage(url, size, bounds, report).play)
 
 
 @dataclass
 class _Stage:
     url: str
-    seconds: float
-    logins: int
-    handshake_seconds: float
-    per_second: float
-    memory_bytes: int
-    report: Callable[[str], None]
-    #: IDs and usernames that the stream client received, in order.
+    size: Size
+    bounds: Bounds
+    report: Report
+    #: IDs and usernames that the stream client received, in order, and when.
     received: list[tuple[int, str]] = field(default_factory=list)
+    received_at: dict[str, float] = field(default_factory=dict)
     attacks: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     async def play(self) -> Outcome:
+        write_token = pgbridge(
+            "token", "create", "--name", "attacker", "--scope", "webhooks:write", url=self.url
+        ).stdout.strip()
         async with trio.open_nursery() as nursery:
             receiver = await self._receiver(nursery)
-            settings = {"ws_handshake_seconds": self.handshake_seconds}
+            settings = {"ws_handshake_seconds": self.size.handshake_seconds}
             async with running(self.url, **settings) as bridge:
-                outcome = await self._among_strangers(bridge, receiver)
+                outcome = await self._among_attackers(bridge, receiver, write_token)
             nursery.cancel_scope.cancel()
         return outcome
 
@@ -193,86 +125,142 @@ class _Stage:
             ).fetchall()
         return receiver
 
-    async def _among_strangers(self, bridge: Bridge, receiver: Receiver) -> Outcome:
+    async def _among_attackers(
+        self, bridge: Bridge, receiver: Receiver, write_token: str
+    ) -> Outcome:
+        size = self.size
+        target = Target(
+            port=bridge.port,
+            token=TOKEN,
+            write_token=write_token,
+            owner_url=as_role(self.url, TENANT),
+            seconds=size.seconds,
+            logins=size.logins,
+            webhooks=size.webhooks,
+            rows=size.rows,
+            row_bytes=size.row_bytes,
+        )
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            rights_before = rights(admin)
         vitals = Vitals(psutil.Process(bridge.process.pid), bridge.port)
-        caller = Caller(bridge.rest_url)
+        caller = Caller(bridge.rest_url, receiver.account.webhook_id)
         fresh_bytes = vitals.bytes
-        async with self._listening(bridge), self._writing() as application:
-            self.report(f"fresh: {fresh_bytes / MIB:.1f} MiB; warming up")
-            await self._attack(bridge, self.seconds / 4)
+        async with (
+            self._listening(bridge),
+            self._writing() as application,
+            self._watching() as server,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(vitals.watch)
+            self.report(f"fresh: {fresh_bytes / MIB:.1f} MiB; quiet")
+            quiet_at = time.monotonic()
+            async with caller.calling():
+                await trio.sleep(size.seconds / 4)
+            self.report("warming up")
+            warm_at = time.monotonic()
+            await self._attack(target, size.seconds / 4)
+            await trio.to_thread.run_sync(self._clean_up)
             await self._until_left(vitals)
             before_bytes, descriptors_before = vitals.bytes, vitals.descriptors
             self.report(f"before: {before_bytes / MIB:.1f} MiB, {descriptors_before} files")
-            vitals.peak_bytes = 0
-            async with trio.open_nursery() as watching:
-                watching.start_soon(vitals.watch)
-                async with trio.open_nursery() as calling:
-                    calling.start_soon(caller.call)
-                    await self._attack(bridge, self.seconds)
-                    caller.is_done = True
-                watching.cancel_scope.cancel()
-            self.report(f"at most {vitals.peak_bytes / MIB:.1f} MiB; the strangers are gone")
-            most_bytes = int(before_bytes * (1 + MEMORY_SHARE)) + self.memory_bytes
-            await self._until_left(vitals, most_bytes, descriptors_before)
+            attack_at = time.monotonic()
+            async with caller.calling():
+                await self._attack(target, size.seconds)
+            calm_at = time.monotonic()
+            await trio.to_thread.run_sync(self._clean_up)
+            self.report(f"at most {vitals.peak_bytes / MIB:.1f} MiB; the attackers are gone")
+            most_mib = self.bounds.most_after_mib(before_bytes / MIB)
+            await self._until_left(vitals, most_mib * MIB, descriptors_before)
             after_bytes, descriptors_after = vitals.bytes, vitals.descriptors
             await trio.to_thread.run_sync(application.stop)
             await self._until_arrived(application, receiver)
+            nursery.cancel_scope.cancel()
         if code := await bridge.terminate():
             self.problems.append(f"the bridge ended with {code}")
-        if after_bytes > most_bytes:
-            self.problems.append(f"{after_bytes} bytes in use, more than {most_bytes}")
-        if descriptors_after != descriptors_before:
-            self.problems.append(f"{descriptors_after} open files, before: {descriptors_before}")
-        tracebacks = self._read_log(bridge)
-        self.problems += [f"the application got an error: {line}" for line in application.refused]
-        self.problems += caller.problems
-        if not caller.requests:
-            self.problems.append("the honest REST client never called")
-        arrivals = receiver.account.arrivals
-        self.problems += misled(application.committed, self.received, arrivals)
-        committed = set(application.committed)
-        verified = {each.key for each in arrivals if each.verified}
-        received = {key for _, key in self.received}
-        return Outcome(
-            seconds=self.seconds,
-            committed=len(committed),
-            received=len(received & committed),
-            delivered=len(verified & committed),
-            missing=len(committed - received) + len(committed - verified),
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            gains = list(gained(rights_before, rights(admin), ran_as(admin), {GROUP, TENANT}))
+        streamed = [
+            Sample(committed_at, max(0.0, self.received_at[key] - committed_at))
+            for key, committed_at in application.committed_at.items()
+            if key in self.received_at
+        ]
+
+        def latency(samples: list[Sample]) -> Latency:
+            return Latency(
+                round(p99_ms(samples, quiet_at, warm_at), 1),
+                round(p99_ms(samples, attack_at, calm_at), 1),
+            )
+
+        figures = Figures(
+            rest=latency(caller.samples),
+            stream=latency(streamed),
             requests=caller.requests,
-            answered=len(caller.seconds),
-            p99_ms=round(caller.p99_ms, 1),
+            answered=len(caller.samples),
             fresh_mib=round(fresh_bytes / MIB, 1),
             before_mib=round(before_bytes / MIB, 1),
             peak_mib=round(vitals.peak_bytes / MIB, 1),
             after_mib=round(after_bytes / MIB, 1),
             descriptors_before=descriptors_before,
             descriptors_after=descriptors_after,
-            tracebacks=tracebacks,
+            backend_mib=round(server.peak_bytes / MIB, 1),
+            backend=server.peak_of,
+            drain_wait_seconds=round(server.drain_wait_seconds, 1),
+            most_waiting=server.most_waiting,
+            drain_timeouts=len(bridge.logged("drain_timed_out")),
+            tracebacks=self._read_log(bridge),
+            rights=gains,
+        )
+        self.problems += [f"the application got an error: {line}" for line in application.refused]
+        self.problems += caller.problems
+        self.problems += broken(figures, self.bounds)
+        arrivals = receiver.account.arrivals
+        self.problems += misled(application.committed, self.received, arrivals)
+        committed = set(application.committed)
+        verified = {each.key for each in arrivals if each.verified}
+        received = {key for _, key in self.received}
+        return Outcome(
+            seconds=size.seconds,
+            committed=len(committed),
+            received=len(received & committed),
+            delivered=len(verified & committed),
+            missing=len(committed - received) + len(committed - verified),
+            figures=figures,
             attacks=self.attacks,
             problems=self.problems,
         )
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[Application]:
-        application = Application(self.url, per_second=self.per_second)
+        application = Application(as_role(self.url, SHOP), per_second=self.size.per_second)
         try:
             yield application
         finally:
             application.stop()
 
     @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[ServerWatch]:
+        watch = ServerWatch(self.url)
+        try:
+            yield watch
+        finally:
+            watch.stop()
+
+    @asynccontextmanager
     async def _listening(self, bridge: Bridge) -> AsyncIterator[None]:
         """Follow the stream on one connection and record the events."""
-        async with connected(bridge, TOKEN) as client, trio.open_nursery() as nursery:
+        async with (
+            connected(bridge, f"{TOKEN}&events=user.created") as client,
+            trio.open_nursery() as nursery,
+        ):
             assert '"connected"' in str(await client.get_message())
 
             async def follow() -> None:
                 try:
                     while True:
                         message = json.loads(await client.get_message())
-                        if message["type"] == "user.created":
-                            self.received.append((message["id"], message["payload"]["username"]))
+                        key = message["payload"]["username"]
+                        self.received_at[key] = time.monotonic()
+                        self.received.append((message["id"], key))
                 except ConnectionClosed as closed:
                     self.problems.append(f"the honest client was disconnected: {closed.reason}")
 
@@ -280,14 +268,35 @@ class _Stage:
             yield
             nursery.cancel_scope.cancel()
 
-    async def _attack(self, bridge: Bridge, seconds: float) -> None:
-        logins = math.ceil(self.logins * seconds / self.seconds)
-        found: Any = await attack_from_a_process(Target(bridge.port, TOKEN, seconds, logins))
+    async def _attack(self, target: Target, seconds: float) -> None:
+        logins = math.ceil(target.logins * seconds / target.seconds)
+        found: Any = await attack_from_a_process(
+            dataclasses.replace(target, seconds=seconds, logins=logins)
+        )
         self.attacks = found["rounds"]
         self.problems += found["unexpected"]
         self.problems += [
             f"the attack {name} never ran" for name in NAMES if not self.attacks.get(name)
         ]
+
+    def _clean_up(self) -> None:
+        """Delete the attackers' webhooks, as an operator does."""
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            own = admin.execute(
+                "select id, (select count(*) from bridge.delivery_queue where webhook_id = w.id)"
+                " from bridge.webhooks w where name like %s",
+                [f"{PREFIX}%"],
+            ).fetchall()
+            self.report(f"left: {len(own)} webhooks with {sum(each for _, each in own)} deliveries")
+            for webhook_id, _ in own:
+                self._delete(admin, webhook_id)
+
+    def _delete(self, admin: psycopg.Connection[Any], webhook_id: int) -> None:
+        while True:
+            # A courier may have locked one of its deliveries and wait for the webhook.
+            with suppress(psycopg.errors.DeadlockDetected):
+                admin.execute("delete from bridge.webhooks where id = %s", [webhook_id])
+                return
 
     async def _until_left(
         self, vitals: Vitals, most_bytes: float = math.inf, descriptors: int | None = None
@@ -325,36 +334,6 @@ class _Stage:
     def _read_log(self, bridge: Bridge) -> int:
         """Record crashes in the log as problems; return the number of tracebacks."""
         lines = bridge.log.read_text().splitlines()
-        bad = [
-            line
-            for line in lines
-            if "Traceback" in line or '"level": "critical"' in line or "_crashed" in line
-        ]
+        bad = [line for line in lines if any(sign in line for sign in _CRASHES)]
         self.problems += [f"the bridge logged: {line[:1000]}" for line in bad]
         return sum("Traceback" in line for line in lines)
-
-
-def misled(
-    committed: Sequence[str], received: Sequence[tuple[int, str]], arrivals: Sequence[Arrival]
-) -> Iterator[str]:
-    """Yield a line for each difference between the commits and what honest clients received.
-
-    Args:
-        committed: keys in commit order.
-        received: IDs and keys of the events on the stream.
-        arrivals: requests to the webhook's receiver.
-    """
-    ids = [event_id for event_id, _ in received]
-    if ids != sorted(set(ids)):
-        yield "the client received events twice or out of order"
-    # One connection commits them, one by one.
-    if [key for _, key in received] != list(committed):
-        yield "the client did not receive exactly the commits, in order"
-    for arrival in arrivals:
-        if not arrival.verified:
-            yield f"{arrival.message_id} has an invalid signature"
-    delivered = [arrival.message_id for arrival in arrivals]
-    if repeated := len(delivered) - len(set(delivered)):
-        yield f"{repeated} deliveries arrived twice"
-    if lacking := set(committed) - {arrival.key for arrival in arrivals}:
-        yield f"{len(lacking)} events were not delivered"
