@@ -45,7 +45,7 @@ log = structlog.get_logger()
 
 #: Database connections that requests may use at once. The rest is for the stream and deliveries.
 REST_CONNECTIONS = 3
-#: Responses with a payload of megabytes in memory at once, until their clients have read them.
+#: Responses with a payload of megabytes that are sent at once.
 LARGE_RESPONSES = 2
 #: Test deliveries in progress at once. Each may take as long as an attempt.
 TRIALS = 8

@@ -1,4 +1,4 @@
-"""Few responses with a payload of megabytes are in memory at once."""
+"""Payloads of megabytes are sent piece by piece, a few at once."""
 
 import pytest
 import trio
@@ -7,9 +7,10 @@ from starlette.types import Message, Scope
 from bridge.database import shares
 from bridge.database.errors import DatabaseUnavailable
 from bridge.database.pool import Row
+from bridge.web.api import large
 from bridge.web.api.large import LargePayload
 
-SCOPE: Scope = {"type": "http", "method": "GET", "headers": []}
+SCOPE: Scope = {"type": "http", "method": "GET", "headers": [], "asgi": {"spec_version": "2.4"}}
 
 
 class Payloads:
@@ -18,9 +19,9 @@ class Payloads:
     def __init__(self) -> None:
         self.read = 0
 
-    async def fetch(self, _name: str, row_id: int) -> list[Row]:
+    async def fetch(self, _name: str, row_id: int, start: int, most: int) -> list[Row]:
         self.read += 1
-        return [{"payload": f"[{row_id}]"}]
+        return [{"piece": f"[{row_id}]"[start : start + most]}]
 
 
 async def receive() -> Message:
@@ -49,7 +50,21 @@ async def test_responses_wait_until_earlier_ones_have_been_read(
         await trio.testing.wait_all_tasks_blocked()
         assert database.read == 2
         readable.set()
-    assert sorted(bodies) == [b""] * 3 + [b"{[0]}", b"{[1]}", b"{[2]}"]
+    sent = b"".join(bodies)
+    assert [sent.count(b"[%d]" % number) for number in range(3)] == [1, 1, 1]
+
+
+async def test_payload_is_read_and_sent_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "PIECE", 4)
+    bodies: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        bodies.append(message.get("body", b""))
+
+    for number in 12345, 12:
+        share = shares.Share(Payloads(), 1)  # type: ignore[arg-type]
+        await LargePayload(share, "event_payload", number, ("{", "}"))(SCOPE, receive, send)
+    assert list(filter(None, bodies)) == [b"{", b"[123", b"45]", b"}", b"{", b"[12]", b"}"]
 
 
 async def test_response_that_waits_too_long_is_refused(
