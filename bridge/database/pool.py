@@ -286,12 +286,21 @@ async def _connect(
         command_timeout=seconds,
         server_settings={**_SESSION, **session_limits},
     )
-    await aio_as_trio(_finish_limits)(connection)
+    try:
+        await aio_as_trio(_finish_limits)(connection)
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 
 async def _finish_limits(connection: asyncpg.Connection) -> None:
-    """Set the limits that not every server has. Runs in asyncio."""
+    """Set the limits that not every server has, unless a pooler shares the session.
+
+    Runs in asyncio.
+    """
+    if await connection.fetchval("select pg_backend_pid()") != connection.get_server_pid():
+        return
     if connection.get_server_version() >= limits.TRANSACTION_TIMEOUT_SINCE:
         await connection.execute(limits.NO_TRANSACTION_TIMEOUT.format("session"))
     with suppress(asyncpg.InvalidParameterValueError):

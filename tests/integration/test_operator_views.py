@@ -159,14 +159,14 @@ def test_counts_do_not_scan_the_log(psql: Psql, connect: Callable[[], Session], 
     for number, (name, types) in enumerate(
         {
             "list_webhooks": "bigint, text, boolean, bigint, bigint",
-            "list_deliveries": "bigint, text, bigint, bigint, bigint, bigint",
+            "list_deliveries": "bigint, text, bigint, bigint, bigint, bigint, bigint",
         }.items()
     ):
         session.execute(f"prepare q{number}({types}) as {query(name)}".encode())
     assert explained(session, "execute q0(null, null, null, 50, 0)") == []
     for status in "null", "'success'", "'failed'":
         for before in "null", "1008000":
-            page = explained(session, f"execute q1({webhook}, {status}, 11, 0, 10, {before})")
+            page = explained(session, f"execute q1({webhook}, {status}, 11, 0, 10, {before}, 1000)")
             assert page
             for scan in page:
                 read = scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0)

@@ -253,6 +253,7 @@ def test_payload_is_shown_as_logged(stored: str, shown: object) -> None:
             "webhook_id": 1,
             "event_type": "a",
             "payload": stored,
+            "payload_omitted": False,
             "response_status": None,
             "response_body": None,
             "status": "pending",
