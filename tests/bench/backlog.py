@@ -21,7 +21,7 @@ from tests.system.processes import running
 #: Enough for 40 seconds on two cores.
 BACKLOG = int(os.environ.get("BENCH_BACKLOG", "100_000"))
 #: Events per commit.
-CHUNK = 200
+CHUNK = 20
 QUARTERS = 4
 MARK = ">= 0.8"
 
