@@ -19,10 +19,9 @@ from bridge.delivery.attempt import Delivery, Event
 
 #: Shortest time between two sweeps.
 SWEEP_SECONDS = 1.0
-#: After a sweep, wait this many times its duration. The shorter of the last two durations counts: a
-#: sweep that waited for a lock was not slow by itself.
+#: After a sweep, wait this many times its duration, which its statement timeout bounds. The shorter
+#: of the last two durations counts: a sweep that waited for a lock was not slow by itself.
 SWEEP_REST = 10
-LONGEST_SWEEP_REST_SECONDS = 30.0
 #: Most bytes of payload in one claim. Its last event may exceed it.
 CLAIM_BYTES = 8 * 1024 * 1024
 #: Most bytes of payload in flight. At this size a courier claims nothing, as without free slots.
@@ -119,7 +118,7 @@ class Claimer:
         """Schedule the next sweep."""
         self._swept_at = trio.current_time()
         took = self._swept_at - started
-        rest = min(SWEEP_REST * min(took, self._sweep_took), LONGEST_SWEEP_REST_SECONDS)
+        rest = SWEEP_REST * min(took, self._sweep_took)
         self._sweep_seconds, self._sweep_took = max(SWEEP_SECONDS, rest), took
 
     def _delivery(self, row: Row, event: Event) -> Delivery:
