@@ -107,7 +107,7 @@ class Sender:
         try:
             answer = await self._send(delivery)
         except Exception as error:
-            # A payload that cannot be serialised, or a bug: other deliveries must not suffer.
+            # A bug, perhaps caused by a payload: other deliveries must not suffer.
             log.exception("attempt_crashed", **delivery.about())
             answer = Answer(failure=Failure.INTERNAL, error=f"cannot send: {error!r}"[:500])
         # The estimate of the database's time may have moved back since the start.
@@ -124,7 +124,10 @@ class Sender:
 
     async def _send(self, delivery: Delivery) -> Answer:
         event = delivery.event
-        body = event.body()
+        try:
+            body = event.body()
+        except RecursionError:  # PostgreSQL accepts what Python's parser does not
+            return Answer(failure=Failure.INTERNAL, error="the payload is nested too deeply")
         if body is None:
             return Answer(failure=Failure.NO_EVENT, error="the event is no longer in the log")
         try:

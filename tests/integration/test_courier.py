@@ -9,6 +9,7 @@ import pytest
 import trio
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook, WebhookVerificationError
+from structlog.testing import capture_logs
 
 from bridge.access.vault import Vault, new_secret
 from bridge.delivery import attempt as attempt_module
@@ -269,7 +270,7 @@ async def test_unsendable_payload_fails_only_its_delivery(
 ) -> None:
     def fragile(payload: str) -> bytes:
         if payload == '"poison"':
-            raise RecursionError("too deep")
+            raise MemoryError("too large")
         return canonical_body(payload)
 
     monkeypatch.setattr(attempt_module, "canonical_body", fragile)
@@ -282,8 +283,22 @@ async def test_unsendable_payload_fails_only_its_delivery(
     row = delivery(bot, poison)
     assert (row["status"], row["error_message"]) == (
         "pending",
-        "cannot send: RecursionError('too deep')",
+        "cannot send: MemoryError('too large')",
     )
+
+
+async def test_deep_payload_fails_only_its_delivery(bridge_url: str, bot: Bot) -> None:
+    async with receiving() as receiver, delivering(bridge_url):
+        webhook = add_webhook(bot, receiver.url())
+        with capture_logs() as lines:
+            [deep] = enqueue(bot, webhook, "[" * 3000 + "]" * 3000)
+            [fine] = enqueue(bot, webhook)
+            await until_true(bot, SETTLED)
+    assert delivery(bot, fine)["status"] == "success"
+    row = bot.execute("select delivery_id, failure, error_message from bridge.delivery_attempts")
+    assert row.fetchone() == (deep, "internal", "the payload is nested too deeply")
+    # Users of the application could otherwise fill the log with tracebacks.
+    assert "attempt_crashed" not in [line["event"] for line in lines]
 
 
 async def test_undecryptable_secret_is_retried(bridge_url: str, bot: Bot) -> None:

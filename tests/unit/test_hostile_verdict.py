@@ -71,6 +71,7 @@ BOUNDS = Bounds(
 )
 #: Everything at its bound.
 FIGURES = Figures(
+    quiet_cpu_percent=30.0,
     rest=Latency(quiet_ms=60.0, attacked_ms=120.0),
     stream=Latency(quiet_ms=5.0, attacked_ms=55.0),
     requests=1000,

@@ -155,8 +155,10 @@ class _Stage:
             self.report(f"fresh: {fresh_bytes / MIB:.1f} MiB; quiet")
             quiet_at = time.monotonic()
             async with caller.calling():
+                psutil.cpu_percent()  # since the last call
                 await trio.sleep(size.seconds / 4)
-            self.report("warming up")
+                quiet_cpu_percent = psutil.cpu_percent()
+            self.report(f"warming up; the processors were {quiet_cpu_percent:.0f} % busy")
             warm_at = time.monotonic()
             await self._attack(target, size.seconds / 4)
             await trio.to_thread.run_sync(self._clean_up)
@@ -192,6 +194,7 @@ class _Stage:
             )
 
         figures = Figures(
+            quiet_cpu_percent=quiet_cpu_percent,
             rest=latency(caller.samples),
             stream=latency(streamed),
             requests=caller.requests,

@@ -51,6 +51,7 @@ class Figures:
     """What was measured.
 
     Attributes:
+        quiet_cpu_percent: how busy the processors were in the quiet phase, with other programs too.
         rest, stream: from request to response, and from commit to client.
         requests, answered: of the honest REST client.
         fresh_mib, before_mib, peak_mib, after_mib: memory of the bridge after its start, after a
@@ -62,6 +63,7 @@ class Figures:
         rights: what the table owner gained, a line each.
     """
 
+    quiet_cpu_percent: float
     rest: Latency
     stream: Latency
     requests: int
