@@ -76,6 +76,7 @@ FIGURES = Figures(
     stream=Latency(quiet_ms=5.0, attacked_ms=55.0),
     requests=1000,
     answered=1000,
+    unavailable=0,
     fresh_mib=90.0,
     before_mib=100.0,
     peak_mib=400.0,
@@ -113,6 +114,7 @@ def test_figures_at_their_bounds_pass() -> None:
             "latency: commit to stream took 5 ms (p99) under attack, and nan ms before;"
             " allowed: nan ms",
         ),
+        ({"unavailable": 1}, "requests: 1 honest requests got 503"),
         ({"answered": 999}, "requests: 999 of 1000 honest requests were answered"),
         (
             {"requests": 0, "answered": 0},
@@ -136,8 +138,8 @@ def test_figures_at_their_bounds_pass() -> None:
         ({"rights": ["code ran as x"]}, "rights: code ran as x"),
     ],
     ids=[
-        "REST", "stream", "no quiet phase", "unanswered", "no requests", "drain", "bridge",
-        "backend", "leak", "files", "rights",
+        "REST", "stream", "no quiet phase", "unavailable", "unanswered", "no requests", "drain",
+        "bridge", "backend", "leak", "files", "rights",
     ],
 )  # fmt: skip
 def test_verdict_names_the_broken_bound(wrong: dict[str, Any], problem: str) -> None:

@@ -91,6 +91,8 @@ class Caller:
     url: str
     webhook_id: int
     requests: int = 0
+    #: Answers 503, which a bridge without its share of the processors gives as well.
+    unavailable: int = 0
     samples: list[Sample] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -118,7 +120,9 @@ class Caller:
                     self.problems.append(f"an honest request failed: {error!r}")
                 else:
                     self.samples.append(Sample(began_at, time.monotonic() - began_at))
-                    if answer.status_code != 200:
+                    if answer.status_code == 503:
+                        self.unavailable += 1
+                    elif answer.status_code != 200:
                         self.problems.append(f"an honest request got {answer.status_code}")
                 self.requests += 1
                 await trio.sleep(CALL_SECONDS)

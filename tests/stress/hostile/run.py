@@ -199,6 +199,7 @@ class _Stage:
             stream=latency(streamed),
             requests=caller.requests,
             answered=len(caller.samples),
+            unavailable=caller.unavailable,
             fresh_mib=round(fresh_bytes / MIB, 1),
             before_mib=round(before_bytes / MIB, 1),
             peak_mib=round(vitals.peak_bytes / MIB, 1),

@@ -53,7 +53,8 @@ class Figures:
     Attributes:
         quiet_cpu_percent: how busy the processors were in the quiet phase, with other programs too.
         rest, stream: from request to response, and from commit to client.
-        requests, answered: of the honest REST client.
+        requests, answered, unavailable: of the honest REST client: all, those with a response, and
+            those with 503.
         fresh_mib, before_mib, peak_mib, after_mib: memory of the bridge after its start, after a
             warm-up attack, at its peak, and after the attack.
         backend_mib, backend: the largest private memory of a process of PostgreSQL, and its name.
@@ -68,6 +69,7 @@ class Figures:
     stream: Latency
     requests: int
     answered: int
+    unavailable: int
     fresh_mib: float
     before_mib: float
     peak_mib: float
@@ -107,6 +109,8 @@ def broken(figures: Figures, bounds: Bounds) -> Iterator[str]:
         yield from _slow(
             "commit to stream", figures.stream, bounds.latency_share, bounds.latency_ms
         )
+        if figures.unavailable:
+            yield f"requests: {figures.unavailable} honest requests got 503"
     if figures.answered != figures.requests or not figures.requests:
         yield f"requests: {figures.answered} of {figures.requests} honest requests were answered"
     if figures.drain_wait_seconds > bounds.drain_seconds:
