@@ -14,6 +14,10 @@ DeadlockError = asyncpg.DeadlockDetectedError
 #: PostgreSQL cancelled the statement: it ran into ``statement_timeout``, or an operator ended it.
 StatementTimeoutError = asyncpg.QueryCanceledError
 
+#: SQLSTATEs, or their classes, that a value of the statement causes: invalid data, constraints,
+#: exceptions of triggers, limits of PostgreSQL, memory, and its internal errors.
+_OF_VALUES = ("22", "23", "P0", "54", "53200", "XX")
+
 _AWAY = (
     OSError,
     TimeoutError,
@@ -38,6 +42,14 @@ class UnfitTableError(Exception):
 
 class DatabaseUnavailable(Exception):  # noqa: N818 - a state, not a mistake
     """The database is down, restarting or refuses the connection."""
+
+
+def is_of_values(error: asyncpg.PostgresError) -> bool:
+    """Return whether some value made the statement fail, so that others need not fail.
+
+    A full disk, a lock timeout or a missing privilege affects every statement, and can pass.
+    """
+    return (error.sqlstate or "").startswith(_OF_VALUES)
 
 
 @contextmanager

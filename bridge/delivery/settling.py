@@ -7,7 +7,7 @@ from contextlib import suppress
 import structlog
 import trio
 
-from bridge.database.errors import DatabaseError, DeadlockError, MissingPartitionError
+from bridge.database.errors import DatabaseError, DeadlockError, MissingPartitionError, is_of_values
 from bridge.database.pool import Database, values_by_column
 from bridge.delivery.attempt import Attempt
 from bridge.delivery.retry import Outcome
@@ -59,7 +59,7 @@ class Settler:
             except DatabaseError as error:
                 if isinstance(error, MissingPartitionError) and await self._create_partitions():
                     continue
-                if not _is_permanent(error):
+                if not is_of_values(error):
                     raise
                 # Some attempt is at fault; find it and keep the others.
                 for attempt in batch:
@@ -87,7 +87,7 @@ class Settler:
         try:
             await self._settle([attempt])
         except DatabaseError as error:
-            if not _is_permanent(error):
+            if not is_of_values(error):
                 raise
             # When its lease expires, it is sent again with the same webhook-id.
             log.error("result_rejected", **attempt.delivery.about(), reason=str(error))
@@ -122,15 +122,6 @@ class Settler:
             for attempt in batch:
                 if attempt.delivery.id not in kept:
                     log.warning("lease_lost", **attempt.delivery.about())
-
-
-def _is_permanent(error: DatabaseError) -> bool:
-    """Return whether the statement's values are at fault, so that retrying it cannot help.
-
-    A full disk, a lock timeout or a missing privilege can pass; the results wait until then.
-    """
-    # Invalid values, violated constraints, and exceptions raised by a foreign trigger.
-    return (error.sqlstate or "").startswith(("22", "23", "P0"))
 
 
 def _count(batch: Sequence[Attempt]) -> None:

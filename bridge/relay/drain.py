@@ -22,6 +22,7 @@ from bridge.database.errors import (
     DatabaseUnavailable,
     MissingPartitionError,
     StatementTimeoutError,
+    is_of_values,
 )
 from bridge.database.identity import bridge_name
 from bridge.database.pool import Connection, Database, Row
@@ -341,7 +342,7 @@ class Drainer:
         return rows, Drained(len(rows), self.complete and scan_gaps, xmin, next_xid)
 
     async def _fetch(self, lows: Sequence[int], highs: Sequence[int]) -> list[Row]:
-        """Run the statement, with fewer events each time that it runs out of time."""
+        """Run the statement, with fewer events each time that it fails, until one is to blame."""
         mark = self._watermark.mark
         while True:
             asked = self._clock.asks()
@@ -349,13 +350,36 @@ class Drainer:
                 rows = await self._connection.fetch(
                     "drain", mark, lows, highs, self._events, DRAIN_ROWS, DRAIN_BYTES
                 )
-            except StatementTimeoutError as error:
-                log.warning("drain_timed_out", events=self._events, reason=str(error))
+            except MissingPartitionError:
+                raise
+            except DatabaseError as error:
+                is_slow = isinstance(error, StatementTimeoutError)
+                if not is_slow and not is_of_values(error):
+                    raise
+                if is_slow:
+                    log.warning("drain_timed_out", events=self._events, reason=str(error))
+                else:
+                    log.warning("drain_failed", events=self._events, reason=str(error))
                 if self._events > 1:
                     self._events = max(1, self._events // SMALLER)
-                elif not await disable_slow_filters(self._connection, mark, lows, highs):
-                    raise
+                elif is_slow:
+                    if not await disable_slow_filters(self._connection, mark, lows, highs):
+                        raise
+                else:
+                    await self._set_aside(mark, lows, highs, str(error))
                 continue
             self._clock.answered(rows[0]["now"], asked)
             self._events = min(self._batch, 2 * self._events)
             return rows
+
+    async def _set_aside(
+        self, mark: int, lows: Sequence[int], highs: Sequence[int], reason: str
+    ) -> None:
+        """Replace the payload of the next event, which makes the drain fail."""
+        for row in await self._connection.fetch("set_event_aside", mark, lows, highs, reason):
+            log.error(
+                "event_set_aside",
+                outbox_id=row["outbox_id"],
+                event_type=row["event_type"],
+                reason=reason,
+            )

@@ -21,6 +21,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'function', 'lead()', 'execute', null),
     ('bridge_service', 'function', 'leader_pid()', 'execute', null),
     ('bridge_service', 'function', 'ring()', 'execute', null),
+    ('bridge_service', 'table', 'dead_letters', 'insert', null),
     ('bridge_service', 'table', 'capture_rules', 'select', null),
     -- Not the rule's SQL: the owner runs it when the rule is resumed.
     ('bridge_service', 'table', 'capture_rules', 'update', 'failure_count, last_failed_at, last_error'),
@@ -102,6 +103,7 @@ with wanted (role, kind, object, privileges, columns) as (values
      'retry_schedule, failure_share, failing_since, probe_at, paced_until, success_count, '
      'failure_count, delivered_count, failed_count, created_at, updated_at, last_triggered_at, state'),
     ('bridge_reader', 'table', 'deleted_webhooks', 'select', null),
+    ('bridge_reader', 'table', 'dead_letters', 'select', null),
     ('bridge_reader', 'table', 'uncounted_successes', 'select', null),
     ('bridge_reader', 'table', 'delivery_queue', 'select', null),
     ('bridge_reader', 'table', 'redeliveries', 'select', null),

@@ -151,6 +151,49 @@ async def test_slow_filter_is_disabled_and_the_others_deliver(bridge_url: str, b
     )
 
 
+@pytest.mark.parametrize("sqlstate", ["54000", "22P05", "23505", "P0001", "XX000"])
+async def test_event_that_cannot_be_drained_is_set_aside(
+    bridge_url: str, bot: Bot, sqlstate: str
+) -> None:
+    # As if PostgreSQL could not process these payloads.
+    bot.execute(
+        f"""
+        create function public.refuse() returns trigger language plpgsql as $$ begin
+            if new.payload ->> 'username' like 'bad%' then
+                raise 'no way' using errcode = '{sqlstate}';
+            end if;
+            return new;
+        end $$;
+        create trigger refuse before insert on bridge.events
+            for each row execute function public.refuse();
+        """.encode()
+    )
+    with bot.transaction():
+        for number in range(30):
+            sign_up(bot, f"bad {number}" if number in (0, 7, 29) else str(number))
+    with capture_logs() as logs:
+        async with relaying(bridge_url) as relayed:
+            await relayed.until_count(30)
+            sign_up(bot, "later")
+            await relayed.until_count(31)
+    payloads = [json.loads(event.payload) for event in relayed.events]
+    assert [payload.get("username", "bad") for payload in payloads] == [
+        *("bad" if number in (0, 7, 29) else str(number) for number in range(30)),
+        "later",
+    ]
+    assert [event.id for event in relayed.events] == sorted({e.id for e in relayed.events})
+    kept = bot.execute(
+        "select outbox_id, payload ->> 'username', reason from bridge.dead_letters order by 1"
+    ).fetchall()
+    assert [(name, reason) for _, name, reason in kept] == [
+        (f"bad {number}", "no way") for number in (0, 7, 29)
+    ]
+    assert [payload["dead_letter"] for payload in payloads if "dead_letter" in payload] == [
+        number for number, _, _ in kept
+    ]
+    assert [each["event"] for each in logs].count("event_set_aside") == 3
+
+
 @pytest.mark.usefixtures("short_limit")
 async def test_locked_table_is_not_taken_for_slow_events(bridge_url: str, bot: Bot) -> None:
     add_webhook(bot, filter='$.username == "a"')
