@@ -1263,6 +1263,23 @@ COMMENT ON COLUMN bridge.console_sessions.token_source IS 'Where the token is th
 
 COMMENT ON COLUMN bridge.console_sessions.token_id IS 'The token''s id in its source; its rights are looked up on every request. Null for setting.';
 
+CREATE TABLE bridge.dead_letters (
+    outbox_id bigint NOT NULL,
+    event_type text NOT NULL,
+    payload jsonb NOT NULL,
+    captured_at timestamp with time zone NOT NULL,
+    reason text NOT NULL,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE bridge.dead_letters IS 'Events whose payload PostgreSQL could not process in the drain. An event with _capture_error took the place of each.';
+
+COMMENT ON COLUMN bridge.dead_letters.outbox_id IS 'outbox.id.';
+
+COMMENT ON COLUMN bridge.dead_letters.payload IS 'The original payload. Reading it as text may fail as well.';
+
+COMMENT ON COLUMN bridge.dead_letters.reason IS 'The error of the drain.';
+
 CREATE TABLE bridge.deleted_webhooks (
     id bigint NOT NULL,
     name text NOT NULL,
@@ -1880,6 +1897,9 @@ ALTER TABLE ONLY bridge.capture_rules
 
 ALTER TABLE ONLY bridge.console_sessions
     ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (session_hash);
+
+ALTER TABLE ONLY bridge.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (outbox_id);
 
 ALTER TABLE ONLY bridge.deleted_webhooks
     ADD CONSTRAINT deleted_webhooks_pkey PRIMARY KEY (id);

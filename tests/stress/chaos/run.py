@@ -127,8 +127,8 @@ def _receivers(chance: Random) -> list[Receiver]:
     def everything(_key: str) -> bool:
         return True
 
-    def chosen(key: str) -> bool:
-        return key.startswith(("u1", "u6"))
+    def fifths(key: str) -> bool:
+        return key.endswith(("1", "6"))
 
     def nothing(_key: str) -> bool:
         return False
@@ -137,7 +137,7 @@ def _receivers(chance: Random) -> list[Receiver]:
         Account("all", honest=True, ordered=False, takes=everything, event_type="*"),
         Account("users", honest=True, ordered=False, takes=everything, event_type="user.*"),
         Account("created", honest=True, ordered=False, takes=everything),
-        Account("chosen", honest=True, ordered=False, takes=chosen, filter=CHOSEN),
+        Account("fifths", honest=True, ordered=False, takes=fifths, filter=FIFTHS),
         Account("tickets", honest=True, ordered=False, takes=nothing, event_type="ticket.*"),
         Account("in_order", honest=True, ordered=True, takes=everything),
     ]
@@ -150,8 +150,8 @@ def _receivers(chance: Random) -> list[Receiver]:
     ]
 
 
-#: The webhook filter of ``chosen``.
-CHOSEN = '$.username starts with "u1" || $.username starts with "u6"'
+#: The webhook filter of ``fifths``.
+FIFTHS = '$.first_name == "1" || $.first_name == "6"'
 
 
 async def _play(scene: Scene, *, rounds: float, seconds: float) -> None:
