@@ -28,9 +28,6 @@ CLAIM_BYTES = 8 * 1024 * 1024
 HELD_BYTES = 64 * 1024 * 1024
 #: A payload counts for no more than this, so that a single one does not keep all others waiting.
 LARGEST_SHARE_BYTES = HELD_BYTES // 4
-#: If half of ``HELD_BYTES`` is in flight, only payloads that take no more in the log are claimed:
-#: large ones to slow receivers leave the other half to them.
-SMALL_BYTES = 4096
 #: How far a claim looks back where nothing was left: longer than the longest drain, because a
 #: delivery is due from the start of its drain and visible at the end.
 LATE = timedelta(seconds=10)
@@ -94,7 +91,6 @@ class Claimer:
                 limit,
                 self._most_failing - sum(delivery.is_failing for delivery in held),
                 min(CLAIM_BYTES, HELD_BYTES - used_bytes),
-                SMALL_BYTES if used_bytes >= HELD_BYTES // 2 else None,
                 [delivery.id for delivery in held],
             )
         finally:

@@ -11,8 +11,7 @@
 -- $8 whether this is a sweep, which searches all queues from their start
 -- $9 most deliveries, $10 most of them for webhooks that mostly fail
 -- $11 most bytes of payload; one event is always read
--- $12 leave deliveries whose payload takes more bytes in the log; null: take all
--- $13 deliveries that this courier still holds. If settling them takes longer than their leases, they
+-- $12 deliveries that this courier still holds. If settling them takes longer than their leases, they
 --     must not be sent twice.
 with recursive reserved as materialized (
     -- Claiming uses up the rate and the breaker's one probe. Only the bridge that locks the row may
@@ -77,17 +76,10 @@ with recursive reserved as materialized (
     select queues.webhook_id, queues.queue, queues.is_failing, queues.slots, candidate.id, candidate.next_attempt_at,
            row_number() over (
                partition by queues.webhook_id
-               order by queues.queue, candidate.next_attempt_at, candidate.id) as place,
-           -- A delivery also waits for a large one before it: claims continue at the first that is left.
-           coalesce(bool_or(candidate.is_large) over (
-               partition by queues.webhook_id
-               order by queues.queue, candidate.next_attempt_at, candidate.id), false) as must_wait
+               order by queues.queue, candidate.next_attempt_at, candidate.id) as place
     from queues
     cross join lateral (
-        select q.id, q.next_attempt_at,
-               $12::integer is not null and (
-                   select pg_column_size(e.payload) > $12 from bridge.events e
-                   where e.id = q.event_id and e.recorded_at = q.event_recorded_at) as is_large
+        select q.id, q.next_attempt_at
         from bridge.delivery_queue q
         where q.webhook_id = queues.webhook_id
           and q.is_redelivery = (queues.queue = 'redelivery')
@@ -95,7 +87,7 @@ with recursive reserved as materialized (
           and (q.next_attempt_at, q.id) >= (queues.from_at, queues.from_id)
           -- Implied, but without it the planner expects more rows and might read and sort all of them.
           and q.next_attempt_at >= queues.from_at
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($13::bigint[]))
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($12::bigint[]))
         order by q.next_attempt_at, q.id
         limit queues.slots + 1
     ) as candidate
@@ -104,15 +96,11 @@ with recursive reserved as materialized (
     -- The first delivery of an ordered webhook, and whether it can be sent now. The others wait for it.
     select queues.webhook_id, queues.is_failing, queues.slots, head.id, head.next_attempt_at,
            head.next_attempt_at <= now()
-           and (head.leased_until is null or head.leased_until <= now() and head.id <> all ($13))
+           and (head.leased_until is null or head.leased_until <= now() and head.id <> all ($12))
            -- A redelivery waits while a later delivery is in flight on another bridge.
            and not (head.is_redelivery and exists (
                select from bridge.delivery_queue later
-               where later.webhook_id = queues.webhook_id and later.leased_until > now()))
-           and ($12 is null or not exists (
-               select from bridge.events e
-               where e.id = head.event_id and e.recorded_at = head.event_recorded_at
-                 and pg_column_size(e.payload) > $12)) as is_free
+               where later.webhook_id = queues.webhook_id and later.leased_until > now())) as is_free
     from queues
     cross join lateral (
         select min(q.id) as id
@@ -129,7 +117,7 @@ with recursive reserved as materialized (
         from (
             select webhook_id, queue, is_failing, id, next_attempt_at, place
             from free
-            where place <= slots and not must_wait
+            where place <= slots
             union all
             select webhook_id, 'ordered', is_failing, id, next_attempt_at, 1 from heads where is_free and slots > 0
         ) as candidate
@@ -155,7 +143,7 @@ with recursive reserved as materialized (
           and q.next_attempt_at <= now()
           and (q.next_attempt_at, q.id) >= (share.from_at, share.from_id)
           and q.next_attempt_at >= share.from_at
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($13))
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($12))
         order by q.next_attempt_at, q.id
         limit share.count
         for update of q skip locked
@@ -169,7 +157,7 @@ with recursive reserved as materialized (
         where due.queue = 'ordered'
           and q.id = due.id
           and q.next_attempt_at <= now()
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($13))
+          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($12))
         for update of q skip locked
     ) as head
 ), lined_up as materialized (

@@ -124,7 +124,6 @@ def claim_values(
     left_off: Row | None = None,
     others_since: datetime | None = None,
     most_bytes: int = CLAIM_BYTES,
-    largest_bytes: int | None = None,
 ) -> list[object]:
     """Return the parameters of a claim, or of a sweep unless it continues another claim.
 
@@ -132,7 +131,6 @@ def claim_values(
         left_off: the first row of the last claim.
         others_since: since when to search the queues that it searched to their ends.
         most_bytes: maximum size of all payloads.
-        largest_bytes: maximum size of each payload in the log; None: no limit.
     """
     known = in_flight or {}
     return [
@@ -144,7 +142,6 @@ def claim_values(
         limit,
         limit if failing is None else failing,
         most_bytes,
-        largest_bytes,
         [],
     ]
 

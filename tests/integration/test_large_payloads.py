@@ -84,23 +84,6 @@ async def test_event_of_many_webhooks_is_read_once(bridge_url: str, bot: Bot) ->
     assert sum(row["payload"] is not None for row in rows) == 2
 
 
-async def test_large_payload_waits_but_those_of_other_webhooks_do_not(
-    bridge_url: str, bot: Bot
-) -> None:
-    large, small, ordered = (add_webhook(bot, ordered=each == 2) for each in range(3))
-    enqueue(bot, large, RANDOM)
-    behind = enqueue(bot, large)
-    enqueue(bot, ordered, RANDOM)
-    async with open_database(bridge_url) as database:
-        expected = enqueue(bot, small)
-        rows = await database.fetch("claim", *claim_values(largest_bytes=4096))
-        assert [row["id"] for row in rows] == expected
-        values = claim_values(left_off=rows[0], others_since=rows[0]["now"])
-        rows = await database.fetch("claim", *values)
-    assert {row["webhook_id"] for row in rows} == {large, ordered}
-    assert rows[1]["id"] == behind[0]
-
-
 async def test_payloads_in_flight_are_bounded(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,10 +96,8 @@ async def test_payloads_in_flight_are_bounded(
             slow = add_webhook(bot, receiver.url("/slow"), timeout_seconds=60)
             enqueue(bot, slow, RANDOM, count=4)
         await receiver.until(lambda: len(receiver.at("/slow")) >= 3)
-        # Half of the bytes are in flight: others go on.
         quick = add_webhook(bot, receiver.url("/quick"))
         enqueue(bot, quick, count=50)
-        await until_true(bot, f"success_count = 50 from bridge.webhooks where id = {quick}")
         assert len(receiver.at("/slow")) <= 4
         del receiver.behaviours["/slow"]
         released.set()
