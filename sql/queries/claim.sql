@@ -179,14 +179,12 @@ with recursive reserved as materialized (
     -- One after the other, as many as fit: the size of the text is known only when it has been read. The
     -- stored size can be a thousandth of it.
     select 1 as number, wanted.ids[1] as event_id, 0::bigint as bytes_before,
-           (select e.payload::text from bridge.events e
-            where e.id = wanted.ids[1] and e.recorded_at = wanted.times[1]) as payload
+           bridge.payload_text(wanted.ids[1], wanted.times[1]) as payload
     from wanted
     where wanted.ids is not null
     union all
     select p.number + 1, wanted.ids[p.number + 1], total.bytes,
-           (select e.payload::text from bridge.events e
-            where e.id = wanted.ids[p.number + 1] and e.recorded_at = wanted.times[p.number + 1])
+           bridge.payload_text(wanted.ids[p.number + 1], wanted.times[p.number + 1])
     from payloads p
     cross join wanted
     cross join lateral (select p.bytes_before + coalesce(octet_length(p.payload), 0) as bytes) as total

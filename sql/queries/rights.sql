@@ -52,6 +52,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'function', 'to_filter(text)', 'execute', null),
     ('bridge_service', 'function', 'passing(bigint[], jsonpath[], jsonb)', 'execute', null),
     ('bridge_service', 'function', 'filter_milliseconds(jsonpath, jsonb)', 'execute', null),
+    ('bridge_service', 'function', 'payload_text(bigint, timestamp with time zone)', 'execute', null),
     ('bridge_service', 'function', 'wake_couriers()', 'execute', null),
     ('bridge_service', 'function', 'pause_webhook(bigint)', 'execute', null),
     ('bridge_service', 'function', 'resume_webhook(bigint)', 'execute', null),

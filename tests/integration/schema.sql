@@ -736,6 +736,20 @@ $$;
 
 COMMENT ON FUNCTION bridge.pause_webhook(p_webhook_id bigint) IS 'Pauses a webhook: its deliveries, including new ones, wait until resume_webhook. Attempts in flight finish.';
 
+CREATE FUNCTION bridge.payload_text(p_event_id bigint, p_recorded_at timestamp with time zone) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    return (
+        select e.payload::text
+        from bridge.events e
+        where e.id = p_event_id and e.recorded_at = p_recorded_at);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.payload_text(p_event_id bigint, p_recorded_at timestamp with time zone) IS 'Returns an event''s payload as text; null if it is no longer in the log. For statements that lock rows: in PostgreSQL 18, one that rechecks a locked row and prunes partitions at run time can crash the server.';
+
 CREATE FUNCTION bridge.redeliver(p_delivery_id bigint) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2129,6 +2143,8 @@ REVOKE ALL ON FUNCTION bridge.passing(p_webhook_ids bigint[], p_filters jsonpath
 REVOKE ALL ON FUNCTION bridge.patterns_matching(p_event_type text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.pause_webhook(p_webhook_id bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.payload_text(p_event_id bigint, p_recorded_at timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.redeliver(p_delivery_id bigint) FROM PUBLIC;
 
