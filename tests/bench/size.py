@@ -15,7 +15,7 @@ PAUSE_SECONDS = 5
 
 def run(server: EmbeddedPostgres) -> list[Result]:
     size = Size()
-    outcome = trio.run(run_at_size, new_database(server, []), size)
+    outcome = trio.run(run_at_size, new_database(server), size)
     rows = size.events + size.wide * (1 + size.webhooks) + size.huge
     return [
         Result("at size, rows written", rows / outcome.seconds, 1, "rows/s", "none"),
