@@ -350,9 +350,9 @@ class Drainer:
                 rows = await self._connection.fetch(
                     "drain", mark, lows, highs, self._events, DRAIN_ROWS, DRAIN_BYTES
                 )
-            except MissingPartitionError:
-                raise
             except DatabaseError as error:
+                if isinstance(error, MissingPartitionError) and error.constraint_name is None:
+                    raise  # with a name, it is a check constraint that pgbridge did not create
                 is_slow = isinstance(error, StatementTimeoutError)
                 if not is_slow and not is_of_values(error):
                     raise

@@ -1,4 +1,4 @@
--- Deletes old audit entries a batch at a time, so that no statement of ours grows with the table.
+-- Deletes old audit entries a batch at a time, so that the statement's time does not grow with the table.
 
 create or replace function bridge.forget_audit(p_keep_days integer) returns bigint
 language sql

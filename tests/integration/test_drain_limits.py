@@ -151,7 +151,7 @@ async def test_slow_filter_is_disabled_and_the_others_deliver(bridge_url: str, b
     )
 
 
-@pytest.mark.parametrize("sqlstate", ["54000", "22P05", "23505", "P0001", "XX000"])
+@pytest.mark.parametrize("sqlstate", ["54000", "22P05", "23514", "P0001", "XX000"])
 async def test_event_that_cannot_be_drained_is_set_aside(
     bridge_url: str, bot: Bot, sqlstate: str
 ) -> None:
@@ -160,7 +160,7 @@ async def test_event_that_cannot_be_drained_is_set_aside(
         f"""
         create function public.refuse() returns trigger language plpgsql as $$ begin
             if new.payload ->> 'username' like 'bad%' then
-                raise 'no way' using errcode = '{sqlstate}';
+                raise 'no way' using errcode = '{sqlstate}', constraint = 'foreign';
             end if;
             return new;
         end $$;

@@ -14,7 +14,7 @@ from bridge.database.sessions import fetch, open_session
 from tests.integration.relaying import relaying, sign_up
 from tests.waiting import PATIENCE_SECONDS
 
-#: Limits that no session of ours meets, and how long one has to wait or rests.
+#: The database's limits, which are too short for pgbridge, and how long its sessions wait or rest.
 LIMIT = "200ms"
 LONGER_SECONDS = 0.6
 LIMITS = (

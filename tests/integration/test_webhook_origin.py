@@ -92,7 +92,7 @@ async def test_expired_previous_secret_does_not_count(bridge_url: str, bot: Bot)
 
 
 class _Meanwhile:
-    """Queries of a session, with a change by somebody else just before the update."""
+    """Queries of a session, with a change by another session just before the update."""
 
     def __init__(self, bot: Bot, change: str) -> None:
         self._queries = SessionQueries(bot)

@@ -137,8 +137,8 @@ async def test_no_route_reads_much_of_a_stranger(
                 if call.read_bytes:
                     readers.add(path)
                     assert call.status == 413
-    # All others refuse the request before they read anything. Whoever adds a route here says that
-    # strangers may send it a body.
+    # All other routes refuse the request before they read anything. A route in this set accepts a
+    # body from strangers.
     assert readers == {"/console/sign-in", "/unguarded"}
 
 

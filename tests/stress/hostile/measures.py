@@ -43,7 +43,7 @@ class Sample:
 
 
 def p99_ms(samples: Sequence[Sample], since: float, until: float) -> float:
-    """Return the 99th percentile of the samples that began in a period; NaN if there are none."""
+    """Return the 99th percentile of the samples that began in a period; NaN without samples."""
     ordered = sorted(each.seconds for each in samples if since <= each.began_at < until)
     return 1000 * ordered[math.ceil(0.99 * len(ordered)) - 1] if ordered else math.nan
 
@@ -136,7 +136,7 @@ class ServerWatch:
     """
 
     def __init__(self, url: str) -> None:
-        #: Largest private memory of one process, and which one had it.
+        #: Largest private memory of any process, and the name of that process.
         self.peak_bytes = 0
         self.peak_of = ""
         #: The longest time for which the same event was the oldest in the outbox.

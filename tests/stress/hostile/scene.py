@@ -58,7 +58,7 @@ on = ["insert", "update"]
 payload = "*"
 """
 
-# What a role may do: flags, memberships, and the owners and grants of everything that is not a
+# The rights of a role: flags, memberships, and the owners and grants of everything that is not a
 # system object. Partitions come and go.
 _RIGHTS = f"""
 select 'role ' || rolname,

@@ -140,7 +140,7 @@ def _no_traps(session: Session) -> None:
 
 
 def locks(_target: Target, session: Session) -> None:
-    """Lock the tables, with rows in the outbox that nobody sees yet."""
+    """Lock the tables, with uncommitted rows in the outbox."""
     with session.transaction():
         session.execute("insert into public.notes (body) values ('late')")
         session.execute(

@@ -1,4 +1,4 @@
-"""Attacks of somebody with a ``webhooks:write`` token, who wants to stop the bridge."""
+"""Attacks by the holder of a ``webhooks:write`` token who wants to stop the bridge."""
 
 import random
 import string
@@ -243,7 +243,7 @@ NAMES = [attack.__name__ for attack, *_ in CROWDS]
 async def attack(target: Target, tally: Tally) -> None:
     """Attack until cancelled."""
     with trio.socket.socket() as dead:
-        # Bound, but not listening: connections are refused, and nobody else gets the port.
+        # Bound, but not listening: connections are refused, and no other process gets the port.
         await dead.bind(("127.0.0.1", 0))
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
         async with (
