@@ -6,6 +6,19 @@ from math import inf
 
 import trio
 
+#: Longest pause of ``linger``. A statement that waited for a lock must not delay the next longer.
+LONGEST_LINGER_SECONDS = 1.0
+
+
+async def linger(started: float, share: float = 0.5) -> None:
+    """Wait after work so that it takes at most this share of the time, and more accumulates.
+
+    Args:
+        started: when the work began, by trio's clock.
+    """
+    took = trio.current_time() - started
+    await trio.sleep(min(took / share - took, LONGEST_LINGER_SECONDS))
+
 
 class WakeUp:
     """Wakes one waiting task. Signals sent before it waits are kept and count as one."""

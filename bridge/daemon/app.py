@@ -1,10 +1,11 @@
 """Run a bridge in this process: start, announce, stop."""
 
+import ctypes
 import gc
 import resource
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import structlog
@@ -23,6 +24,8 @@ from bridge.web.http.front import MOST_WAITING
 
 log = structlog.get_logger()
 
+#: Buffers of this size are large, and what ``mallopt`` of glibc calls the setting.
+LARGE_BUFFER_BYTES, M_MMAP_THRESHOLD = 256 * 1024, -3
 #: Allocations between collections of the youngest generation; Python's default is 700.
 GARBAGE_OBJECTS = 10_000
 #: Shorter static tokens can be guessed.
@@ -77,6 +80,7 @@ async def serve(
 
             def serving() -> None:
                 _tune_garbage_collection()
+                _return_large_buffers()
                 announce(_address(settings, listeners))
                 _raise_descriptor_limit(settings.ws_clients)
                 _log_setting_warnings(settings)
@@ -95,6 +99,16 @@ def _tune_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS)
+
+
+def _return_large_buffers() -> None:
+    """Make glibc return the memory of a large buffer when it is freed; see mallopt(3).
+
+    By default, it keeps such buffers once one was freed, in a heap that only shrinks from its end:
+    payloads of megabytes would leave hundreds of megabytes behind.
+    """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BUFFER_BYTES)
 
 
 def _raise_descriptor_limit(clients: int) -> None:

@@ -28,7 +28,7 @@ from bridge.live.stream import LiveStream
 from bridge.operations.activity import Activity
 from bridge.operations.gauges import update_gauges
 from bridge.operations.readiness import ListenProbe, Readiness
-from bridge.relay.drain import Relay
+from bridge.relay.relay import Relay
 from bridge.relay.upkeep import Upkeep, create_partitions
 from bridge.settings import Settings
 from bridge.telemetry import metrics
@@ -125,6 +125,7 @@ class Bridge:
         self._tasks = (
             partial(keep_running, "upkeep", _upkeep(settings, database, vault).run),
             partial(keep_running, "relay", relay.run),
+            partial(keep_running, "deferral", relay.deferral.run),
             courier.run,
             partial(keep_running, "redelivery", partial(continue_redeliveries, database)),
             live.run,

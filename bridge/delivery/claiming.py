@@ -7,15 +7,16 @@ such as an expired lease of another bridge, the next sweep finds. Sweeps become 
 they take.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from weakref import WeakValueDictionary
 
 import trio
 
 from bridge.database.clock import ServerClock
 from bridge.database.pool import Database, Row
-from bridge.delivery.attempt import Delivery, Event
+from bridge.delivery.attempt import LARGE_BYTES, Delivery, Event
 
 #: Shortest time between two sweeps.
 SWEEP_SECONDS = 1.0
@@ -28,6 +29,8 @@ CLAIM_BYTES = 8 * 1024 * 1024
 HELD_BYTES = 64 * 1024 * 1024
 #: A payload counts for no more than this, so that a single one does not keep all others waiting.
 LARGEST_SHARE_BYTES = HELD_BYTES // 4
+#: How much of recent large payloads to keep for further claims of the same events.
+RECENT_BYTES = 8 * 1024 * 1024
 #: How far a claim looks back where nothing was left: longer than the longest drain, because a
 #: delivery is due from the start of its drain and visible at the end.
 LATE = timedelta(seconds=10)
@@ -62,6 +65,10 @@ class Claimer:
         self._must_sweep = True
         #: Whether the last claim left deliveries only because of their size.
         self.has_cut = False
+        # Events in flight and recent large ones: claims share their request bodies. With the time,
+        # because a database that was restored assigns ids again.
+        self._events: WeakValueDictionary[tuple[int, datetime], Event] = WeakValueDictionary()
+        self._recent: deque[Event] = deque()
         self._swept_at = 0.0
         self._sweep_seconds, self._sweep_took = SWEEP_SECONDS, 0.0
 
@@ -104,11 +111,19 @@ class Claimer:
         self.has_cut = first["is_cut"]
         if first["id"] is None:
             return []
-        events: dict[int, Event] = {}
-        for row in rows:
-            if row["event_id"] not in events:
-                events[row["event_id"]] = Event(row["event_id"], row["event_type"], row["payload"])
-        return [self._delivery(row, events[row["event_id"]]) for row in rows]
+        return [self._delivery(row, self._event(row)) for row in rows]
+
+    def _event(self, row: Row) -> Event:
+        key = row["event_id"], row["event_recorded_at"]
+        event = self._events.get(key)
+        if event is None:
+            # The payload is in the first row of each event.
+            event = self._events[key] = Event(row["event_id"], row["event_type"], row["payload"])
+            if event.size > LARGE_BYTES:
+                self._recent.append(event)
+                while sum(each.size for each in self._recent) > RECENT_BYTES:
+                    self._recent.popleft()
+        return event
 
     def _swept(self, started: float) -> None:
         """Schedule the next sweep."""

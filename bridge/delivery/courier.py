@@ -23,16 +23,15 @@ from bridge.delivery.attempt import Attempt, Delivery, Sender
 from bridge.delivery.claiming import Claimer
 from bridge.delivery.settling import Settler
 from bridge.delivery.transport import Transport
-from bridge.tasks import WakeUp
+from bridge.tasks import WakeUp, linger
 
 log = structlog.get_logger()
 
 #: Maximum number of deliveries per claim: few enough that the previous attempts are still running
 #: when the next ones arrive.
 CLAIM_BATCH = 64
-#: Longest pause for more to accumulate between two statements. A statement that waited for a lock
-#: must not delay due deliveries any longer.
-LONGEST_LINGER_SECONDS = 1.0
+#: How many attempts begin in one round of the event loop. Others wait for about two milliseconds.
+STARTED_TOGETHER = 8
 #: How long running attempts may continue after ``stop``.
 STOP_SECONDS = 6.0
 #: How long a last claim may take after ``stop``, and later settling and returning leases.
@@ -153,13 +152,16 @@ class Courier:
             if free > 0:
                 deliveries = await self._claimer.claim(free, self._held.values())
                 self._polled_at = trio.current_time()
-                for delivery in deliveries:
-                    self._held[delivery.id, delivery.lease_token] = delivery
+                # All of them first: those that are not started because of ``stop`` are released.
+                self._held |= {(each.id, each.lease_token): each for each in deliveries}
+                for number, delivery in enumerate(deliveries, 1):
                     attempts.start_soon(self._attempt, delivery)
+                    if number % STARTED_TOGETHER == 0:
+                        await trio.lowlevel.checkpoint()
                 if len(deliveries) == free or self._claimer.has_cut:
                     continue  # there are more
             self._transport.close_idle()
-            await _linger(started)
+            await linger(started)
             await self._due.wait(self._poll_seconds)
 
     async def _attempt(self, delivery: Delivery) -> None:
@@ -171,7 +173,7 @@ class Courier:
             started = trio.current_time()
             await keep_running("settle", self._settle)
             if not self._over and len(self._held) > CLAIM_BATCH:
-                await _linger(started)
+                await linger(started)
             await self._ended.wait(self._poll_seconds)
         await keep_running("count", partial(self._settler.count, now=True))
 
@@ -197,11 +199,3 @@ class Courier:
             log.info("leases_released", count=len(held))
         except (DatabaseUnavailable, DatabaseError) as error:
             log.warning("lease_release_failed", count=len(held), reason=str(error))
-
-
-async def _linger(started: float) -> None:
-    """Wait as long as the work since ``started`` took, so that more accumulates.
-
-    Under load, statements then handle many rows and take at most half of the time.
-    """
-    await trio.sleep(min(trio.current_time() - started, LONGEST_LINGER_SECONDS))

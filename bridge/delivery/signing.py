@@ -23,7 +23,15 @@ def canonical_body(payload: str) -> bytes:
     The body is exactly that text, so verifying the raw bytes works too. Numbers that Python cannot
     represent are sent as strings.
     """
-    return json.dumps(parse_payload(payload), sort_keys=True).encode("ascii")
+    try:
+        return _body(json.loads(payload))
+    except ValueError:
+        # A number that Python cannot represent. To look at each number takes four times as long.
+        return _body(parse_payload(payload))
+
+
+def _body(parsed: object) -> bytes:
+    return json.dumps(parsed, sort_keys=True, allow_nan=False).encode("ascii")
 
 
 def message_id(event_id: int, webhook_id: int) -> str:

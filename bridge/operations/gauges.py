@@ -54,6 +54,8 @@ def _show(state: Mapping[str, Any], last_id: int) -> None:
     metrics.events_captured.show(last_id)
     metrics.outbox_events.show(state["outbox_count"])
     metrics.outbox_oldest.show(state["outbox_oldest_seconds"] or 0.0)
+    metrics.deferred_events.show(state["deferred_count"])
+    metrics.deferred_oldest.show(state["deferred_oldest_seconds"] or 0.0)
     metrics.delivery_queue.show_states(
         {name: state[f"{name}_count"] for name in ("due", "scheduled", "held")}
     )
@@ -66,6 +68,8 @@ def _hide() -> None:
         metrics.events_captured,
         metrics.outbox_events,
         metrics.outbox_oldest,
+        metrics.deferred_events,
+        metrics.deferred_oldest,
         metrics.delivery_queue_oldest_due,
     ):
         gauge.show(None)

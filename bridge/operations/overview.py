@@ -44,20 +44,20 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Outbox(Counted):
-    """Captured events that are not drained yet.
+class WaitingEvents(Counted):
+    """Captured events that are not drained yet, or drained ones that are not queued for delivery.
 
     Attributes:
-        oldest_seconds: age of the oldest event, or None if the outbox is empty.
+        oldest_seconds: age of the oldest event, or None if there are none.
     """
 
     oldest_seconds: float | None
 
     @classmethod
-    def of_state(cls, state: Row) -> Outbox:
+    def of_state(cls, state: Row, where: Literal["outbox", "deferred"]) -> WaitingEvents:
         """Take it from the row of ``overview.sql``."""
-        counted = Counted.of(state["outbox_count"])
-        return cls(counted.count, counted.more, state["outbox_oldest_seconds"])
+        counted = Counted.of(state[f"{where}_count"])
+        return cls(counted.count, counted.more, state[f"{where}_oldest_seconds"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +232,7 @@ class Overview:
         at: the database's time of the query.
         rates: over the last minute.
         success_rate: over all points, like the two delays.
+        deferred: drained events whose deliveries are not all queued yet.
         webhooks: number of webhooks by state, as in ``webhook_health``.
         bridges: the running bridges.
         points: oldest first; the last one is incomplete.
@@ -242,7 +243,8 @@ class Overview:
     success_rate: SuccessRate
     commit_to_client: Delay
     commit_to_acknowledged: Delay
-    outbox: Outbox
+    outbox: WaitingEvents
+    deferred: WaitingEvents
     delivery_queue: DeliveryQueue
     webhooks: Mapping[str, int]
     drainer: Drainer
@@ -293,7 +295,8 @@ def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Ove
         commit_to_acknowledged=Delay.of(
             add_counts(row["commit_to_acknowledged"] for row in activity)
         ),
-        outbox=Outbox.of_state(state),
+        outbox=WaitingEvents.of_state(state, "outbox"),
+        deferred=WaitingEvents.of_state(state, "deferred"),
         delivery_queue=DeliveryQueue(
             due=Counted.of(state["due_count"]),
             scheduled=Counted.of(state["scheduled_count"]),

@@ -7,7 +7,7 @@ from typing import Any
 from bridge import assets
 from bridge.database.sessions import Connection, fetch
 from bridge.operations.formatting import format_seconds
-from bridge.operations.overview import Counted, Delay, Doorbell, Outbox, Overview, overview
+from bridge.operations.overview import Counted, Delay, Doorbell, Overview, WaitingEvents, overview
 
 #: The time that the overview covers, and its resolution.
 OVERVIEW_MINUTES = 60
@@ -62,11 +62,18 @@ class Status:
             ("schema version", str(self.schema_version)),
             ("draining", draining),
             ("doorbell", format_doorbell(figures.doorbell)),
-            ("outbox", format_outbox(figures.outbox)),
+            ("outbox", format_events(figures.outbox)),
             ("delivery queue", str(self.pending_deliveries)),
+            *self._deferred(),
             ("last event", last_event),
             *_format_activity(figures),
         ]
+
+    def _deferred(self) -> list[tuple[str, str]]:
+        """Return a line about events that are not queued yet. Usually there are none."""
+        if not self.overview.deferred.count:
+            return []
+        return [("events not queued yet", format_events(self.overview.deferred))]
 
 
 def read_status(
@@ -110,11 +117,11 @@ def format_doorbell(doorbell: Doorbell) -> str:
     return words
 
 
-def format_outbox(outbox: Outbox) -> str:
-    """Describe the number of events in the outbox and the age of the oldest."""
-    words = str(outbox)
-    if outbox.oldest_seconds is not None:
-        words += f", the oldest captured {format_seconds(outbox.oldest_seconds)} ago"
+def format_events(events: WaitingEvents) -> str:
+    """Describe the number of waiting events and the age of the oldest."""
+    words = str(events)
+    if events.oldest_seconds is not None:
+        words += f", the oldest captured {format_seconds(events.oldest_seconds)} ago"
     return words
 
 

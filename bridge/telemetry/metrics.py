@@ -52,6 +52,13 @@ outbox_events = Snapshot(
 outbox_oldest = Snapshot(
     "pgbridge_outbox_oldest_seconds", "Age of the oldest event in the outbox, or 0 if it is empty."
 )
+deferred_events = Snapshot(
+    "pgbridge_deferred_events",
+    "Drained events that are not queued for all of their webhooks yet, counted to 10,001.",
+)
+deferred_oldest = Snapshot(
+    "pgbridge_deferred_oldest_seconds", "Age of the oldest of these events, or 0 if there are none."
+)
 draining = Gauge("pgbridge_draining", "1 if this bridge drains the outbox, else 0.")
 doorbell_mode = Enum(
     "pgbridge_doorbell_mode",

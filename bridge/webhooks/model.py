@@ -211,7 +211,9 @@ class WebhookStats(BaseModel):
 
     total_webhooks: Count
     active_webhooks: Count
-    total_deliveries: Count
+    total_deliveries: Count = Field(
+        description="Including pending ones. If more than 10,000 are pending, an estimate."
+    )
     successful_deliveries: Count
     failed_deliveries: Count
     success_rate: float = Field(description="Successful deliveries as a percentage of all.")
@@ -295,7 +297,7 @@ class Delivery(BaseModel):
         description="The body; null if the event is no longer in the log, or omitted."
     )
     payload_omitted: bool = Field(
-        description="The payload is missing because the payloads of the list exceed 1 MiB; "
+        description="The payload is missing because the payloads of the list exceed 256 KiB; "
         "`GET /deliveries/{delivery_id}` has it."
     )
     response_status: int | None

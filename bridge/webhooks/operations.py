@@ -50,7 +50,7 @@ UrlRefusal = Callable[[str], Awaitable[str | None]]
 DELETE_TRIES: Final = 3
 
 #: Most bytes of payload in a response that is parsed and built in memory.
-PAYLOAD_BYTES: Final = 1024 * 1024
+PAYLOAD_BYTES: Final = 256 * 1024
 #: Attempts in a response. A delivery that is redelivered over and over has more.
 MOST_ATTEMPTS: Final = 200
 

@@ -4,12 +4,16 @@
 -- snapshot: xmin, the oldest running transaction, and next_xid, an id above every transaction id
 -- assigned so far. (The snapshot's own xmax is only above those of finished transactions.) If there are
 -- no events, one row carries only that.
--- The work of one drain is bounded three ways, but it always takes one event.
+-- The work of one drain is bounded three ways. It always takes one event, and never leaves events behind
+-- for the sake of deliveries: those that are too many are left to queue_deferred. They are those to the
+-- newest webhooks, so that whoever adds webhooks slows down nobody else's.
 -- $1 watermark: take ids above it
 -- $2, $3 lowest and highest ids of the gaps below the watermark that are also taken
 -- $4 most events
--- $5 most rows to write, counting one for each event and one for each webhook of its type
--- $6 most bytes of payload, by their stored size; compressed ones count ten times, a usual ratio
+-- $5 most bytes of payload, by their stored size; compressed ones count ten times, a usual ratio
+-- $6 most deliveries to create, before filters are applied; a filter costs as much as a delivery for
+--    every 1,000 bytes of payload
+-- $7 defer deliveries to webhooks from this id on, because earlier ones are deferred still; null: none are
 with candidates as materialized (
     select wanted.id, wanted.event_type, wanted.bytes
     from (
@@ -32,25 +36,23 @@ with candidates as materialized (
     ) as wanted
     order by wanted.id
     limit $4
+), fitting as materialized (
+    select id, event_type, bytes
+    from (select *, sum(bytes) over (order by id rows unbounded preceding) - bytes as bytes_before from candidates) as measured
+    where bytes_before < $5
 ), takers as materialized (
-    select types.event_type, w.id as webhook_id, w.filter
-    from (select distinct event_type from candidates) as types
+    select types.event_type, w.id as webhook_id, w.filter,
+           -- Of the deliveries to this webhook and to all older ones.
+           sum(types.count + case when w.filter is null then 0 else types.bytes / 1000 end) over (order by w.id) as cost
+    from (select event_type, count(*) as count, sum(bytes) as bytes from fitting group by event_type) as types
     cross join lateral unnest(bridge.patterns_matching(types.event_type)) as pattern
     join bridge.webhooks w on w.event_type = pattern and w.is_active
     -- Without webhooks, skip the patterns: they take a sixth of the statement's time.
     where exists (select from bridge.webhooks where is_active)
-), fitting as materialized (
-    select id
-    from (
-        select c.id,
-               sum(1 + coalesce(t.count, 0)) over up_to - (1 + coalesce(t.count, 0)) as rows_before,
-               sum(c.bytes) over up_to - c.bytes as bytes_before
-        from candidates c
-        left join (select event_type, count(*) as count from takers group by event_type) as t
-            on t.event_type = c.event_type
-        window up_to as (order by c.id rows unbounded preceding)
-    ) as measured
-    where rows_before < $5 and bytes_before < $6
+), boundary as materialized (
+    select coalesce(least($7, min(webhook_id) filter (where cost > $6)), 9223372036854775807) as webhook_id from takers
+), served as materialized (
+    select t.event_type, t.webhook_id, t.filter from takers t cross join boundary b where t.webhook_id < b.webhook_id
 ), taken as (
     -- By an array of ids, not by joining a subquery with a limit: the planner assumes that an unknown
     -- limit returns a tenth of the table, and would scan all of it.
@@ -67,7 +69,7 @@ with candidates as materialized (
     select event_id, event_type, payload, captured_at, committed_at from numbered
 ), filters as materialized (
     select event_type, array_agg(webhook_id) as webhook_ids, array_agg(filter) as filters
-    from takers
+    from served
     where filter is not null
     group by event_type
 ), enqueued as (
@@ -75,9 +77,9 @@ with candidates as materialized (
         (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
     select webhook_id, event_id, now(), event_type, captured_at, coalesce(committed_at, captured_at)
     from (
-        select t.webhook_id, n.event_id, n.event_type, n.captured_at, n.committed_at
+        select s.webhook_id, n.event_id, n.event_type, n.captured_at, n.committed_at
         from numbered n
-        join takers t on t.event_type = n.event_type and t.filter is null
+        join served s on s.event_type = n.event_type and s.filter is null
         union all
         select passing.webhook_id, n.event_id, n.event_type, n.captured_at, n.committed_at
         from numbered n
@@ -86,6 +88,14 @@ with candidates as materialized (
     ) as matching
     order by event_id, webhook_id
     returning webhook_id
+), deferred as (
+    insert into bridge.deferred_events
+        (event_id, event_recorded_at, event_type, captured_at, committed_at, from_webhook_id)
+    select n.event_id, now(), n.event_type, n.captured_at, coalesce(n.committed_at, n.captured_at), b.webhook_id
+    from numbered n
+    cross join boundary b
+    where n.event_type in (select t.event_type from takers t where t.webhook_id >= b.webhook_id)
+    returning from_webhook_id
 ), failed as (
     -- Count failed payloads per rule, for doctor and for operators.
     update bridge.capture_rules r
@@ -109,12 +119,13 @@ with candidates as materialized (
            snapshot.xmin::text::bigint + age(snapshot.xmin::xid) as next_xid,
            found.candidates < $4 and found.candidates = found.fitting as is_complete,
            (select count(*) from enqueued) as deliveries,
+           (select min(from_webhook_id) from deferred) as deferred_from,
            -- Wake the other bridges, which read the log.
            (select count(pg_notify('bridge_events', '')) from (select from numbered limit 1) as any_event)
     from (select pg_snapshot_xmin(pg_current_snapshot()) as xmin) as snapshot
     cross join (select (select count(*) from candidates) as candidates, (select count(*) from fitting) as fitting) as found
 )
-select now() as now, s.xmin, s.next_xid, s.is_complete, s.deliveries,
+select now() as now, s.xmin, s.next_xid, s.is_complete, s.deliveries, s.deferred_from,
        n.id as outbox_id, n.event_id as id, n.event_type, n.payload, n.captured_at as occurred_at,
        n.has_failed
 from statement s

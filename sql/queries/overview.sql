@@ -12,6 +12,8 @@ with webhook as materialized (
 select now() as at,
        outbox.count as outbox_count,
        outbox.oldest_seconds as outbox_oldest_seconds,
+       deferred.count as deferred_count,
+       deferred.oldest_seconds as deferred_oldest_seconds,
        (select count(*) from (select from bridge.delivery_queue limit 10001) as counted) as pending_count,
        (select count(*) from (
            select from lane
@@ -69,6 +71,11 @@ from (
            extract(epoch from clock_timestamp() - min(captured_at))::float8 as oldest_seconds
     from (select captured_at from bridge.outbox order by id limit 10001) as waiting
 ) as outbox
+cross join (
+    select count(*) as count,
+           extract(epoch from clock_timestamp() - min(captured_at))::float8 as oldest_seconds
+    from (select captured_at from bridge.deferred_events order by event_id limit 10001) as waiting
+) as deferred
 cross join (
     select count(*) filter (where state = 'delivering') as webhooks_delivering,
            count(*) filter (where state = 'failing') as webhooks_failing,

@@ -1,5 +1,6 @@
 -- Counts webhooks and deliveries, and the outcomes of finished ones. The counts of the log are kept per
--- webhook, deleted webhooks included.
+-- webhook, deleted webhooks included. A queue of more than 10,000 deliveries is counted as the last vacuum
+-- or analyze found it.
 select webhooks.total_webhooks,
        webhooks.active_webhooks,
        queued.deliveries + logged.delivered + logged.failed as total_deliveries,
@@ -9,7 +10,14 @@ from (
     select count(*) as total_webhooks, count(*) filter (where is_active) as active_webhooks
     from bridge.webhooks
 ) as webhooks
-cross join (select count(*) as deliveries from bridge.delivery_queue) as queued
+cross join (
+    select case
+               when counted.count <= 10000 then counted.count
+               else greatest(counted.count, (
+                   select reltuples::bigint from pg_catalog.pg_class where oid = 'bridge.delivery_queue'::regclass))
+           end as deliveries
+    from (select count(*) as count from (select from bridge.delivery_queue limit 10001) as first_ones) as counted
+) as queued
 cross join (
     select coalesce(sum(delivered_count), 0)::bigint as delivered,
            coalesce(sum(failed_count), 0)::bigint as failed

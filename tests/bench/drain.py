@@ -9,7 +9,9 @@ import trio
 from bridge.database.clock import ServerClock
 from bridge.database.pool import open_database
 from bridge.demo.postgres import EmbeddedPostgres
-from bridge.relay.drain import FAST_PLANS, Drainer
+from bridge.relay.deferral import Deferral
+from bridge.relay.drain import Drainer
+from bridge.relay.relay import FAST_PLANS
 from bridge.relay.watermark import Watermark
 from tests.bench.result import Result, new_database
 
@@ -30,7 +32,9 @@ def run(server: EmbeddedPostgres) -> list[Result]:
 async def _run(url: str) -> list[Result]:
     async with open_database(url) as database, database.connect() as connection:
         await connection.execute(FAST_PLANS)
-        drainer = Drainer(connection, Watermark(0), 1000, ServerClock())
+        drainer = Drainer(
+            connection, Watermark(0), 1000, ServerClock(), Deferral(database, lambda: None)
+        )
         with (
             psycopg.connect(url, autocommit=True) as writer,
             psycopg.connect(url) as report,

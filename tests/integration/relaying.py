@@ -14,11 +14,11 @@ from bridge.database.restart import keep_running
 from bridge.events import Event
 from bridge.relay import drain
 from bridge.relay.doorbell import Mode, State
-from bridge.relay.drain import Relay
+from bridge.relay.relay import Relay
 from tests.waiting import PATIENCE_SECONDS, until
 
 #: Parameters of the drain statement that takes up to 100 events of a new outbox.
-DRAIN: tuple[object, ...] = (0, [], [], 100, drain.DRAIN_ROWS, drain.DRAIN_BYTES)
+DRAIN: tuple[object, ...] = (0, [], [], 100, drain.DRAIN_BYTES, drain.DRAIN_DELIVERIES, None)
 
 Bot = psycopg.Connection[tuple[object, ...]]
 
@@ -100,6 +100,7 @@ async def relaying(
                     await keep_running("relay", relay.run)
 
             nursery.start_soon(run)
+            nursery.start_soon(keep_running, "deferral", relay.deferral.run)
             yield relayed
             nursery.cancel_scope.cancel()
 

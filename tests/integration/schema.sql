@@ -374,20 +374,6 @@ $$;
 
 COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'Returns the payload to use when the real one cannot be computed: the error and the row''s primary key.';
 
-CREATE FUNCTION bridge.filter_milliseconds(p_filter jsonpath, p_payload jsonb) RETURNS double precision
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-declare
-    v_started timestamptz := clock_timestamp();
-begin
-    perform bridge.passes(p_filter, p_payload);
-    return extract(epoch from clock_timestamp() - v_started) * 1000;
-end
-$$;
-
-COMMENT ON FUNCTION bridge.filter_milliseconds(p_filter jsonpath, p_payload jsonb) IS 'Returns how long a filter takes on a payload. The drain asks after it ran into its time limit.';
-
 CREATE FUNCTION bridge.filter_problem(p_filter text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -749,6 +735,87 @@ end
 $$;
 
 COMMENT ON FUNCTION bridge.payload_text(p_event_id bigint, p_recorded_at timestamp with time zone) IS 'Returns an event''s payload as text; null if it is no longer in the log. For statements that lock rows: in PostgreSQL 18, one that rechecks a locked row and prunes partitions at run time can crash the server.';
+
+CREATE FUNCTION bridge.queue_deferred(p_deliveries integer, p_milliseconds integer, OUT deliveries bigint, OUT is_empty boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_until        timestamptz := clock_timestamp() + make_interval(secs => p_milliseconds / 1000.0);
+    v_event        bridge.deferred_events;
+    -- The webhooks of the last event; most events have the same ones as the event before.
+    v_event_type   text;
+    v_from_id      bigint;
+    v_unfiltered   bigint[];
+    v_filtered     bigint[];
+    v_filters      jsonpath[];
+    v_payload      jsonb;
+    v_webhook      record;
+    v_passing      bigint[];
+    -- Where to continue in this event; null: it is done.
+    v_continue_id  bigint;
+    v_done_id      bigint;
+    v_count        bigint;
+begin
+    is_empty := false;
+    begin
+        -- Events go in order, so whoever has the first one works alone.
+        perform from bridge.deferred_events order by event_id limit 1 for update nowait;
+    exception when lock_not_available then
+        return;
+    end;
+    deliveries := 0;
+    for v_event in select * from bridge.deferred_events order by event_id loop
+        exit when deliveries >= p_deliveries or v_done_id is not null and clock_timestamp() >= v_until;
+        if (v_event.event_type, v_event.from_webhook_id) is distinct from (v_event_type, v_from_id) then
+            v_event_type := v_event.event_type;
+            v_from_id := v_event.from_webhook_id;
+            select coalesce(array_agg(w.id) filter (where w.filter is null), '{}'),
+                   array_agg(w.id order by w.id) filter (where w.filter is not null),
+                   array_agg(w.filter order by w.id) filter (where w.filter is not null)
+            into v_unfiltered, v_filtered, v_filters
+            from unnest(bridge.patterns_matching(v_event_type)) as pattern
+            join bridge.webhooks w on w.event_type = pattern
+            where w.is_active and w.id >= v_from_id;
+        end if;
+        v_passing := v_unfiltered;
+        v_continue_id := null;
+        if v_filtered is not null then
+            -- Read a large payload from its TOAST table once, not once for each filter.
+            select e.payload #> '{}' into v_payload
+            from bridge.events e
+            where e.id = v_event.event_id and e.recorded_at = v_event.event_recorded_at;
+            for v_webhook in select w.id, w.filter from unnest(v_filtered, v_filters) as w(id, filter) loop
+                if bridge.passes(v_webhook.filter, v_payload) then
+                    v_passing := v_passing || v_webhook.id;
+                end if;
+                if clock_timestamp() >= v_until then
+                    v_continue_id := v_webhook.id + 1;
+                    exit;
+                end if;
+            end loop;
+        end if;
+        insert into bridge.delivery_queue
+            (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+        select id, v_event.event_id, v_event.event_recorded_at, v_event_type, v_event.captured_at,
+               v_event.committed_at
+        from unnest(v_passing) as id
+        where id < v_continue_id or v_continue_id is null
+        order by id;
+        get diagnostics v_count = row_count;
+        deliveries := deliveries + v_count;
+        if v_continue_id is not null then
+            update bridge.deferred_events set from_webhook_id = v_continue_id where event_id = v_event.event_id;
+            exit;
+        end if;
+        v_done_id := v_event.event_id;
+    end loop;
+    delete from bridge.deferred_events where event_id <= v_done_id;
+    is_empty := not exists (select from bridge.deferred_events);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.queue_deferred(p_deliveries integer, p_milliseconds integer, OUT deliveries bigint, OUT is_empty boolean) IS 'Creates deferred deliveries, in the order of events and webhooks: about so many, and for about so many milliseconds, but always some. deliveries: null if another session is at work. is_empty: none are left.';
 
 CREATE FUNCTION bridge.redeliver(p_delivery_id bigint) RETURNS boolean
     LANGUAGE plpgsql
@@ -1294,6 +1361,23 @@ COMMENT ON COLUMN bridge.dead_letters.payload IS 'The original payload. Reading 
 
 COMMENT ON COLUMN bridge.dead_letters.reason IS 'The error of the drain.';
 
+CREATE TABLE bridge.deferred_events (
+    event_id bigint NOT NULL,
+    event_recorded_at timestamp with time zone NOT NULL,
+    event_type text NOT NULL,
+    captured_at timestamp with time zone NOT NULL,
+    committed_at timestamp with time zone NOT NULL,
+    from_webhook_id bigint NOT NULL
+);
+
+COMMENT ON TABLE bridge.deferred_events IS 'Published events that are not queued for all of their webhooks yet. The drain inserts, queue_deferred deletes.';
+
+COMMENT ON COLUMN bridge.deferred_events.event_recorded_at IS 'events.recorded_at.';
+
+COMMENT ON COLUMN bridge.deferred_events.committed_at IS 'delivery_queue.committed_at.';
+
+COMMENT ON COLUMN bridge.deferred_events.from_webhook_id IS 'Deliveries to webhooks with this id or a higher one are still to be created.';
+
 CREATE TABLE bridge.deleted_webhooks (
     id bigint NOT NULL,
     name text NOT NULL,
@@ -1522,6 +1606,7 @@ CREATE TABLE bridge.events (
     recorded_at timestamp with time zone DEFAULT now() NOT NULL
 )
 PARTITION BY RANGE (recorded_at);
+ALTER TABLE ONLY bridge.events ALTER COLUMN payload SET STORAGE EXTERNAL;
 
 COMMENT ON TABLE bridge.events IS 'The event log, in commit order by id. Rows are never updated; whole days are dropped when they expire.';
 
@@ -1915,6 +2000,9 @@ ALTER TABLE ONLY bridge.console_sessions
 ALTER TABLE ONLY bridge.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (outbox_id);
 
+ALTER TABLE ONLY bridge.deferred_events
+    ADD CONSTRAINT deferred_events_pkey PRIMARY KEY (event_id);
+
 ALTER TABLE ONLY bridge.deleted_webhooks
     ADD CONSTRAINT deleted_webhooks_pkey PRIMARY KEY (id);
 
@@ -2110,8 +2198,6 @@ REVOKE ALL ON FUNCTION bridge.emit(p_event_type text, p_payload jsonb) FROM PUBL
 
 REVOKE ALL ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION bridge.filter_milliseconds(p_filter jsonpath, p_payload jsonb) FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION bridge.filter_problem(p_filter text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.forget_audit(p_keep_days integer) FROM PUBLIC;
@@ -2145,6 +2231,8 @@ REVOKE ALL ON FUNCTION bridge.patterns_matching(p_event_type text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.pause_webhook(p_webhook_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.payload_text(p_event_id bigint, p_recorded_at timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.queue_deferred(p_deliveries integer, p_milliseconds integer, OUT deliveries bigint, OUT is_empty boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.redeliver(p_delivery_id bigint) FROM PUBLIC;
 

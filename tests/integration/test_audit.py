@@ -125,7 +125,7 @@ async def test_redelivery_is_audited_but_not_a_dry_run(bridge_url: str, bot: Bot
 
 async def test_pages_of_large_changes_are_short(bridge_url: str, bot: Bot) -> None:
     forget(bot)
-    for value in ("repeat('x', 700000)", "md5('a')", "repeat('x', 1500000)", "repeat('x', 700000)"):
+    for value in ("repeat('x', 175000)", "md5('a')", "repeat('x', 375000)", "repeat('x', 175000)"):
         bot.execute(
             f"select bridge.audit('thing.done', 1, null, jsonb_build_object('a', {value}))".encode()
         )
@@ -138,7 +138,7 @@ async def test_pages_of_large_changes_are_short(bridge_url: str, bot: Bot) -> No
             pages.append([len(item["changes"]["a"]) for item in page["items"]])
             before = page["next_before_id"]
     # A page has at least one change, and ends with the one that exceeds its size.
-    assert pages == [[700_000, 1_500_000], [32, 700_000]]
+    assert pages == [[175_000, 375_000], [32, 175_000]]
 
 
 def test_commands_are_attributed_to_their_user(bridge_url: str, bot: Bot) -> None:

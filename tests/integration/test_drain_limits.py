@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.database import limits
-from bridge.relay import drain, slow_filters
+from bridge.relay import drain
 from tests.integration.relaying import Bot, relaying, sign_up
 from tests.waiting import until, until_true
 from tests.webhook_rows import add_webhook
@@ -31,8 +31,6 @@ SLOW_FILTER = """
 def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"statement_timeout": f"{SECONDS}s", "lock_timeout": "500ms"}
     monkeypatch.setattr(limits, "RELAY", {**limits.RELAY, **seconds})
-    monkeypatch.setattr(slow_filters, "DRAIN_SECONDS", SECONDS)
-    monkeypatch.setattr(slow_filters, "FILTERS_MILLISECONDS", SECONDS * 1000 / 2)
 
 
 def emit(bot: Bot, count: int, *, size: int, random: bool) -> None:
@@ -54,26 +52,10 @@ def drains(bot: Bot) -> list[int]:
     return [int(str(count)) for (count,) in rows]
 
 
-async def test_drain_counts_the_deliveries_it_creates(
-    bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drain, "DRAIN_ROWS", 100)
-    for number in range(40):
-        add_webhook(bot, event_type="big" if number < 30 else "*")
-    emit(bot, 10, size=32, random=True)
-    async with relaying(bridge_url) as relayed:
-        sign_up(bot, "takes ten webhooks")
-        await relayed.until_count(11)
-        await until_true(bot, "count(*) = 410 from bridge.delivery_queue")
-    # 41 rows an event: two make 82, so a third still begins below 100.
-    assert max(drains(bot)) == 3
-    assert [event.id for event in relayed.events] == list(range(1, 12))
-
-
 async def test_one_event_may_exceed_every_limit(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drain, "DRAIN_ROWS", 1)
+    monkeypatch.setattr(drain, "DRAIN_DELIVERIES", 1)
     monkeypatch.setattr(drain, "DRAIN_BYTES", 1)
     for _ in range(3):
         add_webhook(bot)
@@ -124,31 +106,6 @@ async def test_drain_that_runs_out_of_time_is_repeated_with_fewer_events(
     assert [event.id for event in relayed.events] == sorted({e.id for e in relayed.events})
     assert max(drains(bot)) < 100
     assert "drain_timed_out" in {entry["event"] for entry in logs}
-
-
-@pytest.mark.usefixtures("short_limit")
-async def test_slow_filter_is_disabled_and_the_others_deliver(bridge_url: str, bot: Bot) -> None:
-    bot.execute(SLOW_FILTER)
-    quick = [add_webhook(bot, filter='$.username == "a"') for _ in range(5)]
-    slow = [add_webhook(bot, filter='$.username == "slow"') for _ in range(2)]
-    plain = add_webhook(bot, event_type="user.created")
-    with bot.transaction():
-        for name in "abc":
-            sign_up(bot, name)
-    async with relaying(bridge_url) as relayed:
-        await relayed.until(lambda: any(e.event_type == "webhook.disabled" for e in relayed.events))
-        await relayed.until_count(5)
-    assert bot.execute(
-        "select id, disabled_reason like 'its filter took % s for an event of type user.created'"
-        " from bridge.webhooks where not is_active order by id"
-    ).fetchall() == [(each, True) for each in slow]
-    delivered = bot.execute(
-        "select webhook_id, event_id from bridge.delivery_queue where event_type = 'user.created'"
-    ).fetchall()
-    names = {event.id: json.loads(event.payload).get("username") for event in relayed.events}
-    assert sorted((webhook, names[int(str(event))]) for webhook, event in delivered) == sorted(
-        [(each, "a") for each in quick] + [(plain, name) for name in "abc"]
-    )
 
 
 @pytest.mark.parametrize("sqlstate", ["54000", "22P05", "23514", "P0001", "XX000"])
@@ -208,13 +165,6 @@ async def test_locked_table_is_not_taken_for_slow_events(bridge_url: str, bot: B
             await relayed.until_count(2)
     assert "drain_timed_out" not in {entry["event"] for entry in logs}
     assert bot.execute("select is_active from bridge.webhooks").fetchall() == [(True,)]
-
-
-def test_fewest_slowest_filters_are_disabled() -> None:
-    limit = slow_filters.FILTERS_MILLISECONDS
-    assert slow_filters.slowest({1: 1.0, 2: 2.0}) == []
-    assert slow_filters.slowest({1: 1.0, 2: limit, 3: 0.5}) == [2]
-    assert slow_filters.slowest(dict.fromkeys(range(12), limit / 10)) == [0, 1]
 
 
 async def test_bridge_that_is_gone_leaves_no_statement_behind(

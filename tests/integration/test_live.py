@@ -25,7 +25,7 @@ from bridge.live.connection import StreamLimits
 from bridge.live.history import History, read_log
 from bridge.live.hub import Hub
 from bridge.live.stream import LiveStream
-from bridge.relay.drain import TAKEOVER_SECONDS, Relay
+from bridge.relay.relay import TAKEOVER_SECONDS, Relay
 from bridge.web.http.front import Front
 from tests.waiting import PATIENCE_SECONDS, until
 

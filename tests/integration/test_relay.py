@@ -11,6 +11,7 @@ import trio
 
 from bridge.database.clock import ServerClock
 from bridge.database.pool import open_database
+from bridge.relay.deferral import Deferral
 from bridge.relay.drain import Drainer
 from bridge.relay.watermark import Watermark
 from tests.integration.relaying import Bot, names, relaying, sign_up
@@ -64,7 +65,9 @@ async def test_newest_transaction_that_commits_last_is_not_lost(
     bridge_url: str,
 ) -> None:
     async with open_database(bridge_url) as database, database.connect() as connection:
-        drainer = Drainer(connection, Watermark(0), 1000, ServerClock())
+        drainer = Drainer(
+            connection, Watermark(0), 1000, ServerClock(), Deferral(database, lambda: None)
+        )
         with psycopg.connect(bridge_url) as older, psycopg.connect(bridge_url) as newer:
             older.execute("select pg_current_xact_id()")
             sign_up(newer, "newer")

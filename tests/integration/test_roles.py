@@ -195,7 +195,9 @@ NEEDED_WITHIN = {
     ("bridge.redelivery_lock", "insert"),  # requeue
     ("bridge.deleted_webhooks", "insert"),  # note_deleted_webhook
     ("bridge.audit(text, bigint, text, jsonb)", "execute"),  # audit_change, redeliver
-    ("bridge.passes(jsonpath, jsonb)", "execute"),  # passing
+    ("bridge.deferred_events", "update"),  # queue_deferred
+    ("bridge.deferred_events", "delete"),  # queue_deferred
+    ("bridge.passes(jsonpath, jsonb)", "execute"),  # passing, queue_deferred
     ("bridge.is_event_type(text)", "execute"),  # is_scope
     ("bridge.is_scope(text)", "execute"),  # are_scopes
     ("bridge.are_scopes(text[])", "execute"),  # api_tokens_scopes_known
@@ -257,6 +259,12 @@ def test_service_role_runs_everything_a_bridge_does(service: Bot, bot: Bot) -> N
     )
     drained = fetch(service, "drain", *DRAIN)
     assert len(drained) == 1
+    values(
+        "insert into bridge.deferred_events values (1, now(), 'user.created', now(), now(), 1)"
+        " returning event_id"
+    )
+    queued = "select is_empty from bridge.queue_deferred(10, 0)"
+    assert [values(queued), values(queued)] == [[(False,)], [(True,)]]
     [(delivery,)] = values("select id from bridge.delivery_queue")
     assert values("select bridge.redeliver(%s)", delivery) == [(False,)]
     # As settle does.

@@ -76,6 +76,10 @@ def test_status_of_a_busy_bridge(bridge_url: str, bot: Bot) -> None:
         "insert into bridge.delivery_queue (webhook_id, event_id, event_recorded_at, event_type)"
         " select 1, 1, now(), 'a.b' from generate_series(1, 10001)"
     )
+    bot.execute(
+        "insert into bridge.deferred_events"
+        " values (1, now(), 'a.b', now() - interval '90 s', now() - interval '90 s', 1)"
+    )
     status = status_of(bridge_url)
     pid = bot.info.backend_pid
     assert dict(status.lines()) == {
@@ -84,6 +88,7 @@ def test_status_of_a_busy_bridge(bridge_url: str, bot: Bot) -> None:
         "doorbell": "ringing, mode adaptive, switched 3 times, set 5 min ago",
         "outbox": "3, the oldest captured 5 min ago",
         "delivery queue": "more than 10000",
+        "events not queued yet": "1, the oldest captured 90 s ago",
         "last event": "1, at 2026-01-15 07:30:00 UTC",
         "bridges": "1 running, with 3 clients",
         "events": "2.5 events/s; latency since commit: median 40.0 ms, p95 49.0 ms",

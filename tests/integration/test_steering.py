@@ -14,7 +14,7 @@ from bridge.database.sessions import fetch
 from bridge.delivery import claiming
 from bridge.delivery.addresses import AddressPolicy
 from bridge.delivery.courier import Courier
-from bridge.relay.drain import Relay
+from bridge.relay.relay import Relay
 from tests.integration.delivering import (
     SETTLED,
     Bot,

@@ -114,8 +114,10 @@ async def all_arrived(receiver: Receiver, names: list[str]) -> None:
 def release_leases_of_the_dead(url: str) -> None:
     """Expire the leases of killed bridges now."""
     with psycopg.connect(url, autocommit=True) as connection:
+        # A delivery that is locked belongs to a bridge that is alive.
         connection.execute(
-            "update bridge.delivery_queue set leased_until = now() where leased_until is not null"
+            "update bridge.delivery_queue set leased_until = now() where id = any (array(select id"
+            " from bridge.delivery_queue where leased_until is not null for update skip locked))"
         )
 
 

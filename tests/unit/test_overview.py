@@ -17,6 +17,8 @@ NOTHING: Row = {
     "at": NOW,
     "outbox_count": 0,
     "outbox_oldest_seconds": None,
+    "deferred_count": 0,
+    "deferred_oldest_seconds": None,
     "due_count": 0,
     "scheduled_count": 0,
     "held_count": 0,
@@ -216,6 +218,7 @@ def test_json_has_the_documented_names() -> None:
         "commit_to_client": unknown,
         "commit_to_acknowledged": unknown,
         "outbox": {"count": 0, "more": False, "oldest_seconds": None},
+        "deferred": {"count": 0, "more": False, "oldest_seconds": None},
         "delivery_queue": {
             "due": none,
             "scheduled": none,

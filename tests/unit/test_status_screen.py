@@ -24,6 +24,8 @@ def figures(*, busy: bool) -> Overview:
         "at": NOON,
         "outbox_count": 10_001 if busy else 0,
         "outbox_oldest_seconds": 3.5 if busy else None,
+        "deferred_count": 0,
+        "deferred_oldest_seconds": None,
         "due_count": 7 * busy,
         "scheduled_count": 5 * busy,
         "held_count": 0,

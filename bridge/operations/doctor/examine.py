@@ -27,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     # These need the current schema.
     sessions.orphans,
     schema.outbox,
+    schema.deferred,
     schema.doorbell,
     schema.vacuum,
     schema.partitions,

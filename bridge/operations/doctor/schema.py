@@ -4,11 +4,13 @@ from bridge import assets
 from bridge.database.migrate import InstallError, is_installed
 from bridge.operations.doctor.framework import Context, Verdicts, error, listed, ok, warning
 from bridge.operations.formatting import format_seconds
-from bridge.operations.overview import Doorbell, Drainer, Outbox
-from bridge.operations.status import format_doorbell, format_outbox
+from bridge.operations.overview import Doorbell, Drainer, WaitingEvents
+from bridge.operations.status import format_doorbell, format_events
 
 #: Events leave the outbox within milliseconds. After this time, nothing drains it.
 OUTBOX_SECONDS = 60
+#: Deferred deliveries are queued within seconds, unless there are too many.
+DEFERRED_SECONDS = 60
 #: A regular vacuum leaves far fewer dead rows in a queue.
 DEAD_ROWS = 100_000
 #: A younger transaction cannot be the cause of that many.
@@ -39,8 +41,8 @@ def schema_version(context: Context) -> Verdicts:
 def outbox(context: Context) -> Verdicts:
     """Check that a bridge drains the outbox."""
     [row] = context.fetch("overview")
-    drainer, events = Drainer.of(row), Outbox.of_state(row)
-    message = f"events in the outbox: {format_outbox(events)}"
+    drainer, events = Drainer.of(row), WaitingEvents.of_state(row, "outbox")
+    message = f"events in the outbox: {format_events(events)}"
     if events.oldest_seconds is not None and events.oldest_seconds > OUTBOX_SECONDS:
         if not drainer.alive:
             return error(message, "no bridge drains the outbox", "start one: pgbridge run")
@@ -56,6 +58,20 @@ def outbox(context: Context) -> Verdicts:
             "start one: pgbridge run",
         )
     return ok(f"{message}; {drainer} drains")
+
+
+def deferred(context: Context) -> Verdicts:
+    """Check that events are queued for all of their webhooks."""
+    [row] = context.fetch("overview")
+    events = WaitingEvents.of_state(row, "deferred")
+    message = f"events not queued for delivery yet: {format_events(events)}"
+    if events.oldest_seconds is None or events.oldest_seconds <= DEFERRED_SECONDS:
+        return ok(message)
+    return warning(
+        message,
+        "they match more webhooks than deliveries can be queued for; older webhooks go first",
+        "delete or switch off webhooks that are not needed, or make their event types narrower",
+    )
 
 
 def doorbell(context: Context) -> Verdicts:

@@ -16,7 +16,7 @@ managing = guarded_router(ADMIN, "audit")
 ROUTERS = (managing,)
 
 #: Changes of a page, as text. A page has at least one.
-PAGE_BYTES = 1024 * 1024
+PAGE_BYTES = 256 * 1024
 
 
 class Change(BaseModel):

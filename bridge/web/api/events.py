@@ -21,7 +21,7 @@ from bridge.webhooks.fields import MAX_BIGINT, Id
 #: `next_since`.
 MOST_LOOKED_AT = 5_000
 #: Payloads of a page, as stored (perhaps compressed). A page has at least one event.
-PAGE_BYTES = 1024 * 1024
+PAGE_BYTES = 256 * 1024
 
 reading = guarded_router(EVENTS_READ, "events")
 ROUTERS = (reading,)

@@ -1,5 +1,7 @@
 """The doctor checks schema ``bridge`` and the bridge that works on it."""
 
+from datetime import UTC, datetime, timedelta
+
 import psycopg
 import pytest
 
@@ -101,6 +103,19 @@ def test_missing_partition_is_named(healthy: str, bot: Bot, ahead: int, level: s
     found = diagnose(healthy)["partitions"]
     assert found.level == level
     assert level == "ok" or found.message == f"the logs lack {name}"
+
+
+@pytest.mark.parametrize(("minutes", "level"), [(0, "ok"), (2, "warning")])
+def test_deferred_deliveries_that_fall_behind_are_a_warning(
+    healthy: str, bot: Bot, minutes: int, level: str
+) -> None:
+    bot.execute(
+        "insert into bridge.deferred_events values (1, now(), 'x', %(at)s, %(at)s, 7)",
+        {"at": datetime.now(UTC) - timedelta(minutes=minutes)},
+    )
+    found = diagnose(healthy)["deferred"]
+    assert found.level == level
+    assert "events not queued for delivery yet: 1, the oldest" in found.message
 
 
 def test_logs_before_the_first_run_are_a_warning(bot_url: str) -> None:

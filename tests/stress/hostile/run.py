@@ -69,7 +69,7 @@ class Size:
     per_second: float = 20.0
     webhooks: int = 1000
     rows: int = 500
-    row_bytes: int = 3 * MIB
+    row_bytes: int = MIB
 
 
 def run(url: str, *, size: Size, bounds: Bounds, report: Report) -> Outcome:

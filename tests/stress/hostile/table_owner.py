@@ -181,13 +181,13 @@ def more_rights(_target: Target, session: Session) -> None:
 
 #: Each attack, and the pause between two rounds in seconds.
 CROWDS: tuple[tuple[OwnerAttack, float], ...] = (
-    (huge_rows, 2.0),
-    (many_rows, 2.0),
+    (huge_rows, 10.0),
+    (many_rows, 5.0),
     (own_triggers, 0.5),
     (changed_columns, 0.5),
     (trapped_index, 0.5),
     (locks, 0.5),
-    (strange_json, 1.0),
+    (strange_json, 5.0),
     (more_rights, 1.0),
 )
 NAMES = [attack.__name__ for attack, _ in CROWDS]

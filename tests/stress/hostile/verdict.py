@@ -22,16 +22,16 @@ class Bounds:
         bridge_mib: memory of the bridge.
         backend_mib: private memory of each process of PostgreSQL.
         growth_share, growth_mib: how much more memory than before the attack the bridge may have
-            after it.
+            after it, mostly for its caches of events, which may have been empty before.
     """
 
     latency_share: float = 2.0
-    latency_ms: float | None = 50.0
+    latency_ms: float | None = 100.0
     drain_seconds: float = DRAIN_SECONDS + 2.5
     bridge_mib: float = 400.0
     backend_mib: float = 300.0
     growth_share: float = 0.10
-    growth_mib: float = 10.0
+    growth_mib: float = 32.0
 
     def most_after_mib(self, before_mib: float) -> float:
         """Return how much memory the bridge may use after the attack."""

@@ -1,0 +1,97 @@
+"""Creates the deliveries that the drain defers, so that no number of webhooks delays the stream.
+
+A drain creates so many deliveries and leaves the others to this module, which works on a connection
+of the pool, in batches. Deliveries to a webhook are created in the order of events. So once
+deliveries to a webhook were deferred, later drains defer those to it and to all newer webhooks too,
+until none are left.
+"""
+
+from collections.abc import Callable
+from math import inf
+
+import structlog
+import trio
+
+from bridge.database.errors import StatementTimeoutError
+from bridge.database.pool import Database
+from bridge.tasks import WakeUp, linger
+
+log = structlog.get_logger()
+
+#: About how many deliveries to create in one statement, and for about how long.
+BATCH, BATCH_MILLISECONDS = 2000, 500
+#: Share of the time for which the server is kept busy. The drain and the couriers also need it.
+BUSY_SHARE = 0.25
+#: How long to wait while another session is at work: a bridge that has just ceased to drain.
+BUSY_SECONDS = 0.5
+
+
+class Deferral:
+    """Queues deferred deliveries while this bridge drains.
+
+    Args:
+        queued: called when deliveries were created.
+    """
+
+    def __init__(self, database: Database, queued: Callable[[], None]) -> None:
+        self._database = database
+        self._queued = queued
+        #: Deliveries to webhooks from this id on are deferred; None: no deliveries are.
+        self.from_webhook_id: int | None = None
+        #: Number of calls of ``begin`` and ``add``.
+        self._additions = 0
+        self._added = WakeUp()
+
+    def begin(self, from_webhook_id: int | None) -> None:
+        """Take over when this bridge begins to drain, or stop when it no longer drains.
+
+        Args:
+            from_webhook_id: the lowest webhook for which deliveries are deferred; None if none are.
+        """
+        self.from_webhook_id = from_webhook_id
+        self._additions += 1
+        self._added.signal()
+
+    def add(self, from_webhook_id: int) -> None:
+        """Take note that a drain deferred deliveries to webhooks from this id on."""
+        if self.from_webhook_id is not None:
+            from_webhook_id = min(from_webhook_id, self.from_webhook_id)
+        self.begin(from_webhook_id)
+
+    async def run(self) -> None:
+        """Queue deferred deliveries until cancelled.
+
+        Raises:
+            DatabaseUnavailable, DatabaseError: a statement failed. Run again: none are lost.
+        """
+        while True:
+            while self.from_webhook_id is not None:
+                started = trio.current_time()
+                await self._queue()
+                await linger(started, BUSY_SHARE)
+            await self._added.wait(inf)
+
+    async def _queue(self) -> None:
+        additions = self._additions
+        try:
+            [row] = await self._database.fetch("queue_deferred", BATCH, BATCH_MILLISECONDS)
+        except StatementTimeoutError:
+            await self._disable_slow_filter()
+            return
+        if row["deliveries"] is None:
+            await trio.sleep(BUSY_SECONDS)
+            return
+        if row["deliveries"]:
+            self._queued()
+        if row["is_empty"] and additions == self._additions:
+            self.from_webhook_id = None
+
+    async def _disable_slow_filter(self) -> None:
+        """Evaluate one filter. If that takes too long as well, disable its webhook."""
+        try:
+            await self._database.fetch("queue_deferred", 1, 0)
+        except StatementTimeoutError:
+            for row in await self._database.fetch("disable_deferred_webhook"):
+                log.error(
+                    "slow_filter_disabled", webhook_id=row["id"], reason=row["disabled_reason"]
+                )
