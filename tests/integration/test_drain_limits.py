@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.database import limits
-from bridge.relay import drain
+from bridge.relay import drain, relay
 from tests.integration.relaying import Bot, relaying, sign_up
 from tests.waiting import until, until_true
 from tests.webhook_rows import add_webhook
@@ -69,7 +69,8 @@ async def test_one_event_may_exceed_every_limit(
 async def test_drain_is_bounded_in_bytes(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch, random: bool
 ) -> None:
-    monkeypatch.setattr(drain, "DRAIN_BYTES", 300_000)
+    for module in (drain, relay):
+        monkeypatch.setattr(module, "DRAIN_BYTES", 300_000)
     async with relaying(bridge_url) as leader, relaying(bridge_url) as follower:
         emit(bot, 30, size=100_000, random=random)
         await leader.until_count(30)
