@@ -3,6 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import h11
 import trio
@@ -42,6 +43,7 @@ class Connection:
     __slots__ = (
         "_is_chunked",
         "_is_plain",
+        "_is_sent",
         "_protocol",
         "_socket",
         "_stream",
@@ -58,15 +60,20 @@ class Connection:
         self._is_plain = isinstance(stream, trio.SocketStream)
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=RESPONSE_HEAD_BYTES)
         self._is_chunked = False
+        self._is_sent = False
         self.idle_since = 0.0
 
-    async def send(self, head: bytes, body: bytes) -> None:
-        """Send a request.
+    async def send(self, head: bytes, body: bytes) -> int:
+        """Send the beginning of a request.
+
+        Returns:
+            How much of the body was sent. If it is not all of it, ``send_rest`` continues.
 
         Raises:
             trio.BrokenResourceError: the connection is lost.
         """
         first = head + body[:_PIECE_BYTES]
+        position = len(first) - len(head)
         # h11 only has to know that there was a request: what it would check is known to be valid.
         self._protocol.send(_ANY_REQUEST)
         self._protocol.send(_END)
@@ -78,12 +85,26 @@ class Connection:
                 sent = 0
             except OSError as error:
                 raise trio.BrokenResourceError from error
-            first = first[sent:]
+            if sent > len(head):
+                position, first = sent - len(head), b""
+            else:
+                first = first[sent:]
         if first:
             await self._stream.send_all(first)
-        # All deliveries of an event share its body: copy a large one only piece by piece.
-        for start in range(_PIECE_BYTES, len(body), _PIECE_BYTES):
-            await self._stream.send_all(body[start : start + _PIECE_BYTES])
+        self._is_sent = position == len(body)
+        return position
+
+    async def send_rest(self, body: bytes, position: int) -> None:
+        """Send the body from ``position`` on, while another task reads the response.
+
+        A receiver may respond to the request's head, and not read the rest or close the connection.
+        So it does not matter if the connection is lost; the response may have arrived before.
+        """
+        with suppress(trio.BrokenResourceError):
+            # All deliveries of an event share its body: copy a large one only piece by piece.
+            for start in range(position, len(body), _PIECE_BYTES):
+                await self._stream.send_all(body[start : start + _PIECE_BYTES])
+            self._is_sent = True
 
     async def next_event(self) -> object:
         """Return h11's next event of the response; None if the rest of the body is too costly.
@@ -141,7 +162,7 @@ class Connection:
         protocol = self._protocol
         is_done = protocol.our_state is protocol.their_state is h11.DONE
         # If the receiver sent more than one response, the next request would get the rest.
-        if not is_done or protocol.trailing_data[0]:
+        if not self._is_sent or not is_done or protocol.trailing_data[0]:
             return False
         protocol.start_next_cycle()
         self._is_chunked = False

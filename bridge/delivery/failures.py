@@ -19,8 +19,13 @@ _TIMEOUTS = {
     Failure.TIMEOUT_ANSWER: "no response",
     Failure.TIMEOUT_BODY: "no complete response",
 }
-# h11 quotes the offending bytes: "illegal status line: bytearray(b'SSH-2.0')".
-_QUOTED = re.compile(r"illegal (.*): bytearray\(b(?P<quote>['\"])(.*)(?P=quote)\)", re.DOTALL)
+# h11 quotes the offending bytes, and we may cut off the end:
+# "illegal status line: bytearray(b'SSH-2.0')".
+_QUOTED = re.compile(
+    r"illegal (.*): bytearray\(b(?P<quote>['\"])(.*?)(?:(?P=quote)\))?$", re.DOTALL
+)
+# OpenSSL's category, and where in its source Python raised the error: "[SSL: X] … (_ssl.c:1006)".
+_OF_SSL = re.compile(r"^\[[A-Z0-9_]+(: [A-Z0-9_]+)?\] ?|:? ?\(_ssl\.c:\d+\)$")
 _CLOSED = re.compile(r"^peer (unexpectedly )?closed connection")
 
 
@@ -76,6 +81,14 @@ def _reason(failure: BaseException) -> str:
     cause: BaseException | None = failure
     said = ""
     while cause is not None:
-        said = " ".join(str(cause).split()) or said
+        said = " ".join(_message(cause).split()) or said
         cause = cause.__cause__ or (None if said else cause.__context__)
     return said[:500] or type(failure).__name__
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLError):
+        return _OF_SSL.sub("", str(error))
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error)

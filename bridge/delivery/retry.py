@@ -3,16 +3,20 @@
 Two tables define it: ``BY_STATUS`` for responses, ``BY_FAILURE`` for missing or incomplete ones.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from math import ceil
 from typing import Final
 
 #: Each wait of the schedule is randomly changed by up to this share.
 JITTER = 0.2
 #: Longest wait that a receiver can request.
 LONGEST_RETRY_AFTER_SECONDS = 86_400.0
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 class Outcome(StrEnum):
@@ -160,14 +164,26 @@ def _class(status: int | None) -> str:
 
 
 def _retry_after_seconds(header: str | None, now: float) -> float:
-    """Return the wait that a Retry-After requests, in either form; 0 if it is invalid."""
+    """Return the wait that a Retry-After requests, in whole seconds; 0 if it is invalid.
+
+    RFC 9110 has seconds and dates in three forms. Receivers also send fractions and ISO 8601.
+    """
     if header is None:
         return 0.0
     try:
-        if header.strip().isdigit():
+        if _SECONDS.fullmatch(header.strip()):
             seconds = float(header)
         else:
-            seconds = parsedate_to_datetime(header).timestamp() - now
+            seconds = _date(header.strip()).timestamp() - now
     except (ValueError, OverflowError):
         return 0.0
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+    return float(ceil(min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)))
+
+
+def _date(text: str) -> datetime:
+    """Parse a date. Without a time zone, or with the zone -0000, it is in UTC."""
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        date = parsedate_to_datetime(text)
+    return date if date.tzinfo else date.replace(tzinfo=UTC)

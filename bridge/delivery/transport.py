@@ -24,6 +24,7 @@ from bridge.delivery.connection import (
 from bridge.delivery.failures import describe_error, timeout_text
 from bridge.delivery.retry import Answer, Failure
 from bridge.delivery.url import Origin, Target, parse_url
+from bridge.tasks import ungrouped
 
 log = structlog.get_logger()
 
@@ -34,6 +35,8 @@ INTERIM_RESPONSES = 32
 #: Maximum number of pieces of a response's body, such as chunks: each costs CPU. The rest is not
 #: read.
 RESPONSE_PIECES = 100
+#: How long to go on sending a large body to a receiver that has responded.
+LATE_BODY_SECONDS = 1.0
 
 _NOTHING: Mapping[str, object] = {}
 
@@ -127,40 +130,38 @@ class Transport:
         self, connection: Connection, request: tuple[bytes, bytes], progress: _Progress
     ) -> None:
         is_kept = False
-        interim_responses = pieces = 0
+        _, body = request
         try:
             progress.phase = Failure.TIMEOUT_SEND
-            await connection.send(*request)
-            progress.phase = Failure.TIMEOUT_ANSWER
-            while True:
-                event = await connection.next_event()
-                if isinstance(event, h11.Data):
-                    progress.body += event.data
-                    pieces += 1
-                    if len(progress.body) > RESPONSE_BYTES or pieces > RESPONSE_PIECES:
-                        break  # reusing the connection would require reading the rest
-                elif event is None:
-                    break
-                elif isinstance(event, h11.EndOfMessage):
-                    is_kept = connection.reuse()
-                    break
-                elif isinstance(event, h11.Response):
-                    progress.phase = Failure.TIMEOUT_BODY
-                    progress.status = event.status_code
-                    progress.retry_after = _retry_after(event)
-                elif isinstance(event, h11.ConnectionClosed):
-                    raise HungUpError
-                elif isinstance(event, h11.InformationalResponse):
-                    interim_responses += 1
-                    if interim_responses > INTERIM_RESPONSES:
-                        raise h11.RemoteProtocolError(
-                            f"more than {INTERIM_RESPONSES} interim responses"
-                        )
+            position = await connection.send(*request)
+            if position == len(body):
+                progress.phase = Failure.TIMEOUT_ANSWER
+                is_complete = await _read(connection, progress)
+            else:
+                with ungrouped():
+                    is_complete = await self._send_and_read(connection, body, position, progress)
+            is_kept = is_complete and connection.reuse()
         finally:
             if is_kept:
                 self._idle.keep(connection)
             else:
                 connection.close()
+
+    async def _send_and_read(
+        self, connection: Connection, body: bytes, position: int, progress: _Progress
+    ) -> bool:
+        """Send the rest of a large body, but stop if the receiver responds and reads no further."""
+
+        async def send() -> None:
+            await connection.send_rest(body, position)
+            if progress.phase is Failure.TIMEOUT_SEND:
+                progress.phase = Failure.TIMEOUT_ANSWER
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            is_complete = await _read(connection, progress)
+            nursery.cancel_scope.deadline = trio.current_time() + LATE_BODY_SECONDS
+        return is_complete
 
     async def _connect(self, origin: Origin, progress: _Progress) -> Connection:
         progress.phase = Failure.TIMEOUT_DNS
@@ -183,6 +184,32 @@ class Transport:
             stream.socket.close()
             raise
         return Connection(origin, encrypted, stream.socket)
+
+
+async def _read(connection: Connection, progress: _Progress) -> bool:
+    """Read a response; return whether all of it was read."""
+    interim_responses = pieces = 0
+    while True:
+        event = await connection.next_event()
+        if isinstance(event, h11.Data):
+            progress.body += event.data
+            pieces += 1
+            if len(progress.body) > RESPONSE_BYTES or pieces > RESPONSE_PIECES:
+                return False  # reusing the connection would require reading the rest
+        elif event is None:
+            return False
+        elif isinstance(event, h11.EndOfMessage):
+            return True
+        elif isinstance(event, h11.Response):
+            progress.phase = Failure.TIMEOUT_BODY
+            progress.status = event.status_code
+            progress.retry_after = _retry_after(event)
+        elif isinstance(event, h11.ConnectionClosed):
+            raise HungUpError
+        elif isinstance(event, h11.InformationalResponse):
+            interim_responses += 1
+            if interim_responses > INTERIM_RESPONSES:
+                raise h11.RemoteProtocolError(f"more than {INTERIM_RESPONSES} interim responses")
 
 
 def _retry_after(response: h11.Response) -> str | None:

@@ -1,5 +1,7 @@
 """What each answer means for a delivery."""
 
+import time
+from collections.abc import Iterator
 from email.utils import formatdate
 
 import pytest
@@ -71,6 +73,16 @@ def test_waits_are_jittered_by_a_fifth_at_most() -> None:
     assert verdict(Answer(500), 2, random=1.0).retry_seconds == pytest.approx(300 * 1.2)
 
 
+@pytest.fixture
+def far_east() -> Iterator[None]:
+    """Make the local time ten hours ahead of UTC."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC-10")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize(
     ("status", "header", "seconds"),
     [
@@ -84,10 +96,27 @@ def test_waits_are_jittered_by_a_fifth_at_most() -> None:
         (429, "-5", 5),
         (429, "", 5),
         (429, formatdate(NOW - 90, usegmt=True), 5),
+        (429, "59.2", 60),
+        (429, " 60 ", 60),
+        (429, "Tue Nov 14 22:14:20 2023", 60),
+        (429, "Tuesday, 14-Nov-23 22:14:20 GMT", 60),
+        (429, "Tue, 14 Nov 2023 22:14:20 UTC", 60),
+        (429, "Tue, 14 Nov 2023 22:14:20 -0000", 60),
+        (429, "Wed, 15 Nov 2023 01:14:20 +0300", 60),
+        (429, "14 Nov 2023 22:14:20", 60),
+        (429, "2023-11-14T22:14:20Z", 60),
+        (429, "2023-11-15T01:14:20+03:00", 60),
+        (429, "2023-11-14 22:14:20", 60),
+        (429, "60s", 5),
+        (429, "60, 70", 5),
+        (429, "１２００", 5),
+        (429, "nan", 5),
+        (429, "1e3", 5),
         (429, "9" * 400, LONGEST_RETRY_AFTER_SECONDS),
         (503, "Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_RETRY_AFTER_SECONDS),
     ],
 )
+@pytest.mark.usefixtures("far_east")
 def test_retry_after_is_obeyed_within_bounds(
     status: int, header: str | None, seconds: float
 ) -> None:
