@@ -5,12 +5,14 @@ calls raise ``DatabaseUnavailable``, so callers have one error to retry. Every o
 ``DatabaseError``: a bug or a refused statement.
 """
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 import asyncpg
+import psycopg
 import structlog
 import trio
 import trio_asyncio
@@ -19,6 +21,7 @@ from trio_asyncio import aio_as_trio
 from bridge.assets import query
 from bridge.database import limits
 from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError, translated
+from bridge.database.parameters import ParameterError, Parameters, check_demands, for_asyncpg
 from bridge.database.stepping import stepped
 
 log = structlog.get_logger()
@@ -29,7 +32,6 @@ Row = Mapping[str, Any]
 #: Longest wait for the result of one statement, in seconds. PostgreSQL cancels ours sooner: after
 #: this the connection is considered dead.
 STATEMENT_SECONDS = 30.0
-CONNECT_SECONDS = 10.0
 # PgBouncer accepts these settings and rejects clients that send others.
 _POOLED = {"application_name": "pgbridge", "timezone": "UTC"}
 # With these keepalives the server detects a vanished bridge within about half a minute and frees
@@ -95,8 +97,10 @@ class Connection:
 class Database:
     """A connection pool, and a way to open dedicated connections."""
 
-    def __init__(self, session_url: str, pool: asyncpg.Pool, *, shared: bool = False) -> None:
-        self._session_url = session_url
+    def __init__(
+        self, for_sessions: Parameters, pool: asyncpg.Pool, *, shared: bool = False
+    ) -> None:
+        self._for_sessions = for_sessions
         self._pool = pool
         #: Whether a pooler shares the server's sessions, so that limits must be set for each
         #: transaction.
@@ -194,7 +198,7 @@ class Database:
         """
         with translated():
             raw = await _connect(
-                self._session_url, session_limits or limits.RELAY, seconds or STATEMENT_SECONDS
+                self._for_sessions, session_limits or limits.RELAY, seconds or STATEMENT_SECONDS
             )
         try:
             yield Connection(raw)
@@ -216,12 +220,20 @@ async def open_database(
             runs in any free server session and no session state can be relied on.
 
     Raises:
-        DatabaseUnavailable: one of the two URLs cannot be reached.
+        DatabaseUnavailable: one of the two URLs cannot be used or reached.
     """
-    pooled: dict[str, Any] = {
-        "server_settings": {**_SESSION, **limits.POOL},
-        "init": _finish_limits,
-    }
+    try:
+        parameters = for_asyncpg(url)
+        for_sessions = parameters if listen_url is None else for_asyncpg(listen_url)
+    except ParameterError as error:
+        raise DatabaseUnavailable(str(error)) from None
+
+    async def begin(connection: asyncpg.Connection) -> None:
+        parameters.apply_to(_socket(connection))
+        if listen_url is None:
+            await _finish_limits(connection)
+
+    pooled: dict[str, Any] = {"server_settings": {**_SESSION, **limits.POOL}}
     if listen_url is not None:
         pooled = {"server_settings": _POOLED, "statement_cache_size": 0}
     # An error raised inside the loop's context would leave it in an exception group.
@@ -230,20 +242,24 @@ async def open_database(
         loop.set_exception_handler(_log_stray_error)
         try:
             with translated():
+                for each, each_url in ((parameters, url), (for_sessions, listen_url)):
+                    if each.has_demands and each_url is not None:
+                        await trio.to_thread.run_sync(check_demands, each_url)
                 if listen_url is not None:
                     # Fail at start instead of in a relay that retries forever.
-                    probe = await _connect(listen_url, limits.RELAY, STATEMENT_SECONDS)
+                    probe = await _connect(for_sessions, limits.RELAY, STATEMENT_SECONDS)
                     probe.terminate()
                 pool = await aio_as_trio(asyncpg.create_pool)(
-                    url,
+                    parameters.dsn,
                     min_size=1,
                     max_size=pool_size,
-                    timeout=CONNECT_SECONDS,
+                    timeout=parameters.connect_seconds,
+                    init=begin,
                     command_timeout=STATEMENT_SECONDS,
                     reset=_leave_as_it_is,
                     **pooled,
                 )
-        except (DatabaseUnavailable, DatabaseError) as error:
+        except (DatabaseUnavailable, DatabaseError, psycopg.Error) as error:
             failure = DatabaseUnavailable(str(error))
             if isinstance(error.__cause__, asyncpg.ProtocolViolationError):
                 failure = DatabaseUnavailable(
@@ -252,7 +268,7 @@ async def open_database(
                 )
         else:
             try:
-                yield Database(listen_url or url, pool, shared=listen_url is not None)
+                yield Database(for_sessions, pool, shared=listen_url is not None)
             finally:
                 pool.terminate()
     if failure is not None:
@@ -278,20 +294,26 @@ async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
 
 
 async def _connect(
-    url: str, session_limits: Mapping[str, str], seconds: float
+    parameters: Parameters, session_limits: Mapping[str, str], seconds: float
 ) -> asyncpg.Connection:
     connection = await aio_as_trio(asyncpg.connect)(
-        url,
-        timeout=CONNECT_SECONDS,
+        parameters.dsn,
+        timeout=parameters.connect_seconds,
         command_timeout=seconds,
         server_settings={**_SESSION, **session_limits},
     )
     try:
+        parameters.apply_to(_socket(connection))
         await aio_as_trio(_finish_limits)(connection)
     except BaseException:
         connection.terminate()
         raise
     return connection
+
+
+def _socket(connection: asyncpg.Connection) -> socket.socket:
+    found: socket.socket = connection._transport.get_extra_info("socket")
+    return found
 
 
 async def _finish_limits(connection: asyncpg.Connection) -> None:

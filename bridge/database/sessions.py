@@ -14,6 +14,7 @@ from psycopg.rows import dict_row
 
 from bridge.assets import query
 from bridge.database import limits
+from bridge.database.parameters import for_libpq
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -34,9 +35,9 @@ def open_connection(url: str, application_name: str) -> Connection:
     The time limits of ``limits.INSTALL`` apply, unless a pooler may share the session.
     """
     connection = psycopg.connect(
-        url,
+        for_libpq(url),
         autocommit=True,
-        connect_timeout=10,
+        client_encoding="utf8",
         application_name=application_name,
         prepare_threshold=None,
     )

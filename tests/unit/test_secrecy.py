@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from bridge.access.authenticator import Authenticator
 from bridge.access.tokens import Grant
 from bridge.access.vault import Vault
+from bridge.database.parameters import for_asyncpg
 from bridge.database.pool import Database
 from bridge.delivery.attempt import Delivery, Event
 from bridge.live.handshake import read_opening
@@ -91,10 +92,13 @@ def vault() -> Vault:
     return opened
 
 
+PARAMETERS = for_asyncpg("postgresql://")
 HOLDERS = {
     "settings": settings,
     "vault": vault,
-    "a store of tokens": lambda: Authenticator(Database("postgresql://", None), SECRET),
+    "a store of tokens": lambda: Authenticator(
+        Database(for_asyncpg("postgresql://"), None), SECRET
+    ),
     "a grant": lambda: Grant(1, "n", frozenset(["admin"])),
     "a request that opens a connection": lambda: read_opening(f"/ws?token={SECRET}", []),
     "one with a header": lambda: read_opening("/ws", [(b"X-API-Key", SECRET.encode())]),

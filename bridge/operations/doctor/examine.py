@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import psycopg
 
 from bridge.capture.rules import Rule
+from bridge.database.parameters import for_asyncpg
 from bridge.database.sessions import one_line, open_connection
 from bridge.operations.doctor import access, capture, schema, secrets, server, sessions
 from bridge.operations.doctor.framework import APPLICATION_NAME, Check, Context, Finding, error
@@ -70,6 +71,7 @@ def examine(
             if url is None:
                 continue
             try:
+                for_asyncpg(url)  # as the bridge connects
                 connection = stack.enter_context(open_connection(url, APPLICATION_NAME))
             except psycopg.Error as refusal:
                 return [

@@ -1,0 +1,159 @@
+"""Connection strings as libpq reads them, for both drivers.
+
+Commands connect with psycopg, and so with libpq. The daemon uses asyncpg, which knows only some of
+libpq's parameters and would send the others to the server as settings. This module gives asyncpg
+those it knows and applies the others itself. Sources:
+https://www.postgresql.org/docs/18/libpq-connect.html and asyncpg's ``connect_utils``.
+"""
+
+import os
+import random
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlencode
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+#: Seconds to connect, unless the string says ``connect_timeout``.
+CONNECT_SECONDS: Final = 10
+#: Set unless the string says otherwise: a peer that vanished without a word is noticed within about
+#: 25 s when nothing is sent, and within 20 s (in milliseconds) when something is.
+_KEEPALIVES: Final[Mapping[str, int]] = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+#: What asyncpg reads from its DSN, apart from hosts and ports.
+_OF_ASYNCPG: Final = (
+    *("dbname", "user", "password", "passfile", "service", "options", "target_session_attrs"),
+    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"),
+    *("ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname", "gsslib"),
+)
+#: Demands on the server that asyncpg cannot make; a connection of libpq does, once, at the start.
+_DEMANDS: Final = ("channel_binding", "require_auth", "sslcertmode", "requirepeer")
+
+
+class ParameterError(psycopg.ProgrammingError):
+    """A connection string that cannot be used. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What asyncpg needs to connect.
+
+    Attributes:
+        dsn: the connection string, with the parameters that asyncpg knows.
+        connect_seconds: how long connecting may take.
+        socket_options: option of TCP or of the socket, as level and name, to value.
+        has_demands: whether ``check_demands`` must be called.
+    """
+
+    dsn: str
+    connect_seconds: float
+    socket_options: Mapping[tuple[int, int], int]
+    has_demands: bool
+
+    def apply_to(self, connected: socket.socket) -> None:
+        """Set the options of a connection; sockets of this machine's own files have none."""
+        if connected.family in (socket.AF_INET, socket.AF_INET6):
+            for (level, name), value in self.socket_options.items():
+                with suppress(OSError):  # not on this platform
+                    connected.setsockopt(level, name, value)
+
+
+def for_libpq(url: str) -> str:
+    """Return the connection string with our defaults for what it does not say."""
+    return make_conninfo(
+        url, **{name: value for name, value in _defaults().items() if name not in _given(url)}
+    )
+
+
+def for_asyncpg(url: str) -> Parameters:
+    """Return how asyncpg connects as libpq would.
+
+    Raises:
+        ParameterError: libpq rejects the string, or asyncpg cannot do what it says.
+    """
+    given = {**_defaults(), **_given(url)}
+    if given.get("gssencmode") == "require":
+        raise ParameterError("gssencmode=require: the bridge cannot encrypt with GSSAPI; use TLS")
+    hosts, ports = _hosts(given)
+    known = {name: given[name] for name in _OF_ASYNCPG if given.get(name)}
+    if hosts:
+        known |= {"host": ",".join(hosts), "port": ",".join(ports)}
+    seconds = int(given["connect_timeout"])
+    return Parameters(
+        dsn=f"postgresql://?{urlencode(known)}",
+        # To libpq, 1 means 2, and 0 for ever, which is of no use to a daemon that tries again.
+        connect_seconds=max(2, seconds) if seconds > 0 else CONNECT_SECONDS,
+        socket_options=_socket_options(given),
+        has_demands=any(given.get(name) not in (None, "", "prefer") for name in _DEMANDS),
+    )
+
+
+def check_demands(url: str) -> None:
+    """Connect with libpq, which fails if the server does not do what the string demands.
+
+    Raises:
+        psycopg.Error: it does not.
+    """
+    psycopg.connect(for_libpq(url), autocommit=True).close()
+
+
+def _given(url: str) -> dict[str, str]:
+    """Return what the string and the environment say; the string counts more."""
+    environment = {
+        option.keyword.decode(): os.environ[option.envvar.decode()]
+        for option in pq.Conninfo.get_defaults()
+        if option.envvar and option.envvar.decode() in os.environ
+    }
+    try:
+        return environment | {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    except psycopg.ProgrammingError as error:
+        raise ParameterError(" ".join(str(error).split())) from None
+
+
+def _defaults() -> dict[str, str]:
+    numbers = {"connect_timeout": CONNECT_SECONDS, **_KEEPALIVES}
+    return {name: str(value) for name, value in numbers.items()}
+
+
+def _hosts(given: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return hosts and ports, in the order in which to try them."""
+    names, addresses = (
+        given.get(name, "").split(",") if given.get(name) else [] for name in ("host", "hostaddr")
+    )
+    if addresses and given.get("sslmode") == "verify-full":
+        raise ParameterError(
+            "hostaddr with sslmode=verify-full: the bridge checks the name that it connects to; "
+            "use host"
+        )
+    hosts = [f"[{host}]" if ":" in host else host for host in (addresses or names)]
+    ports = (given.get("port") or "5432").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    pairs = list(zip(hosts, (port or "5432" for port in ports), strict=False))
+    if given.get("load_balance_hosts") == "random":
+        random.shuffle(pairs)
+    return [host for host, _ in pairs], [port for _, port in pairs]
+
+
+def _socket_options(given: Mapping[str, str]) -> dict[tuple[int, int], int]:
+    options = {(socket.SOL_SOCKET, socket.SO_KEEPALIVE): int(given["keepalives"])}
+    for name, parameter in (
+        ("TCP_KEEPIDLE", "keepalives_idle"),
+        ("TCP_KEEPINTVL", "keepalives_interval"),
+        ("TCP_KEEPCNT", "keepalives_count"),
+        ("TCP_USER_TIMEOUT", "tcp_user_timeout"),
+    ):
+        # 0 means the system's default.
+        if hasattr(socket, name) and (value := int(given[parameter])) > 0:
+            options[socket.IPPROTO_TCP, getattr(socket, name)] = value
+    return options
