@@ -115,7 +115,8 @@ class Sender:
         except Exception as error:
             # A bug, perhaps caused by a payload: other deliveries must not suffer.
             log.exception("attempt_crashed", **delivery.about())
-            answer = Answer(failure=Failure.INTERNAL, error=f"cannot send: {error}"[:500])
+            reason = str(error) or type(error).__name__
+            answer = Answer(failure=Failure.INTERNAL, error=f"cannot send: {reason}"[:500])
         # The estimate of the database's time may have moved back since the start.
         finished_at = started_at + timedelta(seconds=time.monotonic() - started)
         verdict = judge(

@@ -31,7 +31,7 @@ log = structlog.get_logger()
 #: when the next ones arrive.
 CLAIM_BATCH = 64
 #: How many attempts begin in one round of the event loop. Others wait for about two milliseconds.
-STARTED_TOGETHER = 8
+STARTED_TOGETHER = 16
 #: How long running attempts may continue after ``stop``.
 STOP_SECONDS = 6.0
 #: How long a last claim may take after ``stop``, and later settling and returning leases.
@@ -83,6 +83,8 @@ class Courier:
             disable_seconds=disable_seconds,
             create_partitions=create_partitions,
         )
+        #: Whether the last claim left deliveries that are due.
+        self._has_more = False
         self._due = WakeUp()
         self._ended = WakeUp()
         self._stopping = False
@@ -158,8 +160,9 @@ class Courier:
                     attempts.start_soon(self._attempt, delivery)
                     if number % STARTED_TOGETHER == 0:
                         await trio.lowlevel.checkpoint()
-                if len(deliveries) == free or self._claimer.has_cut:
-                    continue  # there are more
+                self._has_more = len(deliveries) == free or self._claimer.has_cut
+                if self._has_more:
+                    continue
             self._transport.close_idle()
             await linger(started)
             await self._due.wait(self._poll_seconds)
@@ -179,7 +182,7 @@ class Courier:
 
     async def _settle(self) -> None:
         await self._settler.settle_all()
-        await self._settler.count(now=not self._held)
+        await self._settler.count(now=not self._held and not self._has_more)
 
     def _settled(self, batch: Sequence[Attempt]) -> None:
         """Give the slots of settled attempts to other deliveries."""

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 #: About how many deliveries to create in one statement, and for about how long.
 BATCH, BATCH_MILLISECONDS = 2000, 500
 #: Share of the time for which the server is kept busy. The drain and the couriers also need it.
-BUSY_SHARE = 0.25
+BUSY_SHARE = 0.5
 #: How long to wait while another session is at work: a bridge that has just ceased to drain.
 BUSY_SECONDS = 0.5
 

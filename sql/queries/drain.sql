@@ -50,9 +50,12 @@ with candidates as materialized (
     -- Without webhooks, skip the patterns: they take a sixth of the statement's time.
     where exists (select from bridge.webhooks where is_active)
 ), boundary as materialized (
-    select coalesce(least($7, min(webhook_id) filter (where cost > $6)), 9223372036854775807) as webhook_id from takers
+    -- No row if nothing is deferred.
+    select webhook_id
+    from (select least($7, min(webhook_id) filter (where cost > $6)) as webhook_id from takers) as lowest
+    where webhook_id is not null
 ), served as materialized (
-    select t.event_type, t.webhook_id, t.filter from takers t cross join boundary b where t.webhook_id < b.webhook_id
+    select event_type, webhook_id, filter from takers where (webhook_id < (select webhook_id from boundary)) is not false
 ), taken as (
     -- By an array of ids, not by joining a subquery with a limit: the planner assumes that an unknown
     -- limit returns a tenth of the table, and would scan all of it.
@@ -92,8 +95,8 @@ with candidates as materialized (
     insert into bridge.deferred_events
         (event_id, event_recorded_at, event_type, captured_at, committed_at, from_webhook_id)
     select n.event_id, now(), n.event_type, n.captured_at, coalesce(n.committed_at, n.captured_at), b.webhook_id
-    from numbered n
-    cross join boundary b
+    from boundary b
+    cross join numbered n
     where n.event_type in (select t.event_type from takers t where t.webhook_id >= b.webhook_id)
     returning from_webhook_id
 ), failed as (

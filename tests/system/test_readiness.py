@@ -113,6 +113,7 @@ async def test_lost_listen_connection_fails_the_check_until_it_is_back(
             bot.execute("select pg_terminate_backend(bridge.leader_pid())")
             reasons = await until_trouble(bridge, "listen")
             assert reasons["listen"].startswith("the LISTEN connection is down")
+            reasons = await until_trouble(bridge, "relay")
             assert reasons["relay"].startswith("this bridge has not polled for events")
             bot.execute(f"alter database {bot.info.dbname} with connection limit -1".encode())
             await until_ready(bridge)
