@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import psycopg
 
+from bridge.assets import query
 from bridge.capture.check import check_rules
 from bridge.capture.models import AppliedRule, Plan, applied_rules
 from bridge.capture.render import RenderedRule, render_paused, render_sql
@@ -46,6 +47,7 @@ def plan_install(
         missing_roles, role_steps = _plan_roles(
             connection, create=create_roles, regrant_all=bool(migrations)
         )
+        hidden = fetch(connection, "row_security")
         applied = {rule.name: rule for rule in applied_rules(connection)}
         [may] = fetch(connection, "may_install")
         rings = connection.execute(
@@ -54,6 +56,9 @@ def plan_install(
     except psycopg.Error as error:
         raise InstallError(one_line_with_hint(error)) from None
 
+    if migrations or hidden:
+        title = "disable row-level security in schema bridge"
+        migrations.append(Step(title, query("disable_row_security")))
     # Everything belongs to the owner of the schema, also if a superuser or a member runs init.
     owner = may["other_owner"]
     if owner is not None:

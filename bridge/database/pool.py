@@ -21,6 +21,7 @@ from trio_asyncio import aio_as_trio
 from bridge.assets import query
 from bridge.database import limits
 from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError, translated
+from bridge.database.neutral import NEUTRAL
 from bridge.database.parameters import ParameterError, Parameters, check_demands, for_asyncpg
 from bridge.database.stepping import stepped
 
@@ -41,7 +42,7 @@ _SESSION = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
-    "search_path": "pg_catalog, pg_temp",
+    **NEUTRAL,
     "jit": "off",
 }
 

@@ -14,6 +14,7 @@ from psycopg.rows import dict_row
 
 from bridge.assets import query
 from bridge.database import limits
+from bridge.database.neutral import NEUTRAL_SQL
 from bridge.database.parameters import for_libpq
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -32,7 +33,8 @@ class SessionError(Exception):
 def open_connection(url: str, application_name: str) -> Connection:
     """Connect with autocommit and without prepared statements, so that any pooler accepts it.
 
-    The time limits of ``limits.INSTALL`` apply, unless a pooler may share the session.
+    The limits of ``limits.INSTALL_SQL`` and the settings of ``NEUTRAL`` apply, unless a pooler may
+    share the session.
     """
     connection = psycopg.connect(
         for_libpq(url),
@@ -43,6 +45,7 @@ def open_connection(url: str, application_name: str) -> Connection:
     )
     if not is_pooled(connection):
         connection.execute(limits.INSTALL_SQL)
+        connection.execute(NEUTRAL_SQL)
         if connection.info.server_version // 10000 >= limits.TRANSACTION_TIMEOUT_SINCE[0]:
             connection.execute(limits.NO_TRANSACTION_TIMEOUT.format("session"))
         with suppress(psycopg.errors.InvalidParameterValue):
@@ -52,7 +55,7 @@ def open_connection(url: str, application_name: str) -> Connection:
 
 @contextmanager
 def open_session(url: str) -> Iterator[Connection]:
-    """Connect with autocommit, an empty search_path and UTC as the time zone.
+    """Connect with autocommit.
 
     Raises:
         SessionError: the database is unreachable, or a pooler would share the session.
@@ -68,8 +71,6 @@ def open_session(url: str) -> Iterator[Connection]:
                 f"the connection goes through {TRANSACTION_POOLER}, which does not preserve a "
                 f"session's locks and settings; {USE_LISTEN_URL}"
             )
-        connection.execute("set search_path = pg_catalog, pg_temp")
-        connection.execute("set timezone = 'UTC'")
         yield connection
 
 

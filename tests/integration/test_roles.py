@@ -27,7 +27,7 @@ Right = tuple[str, str, str, str | None]
 
 QUERIES = Path(__file__).parents[2] / "sql" / "queries"
 #: Queries that only the owner runs, to install.
-OWNERS = {"bootstrap", "mark_rule_paused"}
+OWNERS = {"bootstrap", "disable_row_security", "mark_rule_paused"}
 SECRETS = {
     ("webhooks", "secret"),
     ("webhooks", "previous_secret"),

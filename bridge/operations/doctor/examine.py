@@ -24,6 +24,7 @@ CHECKS: tuple[Check, ...] = (
     server.prepared_transactions,
     server.clock,
     access.rights,
+    schema.row_security,
     schema.schema_version,
     # These need the current schema.
     sessions.orphans,
@@ -41,7 +42,12 @@ CHECKS: tuple[Check, ...] = (
     access.bot_tokens,
 )
 #: If one of these fails, the later checks would only repeat its error.
-DECISIVE: tuple[Check, ...] = (server.server_version, server.standby, schema.schema_version)
+DECISIVE: tuple[Check, ...] = (
+    server.server_version,
+    server.standby,
+    schema.row_security,
+    schema.schema_version,
+)
 
 
 def _now() -> datetime:

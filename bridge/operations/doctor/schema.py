@@ -38,6 +38,18 @@ def schema_version(context: Context) -> Verdicts:
     return ok(f"schema version {row['version']}")
 
 
+def row_security(context: Context) -> Verdicts:
+    """Check that no policies hide rows of schema bridge."""
+    tables = [row["table_name"] for row in context.fetch("row_security")]
+    if not tables:
+        return ok("no rows of schema bridge are hidden")
+    return error(
+        f"row-level security is enabled on {listed([f'bridge.{each}' for each in tables])}",
+        "its policies hide rows from the bridge, so its queries fail",
+        "run: pgbridge init; if it comes back, find the script or event trigger that enables it",
+    )
+
+
 def outbox(context: Context) -> Verdicts:
     """Check that a bridge drains the outbox."""
     [row] = context.fetch("overview")
