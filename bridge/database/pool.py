@@ -21,7 +21,7 @@ from trio_asyncio import aio_as_trio
 from bridge.assets import query
 from bridge.database import limits
 from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError, translated
-from bridge.database.neutral import NEUTRAL
+from bridge.database.neutral import NEUTRAL_SQL
 from bridge.database.parameters import ParameterError, Parameters, check_demands, for_asyncpg
 from bridge.database.stepping import stepped
 
@@ -42,7 +42,7 @@ _SESSION = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
-    **NEUTRAL,
+    "search_path": "pg_catalog, pg_temp",
     "jit": "off",
 }
 
@@ -150,6 +150,8 @@ class Database:
 
         async def work() -> list[Row]:
             async with self._transaction(readonly=True) as connection:
+                # The application's own policies may let the bridge see some rows.
+                await connection.execute("set local row_security = on")
                 for row in await connection.fetch(query(guard)):
                     raise UnfitTableError(row["reason"])
                 rows: list[Row] = await connection.fetch(query(name), *values)
@@ -318,12 +320,13 @@ def _socket(connection: asyncpg.Connection) -> socket.socket:
 
 
 async def _finish_limits(connection: asyncpg.Connection) -> None:
-    """Set the limits that not every server has, unless a pooler shares the session.
+    """Set what cannot be a parameter of the connection, unless a pooler shares the session.
 
     Runs in asyncio.
     """
     if await connection.fetchval("select pg_backend_pid()") != connection.get_server_pid():
         return
+    await connection.execute(NEUTRAL_SQL)
     if connection.get_server_version() >= limits.TRANSACTION_TIMEOUT_SINCE:
         await connection.execute(limits.NO_TRANSACTION_TIMEOUT.format("session"))
     with suppress(asyncpg.InvalidParameterValueError):

@@ -51,6 +51,7 @@ def test_upgrade_runs_only_new_migrations_in_order(
     assert [step.title for step in init(bridge_url).steps] == [
         "migration 9001: add first",
         "migration 9002: rename first",
+        "disable row-level security in schema bridge",
         "grant what bridge_service and bridge_reader need",
     ]
     with psycopg.connect(bridge_url) as connection:
