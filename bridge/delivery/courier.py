@@ -30,8 +30,6 @@ log = structlog.get_logger()
 #: Maximum number of deliveries per claim: few enough that the previous attempts are still running
 #: when the next ones arrive.
 CLAIM_BATCH = 64
-#: How many attempts begin in one round of the event loop. Others wait for about two milliseconds.
-STARTED_TOGETHER = 16
 #: How long running attempts may continue after ``stop``.
 STOP_SECONDS = 6.0
 #: How long a last claim may take after ``stop``, and later settling and returning leases.
@@ -154,12 +152,9 @@ class Courier:
             if free > 0:
                 deliveries = await self._claimer.claim(free, self._held.values())
                 self._polled_at = trio.current_time()
-                # All of them first: those that are not started because of ``stop`` are released.
-                self._held |= {(each.id, each.lease_token): each for each in deliveries}
-                for number, delivery in enumerate(deliveries, 1):
+                for delivery in deliveries:
+                    self._held[delivery.id, delivery.lease_token] = delivery
                     attempts.start_soon(self._attempt, delivery)
-                    if number % STARTED_TOGETHER == 0:
-                        await trio.lowlevel.checkpoint()
                 self._has_more = len(deliveries) == free or self._claimer.has_cut
                 if self._has_more:
                     continue
