@@ -70,9 +70,9 @@ class Parameters:
 
 def for_libpq(url: str) -> str:
     """Return the connection string with our defaults for what it does not say."""
-    return make_conninfo(
-        url, **{name: value for name, value in _defaults().items() if name not in _given(url)}
-    )
+    given = _given(url)
+    unsaid = {name: value for name, value in _defaults().items() if name not in given}
+    return make_conninfo(url, **unsaid)
 
 
 def for_asyncpg(url: str) -> Parameters:
@@ -88,10 +88,12 @@ def for_asyncpg(url: str) -> Parameters:
     known = {name: given[name] for name in _OF_ASYNCPG if given.get(name)}
     if hosts:
         known |= {"host": ",".join(hosts), "port": ",".join(ports)}
-    seconds = int(given["connect_timeout"])
+    elif given.get("port"):
+        known["port"] = given["port"]
+    seconds = _number(given, "connect_timeout")
     return Parameters(
         dsn=f"postgresql://?{urlencode(known)}",
-        # To libpq, 1 means 2, and 0 for ever, which is of no use to a daemon that tries again.
+        # To libpq, 1 means 2, and 0 no limit, which is of no use to a daemon that tries again.
         connect_seconds=max(2, seconds) if seconds > 0 else CONNECT_SECONDS,
         socket_options=_socket_options(given),
         has_demands=any(given.get(name) not in (None, "", "prefer") for name in _DEMANDS),
@@ -108,7 +110,7 @@ def check_demands(url: str) -> None:
 
 
 def _given(url: str) -> dict[str, str]:
-    """Return what the string and the environment say; the string counts more."""
+    """Return what the string and the environment say; the string takes precedence."""
     environment = {
         option.keyword.decode(): os.environ[option.envvar.decode()]
         for option in pq.Conninfo.get_defaults()
@@ -145,8 +147,15 @@ def _hosts(given: Mapping[str, str]) -> tuple[list[str], list[str]]:
     return [host for host, _ in pairs], [port for _, port in pairs]
 
 
+def _number(given: Mapping[str, str], name: str) -> int:
+    try:
+        return int(given[name])
+    except ValueError:
+        raise ParameterError(f'invalid integer value "{given[name]}" for "{name}"') from None
+
+
 def _socket_options(given: Mapping[str, str]) -> dict[tuple[int, int], int]:
-    options = {(socket.SOL_SOCKET, socket.SO_KEEPALIVE): int(given["keepalives"])}
+    options = {(socket.SOL_SOCKET, socket.SO_KEEPALIVE): int(_number(given, "keepalives") != 0)}
     for name, parameter in (
         ("TCP_KEEPIDLE", "keepalives_idle"),
         ("TCP_KEEPINTVL", "keepalives_interval"),
@@ -154,6 +163,6 @@ def _socket_options(given: Mapping[str, str]) -> dict[tuple[int, int], int]:
         ("TCP_USER_TIMEOUT", "tcp_user_timeout"),
     ):
         # 0 means the system's default.
-        if hasattr(socket, name) and (value := int(given[parameter])) > 0:
+        if hasattr(socket, name) and (value := _number(given, parameter)) > 0:
             options[socket.IPPROTO_TCP, getattr(socket, name)] = value
     return options

@@ -35,7 +35,7 @@ INTERIM_RESPONSES = 32
 #: Maximum number of pieces of a response's body, such as chunks: each costs CPU. The rest is not
 #: read.
 RESPONSE_PIECES = 100
-#: How long to go on sending a large body to a receiver that has responded.
+#: How long to keep sending a large body to a receiver that has responded.
 LATE_BODY_SECONDS = 1.0
 
 _NOTHING: Mapping[str, object] = {}

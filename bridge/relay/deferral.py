@@ -1,9 +1,9 @@
 """Creates the deliveries that the drain defers, so that no number of webhooks delays the stream.
 
-A drain creates so many deliveries and leaves the others to this module, which works on a connection
-of the pool, in batches. Deliveries to a webhook are created in the order of events. So once
-deliveries to a webhook were deferred, later drains defer those to it and to all newer webhooks too,
-until none are left.
+A drain creates a limited number of deliveries and leaves the others to this module, which creates
+them in batches, on a connection of the pool. Deliveries to a webhook are created in the order of
+events. So once deliveries to a webhook are deferred, later drains also defer those to it and to all
+newer webhooks, until none are left.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,8 @@ log = structlog.get_logger()
 BATCH, BATCH_MILLISECONDS = 2000, 500
 #: Share of the time for which the server is kept busy. The drain and the couriers also need it.
 BUSY_SHARE = 0.5
+#: After a timeout, this many statements evaluate one filter each: more than an event can have.
+CAREFUL_STATEMENTS = 10_000
 #: How long to wait while another session is at work: a bridge that has just ceased to drain.
 BUSY_SECONDS = 0.5
 
@@ -41,6 +43,8 @@ class Deferral:
         #: Number of calls of ``begin`` and ``add``.
         self._additions = 0
         self._added = WakeUp()
+        #: How many further statements evaluate only one filter, to find one that takes too long.
+        self._careful = 0
 
     def begin(self, from_webhook_id: int | None) -> None:
         """Take over when this bridge begins to drain, or stop when it no longer drains.
@@ -73,11 +77,15 @@ class Deferral:
 
     async def _queue(self) -> None:
         additions = self._additions
+        amount = (1, 0) if self._careful else (BATCH, BATCH_MILLISECONDS)
         try:
-            [row] = await self._database.fetch("queue_deferred", BATCH, BATCH_MILLISECONDS)
+            [row] = await self._database.fetch("queue_deferred", *amount)
         except StatementTimeoutError:
-            await self._disable_slow_filter()
+            if self._careful:
+                await self._disable_slow_filter()
+            self._careful = 0 if self._careful else CAREFUL_STATEMENTS
             return
+        self._careful = max(0, self._careful - 1)
         if row["deliveries"] is None:
             await trio.sleep(BUSY_SECONDS)
             return
@@ -87,11 +95,6 @@ class Deferral:
             self.from_webhook_id = None
 
     async def _disable_slow_filter(self) -> None:
-        """Evaluate one filter. If that takes too long as well, disable its webhook."""
-        try:
-            await self._database.fetch("queue_deferred", 1, 0)
-        except StatementTimeoutError:
-            for row in await self._database.fetch("disable_deferred_webhook"):
-                log.error(
-                    "slow_filter_disabled", webhook_id=row["id"], reason=row["disabled_reason"]
-                )
+        """Disable the webhook whose filter is next, and took too long on its own."""
+        for row in await self._database.fetch("disable_deferred_webhook"):
+            log.error("slow_filter_disabled", webhook_id=row["id"], reason=row["disabled_reason"])

@@ -4,9 +4,9 @@
 -- snapshot: xmin, the oldest running transaction, and next_xid, an id above every transaction id
 -- assigned so far. (The snapshot's own xmax is only above those of finished transactions.) If there are
 -- no events, one row carries only that.
--- The work of one drain is bounded three ways. It always takes one event, and never leaves events behind
--- for the sake of deliveries: those that are too many are left to queue_deferred. They are those to the
--- newest webhooks, so that whoever adds webhooks slows down nobody else's.
+-- The work of one drain is bounded three ways, but it always takes one event. It leaves no event behind
+-- because of its deliveries: if there are too many, those to the newest webhooks are left to
+-- queue_deferred. So adding webhooks does not delay deliveries to existing ones.
 -- $1 watermark: take ids above it
 -- $2, $3 lowest and highest ids of the gaps below the watermark that are also taken
 -- $4 most events

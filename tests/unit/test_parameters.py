@@ -31,6 +31,7 @@ def read_by_asyncpg(url: str) -> dict[str, str]:
         ("postgresql://h:1,h2:2/d", {"host": "h,h2", "port": "1,2", "dbname": "d"}),
         ("postgresql://h,h2/d?port=7", {"host": "h,h2", "port": "7,7", "dbname": "d"}),
         ("postgresql:///d?host=/run/pg&port=7", {"host": "/run/pg", "port": "7", "dbname": "d"}),
+        ("postgresql:///d?port=7", {"port": "7", "dbname": "d"}),
         ("postgresql://[::1]:7/d", {"host": "[::1]", "port": "7", "dbname": "d"}),
         (
             "postgresql://db.example/d?hostaddr=127.0.0.1&sslmode=require",
@@ -111,6 +112,8 @@ def test_sockets_of_files_have_no_such_options(tmp_path: Path) -> None:
     ("url", "reason"),
     [
         ("postgresql://h/d?shoe_size=1", 'invalid URI query parameter: "shoe_size"'),
+        ("postgresql://h/d?connect_timeout=soon", 'invalid integer value "soon"'),
+        ("postgresql://h/d?keepalives_idle=1s", 'invalid integer value "1s"'),
         ("postgresql://h/d?gssencmode=require", "cannot encrypt with GSSAPI; use TLS"),
         ("postgresql://h/d?hostaddr=127.0.0.1&sslmode=verify-full", "use host"),
     ],

@@ -81,7 +81,7 @@ def deferred(context: Context) -> Verdicts:
         return ok(message)
     return warning(
         message,
-        "they match more webhooks than deliveries can be queued for; older webhooks go first",
+        "there are more deliveries than the bridge can queue in time; older webhooks come first",
         "delete or switch off webhooks that are not needed, or make their event types narrower",
     )
 
