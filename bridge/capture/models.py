@@ -55,16 +55,24 @@ class AppliedRule:
     trigger_enabled: bool
     trigger_unchanged: bool
     function_unchanged: bool
+    #: Other triggers that call its function, and their tables. A renamed table keeps its trigger.
+    strays: list[str]
+    stray_tables: list[str]
     #: The function's owner, whose rights it has, unless that is the owner of schema bridge.
     other_owner: str | None
 
     @property
     def damage(self) -> str | None:
         """What has happened to the trigger or its function since ``init``, or None."""
+        strays = ", ".join(self.strays)
+        if self.strays and not self.trigger_present:
+            return f"its trigger is {strays}, not on {self.table_name}"
         if not self.table_present:
             return f"table {self.table_name} no longer exists"
         if not self.trigger_present:
             return "its trigger was dropped"
+        if self.strays:
+            return f"its function is also called by {strays}"
         if not self.trigger_enabled:
             return "its trigger is disabled"
         if not self.trigger_unchanged:
@@ -79,6 +87,7 @@ class AppliedRule:
         """Return whether the rule's trigger is intact and has the same definition and name."""
         return (
             self.trigger_enabled
+            and not self.strays
             and self.trigger_unchanged
             and self.trigger_name == rule.trigger_name
             and self.trigger_sql == rule.trigger_sql
@@ -93,10 +102,32 @@ class AppliedRule:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StrayTrigger:
+    """A trigger that calls a capture function of no applied rule."""
+
+    function_name: str
+    #: Trigger and table, as in ``a on public.b``.
+    name: str
+    table_name: str
+
+
 def applied_rules(connection: Connection) -> list[AppliedRule]:
     """Return the rules that ``init`` applied last; none if pgbridge is not installed."""
-    exists = connection.execute("select to_regclass('bridge.capture_rules') is not null")
-    if exists.fetchone() != (True,):
+    if not _has_rules(connection):
         return []
     with connection.cursor(row_factory=class_row(AppliedRule)) as cursor:
         return cursor.execute(assets.query("applied_rules").encode()).fetchall()
+
+
+def stray_triggers(connection: Connection) -> list[StrayTrigger]:
+    """Return the triggers that call capture functions of no applied rule, by function."""
+    if not _has_rules(connection):
+        return []
+    with connection.cursor(row_factory=class_row(StrayTrigger)) as cursor:
+        return cursor.execute(assets.query("stray_triggers").encode()).fetchall()
+
+
+def _has_rules(connection: Connection) -> bool:
+    exists = connection.execute("select to_regclass('bridge.capture_rules') is not null")
+    return exists.fetchone() == (True,)

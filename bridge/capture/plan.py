@@ -1,20 +1,24 @@
 """Compare the database with the rules, and plan the steps that bring it up to date."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, Final
 
 import psycopg
 
 from bridge.assets import query
 from bridge.capture.check import check_rules
-from bridge.capture.models import AppliedRule, Plan, applied_rules
+from bridge.capture.models import AppliedRule, Plan, StrayTrigger, applied_rules, stray_triggers
 from bridge.capture.render import RenderedRule, render_paused, render_sql
+from bridge.capture.replication import publication_problem, slot_remark
 from bridge.capture.rules import Rule
 from bridge.database import rights
 from bridge.database.migrate import InstallError, Step, is_installed, plan_migrations
 from bridge.database.quoting import identifier
 from bridge.database.sessions import Connection, fetch, one_line_with_hint
+
+IDENTIFY_OUTBOX_ROWS: Final = "alter table bridge.outbox replica identity full;"
 
 
 def plan_install(
@@ -24,6 +28,7 @@ def plan_install(
     quiet_doorbell: bool = False,
     create_roles: bool = False,
     check_privileges: bool = True,
+    allow_publications: bool = False,
 ) -> Plan:
     """Plan the steps that install or update the schema and apply exactly these rules.
 
@@ -33,9 +38,11 @@ def plan_install(
         check_privileges: reject rules for tables on which the session's role cannot create
             triggers, and rules through which others could use the rights of the schema's owner.
             Turn it off to plan what another role would do.
+        allow_publications: plan changes although a publication replicates schema bridge.
 
     Raises:
-        InstallError: a rule does not fit the database, or the schema cannot be migrated.
+        InstallError: a rule does not fit the database, the schema cannot be migrated, or a
+            publication would replicate it.
     """
     try:
         installed = is_installed(connection)
@@ -48,7 +55,9 @@ def plan_install(
             connection, create=create_roles, regrant_all=bool(migrations)
         )
         hidden = fetch(connection, "row_security")
+        replicated = fetch(connection, "replication")
         applied = {rule.name: rule for rule in applied_rules(connection)}
+        strays = stray_triggers(connection)
         [may] = fetch(connection, "may_install")
         rings = connection.execute(
             "select pg_sequence_last_value(to_regclass('bridge.doorbell')) = 0"
@@ -61,11 +70,7 @@ def plan_install(
         migrations.append(Step(title, query("disable_row_security")))
     # Everything belongs to the owner of the schema, also if a superuser or a member runs init.
     owner = may["other_owner"]
-    if owner is not None:
-        migrations = [
-            replace(step, sql=f"set local role {identifier(owner)};\n{step.sql}")
-            for step in migrations
-        ]
+    migrations = _as_role(owner, migrations)
     # Grants come before rules, which may have to wait for table locks: a running bridge needs the
     # grants as soon as the schema has changed.
     plan = Plan([*migrations, *role_steps], remarks=remarks, missing_roles=missing_roles)
@@ -79,17 +84,21 @@ def plan_install(
             continue
         else:
             plan.changed.append(name)
-        plan.steps.append(_application(rule, known, owner))
+        plan.steps.append(_application(rule, known, strays, owner))
     # Removals come last: rows of a renamed event are briefly captured under both names, never
     # under none.
     for name, old in applied.items():
         if name not in wanted:
             plan.removed.append(name)
             plan.steps.append(_removal(old))
+    replaced = {rule.function_name for rule in wanted.values()}
+    plan.steps += [_stray_removal(each) for each in strays if each.function_name not in replaced]
     if quiet_doorbell and rings == (True,):
         plan.steps.append(
             Step("quiet the doorbell", "select pg_catalog.setval('bridge.doorbell', 1);")
         )
+    if plan.steps:
+        _consider_replication(plan, replicated, allow_publications=allow_publications)
     return plan
 
 
@@ -106,6 +115,37 @@ def plan_removal(connection: Connection) -> list[Step]:
     except psycopg.Error as error:
         raise InstallError(one_line_with_hint(error)) from None
     return [*removals, Step("drop schema bridge", "drop schema bridge cascade;")]
+
+
+def _as_role(role: str | None, steps: Sequence[Step]) -> list[Step]:
+    if role is None:
+        return list(steps)
+    return [replace(step, sql=f"set local role {identifier(role)};\n{step.sql}") for step in steps]
+
+
+def _consider_replication(
+    plan: Plan, rows: Sequence[Mapping[str, Any]], *, allow_publications: bool
+) -> None:
+    """Refuse publications that replicate schema bridge, or prepare for them; remark on slots.
+
+    Args:
+        rows: of ``replication.sql``.
+
+    Raises:
+        InstallError: there is such a publication, and it is not allowed.
+    """
+    problem = publication_problem(rows)
+    if problem is not None and not allow_publications:
+        raise InstallError(
+            f"{'; '.join(problem)}; if every subscriber has schema bridge, use --allow-publications"
+        )
+    if problem is not None and not rows[0]["outbox_is_identified"]:
+        # Without a replica identity, PostgreSQL rejects deletions from a published table.
+        plan.steps.append(
+            Step("identify rows of bridge.outbox to subscribers", IDENTIFY_OUTBOX_ROWS)
+        )
+    if (remark := slot_remark(rows)) is not None:
+        plan.remarks.append(remark)
 
 
 def _plan_roles(
@@ -165,19 +205,27 @@ def _temporary_schema(connection: Connection, migrations: Sequence[Step]) -> Ite
         yield
 
 
-def _application(rule: RenderedRule, known: AppliedRule | None, owner: str | None) -> Step:
+def _application(
+    rule: RenderedRule,
+    known: AppliedRule | None,
+    strays: Sequence[StrayTrigger],
+    owner: str | None,
+) -> Step:
     replace_trigger = known is None or not known.has_trigger_of(rule)
     # Dropping a trigger blocks readers too, so do it only if `create or replace` cannot do the job,
     # and in the transaction that creates the new one: no row is missed.
-    drop_trigger = (
-        replace_trigger
-        and known is not None
-        and known.trigger_present
-        and (
-            known.trigger_name != rule.trigger_name
-            or known.table_name != rule.table
-            or "constraint trigger" in known.trigger_sql + rule.trigger_sql
-            or not known.trigger_unchanged
+    drop_trigger = replace_trigger and (
+        any(each.function_name == rule.function_name for each in strays)
+        if known is None
+        else bool(known.strays)
+        or (
+            known.trigger_present
+            and (
+                known.trigger_name != rule.trigger_name
+                or known.table_name != rule.table
+                or "constraint trigger" in known.trigger_sql + rule.trigger_sql
+                or not known.trigger_unchanged
+            )
         )
     )
     paused = known is not None and known.is_paused
@@ -187,7 +235,8 @@ def _application(rule: RenderedRule, known: AppliedRule | None, owner: str | Non
             "apply_rule",
             rule=rule,
             function_sql=render_paused(rule.function_name) if paused else rule.function_sql,
-            old=known if drop_trigger else None,
+            dropped=(known or rule).function_name if drop_trigger else None,
+            old=known,
             replace_trigger=replace_trigger,
             owner=owner,
         ),
@@ -199,7 +248,16 @@ def _application(rule: RenderedRule, known: AppliedRule | None, owner: str | Non
 def _removal(rule: AppliedRule) -> Step:
     return Step(
         f"remove {rule.name}",
-        render_sql("remove_rule", old=rule),
-        locked_table=rule.table_name,
+        render_sql("remove_rule", dropped=rule.function_name, old=rule),
+        locked_table=rule.stray_tables[0] if rule.stray_tables else rule.table_name,
+        blocks_readers=True,
+    )
+
+
+def _stray_removal(stray: StrayTrigger) -> Step:
+    return Step(
+        f"remove stray trigger {stray.name}",
+        f"drop function if exists {stray.function_name}() cascade;",
+        locked_table=stray.table_name,
         blocks_readers=True,
     )

@@ -121,7 +121,9 @@ class _Rendering:
     def rendered(self, position: int) -> RenderedRule:
         rule = self._rule
         function = f"bridge.capture_{rule.slug}"
-        trigger = f"bridge_{position:03}_{rule.slug}"
+        # AFTER triggers fire in the order of their names. "#" sorts before letters and digits: if a
+        # trigger of the application changes the same row, its event follows this one.
+        trigger = f"#bridge_{position:03}_{rule.slug}"
         body = self._body()
         # On a partitioned table, the trigger fires for every operation: see moved_in.sql.j2.
         moves = self._table.is_partitioned and isinstance(rule, CaptureRule) and self._has_rows

@@ -26,6 +26,13 @@ def init(
             help="Create the roles bridge_service and bridge_reader if they are missing.",
         ),
     ] = False,
+    allow_publications: Annotated[
+        bool,
+        typer.Option(
+            "--allow-publications",
+            help="Install although a publication replicates schema bridge to its subscribers.",
+        ),
+    ] = False,
 ) -> None:
     """Install or update schema bridge and its triggers."""
     settings = read_settings()
@@ -35,7 +42,13 @@ def init(
         database_session(settings) as connection,
         nullcontext() if dry_run else install_lock(connection),
     ):
-        planned = plan_install(connection, rules, quiet_doorbell=quiet, create_roles=create_roles)
+        planned = plan_install(
+            connection,
+            rules,
+            quiet_doorbell=quiet,
+            create_roles=create_roles,
+            allow_publications=allow_publications,
+        )
         if dry_run:
             script = planned.script() or "-- nothing to do"
             show_text(script)

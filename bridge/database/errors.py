@@ -11,6 +11,8 @@ DatabaseError = asyncpg.PostgresError
 MissingPartitionError = asyncpg.CheckViolationError
 #: PostgreSQL chose this transaction as the victim of a deadlock; it can be retried.
 DeadlockError = asyncpg.DeadlockDetectedError
+#: A row with this key exists already.
+UniqueViolationError = asyncpg.UniqueViolationError
 #: PostgreSQL cancelled the statement: it ran into ``statement_timeout``, or an operator ended it.
 StatementTimeoutError = asyncpg.QueryCanceledError
 

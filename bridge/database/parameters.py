@@ -9,8 +9,8 @@ https://www.postgresql.org/docs/18/libpq-connect.html and asyncpg's ``connect_ut
 import os
 import random
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode
@@ -32,7 +32,7 @@ _KEEPALIVES: Final[Mapping[str, int]] = {
 }
 #: What asyncpg reads from its DSN, apart from hosts and ports.
 _OF_ASYNCPG: Final = (
-    *("dbname", "user", "password", "passfile", "service", "options", "target_session_attrs"),
+    *("dbname", "user", "password", "passfile", "options", "target_session_attrs"),
     *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"),
     *("ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname", "gsslib"),
 )
@@ -110,16 +110,58 @@ def check_demands(url: str) -> None:
 
 
 def _given(url: str) -> dict[str, str]:
-    """Return what the string and the environment say; the string takes precedence."""
-    environment = {
+    """Return what the string, its service and the environment say, in this order of precedence."""
+    try:
+        said = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    except psycopg.ProgrammingError as error:
+        raise ParameterError(" ".join(str(error).split())) from None
+    service, file = said.pop("service", None), said.pop("servicefile", None)
+    if service is None and "PGSERVICE" not in os.environ:
+        return _of_environment() | said
+    with _environment(PGSERVICE=service, PGSERVICEFILE=file):
+        return _of_service() | said
+
+
+def _of_environment() -> dict[str, str]:
+    return {
         option.keyword.decode(): os.environ[option.envvar.decode()]
         for option in pq.Conninfo.get_defaults()
         if option.envvar and option.envvar.decode() in os.environ
     }
+
+
+def _of_service() -> dict[str, str]:
+    """Return what the service that the environment names and the environment say.
+
+    Raises:
+        ParameterError: there is no such service, or its file is invalid.
+    """
+    # libpq reports an invalid service before it looks for a server, which is not in this directory.
+    attempt = pq.PGconn.connect_start(b"host=/nonexistent")
+    message = " ".join(attempt.get_error_message().split())
+    attempt.finish()
+    if "service" in message:
+        raise ParameterError(message)
+    return {
+        option.keyword.decode(): option.val.decode()
+        for option in pq.Conninfo.get_defaults()
+        if option.val not in (None, option.compiled) and option.keyword != b"service"
+    }
+
+
+@contextmanager
+def _environment(**variables: str | None) -> Iterator[None]:
+    """Set the variables that are not None, and restore them at the end."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
     try:
-        return environment | {name: str(value) for name, value in conninfo_to_dict(url).items()}
-    except psycopg.ProgrammingError as error:
-        raise ParameterError(" ".join(str(error).split())) from None
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _defaults() -> dict[str, str]:

@@ -38,11 +38,11 @@ async def update_gauges(database: Database) -> None:
 async def _update(database: Share) -> None:
     try:
         [state] = await database.fetch("overview")
-        [outbox] = await database.fetch("outbox_last_id")
+        [last] = await database.fetch("last_ids")
     except (DatabaseUnavailable, DatabaseError):
         _hide()
     else:
-        _show(state, outbox["last_id"])
+        _show(state, last["outbox_id"])
 
 
 async def _hide_when_stale() -> None:

@@ -10,6 +10,7 @@ from bridge.database.errors import (
     DatabaseError,
     MissingPartitionError,
     StatementTimeoutError,
+    UniqueViolationError,
     is_of_values,
 )
 from bridge.database.pool import Connection, Row
@@ -21,6 +22,8 @@ log = structlog.get_logger()
 
 #: How often the whole outbox is scanned, whatever the watermark says.
 FULL_SCAN_SECONDS = 60.0
+#: The same after sequences were set back, and for how long.
+SUSPICIOUS_SCAN_SECONDS, SUSPICIOUS_SECONDS = 1.0, 15.0
 #: Most deliveries that one drain creates, as ``drain.sql`` counts them. The stream waits for them,
 #: a few milliseconds; the others are deferred.
 DRAIN_DELIVERIES = 250
@@ -38,6 +41,7 @@ class Drainer:
             the number grows again afterwards.
         clock: set from the answer of each drain.
         deferral: told of deliveries that were deferred, and decides which are.
+        last_event_id: the highest event id that was ever given out, as far as this bridge knows.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Drainer:
         batch: int,
         clock: ServerClock,
         deferral: Deferral,
+        last_event_id: int,
     ) -> None:
         self._connection = connection
         self._watermark = watermark
@@ -54,10 +59,12 @@ class Drainer:
         self._deliveries = DRAIN_DELIVERIES
         self._clock = clock
         self._deferral = deferral
+        self._last_event_id = last_event_id
         #: Whether the last drain left nothing behind, as far as it searched.
         self.complete = True
         self._gaps_scanned_at = -float("inf")
         self._full_scan_at = trio.current_time() + FULL_SCAN_SECONDS
+        self._suspicious_until = -float("inf")
 
     async def drain(self, *, everywhere: bool = False) -> tuple[Sequence[Row], Drained]:
         """Return the drained rows in order, and what the drain found in the outbox.
@@ -81,13 +88,20 @@ class Drainer:
         if now >= self._full_scan_at:
             # A safety net: take any row below the mark, even if no gap contains it.
             gaps, scan_gaps = [(1, watermark.mark)], True
-            self._full_scan_at = now + FULL_SCAN_SECONDS
+            is_suspicious = now < self._suspicious_until
+            self._full_scan_at = now + (
+                SUSPICIOUS_SCAN_SECONDS if is_suspicious else FULL_SCAN_SECONDS
+            )
+            await self.advance_sequences()
         rows = await self._fetch([low for low, _ in gaps], [high for _, high in gaps])
         xmin, next_xid = rows[0]["xmin"], rows[0]["next_xid"]
+        is_set_back, outbox_last_id = rows[0]["is_set_back"], rows[0]["outbox_last_id"]
         self.complete = rows[0]["is_complete"]
         if rows[0]["outbox_id"] is None:
             # Also if another session deleted what this one was about to take.
             rows, self.complete = [], True
+        else:
+            self._last_event_id = rows[-1]["id"]
         watermark.record(
             [row["outbox_id"] for row in rows],
             xmin=xmin,
@@ -97,19 +111,48 @@ class Drainer:
         )
         if scan_gaps:
             self._gaps_scanned_at = now
+        if is_set_back or outbox_last_id < watermark.mark:
+            await self.advance_sequences()
+        if self._full_scan_at <= now:
+            self.complete = False
         return rows, Drained(len(rows), self.complete and scan_gaps, xmin, next_xid)
+
+    async def advance_sequences(self) -> None:
+        """Move sequences that were set back past all ids that are in use.
+
+        The application's rows may already have ids below the mark, so the next drain searches them
+        all. A dump sets sequences back one after the other, so later ones do it again.
+        """
+        for row in await self._connection.fetch(
+            "advance_sequences", self._last_event_id, self._watermark.mark
+        ):
+            log.warning(
+                "sequence_advanced",
+                sequence=row["sequence_name"],
+                from_id=row["last_id"],
+                to_id=row["used_id"],
+            )
+            self._full_scan_at = -float("inf")
+            self._suspicious_until = trio.current_time() + SUSPICIOUS_SECONDS
 
     async def _fetch(self, lows: Sequence[int], highs: Sequence[int]) -> list[Row]:
         """Run the statement, with less work each time it fails, until one event is to blame."""
         mark = self._watermark.mark
+        advanced = False
         while True:
             asked = self._clock.asks()
             try:
                 rows = await self._connection.fetch(
                     *("drain", mark, lows, highs, self._events, DRAIN_BYTES, self._deliveries),
                     self._deferral.from_webhook_id,
+                    self._last_event_id,
                 )
             except DatabaseError as error:
+                if isinstance(error, UniqueViolationError) and not advanced:
+                    # Probably a sequence gave out an id twice.
+                    advanced = True
+                    await self.advance_sequences()
+                    continue
                 if isinstance(error, MissingPartitionError) and error.constraint_name is None:
                     raise  # with a name, it is a check constraint that pgbridge did not create
                 is_slow = isinstance(error, StatementTimeoutError)

@@ -96,6 +96,8 @@ class Relay:
         self._batch = batch
         self._last_event_id = last_event_id
         self._last_occurred_at: datetime | None = None
+        # A restored database may have lost events. Their ids must not be given out again.
+        self._highest_event_id = last_event_id
         #: The doorbell's state machine; None unless this bridge leads.
         self.doorbell: Doorbell | None = None
         self._clock = clock
@@ -191,11 +193,18 @@ class Relay:
         await connection.fetch("begin_to_drain", bridge_name(), self._mode, quiet)
         self.doorbell = doorbell
         _show_doorbell(doorbell.state)
-        [row] = await connection.fetch("outbox_last_id")
-        watermark = Watermark(row["last_id"])
+        [last] = await connection.fetch("last_ids")
         [row] = await connection.fetch("deferred_from")
         self.deferral.begin(row["webhook_id"])
-        drainer = Drainer(connection, watermark, self._batch, self._clock, self.deferral)
+        drainer = Drainer(
+            connection,
+            Watermark(last["outbox_id"]),
+            self._batch,
+            self._clock,
+            self.deferral,
+            max(last["event_id"], self._highest_event_id),
+        )
+        await drainer.advance_sequences()
         while True:
             rows, drained = await self._drain(drainer, everywhere=doorbell.state is State.REARMING)
             self._pass_on(rows)
@@ -258,6 +267,7 @@ class Relay:
 
     def _publish_all(self, events: Sequence[Event]) -> None:
         self._last_event_id, self._last_occurred_at = events[-1].id, events[-1].occurred_at
+        self._highest_event_id = max(self._highest_event_id, self._last_event_id)
         self._publish(events)
 
 

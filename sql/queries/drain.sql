@@ -14,6 +14,7 @@
 -- $6 most deliveries to create, before filters are applied; a filter costs as much as a delivery for
 --    every 1,000 bytes of payload
 -- $7 defer deliveries to webhooks from this id on, because earlier ones are deferred still; null: none are
+-- $8 give the events ids above this one and above all that the sequence knows, which may have been set back
 with candidates as materialized (
     select wanted.id, wanted.event_type, wanted.bytes
     from (
@@ -62,14 +63,20 @@ with candidates as materialized (
     delete from bridge.outbox
     where id = any (array(select id from fitting))
     returning id, event_type, payload, captured_at, xmin as xact
+), last_given as materialized (
+    select greatest($8, sequence_id) as last_id, sequence_id < $8 as is_set_back
+    from (select coalesce(pg_sequence_last_value('bridge.event_id'), 0) as sequence_id) as given
 ), numbered as (
-    select nextval('bridge.event_id') as event_id, t.*, t.payload ? '_capture_error' as has_failed,
+    -- Not by nextval(): a drain that fails uses up no ids.
+    select (select last_id from last_given) + row_number() over (order by t.id) as event_id,
+           t.*, t.payload ? '_capture_error' as has_failed,
            case when current_setting('track_commit_timestamp')::boolean
                then pg_xact_commit_timestamp(t.xact) end as committed_at
-    from (select * from taken order by id) as t
+    from taken t
 ), logged as (
     insert into bridge.events (id, event_type, payload, occurred_at, committed_at)
     select event_id, event_type, payload, captured_at, committed_at from numbered
+    returning id
 ), filters as materialized (
     select event_type, array_agg(webhook_id) as webhook_ids, array_agg(filter) as filters
     from served
@@ -123,12 +130,16 @@ with candidates as materialized (
            found.candidates < $4 and found.candidates = found.fitting as is_complete,
            (select count(*) from enqueued) as deliveries,
            (select min(from_webhook_id) from deferred) as deferred_from,
+           coalesce(pg_sequence_last_value('bridge.outbox_id_seq'), 0) as outbox_last_id,
+           (select is_set_back from last_given),
+           -- After all that can fail, because it is not undone.
+           (select bridge.give_event_ids(max(id)) from logged having count(*) > 0) as last_event_id,
            -- Wake the other bridges, which read the log.
            (select count(pg_notify('bridge_events', '')) from (select from numbered limit 1) as any_event)
     from (select pg_snapshot_xmin(pg_current_snapshot()) as xmin) as snapshot
     cross join (select (select count(*) from candidates) as candidates, (select count(*) from fitting) as fitting) as found
 )
-select now() as now, s.xmin, s.next_xid, s.is_complete, s.deliveries, s.deferred_from,
+select now() as now, s.xmin, s.next_xid, s.is_complete, s.deliveries, s.deferred_from, s.outbox_last_id, s.is_set_back,
        n.id as outbox_id, n.event_id as id, n.event_type, n.payload, n.captured_at as occurred_at,
        n.has_failed
 from statement s

@@ -21,6 +21,8 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'function', 'lead()', 'execute', null),
     ('bridge_service', 'function', 'leader_pid()', 'execute', null),
     ('bridge_service', 'function', 'ring()', 'execute', null),
+    ('bridge_service', 'function', 'sequences_behind(bigint, bigint)', 'execute', null),
+    ('bridge_service', 'function', 'advance_sequences(bigint, bigint)', 'execute', null),
     ('bridge_service', 'table', 'dead_letters', 'insert', null),
     ('bridge_service', 'table', 'capture_rules', 'select', null),
     -- Not the rule's SQL: the owner runs it when the rule is resumed.
@@ -28,7 +30,8 @@ with wanted (role, kind, object, privileges, columns) as (values
 
     -- Log rows are never updated. Redelivery deletes finished deliveries from the log.
     ('bridge_service', 'table', 'events', 'select, insert', null),
-    ('bridge_service', 'sequence', 'event_id', 'select, usage', null),
+    ('bridge_service', 'sequence', 'event_id', 'select', null),
+    ('bridge_service', 'function', 'give_event_ids(bigint)', 'execute', null),
     ('bridge_service', 'table', 'delivery_attempts', 'select, insert', null),
     ('bridge_service', 'table', 'delivery_log', 'select, insert, delete', null),
     ('bridge_service', 'table', 'delivery_log_success', 'select', null),
@@ -90,6 +93,7 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_reader', 'table', 'drainer', 'select', null),
     ('bridge_reader', 'table', 'leader', 'select', null),
     ('bridge_reader', 'function', 'leader_pid()', 'execute', null),
+    ('bridge_reader', 'function', 'sequences_behind(bigint, bigint)', 'execute', null),
     ('bridge_reader', 'table', 'capture_rules', 'select', null),
     ('bridge_reader', 'table', 'events', 'select', null),
     ('bridge_reader', 'sequence', 'event_id', 'select', null),

@@ -33,7 +33,7 @@ async def _run(url: str) -> list[Result]:
     async with open_database(url) as database, database.connect() as connection:
         await connection.execute(FAST_PLANS)
         drainer = Drainer(
-            connection, Watermark(0), 1000, ServerClock(), Deferral(database, lambda: None)
+            connection, Watermark(0), 1000, ServerClock(), Deferral(database, lambda: None), 0
         )
         with (
             psycopg.connect(url, autocommit=True) as writer,

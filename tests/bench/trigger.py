@@ -70,7 +70,7 @@ def run(server: EmbeddedPostgres) -> list[Result]:
             connection.execute("insert into public.users (auth_type) values ('x')")
             connection.execute(LOOP)
             if name != names[-1]:
-                connection.execute("drop trigger bridge_001_made on public.transactions")
+                connection.execute('drop trigger "#bridge_001_made" on public.transactions')
             if name in FORMS:
                 options, body = FORMS[name]
                 connection.execute(

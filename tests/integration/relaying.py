@@ -18,7 +18,7 @@ from bridge.relay.relay import Relay
 from tests.waiting import PATIENCE_SECONDS, until
 
 #: Parameters of the drain statement that takes up to 100 events of a new outbox.
-DRAIN: tuple[object, ...] = (0, [], [], 100, drain.DRAIN_BYTES, drain.DRAIN_DELIVERIES, None)
+DRAIN: tuple[object, ...] = (0, [], [], 100, drain.DRAIN_BYTES, drain.DRAIN_DELIVERIES, None, 0)
 
 Bot = psycopg.Connection[tuple[object, ...]]
 

@@ -4,6 +4,22 @@ CREATE SCHEMA bridge;
 
 COMMENT ON SCHEMA bridge IS 'pgbridge: captured events, their log, and the deliveries made of them.';
 
+CREATE FUNCTION bridge.advance_sequences(p_event_id bigint, p_outbox_id bigint) RETURNS TABLE(sequence_name text, last_id bigint, used_id bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    for sequence_name, last_id, used_id in select * from bridge.sequences_behind(p_event_id, p_outbox_id) loop
+        -- Not at once to any number, so that no caller can use up the ids.
+        used_id := least(used_id, last_id + 1000000000);
+        perform setval(sequence_name, used_id);
+        return next;
+    end loop;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.advance_sequences(p_event_id bigint, p_outbox_id bigint) IS 'Moves the sequences_behind past the ids that are in use, and returns them as they were.';
+
 CREATE FUNCTION bridge.are_scopes(p_scopes text[]) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -491,6 +507,20 @@ $$;
 
 COMMENT ON FUNCTION bridge.forgive_webhook() IS 'Trigger: forgets past failures when a webhook is activated, however that is done. With its old failing_since, the first new failure would disable it again.';
 
+CREATE FUNCTION bridge.give_event_ids(p_last_id bigint) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if p_last_id > coalesce(pg_sequence_last_value('bridge.event_id'), 0) then
+        perform setval('bridge.event_id', p_last_id);
+    end if;
+    return p_last_id;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.give_event_ids(p_last_id bigint) IS 'Records that event ids up to this one have been given out.';
+
 CREATE FUNCTION bridge.is_event_type(p_text text) RETURNS boolean
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -628,11 +658,13 @@ CREATE FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) RETURNS voi
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    insert into bridge.transaction_notes (topic, key, value)
+    insert into bridge.transaction_notes as n (topic, key, value)
     select p_topic, p_key, p_value
     -- A longer key does not fit into the index, and the application's statement would fail.
     where octet_length(p_topic) + octet_length(p_key) <= 1000
-    on conflict on constraint transaction_notes_pkey do nothing
+    on conflict on constraint transaction_notes_pkey do update
+    set value = excluded.value
+    where n.value is null
 $$;
 
 COMMENT ON FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) IS 'Leaves a note for the rest of the current transaction. The first note with a topic and key wins. A key too long for the index is ignored.';
@@ -651,13 +683,39 @@ $$;
 
 COMMENT ON FUNCTION bridge.note_deleted_webhook() IS 'Trigger: keeps a deleted webhook''s name and URL for as long as the log has deliveries to it.';
 
-CREATE FUNCTION bridge.noted(p_topic text, p_key text) RETURNS jsonb
-    LANGUAGE sql STABLE
+CREATE FUNCTION bridge.note_of_serializable(p_topic text, p_key text, p_take boolean) RETURNS jsonb
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select value
-    from bridge.transaction_notes
-    where xact = pg_current_xact_id_if_assigned() and topic = p_topic and key = p_key
+begin
+    -- The condition hands over the existing value without a new version of its row: many rows may ask for
+    -- one note.
+    perform set_config('bridge.noted', '', true);
+    insert into bridge.transaction_notes as n (topic, key)
+    select p_topic, p_key
+    where octet_length(p_topic) + octet_length(p_key) <= 1000
+    on conflict on constraint transaction_notes_pkey do update
+    set value = null
+    where case when set_config('bridge.noted', coalesce(n.value::text, ''), true) = '' then false else p_take end;
+    return nullif(current_setting('bridge.noted'), '')::jsonb;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.note_of_serializable(p_topic text, p_key text, p_take boolean) IS 'noted() and, with p_take, take_note() in a serializable transaction.';
+
+CREATE FUNCTION bridge.noted(p_topic text, p_key text) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if current_setting('transaction_isolation') = 'serializable' then
+        return bridge.note_of_serializable(p_topic, p_key, false);
+    end if;
+    return (
+        select value
+        from bridge.transaction_notes
+        where xact = pg_current_xact_id_if_assigned() and topic = p_topic and key = p_key);
+end
 $$;
 
 COMMENT ON FUNCTION bridge.noted(p_topic text, p_key text) IS 'Returns the current transaction''s note, or null.';
@@ -1100,13 +1158,53 @@ $$;
 
 COMMENT ON FUNCTION bridge.ring() IS 'The doorbell: notifies the drainer, at commit, that the outbox has rows, unless the doorbell is quiet. Call it after inserting the row: a transaction that saw "quiet" then has an xid, and the drainer waits for that xid before it stops polling. Triggers inline the same condition, which is faster.';
 
-CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
-    LANGUAGE sql
+CREATE FUNCTION bridge.sequences_behind(p_event_id bigint, p_outbox_id bigint) RETURNS TABLE(sequence_name text, last_id bigint, used_id bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+    select s.name, s.last_id, used.id
+    from (
+        select name, coalesce(pg_sequence_last_value(name::regclass), 0) as last_id, given.used_id
+        from (values
+            ('bridge.event_id', p_event_id),
+            ('bridge.outbox_id_seq', p_outbox_id),
+            ('bridge.delivery_queue_id_seq', 0),
+            ('bridge.webhooks_id_seq', 0),
+            ('bridge.api_tokens_id_seq', 0),
+            ('bridge.audit_log_id_seq', 0)
+        ) as given(name, used_id)
+    ) as s
+    cross join lateral (
+        select greatest(s.used_id, case s.name
+            when 'bridge.event_id' then (select max(id) from bridge.events)
+            when 'bridge.outbox_id_seq' then (select max(id) from bridge.outbox)
+            when 'bridge.delivery_queue_id_seq' then
+                greatest((select max(id) from bridge.delivery_queue), (select max(id) from bridge.delivery_log))
+            when 'bridge.webhooks_id_seq' then (select max(id) from bridge.webhooks)
+            when 'bridge.api_tokens_id_seq' then (select max(id) from bridge.api_tokens)
+            when 'bridge.audit_log_id_seq' then (select max(id) from bridge.audit_log)
+        end) as id
+    ) as used
+    where used.id > s.last_id
+$$;
+
+COMMENT ON FUNCTION bridge.sequences_behind(p_event_id bigint, p_outbox_id bigint) IS 'Returns sequences that would give out ids which are in use. The parameters are ids of events and of the outbox that are known to have been given out.';
+
+CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_value jsonb;
+begin
+    if current_setting('transaction_isolation') = 'serializable' then
+        return bridge.note_of_serializable(p_topic, p_key, true);
+    end if;
     delete from bridge.transaction_notes
     where xact = pg_current_xact_id_if_assigned() and topic = p_topic and key = p_key
-    returning value
+    returning value into v_value;
+    return v_value;
+end
 $$;
 
 COMMENT ON FUNCTION bridge.take_note(p_topic text, p_key text) IS 'Deletes the current transaction''s note and returns it, or null.';
@@ -1625,7 +1723,7 @@ CREATE SEQUENCE bridge.event_id
 
 ALTER SEQUENCE bridge.event_id OWNED BY bridge.events.id;
 
-COMMENT ON SEQUENCE bridge.event_id IS 'Event ids. Only the drainer takes them, so their order is the order in which commits became visible.';
+COMMENT ON SEQUENCE bridge.event_id IS 'The last event id. Each drain assigns ids above it and above all that its bridge has published, and then moves it; so their order is the order in which commits became visible.';
 
 CREATE TABLE bridge.leader (
     is_only boolean DEFAULT true NOT NULL,
@@ -1694,12 +1792,14 @@ CREATE UNLOGGED TABLE bridge.transaction_notes (
     xact xid8 DEFAULT pg_current_xact_id() NOT NULL,
     topic text NOT NULL,
     key text NOT NULL,
-    value jsonb NOT NULL
+    value jsonb
 );
 
 COMMENT ON TABLE bridge.transaction_notes IS 'Notes that one rule leaves for another within a transaction, such as "this ticket was opened here". Unlogged: a note is meaningless once its transaction has ended, and a crash ends every transaction. Upkeep deletes old notes.';
 
 COMMENT ON COLUMN bridge.transaction_notes.xact IS 'The transaction that wrote the note. Only it reads the note.';
+
+COMMENT ON COLUMN bridge.transaction_notes.value IS 'Null: a serializable transaction looked for this note and did not find it, or has taken it.';
 
 CREATE TABLE bridge.uncounted_successes (
     id bigint NOT NULL,
@@ -2030,9 +2130,6 @@ ALTER TABLE ONLY bridge.leader
 ALTER TABLE ONLY bridge.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (version);
 
-ALTER TABLE ONLY bridge.outbox
-    ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
-
 ALTER TABLE ONLY bridge.partitioned_logs
     ADD CONSTRAINT partitioned_logs_pkey PRIMARY KEY (parent);
 
@@ -2103,7 +2200,9 @@ COMMENT ON INDEX bridge.delivery_queue_order IS 'claim: the first delivery of an
 
 COMMENT ON INDEX bridge.events_pkey IS 'events_since: everything after an id. Deliveries find their payload by id and recorded_at, in one partition.';
 
-COMMENT ON INDEX bridge.outbox_pkey IS 'drain: the next ids above the watermark, and single ids below it.';
+CREATE INDEX outbox_id ON bridge.outbox USING btree (id);
+
+COMMENT ON INDEX bridge.outbox_id IS 'drain: the next ids above the watermark, and single ids below it. Not unique: an application''s statement must not fail because the sequence was set back.';
 
 COMMENT ON INDEX bridge.transaction_notes_pkey IS 'noted(): one note of the current transaction.';
 
@@ -2176,6 +2275,8 @@ ALTER TABLE ONLY bridge.delivery_queue
 ALTER TABLE ONLY bridge.redeliveries
     ADD CONSTRAINT redeliveries_webhook_fkey FOREIGN KEY (webhook_id) REFERENCES bridge.webhooks(id) ON DELETE CASCADE;
 
+REVOKE ALL ON FUNCTION bridge.advance_sequences(p_event_id bigint, p_outbox_id bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.are_scopes(p_scopes text[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.audit(p_action text, p_target_id bigint, p_target text, p_changes jsonb) FROM PUBLIC;
@@ -2204,6 +2305,8 @@ REVOKE ALL ON FUNCTION bridge.forget_audit(p_keep_days integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.forgive_webhook() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.give_event_ids(p_last_id bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.is_event_type(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.is_ours(p_xid xid) FROM PUBLIC;
@@ -2219,6 +2322,8 @@ REVOKE ALL ON FUNCTION bridge.newest_deliveries(p_webhook_id bigint, p_status te
 REVOKE ALL ON FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.note_deleted_webhook() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.note_of_serializable(p_topic text, p_key text, p_take boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.noted(p_topic text, p_key text) FROM PUBLIC;
 
@@ -2247,6 +2352,8 @@ REVOKE ALL ON FUNCTION bridge.requeue_batch(p_webhook_id bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.ring() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.sequences_behind(p_event_id bigint, p_outbox_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.take_note(p_topic text, p_key text) FROM PUBLIC;
 

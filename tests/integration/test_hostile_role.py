@@ -118,7 +118,7 @@ async def assert_captured(relayed: Relayed, clerk: Bot, name: str = "after") -> 
         "set session_replication_role = replica",
         "set log_statement = 'all'",
         "alter table public.users disable trigger all",
-        "drop trigger bridge_001_user_created on public.users",
+        'drop trigger "#bridge_001_user_created" on public.users',
         "truncate public.users cascade",
         "lock table bridge.outbox in access share mode",
         "lock table bridge.partitioned_logs in access share mode",

@@ -56,7 +56,7 @@ def test_init_blocks_writers_no_longer_than_its_lock_timeout(
         while not stepped_back.is_set() and not installed.is_set():
             shop.user()  # fails if init waits without a timeout
         assert not installed.is_set(), failures
-        assert not triggers(bot_url).keys() & {"bridge_001_user_created"}
+        assert not triggers(bot_url).keys() & {"#bridge_001_user_created"}
         busy.commit()
     thread.join(PATIENCE_SECONDS)
     assert failures == []

@@ -104,7 +104,7 @@ def test_paused_rule_stays_paused_when_its_trigger_changes(bridge_url: str) -> N
     shop = Shop(bridge_url)
     with open_session(bridge_url) as connection:
         pause(connection, "user.created")
-        shop.execute("drop trigger bridge_001_user_created on public.users")
+        shop.execute('drop trigger "#bridge_001_user_created" on public.users')
         assert init(bridge_url).changed == ["user.created"]
         apply(
             bridge_url, plan(bridge_url, with_operations("user.created", "insert", "update")).steps

@@ -66,7 +66,7 @@ async def test_newest_transaction_that_commits_last_is_not_lost(
 ) -> None:
     async with open_database(bridge_url) as database, database.connect() as connection:
         drainer = Drainer(
-            connection, Watermark(0), 1000, ServerClock(), Deferral(database, lambda: None)
+            connection, Watermark(0), 1000, ServerClock(), Deferral(database, lambda: None), 0
         )
         with psycopg.connect(bridge_url) as older, psycopg.connect(bridge_url) as newer:
             older.execute("select pg_current_xact_id()")

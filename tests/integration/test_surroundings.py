@@ -61,8 +61,9 @@ async def test_settings_of_the_database_change_nothing(
             await relayed.until_count(1)
 
 
-async def test_init_leaves_no_row_hidden(bot_url: str, bot: Bot) -> None:
-    bot.execute(ENABLE_EVERYWHERE.encode())
+async def test_init_leaves_no_row_hidden(bot_url: str) -> None:
+    with psycopg.connect(bot_url) as shop:
+        shop.execute(ENABLE_EVERYWHERE.encode())
     init(bot_url)
     assert diagnose(as_service(bot_url))["row_security"].level == "ok"
     async with open_database(as_service(bot_url)) as database:

@@ -1,5 +1,6 @@
 """Connection strings mean the same for both drivers."""
 
+import os
 import socket
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -38,9 +39,8 @@ def read_by_asyncpg(url: str) -> dict[str, str]:
             {"host": "127.0.0.1", "port": "5432", "dbname": "d", "sslmode": "require"},
         ),
         (
-            "postgresql:///d?service=shop&options=-c%20work_mem%3D1MB&target_session_attrs=primary",
+            "postgresql:///d?options=-c%20work_mem%3D1MB&target_session_attrs=primary",
             {
-                "service": "shop",
                 "dbname": "d",
                 "options": "-c work_mem=1MB",
                 "target_session_attrs": "primary",
@@ -62,6 +62,40 @@ def test_environment_counts_less_than_the_string(monkeypatch: pytest.MonkeyPatch
     }  # fmt: skip
     assert for_asyncpg("postgresql://h/d").connect_seconds == 3
     assert "connect_timeout" not in conninfo_to_dict(for_libpq("postgresql://h/d"))
+
+
+@pytest.mark.parametrize("named_by", ["string", "environment"])
+def test_service_counts_more_than_the_environment(
+    named_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "services"
+    file.write_text(
+        "[shop]\nhost=of-the-service\nport=7\nuser=u\nconnect_timeout=4\nkeepalives=0\n"
+    )
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    monkeypatch.setenv("PGHOST", "of-the-environment")
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "3")
+    monkeypatch.setenv("PGDATABASE", "d")
+    url = "postgresql:///?service=shop"
+    if named_by == "environment":
+        monkeypatch.setenv("PGSERVICE", "shop")
+        url = "postgresql:///"
+    assert read_by_asyncpg(url) == {
+        "host": "of-the-service", "port": "7", "user": "u", "dbname": "d",
+    }  # fmt: skip
+    assert for_asyncpg(url).connect_seconds == 4
+    keepalive = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert for_asyncpg(url).socket_options[keepalive] == 0
+    assert conninfo_to_dict(for_libpq(url)).get("keepalives") is None
+    separator = "&" if "?" in url else "?"
+    assert read_by_asyncpg(f"{url}{separator}host=of-the-string")["host"] == "of-the-string"
+    assert os.environ.get("PGSERVICE") == ("shop" if named_by == "environment" else None)
+
+
+def test_unknown_service_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    with pytest.raises(ParameterError, match=r'service "nope" not found|service file .* not found'):
+        for_asyncpg("postgresql:///?service=nope")
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ def test_rule_renders_function_and_trigger() -> None:
     assert rendered.name == "thing.made"
     assert rendered.table == "public.things"
     assert rendered.function_name == "bridge.capture_thing_made"
-    assert rendered.trigger_name == "bridge_007_thing_made"
+    assert rendered.trigger_name == "#bridge_007_thing_made"
     assert rendered.trigger_sql == (
-        "create or replace trigger bridge_007_thing_made\n"
+        'create or replace trigger "#bridge_007_thing_made"\n'
         "    after insert on public.things\n"
         "    for each row execute function bridge.capture_thing_made();"
     )
@@ -45,7 +45,7 @@ def test_rule_renders_function_and_trigger() -> None:
 def test_deferred_rule_renders_a_constraint_trigger() -> None:
     rendered = render(rule(deferred=True, on=["insert", "update"]), TABLE, 1)
     assert rendered.trigger_sql == (
-        "create constraint trigger bridge_001_thing_made\n"
+        'create constraint trigger "#bridge_001_thing_made"\n'
         "    after insert or update on public.things\n"
         "    deferrable initially deferred\n"
         "    for each row execute function bridge.capture_thing_made();"
@@ -216,7 +216,7 @@ def test_function_sets_what_its_values_depend_on(
 def test_truncate_renders_a_statement_trigger() -> None:
     rendered = render(rule(on="truncate", payload={"by": "current_user"}), TABLE, 1)
     assert rendered.trigger_sql == (
-        "create or replace trigger bridge_001_thing_made\n"
+        'create or replace trigger "#bridge_001_thing_made"\n'
         "    after truncate on public.things\n"
         "    for each statement execute function bridge.capture_thing_made();"
     )

@@ -58,10 +58,11 @@ def triggers(context: Context) -> Verdicts:
     """Check that the triggers and functions of the rules are unchanged."""
     applied = context.applied_rules()
     damaged = [f"{rule.name}: {damage}" for rule in applied if (damage := rule.damage)]
+    damaged += [f"no rule: stray trigger {each.name}" for each in context.stray_triggers()]
     if damaged:
         return error(
             f"triggers or functions changed since pgbridge init; {'; '.join(damaged[:LISTED])}",
-            "these rules capture the wrong events or none",
+            "these rules capture the wrong events, each event twice, or none",
             "run: pgbridge init",
         )
     return ok(f"the triggers and functions of {len(applied)} rules are unchanged")

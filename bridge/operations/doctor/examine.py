@@ -21,6 +21,7 @@ CHECKS: tuple[Check, ...] = (
     capture.triggers_fire,
     server.listen,
     server.notification_queue,
+    server.replication,
     server.prepared_transactions,
     server.clock,
     access.rights,
@@ -28,6 +29,7 @@ CHECKS: tuple[Check, ...] = (
     schema.schema_version,
     # These need the current schema.
     sessions.orphans,
+    schema.sequences,
     schema.outbox,
     schema.deferred,
     schema.doorbell,

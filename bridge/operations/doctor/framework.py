@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from bridge.capture.models import AppliedRule, Plan, applied_rules
+from bridge.capture.models import AppliedRule, Plan, StrayTrigger, applied_rules, stray_triggers
 from bridge.capture.plan import plan_install
 from bridge.capture.rules import Rule
 from bridge.database.sessions import Connection, fetch
@@ -63,12 +63,19 @@ class Context:
             InstallError: ``pgbridge init`` would refuse.
         """
         with self._limited():
-            return plan_install(self.connection, self.rules, check_privileges=False)
+            return plan_install(
+                self.connection, self.rules, check_privileges=False, allow_publications=True
+            )
 
     def applied_rules(self) -> list[AppliedRule]:
         """Return the rules that ``pgbridge init`` last applied."""
         with self._limited():
             return applied_rules(self.connection)
+
+    def stray_triggers(self) -> list[StrayTrigger]:
+        """Return the triggers that call capture functions of no applied rule."""
+        with self._limited():
+            return stray_triggers(self.connection)
 
     @contextmanager
     def _limited(self) -> Iterator[None]:

@@ -50,6 +50,21 @@ def row_security(context: Context) -> Verdicts:
     )
 
 
+def sequences(context: Context) -> Verdicts:
+    """Check that no sequence gives out ids that are in use."""
+    behind = [
+        f"{row['sequence_name']} ({row['last_id']}, in use up to {row['used_id']})"
+        for row in context.fetch("sequences_behind")
+    ]
+    if not behind:
+        return ok("sequences are past all ids in use")
+    return error(
+        f"sequences were set back: {listed(behind)}",
+        "a dump that is replayed into its own database does this; ids would be given out twice",
+        "run: pgbridge run, which moves them when it starts, and then within a minute",
+    )
+
+
 def outbox(context: Context) -> Verdicts:
     """Check that a bridge drains the outbox."""
     [row] = context.fetch("overview")

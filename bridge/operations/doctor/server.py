@@ -3,6 +3,7 @@
 import secrets
 import time
 
+from bridge.capture.replication import publication_problem, slot_remark
 from bridge.database.quoting import literal
 from bridge.database.sessions import (
     TRANSACTION_POOLER,
@@ -125,6 +126,20 @@ def notification_queue(context: Context) -> Verdicts:
         "when the queue is full, every commit that notifies fails, including the application's",
         hint,
     )
+
+
+def replication(context: Context) -> Verdicts:
+    """Check that schema bridge is not replicated to subscribers by accident."""
+    rows = context.fetch("replication")
+    if (problem := publication_problem(rows)) is not None:
+        return error(*problem)
+    if (remark := slot_remark(rows)) is not None:
+        return warning(
+            remark,
+            "a consumer that does not expect these tables may fail, and its slot then retains WAL",
+            "see docs/capture.md, Logical replication",
+        )
+    return ok("no publication and no logical slot includes schema bridge")
 
 
 def prepared_transactions(context: Context) -> Verdicts:

@@ -61,10 +61,10 @@ def test_rule_with_a_dropped_column_is_an_error_until_fixed(healthy: str, bot: B
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        ("drop trigger bridge_001_user_created on public.users", "its trigger was dropped"),
+        ('drop trigger "#bridge_001_user_created" on public.users', "its trigger was dropped"),
         ("alter table public.users disable trigger all", "its trigger is disabled"),
         (
-            "create or replace trigger bridge_001_user_created after delete on public.users"
+            'create or replace trigger "#bridge_001_user_created" after delete on public.users'
             " for each row execute function bridge.capture_user_created()",
             "its trigger was replaced",
         ),
@@ -73,7 +73,11 @@ def test_rule_with_a_dropped_column_is_an_error_until_fixed(healthy: str, bot: B
             " language plpgsql as 'begin return null; end'",
             "its function was replaced",
         ),
-        ("alter table public.users rename to customers", "table public.users no longer exists"),
+        (
+            "alter table public.users rename to customers",
+            'its trigger is "#bridge_001_user_created" on public.customers, not on public.users',
+        ),
+        ("drop table public.users cascade", "table public.users no longer exists"),
     ],
 )
 def test_damaged_trigger_is_named_with_its_rule(
