@@ -63,7 +63,9 @@ def triggers(context: Context) -> Verdicts:
         return error(
             f"triggers or functions changed since pgbridge init; {'; '.join(damaged[:LISTED])}",
             "these rules capture the wrong events, each event twice, or none",
-            "run: pgbridge init",
+            "run: pgbridge init"
+            if all(rule.table_present for rule in applied)
+            else "if a table was renamed, change its rule; then run: pgbridge init",
         )
     return ok(f"the triggers and functions of {len(applied)} rules are unchanged")
 
