@@ -9,6 +9,7 @@ import psycopg
 
 from bridge.assets import query
 from bridge.capture.check import check_rules
+from bridge.capture.dumps import dump_problem
 from bridge.capture.models import AppliedRule, Plan, StrayTrigger, applied_rules, stray_triggers
 from bridge.capture.render import RenderedRule, render_paused, render_sql
 from bridge.capture.replication import publication_problem, slot_remark
@@ -51,12 +52,13 @@ def plan_install(
             checked, remarks = check_rules(
                 connection, rules, check_privileges=check_privileges, is_installed=installed
             )
+            dumps = fetch(connection, "dump_roles")
         missing_roles, role_steps = _plan_roles(
             connection, create=create_roles, regrant_all=bool(migrations)
         )
         hidden = fetch(connection, "row_security")
         replicated = fetch(connection, "replication")
-        applied = {rule.name: rule for rule in applied_rules(connection)}
+        applied = applied_rules(connection)
         strays = stray_triggers(connection)
         [may] = fetch(connection, "may_install")
         rings = connection.execute(
@@ -74,29 +76,13 @@ def plan_install(
     # Grants come before rules, which may have to wait for table locks: a running bridge needs the
     # grants as soon as the schema has changed.
     plan = Plan([*migrations, *role_steps], remarks=remarks, missing_roles=missing_roles)
-    wanted = {rule.name: rule for rule in checked}
-    for name, rule in wanted.items():
-        known = applied.get(name)
-        if known is None:
-            plan.new.append(name)
-        elif known.has_trigger_of(rule) and known.has_function_of(rule):
-            plan.kept.append(name)
-            continue
-        else:
-            plan.changed.append(name)
-        plan.steps.append(_application(rule, known, strays, owner))
-    # Removals come last: rows of a renamed event are briefly captured under both names, never
-    # under none.
-    for name, old in applied.items():
-        if name not in wanted:
-            plan.removed.append(name)
-            plan.steps.append(_removal(old))
-    replaced = {rule.function_name for rule in wanted.values()}
-    plan.steps += [_stray_removal(each) for each in strays if each.function_name not in replaced]
+    _plan_rules(plan, checked, applied, strays, owner)
     if quiet_doorbell and rings == (True,):
         plan.steps.append(
             Step("quiet the doorbell", "select pg_catalog.setval('bridge.doorbell', 1);")
         )
+    if not installed and (problem := dump_problem(dumps)) is not None:
+        plan.remarks.append("; ".join(problem))
     if plan.steps:
         _consider_replication(plan, replicated, allow_publications=allow_publications)
     return plan
@@ -121,6 +107,36 @@ def _as_role(role: str | None, steps: Sequence[Step]) -> list[Step]:
     if role is None:
         return list(steps)
     return [replace(step, sql=f"set local role {identifier(role)};\n{step.sql}") for step in steps]
+
+
+def _plan_rules(
+    plan: Plan,
+    checked: Sequence[RenderedRule],
+    applied: Sequence[AppliedRule],
+    strays: Sequence[StrayTrigger],
+    owner: str | None,
+) -> None:
+    """Add the steps that apply exactly these rules."""
+    wanted = {rule.name: rule for rule in checked}
+    known_rules = {rule.name: rule for rule in applied}
+    for name, rule in wanted.items():
+        known = known_rules.get(name)
+        if known is None:
+            plan.new.append(name)
+        elif known.has_trigger_of(rule) and known.has_function_of(rule):
+            plan.kept.append(name)
+            continue
+        else:
+            plan.changed.append(name)
+        plan.steps.append(_application(rule, known, strays, owner))
+    # Removals come last: rows of a renamed event are briefly captured under both names, never
+    # under none.
+    for name, old in known_rules.items():
+        if name not in wanted:
+            plan.removed.append(name)
+            plan.steps.append(_removal(old))
+    replaced = {rule.function_name for rule in wanted.values()}
+    plan.steps += [_stray_removal(each) for each in strays if each.function_name not in replaced]
 
 
 def _consider_replication(

@@ -2,6 +2,7 @@
 
 import psycopg
 
+from bridge.capture.dumps import dump_problem
 from bridge.database.rights import existing_roles, grants, missing_rights
 from bridge.database.sessions import one_line
 from bridge.operations.doctor.framework import Context, Verdicts, error, ok, warning
@@ -33,6 +34,13 @@ def rights(context: Context) -> Verdicts:
             "run: pgbridge init",
         )
     return ok(f"role {may['role']} has the privileges that the bridge needs")
+
+
+def dumps(context: Context) -> Verdicts:
+    """Check that schema bridge does not make the dumps of other roles fail."""
+    if (problem := dump_problem(context.fetch("dump_roles"))) is not None:
+        return warning(*problem)
+    return ok("no role's dumps fail because of schema bridge")
 
 
 def bot_tokens(context: Context) -> Verdicts:

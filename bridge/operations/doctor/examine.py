@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     schema.row_security,
     schema.schema_version,
     # These need the current schema.
+    access.dumps,
     sessions.orphans,
     schema.sequences,
     schema.outbox,
