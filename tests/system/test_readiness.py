@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 import psycopg
+import pytest
 import trio
 
 from bridge.demo.postgres import EmbeddedPostgres
@@ -58,6 +59,28 @@ async def test_healthy_bridge_passes_every_check(bridge_url: str) -> None:
                 "outbox",
                 "database",
             }
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        ("revoke usage on schema bridge from bridge_service", "database"),
+        ("alter table bridge.outbox enable row level security", "database"),
+        ("revoke insert on bridge.events from bridge_service", "relay"),
+        ("alter table bridge.events enable row level security", "relay"),
+        ("alter table bridge.delivery_queue enable row level security", "claim"),
+    ],
+)
+async def test_bridge_whose_statements_are_refused_is_not_ready(
+    bridge_url: str, bot: Bot, damage: str, check: str
+) -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with running(bridge_url) as bridge:
+            await until_ready(bridge)
+            bot.execute(damage.encode())
+            sign_up(bot)
+            await until_trouble(bridge, check)
+            assert bridge.logged("database_task_failed")
 
 
 async def test_frozen_drainer_makes_the_other_bridge_unready(bridge_url: str, bot: Bot) -> None:
