@@ -15,15 +15,22 @@ from bridge.operations.formatting import format_seconds
 
 
 def triggers_fire(context: Context) -> Verdicts:
-    """Check for sessions in the replica role, where ordinary triggers do not fire."""
+    """Check for sessions in the replica role, and for those that switch capture off."""
     rows = context.fetch("triggers_fire")
-    if rows:
-        return error(
-            f"session_replication_role is replica for {listed([row['place'] for row in rows])}",
+    found: Verdicts = []
+    if replica := [row for row in rows if row["name"] == "session_replication_role"]:
+        found += error(
+            f"session_replication_role is replica for {listed([row['place'] for row in replica])}",
             "triggers do not fire there, so changes are not captured",
-            "; ".join(row["remedy"] for row in rows),
+            "; ".join(row["remedy"] for row in replica),
         )
-    return ok("triggers fire for every role")
+    if off := [row for row in rows if row["name"] == "bridge.capture"]:
+        found += warning(
+            f"bridge.capture is off for {listed([row['place'] for row in off])}",
+            "their changes are not captured, as is wanted while a backup is restored",
+            "when that is done: " + "; ".join(row["remedy"] for row in off),
+        )
+    return found or ok("triggers fire for every role")
 
 
 def rules(context: Context) -> Verdicts:
