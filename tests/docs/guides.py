@@ -27,6 +27,8 @@ RUN_BY = {
     # Same commands as README.md.
     "README.ru.md": "tests/docs/test_readme_ru.py::test_russian_readme_matches_the_english_one",
     "docs/access.md": "tests/docs/test_guides.py::test_access_commands_run",
+    "docs/backups.md": "tests/docs/test_backups_guide.py::"
+    "test_replayed_dump_announces_nothing_and_repeats_no_id",
     "docs/capture.md": "tests/docs/test_capture_guide.py::test_tutorial_works_as_printed",
     "docs/dashboard.md": "tests/docs/test_guides.py::test_dashboard_server_hands_out_tickets",
     "docs/first-steps.md": "tests/docs/test_first_steps.py::"
@@ -92,6 +94,7 @@ NOT_RUN = {
         "docs/roles.md",
         "export BRIDGE_DATABASE_URL='postgresql://shop_owner:…@127.0.0.1/shop?options=-c%20role%3Dshop_group'",
     ): "the page's test runs init with the same options",
+    ("docs/backups.md", "systemctl stop pgbridge"): _SYSTEMD,
     ("docs/upgrade.md", "systemctl restart pgbridge"): _SYSTEMD,
     ("docs/upgrade.md", "systemctl stop pgbridge"): _SYSTEMD,
     ("docs/upgrade.md", "systemctl disable --now pgbridge"): _SYSTEMD,

@@ -1,5 +1,6 @@
 """Check the capture rules and their triggers."""
 
+from bridge.capture.blindness import BlindRule
 from bridge.capture.owners import owner_problem
 from bridge.database.migrate import InstallError
 from bridge.operations.doctor.framework import (
@@ -27,7 +28,8 @@ def triggers_fire(context: Context) -> Verdicts:
     if off := [row for row in rows if row["name"] == "bridge.capture"]:
         found += warning(
             f"bridge.capture is off for {listed([row['place'] for row in off])}",
-            "their changes are not captured, as is wanted while a backup is restored",
+            "their changes are not captured, as is wanted while a backup is restored "
+            "(docs/backups.md)",
             "when that is done: " + "; ".join(row["remedy"] for row in off),
         )
     return found or ok("triggers fire for every role")
@@ -64,12 +66,14 @@ def rules(context: Context) -> Verdicts:
 def triggers(context: Context) -> Verdicts:
     """Check that the triggers and functions of the rules are unchanged."""
     applied = context.applied_rules()
-    damaged = [f"{rule.name}: {damage}" for rule in applied if (damage := rule.damage)]
+    blind = {rule.name: rule.words for rule in map(BlindRule.of, context.fetch("blind_rules"))}
+    damages = {rule.name: blind.get(rule.name) or rule.damage for rule in applied}
+    damaged = [f"{name}: {damage}" for name, damage in damages.items() if damage]
     if damaged:
         return error(
             f"triggers or functions changed since pgbridge init; {'; '.join(damaged[:LISTED])}",
             "these rules capture the wrong events or none",
-            "run: pgbridge init",
+            "run: pgbridge init (docs/backups.md if a backup was restored)",
         )
     return ok(f"the triggers and functions of {len(applied)} rules are unchanged")
 

@@ -87,6 +87,7 @@ def test_rule_with_a_dropped_column_is_an_error_until_fixed(healthy: str, bot: B
             "its function was replaced",
         ),
         ("alter table public.users rename to customers", "table public.users no longer exists"),
+        ("drop table public.users cascade", "its table no longer exists"),
     ],
 )
 def test_damaged_trigger_is_named_with_its_rule(
