@@ -156,6 +156,8 @@ class Settings(BaseSettings):
 
     # How long `init` waits for a table lock before it backs off and retries.
     lock_timeout_seconds: float = Field(2.0, gt=0)
+    # Whether a bridge runs the steps of `init` when triggers were dropped or disabled.
+    repair_triggers: bool = False
 
     @property
     def session_url(self) -> str:

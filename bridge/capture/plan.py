@@ -60,6 +60,8 @@ def plan_install(
         replicated = fetch(connection, "replication")
         applied = applied_rules(connection)
         strays = stray_triggers(connection)
+        # The function is as new as the last migration.
+        behind = fetch(connection, "sequences_behind") if installed and not migrations else []
         [may] = fetch(connection, "may_install")
         rings = connection.execute(
             "select pg_sequence_last_value(to_regclass('bridge.doorbell')) = 0"
@@ -73,6 +75,9 @@ def plan_install(
     # Everything belongs to the owner of the schema, also if a superuser or a member runs init.
     owner = may["other_owner"]
     migrations = _as_role(owner, migrations)
+    if behind:
+        title = "move sequences past the ids in use"
+        migrations.append(Step(title, "select bridge.advance_sequences(0, 0);"))
     # Grants come before rules, which may have to wait for table locks: a running bridge needs the
     # grants as soon as the schema has changed.
     plan = Plan([*migrations, *role_steps], remarks=remarks, missing_roles=missing_roles)

@@ -17,7 +17,10 @@ RuleName = Annotated[
 
 @capture_app.command()
 def pause(rule: RuleName = None) -> None:
-    """Stop capturing events. Changes made while paused are never captured."""
+    """Stop capturing events, for example while a backup is restored.
+
+    Changes made while paused are never captured.
+    """
     with database_session(read_settings()) as connection, install_lock(connection):
         paused = set_paused(connection, rule, paused=True)
     say(f"paused: {', '.join(paused) or 'nothing; already paused'}")

@@ -26,8 +26,10 @@ from bridge.live.history import History, read_log
 from bridge.live.hub import Hub
 from bridge.live.stream import LiveStream
 from bridge.operations.activity import Activity
+from bridge.operations.capture_watch import CaptureWatch
 from bridge.operations.gauges import update_gauges
 from bridge.operations.readiness import ListenProbe, Readiness
+from bridge.operations.repair import repair_triggers
 from bridge.relay.relay import Relay
 from bridge.relay.upkeep import Upkeep, create_partitions
 from bridge.settings import Settings
@@ -91,16 +93,15 @@ class Bridge:
             batch=settings.drain_batch,
             listen_to={probe.channel: probe.arrived},
         )
-        readiness = Readiness(
-            database,
-            {
-                "relay": relay.trouble,
-                "listen": probe.trouble,
-                "claim": courier.claim_trouble,
-                "settle": courier.settle_trouble,
-            },
-            stall_seconds=3 * settings.poll_seconds,
-        )
+        watch = _capture_watch(settings, database)
+        checks = {
+            "relay": relay.trouble,
+            "listen": probe.trouble,
+            "claim": courier.claim_trouble,
+            "settle": courier.settle_trouble,
+            "capture": watch.trouble,
+        }
+        readiness = Readiness(database, checks, stall_seconds=3 * settings.poll_seconds)
         per_second = settings.requests_per_second
         api = build_api(
             database,
@@ -131,6 +132,7 @@ class Bridge:
             live.run,
             probe.run,
             readiness.run,
+            watch.run,
             partial(update_gauges, database),
             self._activity.run,
         )
@@ -214,6 +216,11 @@ def _bot_tokens(settings: Settings, database: Database) -> BotTokenTable | None:
 
 def _throttle(per_second: float, burst: float) -> Throttle | None:
     return Throttle(per_second, max(1, round(burst))) if per_second else None
+
+
+def _capture_watch(settings: Settings, database: Database) -> CaptureWatch:
+    repair = partial(repair_triggers, settings) if settings.repair_triggers else None
+    return CaptureWatch(database, repair)
 
 
 def _courier(settings: Settings, database: Database, transport: Transport, vault: Vault) -> Courier:

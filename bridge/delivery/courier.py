@@ -147,9 +147,10 @@ class Courier:
         while not self._stopping:
             started = trio.current_time()
             free = min(CLAIM_BATCH, self._concurrency - len(self._held))
-            # A full courier counts as polling: slow receivers are not its fault.
-            self._polled_at = started
-            if free > 0:
+            if free <= 0:
+                # A full courier counts as polling: slow receivers are not its fault.
+                self._polled_at = started
+            else:
                 deliveries = await self._claimer.claim(free, self._held.values())
                 self._polled_at = trio.current_time()
                 for delivery in deliveries:

@@ -1,7 +1,7 @@
 """Rates, latencies, queue sizes and their recent history, for the console and ``pgbridge status``.
 
-Built from the rows of ``sql/queries/overview.sql``, ``running_bridges.sql`` and ``activity.sql``.
-Rows are mappings, so either driver can fetch them.
+Built from the rows of ``overview.sql``, ``running_bridges.sql``, ``blind_rules.sql`` and
+``activity.sql`` of ``sql/queries``. Rows are mappings, so either driver can fetch them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
+from bridge.capture.blindness import BlindRule
 from bridge.telemetry.histogram import add_counts, quantile
 
 Row = Mapping[str, Any]
@@ -235,6 +236,7 @@ class Overview:
         deferred: drained events whose deliveries are not all queued yet.
         webhooks: number of webhooks by state, as in ``webhook_health``.
         bridges: the running bridges.
+        blind_rules: the rules that capture nothing although they are not paused.
         points: oldest first; the last one is incomplete.
     """
 
@@ -250,6 +252,7 @@ class Overview:
     drainer: Drainer
     doorbell: Doorbell
     bridges: Sequence[RunningBridge]
+    blind_rules: Sequence[BlindRule]
     last_event: LastEvent | None
     points: Sequence[Point]
 
@@ -267,12 +270,15 @@ class Overview:
         return converted
 
 
-def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Overview:
+def overview(
+    state: Row, bridges: Iterable[Row], blind: Iterable[Row], activity: Iterable[Row]
+) -> Overview:
     """Build the overview.
 
     Args:
         state: the row of ``overview.sql``.
         bridges: the rows of ``running_bridges.sql``.
+        blind: the rows of ``blind_rules.sql``.
         activity: the rows of ``activity.sql``, whose parameters determine the points.
     """
     bridges, activity = list(bridges), list(activity)
@@ -311,6 +317,7 @@ def overview(state: Row, bridges: Iterable[Row], activity: Iterable[Row]) -> Ove
             RunningBridge(**{field.name: row[field.name] for field in fields(RunningBridge)})
             for row in bridges
         ],
+        blind_rules=[BlindRule.of(row) for row in blind],
         last_event=None
         if state["last_event_id"] is None
         else LastEvent(state["last_event_id"], state["last_event_occurred_at"]),

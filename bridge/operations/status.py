@@ -40,6 +40,7 @@ class Status:
             "outbox": figures["outbox"],
             "delivery_queue": asdict(self.pending_deliveries),
             "last_event": figures["last_event"],
+            "blind_rules": figures["blind_rules"],
             "overview": figures,
         }
 
@@ -66,6 +67,7 @@ class Status:
             ("delivery queue", str(self.pending_deliveries)),
             *self._deferred(),
             ("last event", last_event),
+            *self._blind(),
             *_format_activity(figures),
         ]
 
@@ -74,6 +76,13 @@ class Status:
         if not self.overview.deferred.count:
             return []
         return [("events not queued yet", format_events(self.overview.deferred))]
+
+    def _blind(self) -> list[tuple[str, str]]:
+        """Return a line about each rule that captures nothing."""
+        return [
+            ("captures nothing", f"{rule.name}: {rule.words}; run: pgbridge doctor")
+            for rule in self.overview.blind_rules
+        ]
 
 
 def read_status(
@@ -101,6 +110,7 @@ def read_status(
         overview=overview(
             state,
             fetch(connection, "running_bridges"),
+            fetch(connection, "blind_rules"),
             fetch(connection, "activity", minutes, point_seconds),
         ),
     )

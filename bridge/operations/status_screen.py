@@ -127,6 +127,10 @@ def frame(figures: Overview, problem: str, width: int) -> RenderableType:
         parts.append(Text(f"out of date: {problem}", "bold red", overflow="fold"))
     if not figures.drainer.alive:
         parts.append(Text("no bridge is draining; events wait in the outbox", "bold red"))
+    parts += [
+        Text(f"captures nothing: {rule.name}: {rule.words}", "bold red", overflow="fold")
+        for rule in figures.blind_rules
+    ]
     parts += [_tiles(figures, width), _charts(figures, width), _facts(figures)]
     return Group(*parts)
 

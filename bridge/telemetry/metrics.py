@@ -42,6 +42,11 @@ capture_errors = Counter(
     "Events drained without a payload because the rule could not compute it.",
     ["rule"],
 )
+blind_rules = Snapshot(
+    "pgbridge_blind_rules",
+    "Rules that capture nothing although they are not paused, by reason.",
+    "reason",
+)
 commit_to_drained = ExposedHistogram(
     "pgbridge_commit_to_drained_seconds",
     "Time from the capture of an event until this bridge moved it to the log.",

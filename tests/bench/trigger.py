@@ -26,27 +26,34 @@ RULE = parse_rules(
     f"payload = {COLUMNS}"
 )
 _VALUE = "jsonb_build_object({})".format(", ".join(f"'{name}', new.{name}" for name in COLUMNS))
-_GUARD = "begin v := {}; exception when others then v := null; end;"
+_PAYLOAD = f"v := {_VALUE};"
+_SWITCH = (
+    "exit guarded when case when current_setting('bridge.capture', true) = 'off'"
+    " then pg_has_role(session_user, current_user, 'member') end; "
+)
+_GUARD = "<<guarded>> begin {} exception when others then v := null; end;"
 _OUTBOX = "insert into bridge.outbox (event_type, payload) values ('made', v);"
 _FLAG = (
     "if pg_sequence_last_value('bridge.doorbell') = 0 then perform pg_notify('bridge_outbox', '');"
     " end if;"
 )
+_WHOLE = _GUARD.format(_SWITCH + _PAYLOAD) + _OUTBOX + _FLAG
 #: Options and body of the function.
 FORMS = {
     "an empty function": ("", ""),
     "security definer": ("security definer", ""),
-    "its payload, guarded": ("security definer", _GUARD.format(_VALUE)),
-    "the row in the outbox": ("security definer", _GUARD.format(_VALUE) + _OUTBOX),
-    "a look at the doorbell": ("security definer", _GUARD.format(_VALUE) + _OUTBOX + _FLAG),
+    "its payload, guarded": ("security definer", _GUARD.format(_PAYLOAD)),
+    "the row in the outbox": ("security definer", _GUARD.format(_PAYLOAD) + _OUTBOX),
+    "a look at the doorbell": ("security definer", _GUARD.format(_PAYLOAD) + _OUTBOX + _FLAG),
+    "a look at bridge.capture": ("security definer", _WHOLE),
     "one setting (search_path)": (
         "security definer set search_path = pg_catalog, pg_temp",
-        _GUARD.format(_VALUE) + _OUTBOX + _FLAG,
+        _WHOLE,
     ),
     "four settings more": (
         "security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC'"
         " set datestyle = 'ISO' set intervalstyle = 'postgres' set bytea_output = 'hex'",
-        _GUARD.format(_VALUE) + _OUTBOX + _FLAG,
+        _WHOLE,
     ),
 }
 LOOP = f"""

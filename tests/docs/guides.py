@@ -27,6 +27,7 @@ RUN_BY = {
     # Same commands as README.md.
     "README.ru.md": "tests/docs/test_readme_ru.py::test_russian_readme_matches_the_english_one",
     "docs/access.md": "tests/docs/test_guides.py::test_access_commands_run",
+    "docs/backups.md": "tests/docs/test_backups_guide.py::test_replayed_dump_announces_nothing",
     "docs/capture.md": "tests/docs/test_capture_guide.py::test_tutorial_works_as_printed",
     "docs/dashboard.md": "tests/docs/test_guides.py::test_dashboard_server_hands_out_tickets",
     "docs/first-steps.md": "tests/docs/test_first_steps.py::"

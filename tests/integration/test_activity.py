@@ -232,11 +232,14 @@ def test_overview_has_outbox_drainer_and_doorbell(bridge_url: str, bot: Bot) -> 
     assert overviewed.doorbell.switches == 2
 
 
-async def _look_as_daemon(database: Database) -> tuple[Row, Sequence[Row], Sequence[Row]]:
+async def _look_as_daemon(
+    database: Database,
+) -> tuple[Row, Sequence[Row], Sequence[Row], Sequence[Row]]:
     [state] = await database.fetch("overview")
     return (
         state,
         await database.fetch("running_bridges"),
+        await database.fetch("blind_rules"),
         await database.fetch("activity", 60, 60),
     )
 

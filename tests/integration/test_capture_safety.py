@@ -75,6 +75,40 @@ def test_application_needs_no_privilege_on_schema_bridge(clerk: Shop) -> None:
     ]
 
 
+@pytest.mark.parametrize("scope", ["", "local "])
+def test_owner_can_switch_capture_off_for_a_session(shop: Shop, scope: str) -> None:
+    with shop.transaction():
+        shop.execute(f"set {scope}bridge.capture = off")
+        assert trade(shop) == []
+        with shop.transaction():
+            shop.message(shop.ticket())
+    # Deferred rules see the setting at commit. Other sessions are not affected.
+    assert shop.events() == []
+    others = Shop(shop.url)
+    others.user(username="third")
+    others.close()
+    assert [kind for kind, _ in shop.events()] == ["user.created"]
+    shop.execute("reset bridge.capture")
+    shop.user(username="fourth")
+    assert [kind for kind, _ in shop.events()] == ["user.created"]
+
+
+@pytest.mark.parametrize("value", ["on", "", "Off", "of", "false"])
+def test_other_values_leave_capture_on(shop: Shop, value: str) -> None:
+    shop.execute(f"set bridge.capture = '{value}'")
+    shop.user()
+    assert [kind for kind, _ in shop.events()] == ["user.created"]
+
+
+def test_role_of_the_application_cannot_switch_capture_off(clerk: Shop) -> None:
+    """Otherwise, whoever can write a captured table could hide it."""
+    clerk.execute("set bridge.capture = off")
+    clerk.user(username="second")
+    clerk.execute("reset session authorization")
+    clerk.execute("reset bridge.capture")
+    assert [kind for kind, _ in clerk.events()] == ["user.created"]
+
+
 def test_application_role_cannot_use_schema_bridge(
     clerk: Shop,
 ) -> None:

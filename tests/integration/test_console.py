@@ -405,6 +405,22 @@ async def test_stalled_part_is_named(bridge_url: str) -> None:
         assert not [alert for alert in alerts if "relay" in alert]
 
 
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [
+        ("en", "<strong>payment.completed</strong> (its trigger is disabled)"),
+        ("ru", "<strong>payment.completed</strong> (триггер отключён)"),
+    ],
+)
+async def test_blind_rules_are_named(bridge_url: str, bot: Bot, language: str, words: str) -> None:
+    async with visiting(bridge_url) as browser:
+        browser.headers["Accept-Language"] = language
+        await sign_in(browser)
+        assert "pgbridge init" not in (await browser.get("/console")).text
+        bot.execute("alter table public.transactions disable trigger all")
+        assert words in (await browser.get("/console?minutes=60")).text
+
+
 async def test_figures_are_queried_once_for_all_readers(
     bridge_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

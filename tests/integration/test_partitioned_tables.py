@@ -111,6 +111,17 @@ def test_move_to_another_partition_is_one_update(
     assert northern.events() == [("shard.update", back)]
 
 
+def test_move_while_capture_is_off_leaves_nothing_behind(northern: Application) -> None:
+    northern.run(
+        "set bridge.capture = off",
+        "update public.shards set region = 'south'",
+        "reset bridge.capture",
+        "update public.shards set region = 'north'",
+    )
+    update = {"id": 1, "op": "UPDATE", "was": ["south", "5", "a"], "now": ["north", "5", "a"]}
+    assert northern.events() == [("shard.update", update)]
+
+
 def test_move_between_subpartitions_is_one_update(ruled: Application) -> None:
     ruled.run("insert into public.shards values (1, 'south', 5, 'a')")
     ruled.events()

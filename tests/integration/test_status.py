@@ -42,6 +42,7 @@ def test_status_of_a_new_database(bridge_url: str) -> None:
         "outbox": {"count": 0, "more": False, "oldest_seconds": None},
         "delivery_queue": {"count": 0, "more": False},
         "last_event": None,
+        "blind_rules": [],
     }
 
 
@@ -99,6 +100,16 @@ def test_status_of_a_busy_bridge(bridge_url: str, bot: Bot) -> None:
     assert printed["outbox"]["oldest_seconds"] >= 300
     assert printed["delivery_queue"] == {"count": 10000, "more": True}
     assert printed["last_event"] == {"id": 1, "occurred_at": "2026-01-15T07:30:00+00:00"}
+
+
+def test_blind_rules_are_named(bridge_url: str, bot: Bot) -> None:
+    bot.execute("drop trigger bridge_001_user_created on public.users")
+    status = status_of(bridge_url)
+    words = dict(status.lines())["captures nothing"]
+    assert words == "user.created: its trigger was dropped; run: pgbridge doctor"
+    assert status.to_json()["blind_rules"] == [
+        {"name": "user.created", "table_name": "public.users", "reason": "trigger_missing"}
+    ]
 
 
 def test_last_drainer_is_named(bridge_url: str, bot: Bot) -> None:

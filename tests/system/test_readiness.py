@@ -7,12 +7,15 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 import psycopg
+import pytest
 import trio
 
 from bridge.demo.postgres import EmbeddedPostgres
+from tests.conftest import BOT_TABLES, init
+from tests.integration.installing import RULES
 from tests.pgbouncer import pgbouncer
-from tests.system.processes import Bridge, as_service, running
-from tests.waiting import PATIENCE_SECONDS
+from tests.system.processes import Bridge, as_role, as_service, running
+from tests.waiting import PATIENCE_SECONDS, until_true
 
 Bot = psycopg.Connection[tuple[Any, ...]]
 
@@ -57,7 +60,64 @@ async def test_healthy_bridge_passes_every_check(bridge_url: str) -> None:
                 "settle",
                 "outbox",
                 "database",
+                "capture",
             }
+
+
+async def test_bridge_of_a_restored_database_is_not_ready(bridge_url: str, bot: Bot) -> None:
+    """As after a restore of a backup from before pgbridge."""
+    bot.execute("drop schema public cascade; create schema public")
+    bot.execute(BOT_TABLES.read_bytes())
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with running(bridge_url) as bridge:
+            reasons = await until_trouble(bridge, "capture")
+            assert "its trigger was dropped; run: pgbridge doctor" in reasons["capture"]
+            assert [list(line["rules"]) for line in bridge.logged("capture_lost")] == [
+                sorted(RULES)
+            ]
+
+
+async def test_bridge_of_the_owner_repairs_a_restored_database(
+    own_server: EmbeddedPostgres,
+) -> None:
+    with psycopg.connect(own_server.url(), autocommit=True) as admin:
+        admin.execute("create role bot login")
+        admin.execute("create database bot owner bot")
+    url = as_role(own_server.url("bot"), "bot")
+    with psycopg.connect(url, autocommit=True) as bot:
+        bot.execute(BOT_TABLES.read_bytes())
+        init(url)
+        bot.execute("drop schema public cascade; create schema public")
+        bot.execute(BOT_TABLES.read_bytes())
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with running(url, repair_triggers="on") as bridge:
+                while not bridge.logged("capture_regained"):  # noqa: ASYNC110 - polled
+                    await trio.sleep(0.05)
+                assert len(bridge.logged("triggers_repaired")) == 1
+                sign_up(bot)
+                await until_true(bot, "exists (select from bridge.events)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        ("revoke usage on schema bridge from bridge_service", "database"),
+        ("alter table bridge.outbox enable row level security", "database"),
+        ("revoke insert on bridge.events from bridge_service", "relay"),
+        ("alter table bridge.events enable row level security", "relay"),
+        ("alter table bridge.delivery_queue enable row level security", "claim"),
+    ],
+)
+async def test_bridge_whose_statements_are_refused_is_not_ready(
+    bridge_url: str, bot: Bot, damage: str, check: str
+) -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with running(bridge_url) as bridge:
+            await until_ready(bridge)
+            bot.execute(damage.encode())
+            sign_up(bot)
+            await until_trouble(bridge, check)
+            assert bridge.logged("database_task_failed")
 
 
 async def test_frozen_drainer_makes_the_other_bridge_unready(bridge_url: str, bot: Bot) -> None:

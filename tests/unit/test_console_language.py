@@ -8,6 +8,7 @@ import pytest
 from jinja2 import Environment
 from jinja2.ext import extract_from_ast
 
+from bridge.capture.blindness import BLIND_REASONS
 from bridge.web.console.language import LANGUAGES, chosen_language, translator
 from bridge.web.console.rendering import ROOMS
 
@@ -18,7 +19,7 @@ PAGES = Path(__file__).parents[2] / "bridge" / "web" / "console"
 
 def texts() -> set[str]:
     """Return every text of the pages."""
-    found = {title for _, _, title, _ in ROOMS} | UNITS
+    found = {title for _, _, title, _ in ROOMS} | UNITS | set(BLIND_REASONS.values())
     for path in PAGES.glob("*.py"):
         found.update(re.findall(r"\btranslate\(\s*\"([^\"]+)\"", path.read_text("utf-8")))
     for path in TEMPLATES.glob("*.j2"):

@@ -81,8 +81,10 @@ def point(minute: int, **columns: Any) -> Row:
     } | columns
 
 
-def built(*points: Row, bridges: tuple[Row, ...] = (), **state: Any) -> Overview:
-    return overview(NOTHING | state, bridges, points)
+def built(
+    *points: Row, bridges: tuple[Row, ...] = (), blind: tuple[Row, ...] = (), **state: Any
+) -> Overview:
+    return overview(NOTHING | state, bridges, blind, points)
 
 
 def test_new_database_has_no_figures() -> None:
@@ -178,6 +180,7 @@ def test_json_has_the_documented_names() -> None:
         point(0, bridges=0),
         point(1, clients=2, events=3, streamed=6, delivered=1),
         bridges=(bridge("a:1", clients=2, events_drained=30.0),),
+        blind=({"name": "a.b", "table_name": "t", "reason": "trigger_missing", "active_count": 2},),
         drainer_pid=42,
         drainer="a:1",
         leading_seconds=9.0,
@@ -238,6 +241,7 @@ def test_json_has_the_documented_names() -> None:
                 "reported_seconds": 3.5,
             }
         ],
+        "blind_rules": [{"name": "a.b", "table_name": "t", "reason": "trigger_missing"}],
         "last_event": {"id": 7, "occurred_at": "2026-01-15T10:30:15+00:00"},
         "point_seconds": 60.0,
         "points": [later | zero | {"at": "2026-01-15T10:30:00+00:00"}, later],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from bridge.capture.blindness import BlindRule
 from bridge.operations.overview import Overview, overview
 from bridge.operations.status_screen import bar_chart, frame
 from bridge.telemetry.histogram import BOUNDS
@@ -73,7 +74,7 @@ def figures(*, busy: bool) -> Overview:
         }
         for number in range(46)
     ]
-    return overview(state, [running] if busy else [], points)
+    return overview(state, [running] if busy else [], [], points)
 
 
 def drawn(figures: Overview, problem: str = "", width: int = 110) -> str:
@@ -100,6 +101,13 @@ def test_busy_bridge_is_shown_with_its_queues() -> None:
         "last 15 min",
     ):
         assert fact in screen, screen
+
+
+def test_blind_rules_are_shown() -> None:
+    blind = [BlindRule("user.created", "public.users", "trigger_missing")]
+    assert "captures nothing: user.created: its trigger was dropped" in drawn(
+        replace(figures(busy=True), blind_rules=blind)
+    )
 
 
 def test_names_of_bridges_cannot_control_the_terminal() -> None:

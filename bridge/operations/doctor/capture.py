@@ -1,5 +1,6 @@
 """Check the capture rules and their triggers."""
 
+from bridge.capture.blindness import BlindRule
 from bridge.capture.owners import owner_problem
 from bridge.database.migrate import InstallError
 from bridge.operations.doctor.framework import (
@@ -15,15 +16,23 @@ from bridge.operations.formatting import format_seconds
 
 
 def triggers_fire(context: Context) -> Verdicts:
-    """Check for sessions in the replica role, where ordinary triggers do not fire."""
+    """Check for sessions in the replica role, and for those that switch capture off."""
     rows = context.fetch("triggers_fire")
-    if rows:
-        return error(
-            f"session_replication_role is replica for {listed([row['place'] for row in rows])}",
+    found: Verdicts = []
+    if replica := [row for row in rows if row["name"] == "session_replication_role"]:
+        found += error(
+            f"session_replication_role is replica for {listed([row['place'] for row in replica])}",
             "triggers do not fire there, so changes are not captured",
-            "; ".join(row["remedy"] for row in rows),
+            "; ".join(row["remedy"] for row in replica),
         )
-    return ok("triggers fire for every role")
+    if off := [row for row in rows if row["name"] == "bridge.capture"]:
+        found += warning(
+            f"bridge.capture is off for {listed([row['place'] for row in off])}",
+            "their changes are not captured, as is wanted while a backup is restored "
+            "(docs/backups.md)",
+            "when that is done: " + "; ".join(row["remedy"] for row in off),
+        )
+    return found or ok("triggers fire for every role")
 
 
 def rules(context: Context) -> Verdicts:
@@ -57,13 +66,18 @@ def rules(context: Context) -> Verdicts:
 def triggers(context: Context) -> Verdicts:
     """Check that the triggers and functions of the rules are unchanged."""
     applied = context.applied_rules()
-    damaged = [f"{rule.name}: {damage}" for rule in applied if (damage := rule.damage)]
+    blind = {rule.name: rule.words for rule in map(BlindRule.of, context.fetch("blind_rules"))}
+    damages = {
+        rule.name: (rule.strays and rule.damage) or blind.get(rule.name) or rule.damage
+        for rule in applied
+    }
+    damaged = [f"{name}: {damage}" for name, damage in damages.items() if damage]
     damaged += [f"no rule: stray trigger {each.name}" for each in context.stray_triggers()]
     if damaged:
         return error(
             f"triggers or functions changed since pgbridge init; {'; '.join(damaged[:LISTED])}",
             "these rules capture the wrong events, each event twice, or none",
-            "run: pgbridge init"
+            "run: pgbridge init (docs/backups.md if a backup was restored)"
             if all(rule.table_present for rule in applied)
             else "if a table was renamed, change its rule; then run: pgbridge init",
         )

@@ -58,10 +58,10 @@ def sequences(context: Context) -> Verdicts:
     ]
     if not behind:
         return ok("sequences are past all ids in use")
-    return error(
+    return warning(
         f"sequences were set back: {listed(behind)}",
         "a dump that is replayed into its own database does this; ids would be given out twice",
-        "run: pgbridge run, which moves them when it starts, and then within a minute",
+        "run: pgbridge init; a running bridge moves them within a minute",
     )
 
 

@@ -65,8 +65,9 @@ class Overviews:
     async def _query(self, minutes: int) -> Overview:
         [state] = await self._database.fetch("overview")
         bridges = await self._database.fetch("running_bridges")
+        blind = await self._database.fetch("blind_rules")
         activity = await self._database.fetch("activity", minutes, PERIODS[minutes])
-        return overview(state, bridges, activity)
+        return overview(state, bridges, blind, activity)
 
 
 @looking.get("/console")

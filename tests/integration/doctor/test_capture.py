@@ -27,6 +27,19 @@ def test_places_where_triggers_do_not_fire_are_named(healthy: str, weakling: str
         assert diagnose(healthy)["triggers_fire"].level == "ok"
 
 
+def test_places_where_capture_is_switched_off_are_named(
+    healthy: str, weakling: str, bot: Bot
+) -> None:
+    for place in (f"database {bot.info.dbname}", f"role {ROLE}"):
+        bot.execute(f"alter {place} set bridge.capture = off".encode())
+        found = diagnose(healthy)["triggers_fire"]
+        assert (found.level, found.message) == ("warning", f"bridge.capture is off for {place}")
+        remedy = found.hint.removeprefix("when that is done: ")
+        assert remedy == f"alter {place} reset bridge.capture"
+        bot.execute(remedy.encode())
+        assert diagnose(healthy)["triggers_fire"].level == "ok"
+
+
 def test_rules_that_are_not_applied_are_named(healthy: str) -> None:
     changed = [rule for rule in load_preset("telegram-shop") if rule.name != "user.created"]
     changed += parse_rules(
@@ -77,7 +90,7 @@ def test_rule_with_a_dropped_column_is_an_error_until_fixed(healthy: str, bot: B
             "alter table public.users rename to customers",
             'its trigger is "#bridge_001_user_created" on public.customers, not on public.users',
         ),
-        ("drop table public.users cascade", "table public.users no longer exists"),
+        ("drop table public.users cascade", "its table no longer exists"),
     ],
 )
 def test_damaged_trigger_is_named_with_its_rule(
