@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from psycopg.rows import class_row
 
 from bridge import assets
+from bridge.capture.blindness import BLIND_REASONS
 from bridge.capture.render import RenderedRule
 from bridge.database.migrate import Step
 from bridge.database.sessions import Connection
@@ -68,17 +69,17 @@ class AppliedRule:
         if self.strays and not self.trigger_present:
             return f"its trigger is {strays}, not on {self.table_name}"
         if not self.table_present:
-            return f"table {self.table_name} no longer exists"
+            return BLIND_REASONS["table_missing"]
         if not self.trigger_present:
-            return "its trigger was dropped"
+            return BLIND_REASONS["trigger_missing"]
         if self.strays:
             return f"its function is also called by {strays}"
         if not self.trigger_enabled:
-            return "its trigger is disabled"
+            return BLIND_REASONS["trigger_disabled"]
         if not self.trigger_unchanged:
             return "its trigger was replaced"
         if not self.function_unchanged:
-            return "its function was replaced"
+            return BLIND_REASONS["function_replaced"]
         if self.other_owner:
             return f"its function belongs to {self.other_owner}, who must run init to change that"
         return None

@@ -67,10 +67,7 @@ def triggers(context: Context) -> Verdicts:
     """Check that the triggers and functions of the rules are unchanged."""
     applied = context.applied_rules()
     blind = {rule.name: rule.words for rule in map(BlindRule.of, context.fetch("blind_rules"))}
-    damages = {
-        rule.name: (rule.strays and rule.damage) or blind.get(rule.name) or rule.damage
-        for rule in applied
-    }
+    damages = {rule.name: rule.damage or blind.get(rule.name) for rule in applied}
     damaged = [f"{name}: {damage}" for name, damage in damages.items() if damage]
     damaged += [f"no rule: stray trigger {each.name}" for each in context.stray_triggers()]
     if damaged:
