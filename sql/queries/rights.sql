@@ -33,6 +33,8 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'table', 'delivery_log', 'select, insert, delete', null),
     ('bridge_service', 'table', 'delivery_log_success', 'select', null),
     ('bridge_service', 'table', 'delivery_log_failed', 'select', null),
+    ('bridge_service', 'table', 'log_start', 'select', null),
+    ('bridge_service', 'function', 'log_bounds()', 'execute', null),
     ('bridge_service', 'table', 'partitioned_logs', 'select', null),
     ('bridge_service', 'function', 'create_partitions(date, integer)', 'execute', null),
     ('bridge_service', 'function', 'drop_expired_partition(text, integer)', 'execute', null),
@@ -97,6 +99,8 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_reader', 'table', 'delivery_log', 'select', null),
     ('bridge_reader', 'table', 'delivery_log_success', 'select', null),
     ('bridge_reader', 'table', 'delivery_log_failed', 'select', null),
+    ('bridge_reader', 'table', 'log_start', 'select', null),
+    ('bridge_reader', 'function', 'log_bounds()', 'execute', null),
     ('bridge_reader', 'table', 'partitioned_logs', 'select', null),
     -- Without secret and previous_secret.
     ('bridge_reader', 'table', 'webhooks', 'select',

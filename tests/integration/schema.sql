@@ -219,6 +219,7 @@ declare
     v_day       date;
     v_partition text;
     v_created   integer := 0;
+    v_missing   bigint;
 begin
     if (p_days between 1 and 100
         and p_first_day between (now() at time zone 'UTC')::date - 400 and (now() at time zone 'UTC')::date + 100
@@ -230,6 +231,9 @@ begin
     -- Bridges that start together take turns. A table lock needs a privilege; an advisory lock could
     -- be held by any role that may connect, and tomorrow there would be no partition.
     lock table bridge.partitioned_logs in share row exclusive mode;
+    -- If someone dropped a day, a new partition would hide that.
+    select missing_through into v_missing from bridge.log_bounds();
+    update bridge.log_start set missing_through = v_missing where missing_through < v_missing;
     for v_log in select parent from bridge.partitioned_logs order by parent loop
         for v_day in select d::date from generate_series(p_first_day, p_first_day + p_days - 1, interval '1 day') d loop
             v_partition := format('%s_p%s', v_log.parent, to_char(v_day, 'YYYYMMDD'));
@@ -262,6 +266,7 @@ declare
     v_has_deliveries constant boolean := p_parent in ('delivery_log_success', 'delivery_log_failed');
     v_expired        record;
     v_counts         jsonb := '{}';
+    v_newest_id      bigint;
 begin
     if not exists (select from bridge.partitioned_logs where parent = p_parent) then
         raise 'there is no partitioned log %', coalesce(p_parent, 'null')
@@ -287,11 +292,18 @@ begin
           and day.date < (now() at time zone 'UTC')::date - p_keep_days
         order by c.relname
     loop
-        -- Pending deliveries still need their payload.
-        continue when p_parent = 'events' and exists (
-            select from bridge.delivery_queue q
-            where q.event_recorded_at >= v_expired.starts_at
-              and q.event_recorded_at < v_expired.starts_at + interval '24 hours');
+        if p_parent = 'events' then
+            -- Deliveries that are pending or still to be created need their payload.
+            continue when exists (
+                select from bridge.delivery_queue q
+                where q.event_recorded_at >= v_expired.starts_at
+                  and q.event_recorded_at < v_expired.starts_at + interval '24 hours');
+            continue when exists (
+                select from bridge.deferred_events d
+                where d.event_recorded_at >= v_expired.starts_at
+                  and d.event_recorded_at < v_expired.starts_at + interval '24 hours');
+            execute format('select max(id) from bridge.%I', v_expired.relname) into v_newest_id;
+        end if;
         if v_has_deliveries then
             -- Count before taking a lock that could block others: this may take a while.
             execute format(
@@ -310,6 +322,7 @@ begin
                     lock table only bridge.delivery_log in share row exclusive mode;
                 end if;
                 execute format('drop table bridge.%I', v_expired.relname);
+                update bridge.log_start set missing_through = v_newest_id where missing_through < v_newest_id;
                 perform from bridge.webhooks where v_counts ? id::text order by id for no key update;
                 update bridge.webhooks w
                 set delivered_count = w.delivered_count
@@ -573,6 +586,50 @@ CREATE FUNCTION bridge.leader_pid() RETURNS integer
 $$;
 
 COMMENT ON FUNCTION bridge.leader_pid() IS 'Returns the process id of the session that drains, or null if no bridge drains.';
+
+CREATE FUNCTION bridge.log_bounds(OUT missing_through bigint, OUT newest_id bigint) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    v_last_id bigint;
+    v_hole    record;
+    v_below   bigint;
+    v_above   bigint;
+begin
+    select last_value - (not is_called)::integer into v_last_id from bridge.event_id;
+    select s.missing_through into missing_through from bridge.log_start s;
+    -- Days without a partition: someone dropped it, or no bridge ran. Ids tell which.
+    for v_hole in
+        select (day + 1)::timestamp at time zone 'UTC' as begins_at, next_day::timestamp at time zone 'UTC' as ends_at
+        from (
+            select day, today, lead(day, 1, today + 1) over (order by day) as next_day
+            from (
+                select case when c.relname ~ '_p[0-9]{8}$' then to_date(right(c.relname, 8), 'YYYYMMDD') end as day,
+                       (now() at time zone 'UTC')::date as today
+                from pg_inherits i
+                join pg_class c on c.oid = i.inhrelid
+                where i.inhparent = 'bridge.events'::regclass and not i.inhdetachpending
+            ) as partition
+        ) as neighbours
+        where next_day > day + 1 and day < today
+        order by day desc
+    loop
+        select max(e.id) into v_below from bridge.events e where e.recorded_at < v_hole.begins_at;
+        select coalesce(min(e.id), v_last_id + 1) into v_above from bridge.events e where e.recorded_at >= v_hole.ends_at;
+        -- If nothing is left below the hole, the log begins after it anyway.
+        exit when v_below is null;
+        if v_above > v_below + 1 then
+            missing_through := greatest(missing_through, v_above - 1);
+            exit;
+        end if;
+    end loop;
+    newest_id := least(
+        greatest(coalesce((select max(e.id) from bridge.events e), v_last_id), missing_through), v_last_id);
+end
+$_$;
+
+COMMENT ON FUNCTION bridge.log_bounds(OUT missing_through bigint, OUT newest_id bigint) IS 'From which id on the event log is complete, and where it ends. Events up to missing_through may be missing, even if older ones are left for their deliveries. newest_id is the highest id or, if the log is empty, the last one assigned. (After a crash, and on a standby, the sequence is up to 32 ids ahead of the log.)';
 
 CREATE FUNCTION bridge.newest_deliveries(p_webhook_id bigint, p_status text, p_from_id bigint, p_before_id bigint, p_limit bigint) RETURNS TABLE(id bigint, webhook_id bigint, event_id bigint, event_type text, status text, attempt_number integer, response_status integer, error_message text, created_at timestamp with time zone, next_attempt_at timestamp with time zone)
     LANGUAGE plpgsql STABLE
@@ -1643,6 +1700,16 @@ COMMENT ON COLUMN bridge.leader.role_id IS 'The role that logged in (pg_roles.oi
 
 COMMENT ON COLUMN bridge.leader.lock_key IS 'Random and new for every leader, so that no session can have taken the lock in advance.';
 
+CREATE TABLE bridge.log_start (
+    is_only boolean DEFAULT true NOT NULL,
+    missing_through bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT log_start_is_only CHECK (is_only)
+);
+
+COMMENT ON TABLE bridge.log_start IS 'Where the complete part of the event log begins: one row. log_bounds() reads it.';
+
+COMMENT ON COLUMN bridge.log_start.missing_through IS 'The newest event that was dropped: events up to this id may be missing. Maintained by drop_expired_partition and create_partitions.';
+
 CREATE TABLE bridge.migrations (
     version integer NOT NULL,
     name text NOT NULL,
@@ -2027,6 +2094,9 @@ ALTER TABLE ONLY bridge.events
 ALTER TABLE ONLY bridge.leader
     ADD CONSTRAINT leader_pkey PRIMARY KEY (is_only);
 
+ALTER TABLE ONLY bridge.log_start
+    ADD CONSTRAINT log_start_pkey PRIMARY KEY (is_only);
+
 ALTER TABLE ONLY bridge.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (version);
 
@@ -2213,6 +2283,8 @@ REVOKE ALL ON FUNCTION bridge.is_scope(p_scope text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.lead() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.leader_pid() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.log_bounds(OUT missing_through bigint, OUT newest_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.newest_deliveries(p_webhook_id bigint, p_status text, p_from_id bigint, p_before_id bigint, p_limit bigint) FROM PUBLIC;
 

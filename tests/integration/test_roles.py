@@ -189,8 +189,10 @@ NEEDED_WITHIN = {
     ("bridge.outbox_id_seq", "select"),  # outbox_last_id
     ("bridge.doorbell", "select"),  # drainer, ring
     ("bridge.doorbell", "update"),  # begin_to_drain, switch_doorbell
+    ("bridge.event_id", "select"),  # log_bounds
     ("bridge.event_id", "usage"),  # drain
     ("bridge.leader", "select"),  # leader_pid
+    ("bridge.log_start", "select"),  # log_bounds
     ("bridge.delivery_log", "delete"),  # requeue
     ("bridge.redelivery_lock", "insert"),  # requeue
     ("bridge.deleted_webhooks", "insert"),  # note_deleted_webhook
