@@ -1935,7 +1935,7 @@ COMMENT ON COLUMN bridge.webhooks.retry_schedule IS 'Seconds to wait before each
 
 COMMENT ON COLUMN bridge.webhooks.failure_share IS 'Share of recent attempts that failed, as a moving average over about ten attempts: each new attempt weighs one tenth. The higher it is, the fewer attempts are in flight at once.';
 
-COMMENT ON COLUMN bridge.webhooks.failing_since IS 'Start of the first failed attempt since the last success; null if the last attempt succeeded or none was made.';
+COMMENT ON COLUMN bridge.webhooks.failing_since IS 'Start of the first failed attempt since the last success, later by the time of long pauses in which nothing was attempted; null if the last attempt succeeded or none was made.';
 
 COMMENT ON COLUMN bridge.webhooks.probe_at IS 'The circuit breaker. Null: closed. Otherwise it is open: deliveries wait, and from this time on one is tried, to find out whether the receiver has recovered.';
 

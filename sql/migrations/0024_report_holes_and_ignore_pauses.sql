@@ -199,3 +199,6 @@ begin
     return null;
 end
 $$;
+
+comment on column bridge.webhooks.failing_since is
+    'Start of the first failed attempt since the last success, later by the time of long pauses in which nothing was attempted; null if the last attempt succeeded or none was made.';
