@@ -235,7 +235,8 @@ begin
     select missing_through into v_missing from bridge.log_bounds();
     update bridge.log_start set missing_through = v_missing where missing_through < v_missing;
     for v_log in select parent from bridge.partitioned_logs order by parent loop
-        for v_day in select d::date from generate_series(p_first_day, p_first_day + p_days - 1, interval '1 day') d loop
+        -- Not a series of timestamps: some time zones have a day without a midnight.
+        for v_day in select p_first_day + n from generate_series(0, p_days - 1) as n loop
             v_partition := format('%s_p%s', v_log.parent, to_char(v_day, 'YYYYMMDD'));
             continue when to_regclass(format('bridge.%I', v_partition)) is not null;
             -- ATTACH PARTITION blocks neither readers nor writers of the log. CREATE TABLE …
@@ -1157,6 +1158,42 @@ $$;
 
 COMMENT ON FUNCTION bridge.ring() IS 'The doorbell: notifies the drainer, at commit, that the outbox has rows, unless the doorbell is quiet. Call it after inserting the row: a transaction that saw "quiet" then has an xid, and the drainer waits for that xid before it stops polling. Triggers inline the same condition, which is faster.';
 
+CREATE FUNCTION bridge.shift_times() RETURNS double precision
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_seen_at timestamptz;
+    v_now     timestamptz;
+    v_step    interval;
+begin
+    select seen_at into v_seen_at from bridge.clock for update;
+    v_now := clock_timestamp();
+    -- In seconds: a day may have 25 hours in the session's time zone.
+    v_step := make_interval(secs => extract(epoch from v_now - v_seen_at)::double precision);
+    if (v_step < interval '-1 second') is not true then
+        return 0;
+    end if;
+    update bridge.clock
+    set seen_at = v_now, kept_until = kept_until + v_step;
+    update bridge.webhooks
+    set previous_secret_expires_at = previous_secret_expires_at + v_step
+    where previous_secret_expires_at > v_now;
+    update bridge.redeliveries set next_due_at = next_due_at + v_step where next_due_at > v_now;
+    update bridge.ws_tickets set expires_at = expires_at + v_step where expires_at > v_now;
+    update bridge.console_sessions set expires_at = expires_at + v_step where expires_at > v_now;
+    -- Leases that were taken since the change are right.
+    update bridge.delivery_queue
+    set next_attempt_at = next_attempt_at + case when next_attempt_at > v_now then v_step else interval '0 s' end,
+        leased_until = leased_until + case when claimed_at > v_now then v_step else interval '0 s' end
+    where next_attempt_at > v_now or leased_until is not null and claimed_at > v_now;
+    perform bridge.wake_couriers();
+    return extract(epoch from v_step);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.shift_times() IS 'Moves stored times back if the server''s clock was set back since a bridge last looked: what waits or expires then does so after the time that was left. Returns by how many seconds; 0 if another bridge has done it. paced_until and probe_at are not moved: claim knows when they are too far ahead.';
+
 CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1193,6 +1230,45 @@ CREATE FUNCTION bridge.wake_couriers() RETURNS void
 $$;
 
 COMMENT ON FUNCTION bridge.wake_couriers() IS 'Makes the bridges look for due deliveries now instead of at the next poll.';
+
+CREATE FUNCTION bridge.watch_clock(p_elapsed_seconds double precision, OUT step_seconds double precision, OUT may_delete boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_clock   bridge.clock;
+    v_now     timestamptz;
+    v_skipped interval;
+begin
+    select * into v_clock from bridge.clock for update;
+    v_now := clock_timestamp();
+    step_seconds := 0;
+    if v_now < v_clock.seen_at - interval '1 second' then
+        -- shift_times() notes the time, with all that depends on it.
+        step_seconds := extract(epoch from v_now - v_clock.seen_at);
+    else
+        v_skipped := make_interval(secs =>
+            extract(epoch from v_now - v_clock.seen_at)::double precision - coalesce(p_elapsed_seconds, 0));
+        if p_elapsed_seconds is not null and v_skipped > interval '1 minute' then
+            step_seconds := extract(epoch from v_skipped);
+            update bridge.webhooks
+            set previous_secret_expires_at = previous_secret_expires_at + v_skipped
+            where previous_secret_expires_at > v_clock.seen_at;
+        end if;
+        update bridge.clock
+        set seen_at = v_now,
+            -- If the last wait has passed unseen, do not wait again: a bridge that runs once a week must delete too.
+            kept_until = case
+                when v_skipped > interval '24 hours' and coalesce(kept_until <= seen_at, true) then v_now + interval '24 hours'
+                else kept_until
+            end
+        returning kept_until into v_clock.kept_until;
+    end if;
+    may_delete := step_seconds >= 0 and coalesce(v_clock.kept_until <= v_now, true);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.watch_clock(p_elapsed_seconds double precision, OUT step_seconds double precision, OUT may_delete boolean) IS 'Notes the time. step_seconds: by how much the clock was changed since a bridge last looked; 0: by nothing to speak of; negative: shift_times() must be called. may_delete: whether what has expired can be deleted. p_elapsed_seconds is the time since the calling bridge last looked, by another clock; null: it has not looked before, so that a step forward looks like a time without a bridge.';
 
 CREATE FUNCTION bridge.without_controls(p_text text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -1383,6 +1459,19 @@ COMMENT ON COLUMN bridge.capture_rules.paused_at IS 'When the rule was paused; n
 COMMENT ON COLUMN bridge.capture_rules.failure_count IS 'Events of this rule whose payload could not be computed, since the rule was last applied.';
 
 COMMENT ON COLUMN bridge.capture_rules.last_error IS 'Error message of the most recent failure.';
+
+CREATE TABLE bridge.clock (
+    is_only boolean DEFAULT true NOT NULL,
+    seen_at timestamp with time zone,
+    kept_until timestamp with time zone,
+    CONSTRAINT clock_is_only CHECK (is_only)
+);
+
+COMMENT ON TABLE bridge.clock IS 'What bridges know about the clock of this server: one row.';
+
+COMMENT ON COLUMN bridge.clock.seen_at IS 'The time when a bridge last looked. If it is later than now, the clock was set back.';
+
+COMMENT ON COLUMN bridge.clock.kept_until IS 'Until then, nothing that has expired is deleted: the clock was set forward, or no bridge has looked for a day, and the time may be wrong. Null: no wait.';
 
 CREATE UNLOGGED TABLE bridge.console_sessions (
     session_hash bytea NOT NULL,
@@ -2061,6 +2150,9 @@ ALTER TABLE ONLY bridge.audit_log
 ALTER TABLE ONLY bridge.capture_rules
     ADD CONSTRAINT capture_rules_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY bridge.clock
+    ADD CONSTRAINT clock_pkey PRIMARY KEY (is_only);
+
 ALTER TABLE ONLY bridge.console_sessions
     ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (session_hash);
 
@@ -2320,10 +2412,14 @@ REVOKE ALL ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.ring() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.shift_times() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.take_note(p_topic text, p_key text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.to_filter(p_filter text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.wake_couriers() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.watch_clock(p_elapsed_seconds double precision, OUT step_seconds double precision, OUT may_delete boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.without_controls(p_text text) FROM PUBLIC;

@@ -197,6 +197,8 @@ NEEDED_WITHIN = {
     ("bridge.redelivery_lock", "insert"),  # requeue
     ("bridge.deleted_webhooks", "insert"),  # note_deleted_webhook
     ("bridge.audit(text, bigint, text, jsonb)", "execute"),  # audit_change, redeliver
+    ("bridge.clock", "select"),  # watch_clock, shift_times
+    ("bridge.clock", "update"),  # watch_clock, shift_times
     ("bridge.deferred_events", "update"),  # queue_deferred
     ("bridge.deferred_events", "delete"),  # queue_deferred
     ("bridge.passes(jsonpath, jsonb)", "execute"),  # passing, queue_deferred

@@ -1,5 +1,5 @@
 -- Holes in the event log. A day of events stays while one of its deliveries is pending, and later days may
--- be dropped before it; a DBA can drop any day. Clients are told from which id on the log is complete.
+-- be dropped before it; a DBA can drop any day. The log says from which id on it is complete.
 
 create table bridge.log_start (
     is_only         boolean not null default true,
@@ -84,7 +84,8 @@ begin
     select missing_through into v_missing from bridge.log_bounds();
     update bridge.log_start set missing_through = v_missing where missing_through < v_missing;
     for v_log in select parent from bridge.partitioned_logs order by parent loop
-        for v_day in select d::date from generate_series(p_first_day, p_first_day + p_days - 1, interval '1 day') d loop
+        -- Not a series of timestamps: some time zones have a day without a midnight.
+        for v_day in select p_first_day + n from generate_series(0, p_days - 1) as n loop
             v_partition := format('%s_p%s', v_log.parent, to_char(v_day, 'YYYYMMDD'));
             continue when to_regclass(format('bridge.%I', v_partition)) is not null;
             -- ATTACH PARTITION blocks neither readers nor writers of the log. CREATE TABLE …
@@ -202,3 +203,98 @@ $$;
 
 comment on column bridge.webhooks.failing_since is
     'Start of the first failed attempt since the last success, later by the time of long pauses in which nothing was attempted; null if the last attempt succeeded or none was made.';
+
+-- Changes of the server's clock. Every stored time uses that clock, so after it was set back an hour,
+-- retries, leases and expiries would be an hour late.
+
+create table bridge.clock (
+    is_only    boolean not null default true,
+    seen_at    timestamptz,
+    kept_until timestamptz,
+    constraint clock_pkey primary key (is_only),
+    constraint clock_is_only check (is_only)
+);
+comment on table bridge.clock is 'What bridges know about the clock of this server: one row.';
+comment on column bridge.clock.seen_at is 'The time when a bridge last looked. If it is later than now, the clock was set back.';
+comment on column bridge.clock.kept_until is
+    'Until then, nothing that has expired is deleted: the clock was set forward, or no bridge has looked for a day, and the time may be wrong. Null: no wait.';
+insert into bridge.clock default values;
+
+create function bridge.watch_clock(
+    p_elapsed_seconds double precision, out step_seconds double precision, out may_delete boolean
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_clock   bridge.clock;
+    v_now     timestamptz;
+    v_skipped interval;
+begin
+    select * into v_clock from bridge.clock for update;
+    v_now := clock_timestamp();
+    step_seconds := 0;
+    if v_now < v_clock.seen_at - interval '1 second' then
+        -- shift_times() notes the time, with all that depends on it.
+        step_seconds := extract(epoch from v_now - v_clock.seen_at);
+    else
+        v_skipped := make_interval(secs =>
+            extract(epoch from v_now - v_clock.seen_at)::double precision - coalesce(p_elapsed_seconds, 0));
+        if p_elapsed_seconds is not null and v_skipped > interval '1 minute' then
+            step_seconds := extract(epoch from v_skipped);
+            update bridge.webhooks
+            set previous_secret_expires_at = previous_secret_expires_at + v_skipped
+            where previous_secret_expires_at > v_clock.seen_at;
+        end if;
+        update bridge.clock
+        set seen_at = v_now,
+            -- If the last wait has passed unseen, do not wait again: a bridge that runs once a week must delete too.
+            kept_until = case
+                when v_skipped > interval '24 hours' and coalesce(kept_until <= seen_at, true) then v_now + interval '24 hours'
+                else kept_until
+            end
+        returning kept_until into v_clock.kept_until;
+    end if;
+    may_delete := step_seconds >= 0 and coalesce(v_clock.kept_until <= v_now, true);
+end
+$$;
+comment on function bridge.watch_clock(double precision) is
+    'Notes the time. step_seconds: by how much the clock was changed since a bridge last looked; 0: by nothing to speak of; negative: shift_times() must be called. may_delete: whether what has expired can be deleted. p_elapsed_seconds is the time since the calling bridge last looked, by another clock; null: it has not looked before, so that a step forward looks like a time without a bridge.';
+revoke execute on function bridge.watch_clock(double precision) from public;
+
+create function bridge.shift_times() returns double precision
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_seen_at timestamptz;
+    v_now     timestamptz;
+    v_step    interval;
+begin
+    select seen_at into v_seen_at from bridge.clock for update;
+    v_now := clock_timestamp();
+    -- In seconds: a day may have 25 hours in the session's time zone.
+    v_step := make_interval(secs => extract(epoch from v_now - v_seen_at)::double precision);
+    if (v_step < interval '-1 second') is not true then
+        return 0;
+    end if;
+    update bridge.clock
+    set seen_at = v_now, kept_until = kept_until + v_step;
+    update bridge.webhooks
+    set previous_secret_expires_at = previous_secret_expires_at + v_step
+    where previous_secret_expires_at > v_now;
+    update bridge.redeliveries set next_due_at = next_due_at + v_step where next_due_at > v_now;
+    update bridge.ws_tickets set expires_at = expires_at + v_step where expires_at > v_now;
+    update bridge.console_sessions set expires_at = expires_at + v_step where expires_at > v_now;
+    -- Leases that were taken since the change are right.
+    update bridge.delivery_queue
+    set next_attempt_at = next_attempt_at + case when next_attempt_at > v_now then v_step else interval '0 s' end,
+        leased_until = leased_until + case when claimed_at > v_now then v_step else interval '0 s' end
+    where next_attempt_at > v_now or leased_until is not null and claimed_at > v_now;
+    perform bridge.wake_couriers();
+    return extract(epoch from v_step);
+end
+$$;
+comment on function bridge.shift_times() is
+    'Moves stored times back if the server''s clock was set back since a bridge last looked: what waits or expires then does so after the time that was left. Returns by how many seconds; 0 if another bridge has done it. paced_until and probe_at are not moved: claim knows when they are too far ahead.';
+revoke execute on function bridge.shift_times() from public;
