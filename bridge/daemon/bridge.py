@@ -123,8 +123,8 @@ class Bridge:
         self._activity = Activity(
             database, clients=lambda: live.clients, in_flight=lambda: courier.in_flight
         )
-        self._tasks = (
-            partial(keep_running, "upkeep", _upkeep(settings, database, vault).run),
+        self._tasks: tuple[Callable[[], Awaitable[None]], ...] = (
+            *_upkeep_tasks(settings, database, vault),
             partial(keep_running, "relay", relay.run),
             partial(keep_running, "deferral", relay.deferral.run),
             courier.run,
@@ -250,8 +250,10 @@ def _stream_limits(settings: Settings) -> StreamLimits:
     )
 
 
-def _upkeep(settings: Settings, database: Database, vault: Vault) -> Upkeep:
-    return Upkeep(
+def _upkeep_tasks(
+    settings: Settings, database: Database, vault: Vault
+) -> tuple[Callable[[], Awaitable[None]], ...]:
+    upkeep = Upkeep(
         database,
         {
             "events": settings.keep_events_days,
@@ -261,4 +263,8 @@ def _upkeep(settings: Settings, database: Database, vault: Vault) -> Upkeep:
         },
         vault,
         keep_audit_days=settings.keep_audit_days,
+    )
+    return (
+        partial(keep_running, "upkeep", upkeep.run),
+        partial(keep_running, "clock", upkeep.clock_watch.run),
     )

@@ -30,13 +30,14 @@ async def prepare_database(database: Database) -> int:
         if mismatch := assets.schema_mismatch(row["version"]):
             raise StartError("; ".join(mismatch))
         await create_partitions(database)
+        [newest] = await database.fetch("newest_event")
     except DatabaseUnavailable as error:
         raise StartError(f"cannot use the database: {error}") from None
     except DatabaseError as error:
         raise StartError(
             f"the database has no schema bridge that this role can use: {error}; run: pgbridge init"
         ) from None
-    last_event_id: int = row["last_event_id"]
+    last_event_id: int = newest["newest_id"]
     return last_event_id
 
 

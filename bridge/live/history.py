@@ -46,7 +46,7 @@ class LogPage:
     Attributes:
         events: in order of ids.
         complete: whether these are all events of the requested range.
-        available_from: lowest id in the log; if the log is empty, the next id.
+        available_from: lowest id from which the log is complete; if it is empty, the next id.
         newest_id: highest id in the log; if the log is empty, the last id given out.
     """
 
@@ -92,7 +92,7 @@ class Page:
     Attributes:
         events: in order of ids.
         through: the last id the page covers, whether an event has it or not.
-        available_from: lowest id in the log; 0 for a page from memory, which has no gap.
+        available_from: lowest id from which the log is complete; 0 for a page from memory.
     """
 
     events: Sequence[FramedEvent]

@@ -9,6 +9,7 @@ from bridge.access.vault import SecretError, Vault
 from bridge.database import limits
 from bridge.database.errors import DatabaseError
 from bridge.database.pool import Connection, Database
+from bridge.relay.clock_watch import ClockWatch
 
 log = structlog.get_logger()
 
@@ -47,6 +48,8 @@ class Upkeep:
         self._keep_days = keep_days
         self._vault = vault
         self._keep_audit_days = keep_audit_days
+        #: Run it beside upkeep.
+        self.clock_watch = ClockWatch(database)
         # Webhook ids and secrets that could not be decrypted last time, which was logged.
         self._unopened: set[tuple[int, str]] = set()
 
@@ -58,14 +61,19 @@ class Upkeep:
         """
         while True:
             await create_partitions(self._database)
-            await self.drop_expired()
-            await self._delete_all("delete_old_notes")
-            await self._delete_all("forget_audit", self._keep_audit_days)
-            await self._delete_all("forget_activity")
+            if await self.clock_watch.look():
+                await self.delete_expired()
             await self._database.fetch("count_successes", None)
-            await self.forget_expired_secrets()
             await self.seal_secrets()
             await trio.sleep(UPKEEP_SECONDS)
+
+    async def delete_expired(self) -> None:
+        """Delete everything that has passed its retention."""
+        await self.drop_expired()
+        await self._delete_all("delete_old_notes")
+        await self._delete_all("forget_audit", self._keep_audit_days)
+        await self._delete_all("forget_activity")
+        await self.forget_expired_secrets()
 
     async def forget_expired_secrets(self) -> None:
         """Delete the previous secrets of webhooks whose rotation has ended."""

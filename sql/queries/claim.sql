@@ -16,18 +16,24 @@
 with recursive reserved as materialized (
     -- Claiming uses up the rate and the breaker's one probe. Only the bridge that locks the row may
     -- use them. (If another session holds the lock, the webhook is skipped this time.)
-    select id, paced_until, probe_at
-    from bridge.webhooks
-    where is_active and paused_at is null
-      and (rate_per_second is not null or probe_at <= now())
-    for no key update skip locked
+    select w.id, stored.paced_until, stored.is_probe_due
+    from bridge.webhooks w
+    cross join lateral (
+        -- Times that are further ahead than any claim or settlement sets them are from before the
+        -- server's clock was set back. Another claim may have begun a little later than this one.
+        select case when w.paced_until < now() + interval '1 minute' then w.paced_until end as paced_until,
+               w.probe_at <= now() or w.probe_at > now() + interval '15 minutes' as is_probe_due
+    ) as stored
+    where w.is_active and w.paused_at is null
+      and (w.rate_per_second is not null or stored.is_probe_due)
+    for no key update of w skip locked
 ), room as materialized (
     select w.id,
            w.ordered,
            w.failure_share > 0.5 as is_failing,
            breaker.is_open,
            -- Whether the open breaker lets no probe through yet.
-           breaker.is_open and (r.probe_at <= now()) is not true as is_waiting,
+           breaker.is_open and r.is_probe_due is not true as is_waiting,
            greatest(0, least(
                case
                    when breaker.is_open or w.ordered then 1
@@ -208,7 +214,7 @@ with recursive reserved as materialized (
 ), spent as (
     update bridge.webhooks w
     set paced_until = case when w.rate_per_second is not null then
-            greatest(w.paced_until, now() - make_interval(secs => greatest(1, 1 / w.rate_per_second)))
+            greatest(reserved.paced_until, now() - make_interval(secs => greatest(1, 1 / w.rate_per_second)))
             + make_interval(secs => spending.count / w.rate_per_second)
             else w.paced_until end,
         -- If the probe is never settled, the next one runs when the lease has expired.

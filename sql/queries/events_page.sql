@@ -1,7 +1,7 @@
 -- A page of the log for polling clients, in order, with the bounds of the log, all from one snapshot.
 -- If no event matches, one row carries only the bounds.
--- available_from: lowest id in the log; null if it is empty.
--- last_event_id: highest id or, if the log is empty, the last one assigned.
+-- Only the complete part of the log counts: see log_bounds(), which also defines last_event_id.
+-- available_from: lowest id in it; null if it is empty.
 -- next_since: where the next page starts: the last id of this page or, if everything scanned is on it,
 --   the last id scanned. Null: nothing more up to $2.
 -- At most $5 events are scanned for their type, so that a pattern without matches does not read a whole
@@ -10,11 +10,20 @@
 -- $1 last id the client has, $2 last id it wants, $3 type patterns; null: any
 -- $4 most events, $5 most events to scan, $6 most bytes of payload; one event is always returned. A payload
 --   that alone is larger is null; a page has at most one.
-with looked_at as materialized (
+with limits as materialized (
+    select missing_through, newest_id from bridge.log_bounds()
+), looked_at as materialized (
     select id, recorded_at, event_type, pg_column_size(payload) as bytes,
            row_number() over (order by id) as place
     -- One extra row shows that there are more.
-    from (select * from bridge.events where id > $1 and id <= $2 order by id limit $5 + 1) as read
+    from (
+        select * from bridge.events
+        where id > greatest($1, (select missing_through from limits))
+        order by id
+        limit $5 + 1
+    ) as read
+    -- Not within: the planner would expect few rows between two bounds that it does not know, and sort them.
+    where id <= $2
 ), wanted_types as materialized (
     select event_type
     from (select distinct event_type from looked_at) as types
@@ -40,14 +49,14 @@ with looked_at as materialized (
     ) as measured
     where bytes_before < $6
 ), bounds as (
-    select (select min(id) from bridge.events) as available_from,
-           coalesce((select max(id) from bridge.events), given_out.id) as last_event_id,
+    select (select min(id) from bridge.events where id > l.missing_through) as available_from,
+           l.newest_id as last_event_id,
            case when (select count(*) from wanted) > (select count(*) from page)
                 then (select max(id) from page)
                 when (select count(*) from looked_at) > $5
                 then (select id from looked_at where place = $5)
            end as next_since
-    from (select last_value - (not is_called)::integer as id from bridge.event_id) as given_out
+    from limits l
 )
 select b.available_from, b.last_event_id, b.next_since, p.id, p.event_type,
        case when octet_length(p.payload) <= $6 then p.payload end as payload, p.occurred_at

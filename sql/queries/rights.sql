@@ -36,9 +36,15 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'table', 'delivery_log', 'select, insert, delete', null),
     ('bridge_service', 'table', 'delivery_log_success', 'select', null),
     ('bridge_service', 'table', 'delivery_log_failed', 'select', null),
+    ('bridge_service', 'table', 'log_start', 'select', null),
+    ('bridge_service', 'function', 'log_bounds()', 'execute', null),
     ('bridge_service', 'table', 'partitioned_logs', 'select', null),
     ('bridge_service', 'function', 'create_partitions(date, integer)', 'execute', null),
     ('bridge_service', 'function', 'drop_expired_partition(text, integer)', 'execute', null),
+
+    ('bridge_service', 'table', 'clock', 'select, update', null),
+    ('bridge_service', 'function', 'watch_clock(double precision)', 'execute', null),
+    ('bridge_service', 'function', 'shift_times()', 'execute', null),
 
     ('bridge_service', 'table', 'webhooks', 'select, insert, update, delete', null),
     ('bridge_service', 'table', 'deleted_webhooks', 'select, insert', null),
@@ -101,7 +107,10 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_reader', 'table', 'delivery_log', 'select', null),
     ('bridge_reader', 'table', 'delivery_log_success', 'select', null),
     ('bridge_reader', 'table', 'delivery_log_failed', 'select', null),
+    ('bridge_reader', 'table', 'log_start', 'select', null),
+    ('bridge_reader', 'function', 'log_bounds()', 'execute', null),
     ('bridge_reader', 'table', 'partitioned_logs', 'select', null),
+    ('bridge_reader', 'table', 'clock', 'select', null),
     -- Without secret and previous_secret.
     ('bridge_reader', 'table', 'webhooks', 'select',
      'id, name, url, event_type, filter, description, previous_secret_expires_at, is_active, '

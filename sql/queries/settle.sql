@@ -112,7 +112,13 @@ with settled as materialized (
         ) as moving
     ) as share
     cross join lateral (
-        select case when t.successes = 0 then coalesce(w.failing_since, t.started_at) end as failing_since
+        -- Of a pause between two attempts, only a tenth of the time limit counts. The rest was not the
+        -- receiver's failure: the bridge was down, the webhook paused, or the database is a backup.
+        select case when t.successes = 0 then coalesce(
+            -- In seconds: a day may have 25 hours in the session's time zone.
+            w.failing_since + make_interval(secs => greatest(
+                extract(epoch from t.started_at - w.last_triggered_at)::double precision - $16 / 10, 0)),
+            t.started_at) end as failing_since
     ) as since
     cross join lateral (
         -- The pause that the receiver asked for, within bounds; with jitter, so that a receiver's

@@ -235,6 +235,7 @@ declare
     v_day       date;
     v_partition text;
     v_created   integer := 0;
+    v_missing   bigint;
 begin
     if (p_days between 1 and 100
         and p_first_day between (now() at time zone 'UTC')::date - 400 and (now() at time zone 'UTC')::date + 100
@@ -246,8 +247,12 @@ begin
     -- Bridges that start together take turns. A table lock needs a privilege; an advisory lock could
     -- be held by any role that may connect, and tomorrow there would be no partition.
     lock table bridge.partitioned_logs in share row exclusive mode;
+    -- If someone dropped a day, a new partition would hide that.
+    select missing_through into v_missing from bridge.log_bounds();
+    update bridge.log_start set missing_through = v_missing where missing_through < v_missing;
     for v_log in select parent from bridge.partitioned_logs order by parent loop
-        for v_day in select d::date from generate_series(p_first_day, p_first_day + p_days - 1, interval '1 day') d loop
+        -- Not a series of timestamps: some time zones have a day without a midnight.
+        for v_day in select p_first_day + n from generate_series(0, p_days - 1) as n loop
             v_partition := format('%s_p%s', v_log.parent, to_char(v_day, 'YYYYMMDD'));
             continue when to_regclass(format('bridge.%I', v_partition)) is not null;
             -- ATTACH PARTITION blocks neither readers nor writers of the log. CREATE TABLE …
@@ -278,6 +283,7 @@ declare
     v_has_deliveries constant boolean := p_parent in ('delivery_log_success', 'delivery_log_failed');
     v_expired        record;
     v_counts         jsonb := '{}';
+    v_newest_id      bigint;
 begin
     if not exists (select from bridge.partitioned_logs where parent = p_parent) then
         raise 'there is no partitioned log %', coalesce(p_parent, 'null')
@@ -303,11 +309,18 @@ begin
           and day.date < (now() at time zone 'UTC')::date - p_keep_days
         order by c.relname
     loop
-        -- Pending deliveries still need their payload.
-        continue when p_parent = 'events' and exists (
-            select from bridge.delivery_queue q
-            where q.event_recorded_at >= v_expired.starts_at
-              and q.event_recorded_at < v_expired.starts_at + interval '24 hours');
+        if p_parent = 'events' then
+            -- Deliveries that are pending or still to be created need their payload.
+            continue when exists (
+                select from bridge.delivery_queue q
+                where q.event_recorded_at >= v_expired.starts_at
+                  and q.event_recorded_at < v_expired.starts_at + interval '24 hours');
+            continue when exists (
+                select from bridge.deferred_events d
+                where d.event_recorded_at >= v_expired.starts_at
+                  and d.event_recorded_at < v_expired.starts_at + interval '24 hours');
+            execute format('select max(id) from bridge.%I', v_expired.relname) into v_newest_id;
+        end if;
         if v_has_deliveries then
             -- Count before taking a lock that could block others: this may take a while.
             execute format(
@@ -326,6 +339,7 @@ begin
                     lock table only bridge.delivery_log in share row exclusive mode;
                 end if;
                 execute format('drop table bridge.%I', v_expired.relname);
+                update bridge.log_start set missing_through = v_newest_id where missing_through < v_newest_id;
                 perform from bridge.webhooks where v_counts ? id::text order by id for no key update;
                 update bridge.webhooks w
                 set delivered_count = w.delivered_count
@@ -603,6 +617,49 @@ CREATE FUNCTION bridge.leader_pid() RETURNS integer
 $$;
 
 COMMENT ON FUNCTION bridge.leader_pid() IS 'Returns the process id of the session that drains, or null if no bridge drains.';
+
+CREATE FUNCTION bridge.log_bounds(OUT missing_through bigint, OUT newest_id bigint) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    v_last_id bigint;
+    v_hole    record;
+    v_below   bigint;
+    v_above   bigint;
+begin
+    select last_value - (not is_called)::integer into v_last_id from bridge.event_id;
+    select s.missing_through into missing_through from bridge.log_start s;
+    -- Days without a partition: someone dropped it, or no bridge ran. Ids tell which.
+    for v_hole in
+        select (day + 1)::timestamp at time zone 'UTC' as begins_at, next_day::timestamp at time zone 'UTC' as ends_at
+        from (
+            select day, today, lead(day, 1, today + 1) over (order by day) as next_day
+            from (
+                select case when c.relname ~ '_p[0-9]{8}$' then to_date(right(c.relname, 8), 'YYYYMMDD') end as day,
+                       (now() at time zone 'UTC')::date as today
+                from pg_inherits i
+                join pg_class c on c.oid = i.inhrelid
+                where i.inhparent = 'bridge.events'::regclass and not i.inhdetachpending
+            ) as partition
+        ) as neighbours
+        where next_day > day + 1 and day < today
+        order by day desc
+    loop
+        select max(e.id) into v_below from bridge.events e where e.recorded_at < v_hole.begins_at;
+        select coalesce(min(e.id), v_last_id + 1) into v_above from bridge.events e where e.recorded_at >= v_hole.ends_at;
+        -- If nothing is left below the hole, the log begins after it anyway.
+        exit when v_below is null;
+        if v_above > v_below + 1 then
+            missing_through := greatest(missing_through, v_above - 1);
+            exit;
+        end if;
+    end loop;
+    newest_id := greatest(coalesce((select max(e.id) from bridge.events e), v_last_id), missing_through);
+end
+$_$;
+
+COMMENT ON FUNCTION bridge.log_bounds(OUT missing_through bigint, OUT newest_id bigint) IS 'From which id on the event log is complete, and where it ends. Events up to missing_through may be missing, even if older ones are left for their deliveries. newest_id is the highest id or, if the log is empty, the last one assigned.';
 
 CREATE FUNCTION bridge.newest_deliveries(p_webhook_id bigint, p_status text, p_from_id bigint, p_before_id bigint, p_limit bigint) RETURNS TABLE(id bigint, webhook_id bigint, event_id bigint, event_type text, status text, attempt_number integer, response_status integer, error_message text, created_at timestamp with time zone, next_attempt_at timestamp with time zone)
     LANGUAGE plpgsql STABLE
@@ -1176,7 +1233,8 @@ CREATE FUNCTION bridge.sequences_behind(p_event_id bigint, p_outbox_id bigint) R
     ) as s
     cross join lateral (
         select greatest(s.used_id, case s.name
-            when 'bridge.event_id' then (select max(id) from bridge.events)
+            when 'bridge.event_id' then
+                greatest((select max(id) from bridge.events), (select missing_through from bridge.log_start))
             when 'bridge.outbox_id_seq' then (select max(id) from bridge.outbox)
             when 'bridge.delivery_queue_id_seq' then
                 greatest((select max(id) from bridge.delivery_queue), (select max(id) from bridge.delivery_log))
@@ -1189,6 +1247,42 @@ CREATE FUNCTION bridge.sequences_behind(p_event_id bigint, p_outbox_id bigint) R
 $$;
 
 COMMENT ON FUNCTION bridge.sequences_behind(p_event_id bigint, p_outbox_id bigint) IS 'Returns sequences that would give out ids which are in use. The parameters are ids of events and of the outbox that are known to have been given out.';
+
+CREATE FUNCTION bridge.shift_times() RETURNS double precision
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_seen_at timestamptz;
+    v_now     timestamptz;
+    v_step    interval;
+begin
+    select seen_at into v_seen_at from bridge.clock for update;
+    v_now := clock_timestamp();
+    -- In seconds: a day may have 25 hours in the session's time zone.
+    v_step := make_interval(secs => extract(epoch from v_now - v_seen_at)::double precision);
+    if (v_step < interval '-1 second') is not true then
+        return 0;
+    end if;
+    update bridge.clock
+    set seen_at = v_now, kept_until = kept_until + v_step;
+    update bridge.webhooks
+    set previous_secret_expires_at = previous_secret_expires_at + v_step
+    where previous_secret_expires_at > v_now;
+    update bridge.redeliveries set next_due_at = next_due_at + v_step where next_due_at > v_now;
+    update bridge.ws_tickets set expires_at = expires_at + v_step where expires_at > v_now;
+    update bridge.console_sessions set expires_at = expires_at + v_step where expires_at > v_now;
+    -- Leases that were taken since the change are right.
+    update bridge.delivery_queue
+    set next_attempt_at = next_attempt_at + case when next_attempt_at > v_now then v_step else interval '0 s' end,
+        leased_until = leased_until + case when claimed_at > v_now then v_step else interval '0 s' end
+    where next_attempt_at > v_now or leased_until is not null and claimed_at > v_now;
+    perform bridge.wake_couriers();
+    return extract(epoch from v_step);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.shift_times() IS 'Moves stored times back if the server''s clock was set back since a bridge last looked: what waits or expires then does so after the time that was left. Returns by how many seconds; 0 if another bridge has done it. paced_until and probe_at are not moved: claim knows when they are too far ahead.';
 
 CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
     LANGUAGE plpgsql
@@ -1234,6 +1328,45 @@ CREATE FUNCTION bridge.wake_couriers() RETURNS void
 $$;
 
 COMMENT ON FUNCTION bridge.wake_couriers() IS 'Makes the bridges look for due deliveries now instead of at the next poll.';
+
+CREATE FUNCTION bridge.watch_clock(p_elapsed_seconds double precision, OUT step_seconds double precision, OUT may_delete boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_clock   bridge.clock;
+    v_now     timestamptz;
+    v_skipped interval;
+begin
+    select * into v_clock from bridge.clock for update;
+    v_now := clock_timestamp();
+    step_seconds := 0;
+    if v_now < v_clock.seen_at - interval '1 second' then
+        -- shift_times() notes the time, with all that depends on it.
+        step_seconds := extract(epoch from v_now - v_clock.seen_at);
+    else
+        v_skipped := make_interval(secs =>
+            extract(epoch from v_now - v_clock.seen_at)::double precision - coalesce(p_elapsed_seconds, 0));
+        if p_elapsed_seconds is not null and v_skipped > interval '1 minute' then
+            step_seconds := extract(epoch from v_skipped);
+            update bridge.webhooks
+            set previous_secret_expires_at = previous_secret_expires_at + v_skipped
+            where previous_secret_expires_at > v_clock.seen_at;
+        end if;
+        update bridge.clock
+        set seen_at = v_now,
+            -- If the last wait has passed unseen, do not wait again: a bridge that runs once a week must delete too.
+            kept_until = case
+                when v_skipped > interval '24 hours' and coalesce(kept_until <= seen_at, true) then v_now + interval '24 hours'
+                else kept_until
+            end
+        returning kept_until into v_clock.kept_until;
+    end if;
+    may_delete := step_seconds >= 0 and coalesce(v_clock.kept_until <= v_now, true);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.watch_clock(p_elapsed_seconds double precision, OUT step_seconds double precision, OUT may_delete boolean) IS 'Notes the time. step_seconds: by how much the clock was changed since a bridge last looked; 0: by nothing to speak of; negative: shift_times() must be called. may_delete: whether what has expired can be deleted. p_elapsed_seconds is the time since the calling bridge last looked, by another clock; null: it has not looked before, so that a step forward looks like a time without a bridge.';
 
 CREATE FUNCTION bridge.without_controls(p_text text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -1424,6 +1557,19 @@ COMMENT ON COLUMN bridge.capture_rules.paused_at IS 'When the rule was paused; n
 COMMENT ON COLUMN bridge.capture_rules.failure_count IS 'Events of this rule whose payload could not be computed, since the rule was last applied.';
 
 COMMENT ON COLUMN bridge.capture_rules.last_error IS 'Error message of the most recent failure.';
+
+CREATE TABLE bridge.clock (
+    is_only boolean DEFAULT true NOT NULL,
+    seen_at timestamp with time zone,
+    kept_until timestamp with time zone,
+    CONSTRAINT clock_is_only CHECK (is_only)
+);
+
+COMMENT ON TABLE bridge.clock IS 'What bridges know about the clock of this server: one row.';
+
+COMMENT ON COLUMN bridge.clock.seen_at IS 'The time when a bridge last looked. If it is later than now, the clock was set back.';
+
+COMMENT ON COLUMN bridge.clock.kept_until IS 'Until then, nothing that has expired is deleted: the clock was set forward, or no bridge has looked for a day, and the time may be wrong. Null: no wait.';
 
 CREATE UNLOGGED TABLE bridge.console_sessions (
     session_hash bytea NOT NULL,
@@ -1741,6 +1887,16 @@ COMMENT ON COLUMN bridge.leader.role_id IS 'The role that logged in (pg_roles.oi
 
 COMMENT ON COLUMN bridge.leader.lock_key IS 'Random and new for every leader, so that no session can have taken the lock in advance.';
 
+CREATE TABLE bridge.log_start (
+    is_only boolean DEFAULT true NOT NULL,
+    missing_through bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT log_start_is_only CHECK (is_only)
+);
+
+COMMENT ON TABLE bridge.log_start IS 'Where the complete part of the event log begins: one row. log_bounds() reads it.';
+
+COMMENT ON COLUMN bridge.log_start.missing_through IS 'The newest event that was dropped: events up to this id may be missing. Maintained by drop_expired_partition and create_partitions.';
+
 CREATE TABLE bridge.migrations (
     version integer NOT NULL,
     name text NOT NULL,
@@ -1968,7 +2124,7 @@ COMMENT ON COLUMN bridge.webhooks.retry_schedule IS 'Seconds to wait before each
 
 COMMENT ON COLUMN bridge.webhooks.failure_share IS 'Share of recent attempts that failed, as a moving average over about ten attempts: each new attempt weighs one tenth. The higher it is, the fewer attempts are in flight at once.';
 
-COMMENT ON COLUMN bridge.webhooks.failing_since IS 'Start of the first failed attempt since the last success; null if the last attempt succeeded or none was made.';
+COMMENT ON COLUMN bridge.webhooks.failing_since IS 'Start of the first failed attempt since the last success, later by the time of long pauses in which nothing was attempted; null if the last attempt succeeded or none was made.';
 
 COMMENT ON COLUMN bridge.webhooks.probe_at IS 'The circuit breaker. Null: closed. Otherwise it is open: deliveries wait, and from this time on one is tried, to find out whether the receiver has recovered.';
 
@@ -2094,6 +2250,9 @@ ALTER TABLE ONLY bridge.audit_log
 ALTER TABLE ONLY bridge.capture_rules
     ADD CONSTRAINT capture_rules_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY bridge.clock
+    ADD CONSTRAINT clock_pkey PRIMARY KEY (is_only);
+
 ALTER TABLE ONLY bridge.console_sessions
     ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (session_hash);
 
@@ -2126,6 +2285,9 @@ ALTER TABLE ONLY bridge.events
 
 ALTER TABLE ONLY bridge.leader
     ADD CONSTRAINT leader_pkey PRIMARY KEY (is_only);
+
+ALTER TABLE ONLY bridge.log_start
+    ADD CONSTRAINT log_start_pkey PRIMARY KEY (is_only);
 
 ALTER TABLE ONLY bridge.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (version);
@@ -2317,6 +2479,8 @@ REVOKE ALL ON FUNCTION bridge.lead() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.leader_pid() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.log_bounds(OUT missing_through bigint, OUT newest_id bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.newest_deliveries(p_webhook_id bigint, p_status text, p_from_id bigint, p_before_id bigint, p_limit bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.note(p_topic text, p_key text, p_value jsonb) FROM PUBLIC;
@@ -2355,10 +2519,14 @@ REVOKE ALL ON FUNCTION bridge.ring() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.sequences_behind(p_event_id bigint, p_outbox_id bigint) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.shift_times() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.take_note(p_topic text, p_key text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.to_filter(p_filter text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.wake_couriers() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.watch_clock(p_elapsed_seconds double precision, OUT step_seconds double precision, OUT may_delete boolean) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.without_controls(p_text text) FROM PUBLIC;

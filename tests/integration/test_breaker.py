@@ -221,6 +221,37 @@ async def test_two_failures_five_days_apart_do_not_disable(bridge_url: str, bot:
     assert outbox(bot) == []
 
 
+@pytest.mark.parametrize(
+    "failed", [("10 days", "10 days"), ("9 days", "6 days"), ("300 days", "298 days")]
+)
+async def test_pause_between_attempts_is_no_failure_of_the_receiver(
+    bridge_url: str, bot: Bot, failed: tuple[str, str]
+) -> None:
+    """The bridge was down, the webhook was paused, or the database was restored from a backup."""
+    webhook = add_webhook(bot, "http://x/")
+    enqueue(bot, webhook, count=2)
+    open_breaker(bot, webhook, failed[0])
+    bot.execute("update bridge.webhooks set last_triggered_at = now() - %s::interval", (failed[1],))
+    async with open_database(bridge_url) as database:
+        await settle(database, await claim(database), failure="connect")
+        assert column(bot, "is_active")
+        counted = f"interval '{failed[0]}' - interval '{failed[1]}' + interval '12 hours'"
+        assert column(
+            bot, f"now() - failing_since between {counted} and {counted} + interval '1 minute'"
+        )
+        # The next pause counts as well, so a receiver that stays down is disabled.
+        for _ in range(10):
+            bot.execute(
+                "update bridge.webhooks set probe_at = now(),"
+                " failing_since = failing_since - interval '20 hours',"
+                " last_triggered_at = last_triggered_at - interval '20 hours'"
+            )
+            bot.execute("update bridge.delivery_queue set next_attempt_at = now()")
+            for row in await claim(database):
+                await settle(database, [row], failure="connect")
+    assert column(bot, "disabled_reason like 'nothing but failures since %'")
+
+
 async def test_disabled_and_recovered_reach_the_live_stream(bridge_url: str, bot: Bot) -> None:
     async with receiving() as receiver, relaying(bridge_url) as relayed:
         receiver.behaviours["/gone"] = answer("410 Gone")

@@ -67,15 +67,15 @@ class Bridge:
 async def bridging(url: str, *, poll_seconds: float = 1.0) -> AsyncIterator[Bridge]:
     """Run a bridge inside the context."""
     async with open_database(url) as database, trio.open_nursery() as nursery:
-        [row] = await database.fetch("schema_version")
+        [row] = await database.fetch("newest_event")
         clock = ServerClock()
-        history = History(row["last_event_id"], partial(read_log, database), recent_bytes=20_000)
+        history = History(row["newest_id"], partial(read_log, database), recent_bytes=20_000)
         hub = Hub(history, clock)
         live = LiveStream(hub, Authenticator(database, TOKEN), StreamLimits())
         relay = Relay(
             database,
             clock,
-            last_event_id=row["last_event_id"],
+            last_event_id=row["newest_id"],
             publish=hub.publish,
             went_back=live.start_over,
             enqueued=lambda: None,

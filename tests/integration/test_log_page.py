@@ -93,12 +93,12 @@ async def test_expired_events_are_unavailable(bridge_url: str, bot: Bot) -> None
 
 async def test_last_id_outlives_the_expired_log(bridge_url: str, bot: Bot) -> None:
     async with open_database(bridge_url) as database:
-        [row] = await database.fetch("schema_version")
-        assert row["last_event_id"] == 0
+        [row] = await database.fetch("newest_event")
+        assert row["newest_id"] == 0
         log(bot, 41, days_ago=1)
         bot.execute("select bridge.drop_expired_partition('events', 0)")
-        [row] = await database.fetch("schema_version")
-        assert row["last_event_id"] == 41
+        [row] = await database.fetch("newest_event")
+        assert row["newest_id"] == 41
 
 
 async def test_page_is_read_by_index(bridge_url: str, bot: Bot) -> None:

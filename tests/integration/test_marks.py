@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import psycopg
@@ -174,7 +175,9 @@ async def test_delivery_that_appears_late_needs_no_sweep(bridge_url: str, bot: B
 
 @pytest.mark.usefixtures("no_second_sweep")
 async def test_deliveries_that_found_no_slot_need_no_sweep(bridge_url: str, bot: Bot) -> None:
-    paced = add_webhook(bot, rate_per_second=100, paced_until="infinity")
+    paced = add_webhook(
+        bot, rate_per_second=100, paced_until=datetime.now(UTC) + timedelta(seconds=30)
+    )
     failing = add_webhook(bot, failure_share=0.7)
     probed = add_webhook(bot, failure_share=0.9, probe_at="-infinity")
     crowded = add_webhook(bot, max_concurrency=1)
@@ -185,7 +188,10 @@ async def test_deliveries_that_found_no_slot_need_no_sweep(bridge_url: str, bot:
         claimer = Claimer(database, ServerClock(), most_failing=1, schedule=(0.0,))
         held = await claimer.claim(10, [])
         assert [each.id for each in held] == [numbers[failing][0], numbers[crowded][0]]
-        bot.execute("update bridge.webhooks set probe_at = 'infinity' where probe_at is not null")
+        bot.execute(
+            "update bridge.webhooks set probe_at = now() + interval '10 minutes'"
+            " where probe_at is not null"
+        )
         assert await claimer.claim(10, held) == []
         bot.execute(
             "update bridge.webhooks"

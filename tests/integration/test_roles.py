@@ -192,11 +192,15 @@ NEEDED_WITHIN = {
     ("bridge.outbox_id_seq", "select"),  # last_ids
     ("bridge.doorbell", "select"),  # drainer, ring
     ("bridge.doorbell", "update"),  # begin_to_drain, switch_doorbell
+    ("bridge.event_id", "select"),  # log_bounds
     ("bridge.leader", "select"),  # leader_pid
+    ("bridge.log_start", "select"),  # log_bounds
     ("bridge.delivery_log", "delete"),  # requeue
     ("bridge.redelivery_lock", "insert"),  # requeue
     ("bridge.deleted_webhooks", "insert"),  # note_deleted_webhook
     ("bridge.audit(text, bigint, text, jsonb)", "execute"),  # audit_change, redeliver
+    ("bridge.clock", "select"),  # watch_clock, shift_times
+    ("bridge.clock", "update"),  # watch_clock, shift_times
     ("bridge.deferred_events", "update"),  # queue_deferred
     ("bridge.deferred_events", "delete"),  # queue_deferred
     ("bridge.passes(jsonpath, jsonb)", "execute"),  # passing, queue_deferred

@@ -36,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     schema.doorbell,
     schema.vacuum,
     schema.partitions,
+    schema.kept_days,
     capture.rules,
     capture.triggers,
     capture.table_owners,

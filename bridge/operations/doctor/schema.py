@@ -164,3 +164,17 @@ def partitions(context: Context) -> Verdicts:
         "pgbridge run creates partitions at its start and every 10 minutes; if it is running, "
         "see its log",
     )
+
+
+def kept_days(context: Context) -> Verdicts:
+    """Check that no event stays after its retention because its delivery is still pending."""
+    keep = context.settings.keep_events_days
+    [row] = context.fetch("kept_days", days=keep)
+    if row["oldest"] is None:
+        return ok(f"no delivery is pending for an event older than {keep} days")
+    return warning(
+        f"{row['days']} expired days of events are kept for pending deliveries, the oldest from "
+        f"{row['oldest']}",
+        "a day of events is dropped only when none of its deliveries is pending",
+        f"resume, repair or delete the webhooks with these ids: {listed(row['webhook_ids'])}",
+    )

@@ -49,7 +49,7 @@ class EventList(BaseModel):
         description="The `since` of the next page; null if there are no more events yet."
     )
     available_from: Id | None = Field(
-        description="The oldest event still in the log; null if the log is empty."
+        description="The oldest event from which the log is complete; null if the log is empty."
     )
 
 

@@ -19,11 +19,11 @@ ROUTERS = (watching,)
 @watching.get("/console/events")
 async def events_page(request: Request, database: InDatabase) -> Response:
     """Show the live feed; its script connects to the stream."""
-    [row] = await database.fetch("schema_version")
+    [row] = await database.fetch("newest_event")
     return page(
         request,
         "events",
-        since=max(0, row["last_event_id"] - SHOWN_AT_FIRST),
+        since=max(0, row["newest_id"] - SHOWN_AT_FIRST),
         patterns=sorted(request.state.grant.events),
     )
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import init
 from tests.integration.doctor.conftest import Bot, become_drainer, diagnose
+from tests.webhook_rows import add_webhook
 
 
 def test_database_without_the_schema_needs_init(bot_url: str) -> None:
@@ -126,3 +127,22 @@ def test_logs_before_the_first_run_are_a_warning(bot_url: str) -> None:
         ).fetchall():
             connection.execute(f"drop table {partition}".encode())
     assert diagnose(bot_url)["partitions"].level == "warning"
+
+
+def test_day_that_is_kept_for_a_delivery_names_the_webhook(healthy: str, bot: Bot) -> None:
+    assert diagnose(healthy)["kept_days"].level == "ok"
+    webhook = add_webhook(bot, paused_at=datetime.now(UTC))
+    for days in (34, 40, 40, 50):
+        bot.execute(
+            "insert into bridge.delivery_queue"
+            " (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)"
+            " select %(id)s, 1, day, 'a.b', day, day from (select %(at)s::timestamptz) as at(day)",
+            {"id": webhook, "at": datetime.now(UTC) - timedelta(days=days)},
+        )
+    found = diagnose(healthy)["kept_days"]
+    assert found.level == "warning"
+    oldest = (datetime.now(UTC) - timedelta(days=50)).date()
+    assert found.message == (
+        f"2 expired days of events are kept for pending deliveries, the oldest from {oldest}"
+    )
+    assert found.hint.endswith(f"with these ids: {webhook}")

@@ -26,7 +26,8 @@ as $$
     ) as s
     cross join lateral (
         select greatest(s.used_id, case s.name
-            when 'bridge.event_id' then (select max(id) from bridge.events)
+            when 'bridge.event_id' then
+                greatest((select max(id) from bridge.events), (select missing_through from bridge.log_start))
             when 'bridge.outbox_id_seq' then (select max(id) from bridge.outbox)
             when 'bridge.delivery_queue_id_seq' then
                 greatest((select max(id) from bridge.delivery_queue), (select max(id) from bridge.delivery_log))
