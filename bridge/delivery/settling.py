@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 import trio
 
 from bridge.database.errors import DatabaseError, DeadlockError, MissingPartitionError, is_of_values
 from bridge.database.pool import Database, values_by_column
+from bridge.database.queries import unrepresentable
 from bridge.delivery.attempt import Attempt
 from bridge.delivery.retry import Outcome
 from bridge.telemetry import metrics
@@ -59,6 +61,8 @@ class Settler:
             except DatabaseError as error:
                 if isinstance(error, MissingPartitionError) and await self._create_partitions():
                     continue
+                if unrepresentable(error) and await self._make_storable(len(batch)):
+                    continue
                 if not is_of_values(error):
                     raise
                 # Some attempt is at fault; find it and keep the others.
@@ -82,6 +86,27 @@ class Settler:
         del self.waiting[: len(batch)]
         _count(batch)
         self._settled(batch)
+
+    async def _make_storable(self, count: int) -> bool:
+        """Remove what the database's encoding does not have from the oldest attempts' texts.
+
+        Return whether there was something to remove.
+        """
+        batch = self.waiting[:count]
+        texts = [text for each in batch for text in (each.answer.body, each.verdict.error)]
+        rows = await self._database.fetch(
+            "storable_texts", [None if text is None else text.encode() for text in texts]
+        )
+        storable = [row["text"] for row in rows]
+        self.waiting[:count] = [
+            replace(
+                each,
+                answer=replace(each.answer, body=body),
+                verdict=replace(each.verdict, error=error),
+            )
+            for each, body, error in zip(batch, storable[::2], storable[1::2], strict=True)
+        ]
+        return storable != texts
 
     async def _settle_alone(self, attempt: Attempt) -> None:
         try:

@@ -21,7 +21,10 @@ with wanted (role, kind, object, privileges, columns) as (values
     ('bridge_service', 'function', 'lead()', 'execute', null),
     ('bridge_service', 'function', 'leader_pid()', 'execute', null),
     ('bridge_service', 'function', 'ring()', 'execute', null),
-    ('bridge_service', 'table', 'dead_letters', 'insert', null),
+    ('bridge_service', 'table', 'dead_letters', 'select, insert', null),
+    ('bridge_service', 'function', 'set_event_aside(bigint, text)', 'execute', null),
+    ('bridge_service', 'function', 'utf8_text(text)', 'execute', null),
+    ('bridge_service', 'function', 'storable_text(bytea)', 'execute', null),
     ('bridge_service', 'table', 'capture_rules', 'select', null),
     -- Not the rule's SQL: the owner runs it when the rule is resumed.
     ('bridge_service', 'table', 'capture_rules', 'update', 'failure_count, last_failed_at, last_error'),

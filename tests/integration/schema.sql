@@ -365,11 +365,13 @@ CREATE FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) RE
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select jsonb_build_object('_capture_error', p_error) || (
-        select coalesce(jsonb_object_agg(a.attname, p_row -> a.attname::text), '{}')
-        from pg_index i
-        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-        where i.indrelid = p_table and i.indisprimary and p_row is not null)
+    -- JSON has no syntax that utf8_text could break: < and > stand in strings.
+    select bridge.utf8_text((
+        jsonb_build_object('_capture_error', p_error) || (
+            select coalesce(jsonb_object_agg(a.attname, p_row -> a.attname::text), '{}')
+            from pg_index i
+            join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+            where i.indrelid = p_table and i.indisprimary and p_row is not null))::text)::jsonb
 $$;
 
 COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'Returns the payload to use when the real one cannot be computed: the error and the row''s primary key.';
@@ -1100,6 +1102,69 @@ $$;
 
 COMMENT ON FUNCTION bridge.ring() IS 'The doorbell: notifies the drainer, at commit, that the outbox has rows, unless the doorbell is quiet. Call it after inserting the row: a transaction that saw "quiet" then has an xid, and the drainer waits for that xid before it stops polling. Triggers inline the same condition, which is faster.';
 
+CREATE FUNCTION bridge.set_event_aside(p_outbox_id bigint, p_reason text, OUT dead_letter_id bigint, OUT event_type text) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+    v_event bridge.outbox;
+begin
+    delete from bridge.outbox where id = p_outbox_id returning * into v_event;
+    insert into bridge.dead_letters (outbox_id, event_type, payload, captured_at, reason)
+    select v_event.id, v_event.event_type, v_event.payload, v_event.captured_at, p_reason
+    where v_event.id is not null
+    on conflict on constraint dead_letters_outbox_id_key do nothing
+    returning id into dead_letter_id;
+    event_type := bridge.utf8_text(v_event.event_type);
+    -- Without an id, this was the replacement of an event that was set aside before.
+    if dead_letter_id is not null and event_type = v_event.event_type then
+        begin
+            insert into bridge.outbox (id, event_type, payload, captured_at)
+            overriding system value
+            values (v_event.id, event_type,
+                    jsonb_build_object('_capture_error', p_reason, 'dead_letter', dead_letter_id),
+                    v_event.captured_at);
+        exception when others then
+            null; -- The dead letter is enough.
+        end;
+    end if;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.set_event_aside(p_outbox_id bigint, p_reason text, OUT dead_letter_id bigint, OUT event_type text) IS 'Moves an event that the drain cannot process to dead_letters, and puts one with _capture_error in its place. If the drain cannot process that one either, it is deleted.';
+
+CREATE FUNCTION bridge.storable_text(p_utf8 bytea) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_result text := '';
+    v_at     integer := 0;
+    v_byte   integer;
+    v_length integer;
+begin
+    begin
+        return convert_from(p_utf8, 'UTF8');
+    exception when untranslatable_character then
+        null; -- Search it.
+    end;
+    while v_at < octet_length(p_utf8) loop
+        v_byte := get_byte(p_utf8, v_at);
+        v_length := case when v_byte < 128 then 1 when v_byte < 224 then 2 when v_byte < 240 then 3 else 4 end;
+        begin
+            v_result := v_result || convert_from(substr(p_utf8, v_at + 1, v_length), 'UTF8');
+        exception when untranslatable_character then
+            v_result := v_result || '?';
+        end;
+        v_at := v_at + v_length;
+    end loop;
+    return v_result;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.storable_text(p_utf8 bytea) IS 'Returns a text in UTF-8 with each character that the database''s encoding does not have replaced by a question mark.';
+
 CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1127,6 +1192,52 @@ end
 $$;
 
 COMMENT ON FUNCTION bridge.to_filter(p_filter text) IS 'Returns a webhook''s filter from its text, or raises its filter_problem. Text of others must not be cast to jsonpath in any other way: parsing can take minutes.';
+
+CREATE FUNCTION bridge.utf8_text(p_text text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_result text := '';
+    v_at     integer := 1;
+    v_until  integer;
+    v_length integer;
+begin
+    while v_at <= length(p_text) loop
+        v_until := v_at + 1000;
+        begin
+            perform convert_to(substr(p_text, v_at, 1000), 'UTF8');
+            v_result := v_result || substr(p_text, v_at, 1000);
+            v_at := v_until;
+        exception when untranslatable_character or character_not_in_repertoire then
+            null; -- Search this part.
+        end;
+        while v_at < v_until and v_at <= length(p_text) loop
+            v_length := 1;
+            while v_length <= 4 loop
+                begin
+                    perform convert_to(substr(p_text, v_at, v_length), 'UTF8');
+                    exit;
+                exception when untranslatable_character or character_not_in_repertoire then
+                    -- In SQL_ASCII, each byte is a character of its own.
+                    v_length := v_length + 1;
+                end;
+            end loop;
+            if v_length <= 4 then
+                v_result := v_result || substr(p_text, v_at, v_length);
+                v_at := v_at + v_length;
+            else
+                v_result := v_result || '<'
+                    || encode(convert_to(substr(p_text, v_at, 1), getdatabaseencoding()), 'hex') || '>';
+                v_at := v_at + 1;
+            end if;
+        end loop;
+    end loop;
+    return v_result;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.utf8_text(p_text text) IS 'Returns a text with each character that UTF-8 does not have replaced by its bytes in hexadecimal, such as <98>. Only databases with another encoding have such characters.';
 
 CREATE FUNCTION bridge.wake_couriers() RETURNS void
     LANGUAGE sql
@@ -1350,16 +1461,26 @@ CREATE TABLE bridge.dead_letters (
     payload jsonb NOT NULL,
     captured_at timestamp with time zone NOT NULL,
     reason text NOT NULL,
-    recorded_at timestamp with time zone DEFAULT now() NOT NULL
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
+    id bigint NOT NULL
 );
 
-COMMENT ON TABLE bridge.dead_letters IS 'Events whose payload PostgreSQL could not process in the drain. An event with _capture_error took the place of each.';
+COMMENT ON TABLE bridge.dead_letters IS 'Events that PostgreSQL could not process in the drain. An event with _capture_error took the place of each, unless that failed as well.';
 
-COMMENT ON COLUMN bridge.dead_letters.outbox_id IS 'outbox.id.';
+COMMENT ON COLUMN bridge.dead_letters.outbox_id IS 'The event''s outbox.id.';
 
 COMMENT ON COLUMN bridge.dead_letters.payload IS 'The original payload. Reading it as text may fail as well.';
 
 COMMENT ON COLUMN bridge.dead_letters.reason IS 'The error of the drain.';
+
+ALTER TABLE bridge.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME bridge.dead_letters_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE bridge.deferred_events (
     event_id bigint NOT NULL,
@@ -1835,6 +1956,7 @@ END) STORED NOT NULL,
     CONSTRAINT webhooks_rate_per_second_range CHECK (((rate_per_second >= (0.001)::double precision) AND (rate_per_second <= (100000)::double precision))),
     CONSTRAINT webhooks_retry_schedule_range CHECK ((((cardinality(retry_schedule) >= 1) AND (cardinality(retry_schedule) <= 100)) AND (array_ndims(retry_schedule) = 1) AND (array_position(retry_schedule, NULL::double precision) IS NULL) AND ((0)::double precision <= ALL (retry_schedule)) AND ((2592000)::double precision >= ALL (retry_schedule)))),
     CONSTRAINT webhooks_secret_not_empty CHECK ((secret <> ''::text)),
+    CONSTRAINT webhooks_texts_readable CHECK (((getdatabaseencoding() = 'UTF8'::name) OR (bridge.utf8_text(concat_ws(' '::text, name, url, event_type, description, (filter)::text, secret, previous_secret)) = concat_ws(' '::text, name, url, event_type, description, (filter)::text, secret, previous_secret)))),
     CONSTRAINT webhooks_texts_without_controls CHECK (((((name || url) || event_type) || COALESCE(translate(description, ((chr(9) || chr(10)) || chr(13)), ''::text), ''::text)) !~ '[\u0001-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]'::text)),
     CONSTRAINT webhooks_timeout_seconds_range CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 120)))
 )
@@ -1998,7 +2120,10 @@ ALTER TABLE ONLY bridge.console_sessions
     ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (session_hash);
 
 ALTER TABLE ONLY bridge.dead_letters
-    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (outbox_id);
+    ADD CONSTRAINT dead_letters_outbox_id_key UNIQUE (outbox_id);
+
+ALTER TABLE ONLY bridge.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY bridge.deferred_events
     ADD CONSTRAINT deferred_events_pkey PRIMARY KEY (event_id);
@@ -2248,9 +2373,15 @@ REVOKE ALL ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.ring() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.set_event_aside(p_outbox_id bigint, p_reason text, OUT dead_letter_id bigint, OUT event_type text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.storable_text(p_utf8 bytea) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.take_note(p_topic text, p_key text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.to_filter(p_filter text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.utf8_text(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.wake_couriers() FROM PUBLIC;
 

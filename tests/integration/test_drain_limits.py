@@ -141,7 +141,7 @@ async def test_event_that_cannot_be_drained_is_set_aside(
     ]
     assert [event.id for event in relayed.events] == sorted({e.id for e in relayed.events})
     kept = bot.execute(
-        "select outbox_id, payload ->> 'username', reason from bridge.dead_letters order by 1"
+        "select id, payload ->> 'username', reason from bridge.dead_letters order by 1"
     ).fetchall()
     assert [(name, reason) for _, name, reason in kept] == [
         (f"bad {number}", "no way") for number in (0, 7, 29)
@@ -150,6 +150,29 @@ async def test_event_that_cannot_be_drained_is_set_aside(
         number for number, _, _ in kept
     ]
     assert [each["event"] for each in logs].count("event_set_aside") == 3
+
+
+async def test_event_whose_replacement_fails_is_only_kept(bridge_url: str, bot: Bot) -> None:
+    bot.execute(
+        """
+        alter table bridge.events add constraint foreign_check check (payload ? 'username');
+        alter table bridge.outbox add constraint foreign_check
+            check (event_type <> 'mine' or payload ? 'b');
+        """
+    )
+    with bot.transaction():
+        bot.execute("select bridge.emit('theirs', '{\"a\": 1}'), bridge.emit('mine', '{\"b\": 1}')")
+        sign_up(bot, "after")
+    with capture_logs() as logs:
+        async with relaying(bridge_url) as relayed:
+            await relayed.until_count(1)
+            await until_true(bot, "not exists (select from bridge.outbox)")
+    assert [event.event_type for event in relayed.events] == ["user.created"]
+    assert bot.execute("select event_type from bridge.dead_letters order by id").fetchall() == [
+        ("theirs",),
+        ("mine",),
+    ]
+    assert "database_task_failed" not in {entry["event"] for entry in logs}
 
 
 @pytest.mark.usefixtures("short_limit")

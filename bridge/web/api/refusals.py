@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from bridge.access.authenticator import TooManyFailuresError, TooManyTicketsError
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Row
+from bridge.database.queries import unrepresentable
 from bridge.web.http.body import invalid
 from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
 
@@ -157,4 +158,6 @@ def answer_of(error: Exception) -> HTTPException | None:
             return later(503, "Database unavailable")
         case DatabaseError() if str(error.sqlstate).startswith(TRANSIENT):
             return later(503, "Database unavailable")
+        case DatabaseError() if problem := unrepresentable(error):
+            return invalid(message=f"the request {problem}")
     return None
