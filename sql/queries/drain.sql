@@ -61,7 +61,9 @@ with candidates as materialized (
     -- limit returns a tenth of the table, and would scan all of it.
     delete from bridge.outbox
     where id = any (array(select id from fitting))
-    returning id, event_type, payload, captured_at, xmin as xact
+    returning id, event_type, payload, xmin as xact,
+              -- Within the range of clients' types: triggers write the time, but others may insert.
+              least(greatest(captured_at, '0001-01-02 UTC'), '9999-12-30 UTC') as captured_at
 ), numbered as (
     select nextval('bridge.event_id') as event_id, t.*, t.payload ? '_capture_error' as has_failed,
            case when current_setting('track_commit_timestamp')::boolean

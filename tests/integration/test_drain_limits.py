@@ -175,6 +175,19 @@ async def test_event_whose_replacement_fails_is_only_kept(bridge_url: str, bot: 
     assert "database_task_failed" not in {entry["event"] for entry in logs}
 
 
+async def test_times_beyond_those_of_clients_stop_nothing(bridge_url: str, bot: Bot) -> None:
+    bot.execute(
+        "insert into bridge.outbox (event_type, payload, captured_at)"
+        " select 'a', '{}', at::timestamptz"
+        " from unnest('{infinity,-infinity,20000-01-01,0044-03-15 BC,2026-01-01}'::text[]) as at"
+    )
+    async with relaying(bridge_url) as leader, relaying(bridge_url) as follower:
+        await leader.until_count(5)
+        await follower.until_count(5)
+    assert [event.occurred_at.year for event in leader.events] == [9999, 1, 9999, 1, 2026]
+    assert [event.wire() for event in leader.events] == [e.wire() for e in follower.events]
+
+
 @pytest.mark.usefixtures("short_limit")
 async def test_locked_table_is_not_taken_for_slow_events(bridge_url: str, bot: Bot) -> None:
     add_webhook(bot, filter='$.username == "a"')
