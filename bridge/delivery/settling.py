@@ -51,9 +51,10 @@ class Settler:
         self._counted_at = -float("inf")
 
     async def settle_all(self) -> None:
-        """Settle all waiting attempts, a batch at a time."""
+        """Settle all waiting attempts, a batch at a time, and smaller ones while some fail."""
+        size = SETTLE_BATCH
         while self.waiting:
-            batch = self.waiting[:SETTLE_BATCH]
+            batch = self.waiting[:size]
             try:
                 await self._settle(batch)
             except DeadlockError:
@@ -65,13 +66,12 @@ class Settler:
                     continue
                 if not is_of_values(error):
                     raise
-                # Some attempt is at fault; find it and keep the others.
-                for attempt in batch:
-                    await self._settle_alone(attempt)
-                    # One by one: the database may go away before the last.
-                    self._forget([attempt])
-                continue
+                if len(batch) > 1:
+                    size = (len(batch) + 1) // 2
+                    continue
+                await self._settle_apart(batch[0], str(error))
             self._forget(batch)
+            size = min(SETTLE_BATCH, 2 * size)
 
     async def count(self, *, now: bool) -> None:
         """Count the successes whose webhooks were not updated: ``now``, or when it is time."""
@@ -108,14 +108,32 @@ class Settler:
         ]
         return storable != texts
 
-    async def _settle_alone(self, attempt: Attempt) -> None:
+    async def _settle_apart(self, attempt: Attempt, reason: str) -> None:
+        """Keep as much of a rejected result as the database accepts."""
+        delivery, verdict = attempt.delivery, attempt.verdict
         try:
-            await self._settle([attempt])
+            [row] = await self._database.fetch(
+                "settle_apart",
+                delivery.id,
+                delivery.lease_token,
+                delivery.attempt_number,
+                attempt.started_at,
+                attempt.finished_at,
+                verdict.outcome.value,
+                verdict.retry_seconds,
+                attempt.answer.status,
+                attempt.answer.body,
+                verdict.failure,
+                verdict.error,
+                reason,
+            )
         except DatabaseError as error:
             if not is_of_values(error):
                 raise
             # When its lease expires, it is sent again with the same webhook-id.
-            log.error("result_rejected", **attempt.delivery.about(), reason=str(error))
+            log.error("result_rejected", **delivery.about(), reason=str(error), result=None)
+        else:
+            log.error("result_rejected", **delivery.about(), reason=reason, result=row["result"])
 
     async def _settle(self, batch: Sequence[Attempt]) -> None:
         rows = [

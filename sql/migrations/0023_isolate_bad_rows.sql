@@ -151,3 +151,344 @@ comment on function bridge.set_event_aside(bigint, text) is
 revoke execute on function bridge.utf8_text(text) from public;
 revoke execute on function bridge.storable_text(bytea) from public;
 revoke execute on function bridge.set_event_aside(bigint, text) from public;
+
+-- --- deliveries that a statement of the courier cannot process
+
+create function bridge.is_of_values(p_sqlstate text) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select p_sqlstate ~ '^(22|23|P0|54|53200|XX)'
+$$;
+comment on function bridge.is_of_values(text) is
+    'Returns whether some value made a statement fail, so that others need not fail. The same as in bridge/database/errors.py.';
+
+alter table bridge.dead_letters alter column outbox_id drop not null;
+alter table bridge.dead_letters alter column payload drop not null;
+alter table bridge.dead_letters add column webhook_id bigint;
+alter table bridge.dead_letters add column event_id bigint;
+alter table bridge.dead_letters add column event_recorded_at timestamptz;
+alter table bridge.dead_letters add column committed_at timestamptz;
+alter table bridge.dead_letters add constraint dead_letters_kind_known
+    check (num_nonnulls(outbox_id, payload) = 2 and num_nonnulls(webhook_id, event_id, event_recorded_at) = 0
+           or num_nonnulls(outbox_id, payload) = 0 and num_nonnulls(webhook_id, event_id, event_recorded_at) = 3);
+comment on table bridge.dead_letters is
+    'Events that PostgreSQL could not process in the drain, and deliveries that it could neither queue nor log. An event with _capture_error took the place of each event, unless that failed as well.';
+comment on column bridge.dead_letters.outbox_id is 'The event''s outbox.id; null for a delivery.';
+comment on column bridge.dead_letters.payload is
+    'The event''s original payload; null for a delivery. Reading it as text may fail as well.';
+comment on column bridge.dead_letters.captured_at is 'When the trigger fired.';
+comment on column bridge.dead_letters.reason is 'PostgreSQL''s error.';
+comment on column bridge.dead_letters.webhook_id is 'The delivery''s webhook; null for an event.';
+comment on column bridge.dead_letters.event_id is 'The delivery''s event in the log; null for an event.';
+comment on column bridge.dead_letters.event_recorded_at is 'events.recorded_at of the delivery''s event.';
+comment on column bridge.dead_letters.committed_at is 'delivery_queue.committed_at of a delivery.';
+
+create function bridge.log_apart(p_delivery bridge.delivery_log, p_reason text) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_result text := p_delivery.status;
+begin
+    delete from bridge.delivery_queue where id = p_delivery.id;
+    begin
+        insert into bridge.delivery_log select p_delivery.*;
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+        begin
+            -- Without what the receiver sent.
+            insert into bridge.delivery_log
+                (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
+                 error_message, created_at, captured_at, committed_at)
+            values (p_delivery.id, p_delivery.webhook_id, p_delivery.event_id, p_delivery.event_recorded_at,
+                    p_delivery.event_type, 'failed', p_delivery.attempt_number,
+                    'cannot log the delivery: ' || sqlerrm, p_delivery.created_at,
+                    p_delivery.captured_at, p_delivery.committed_at);
+            v_result := 'failed';
+        exception when others then
+            if not bridge.is_of_values(sqlstate) then
+                raise;
+            end if;
+            insert into bridge.dead_letters
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, reason)
+            values (p_delivery.webhook_id, p_delivery.event_id, p_delivery.event_recorded_at,
+                    p_delivery.event_type, coalesce(p_delivery.captured_at, p_delivery.created_at),
+                    p_delivery.committed_at, p_reason);
+            v_result := 'dead letter';
+        end;
+    end;
+    begin
+        update bridge.webhooks
+        set delivered_count = delivered_count + (v_result = 'success')::integer,
+            failed_count = failed_count + (v_result = 'failed')::integer
+        where id = p_delivery.webhook_id and v_result <> 'dead letter';
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+    end;
+    return v_result;
+end
+$$;
+comment on function bridge.log_apart(bridge.delivery_log, text) is
+    'Moves one delivery from the queue to the log, or if the log rejects it, to dead_letters. Returns its status, or dead letter.';
+
+create function bridge.settle_apart(
+    p_delivery_id     bigint,
+    p_lease_token     uuid,
+    p_attempt_number  integer,
+    p_started_at      timestamptz,
+    p_finished_at     timestamptz,
+    p_outcome         text,
+    p_retry_seconds   double precision,
+    p_response_status integer,
+    p_response_body   text,
+    p_failure         text,
+    p_error_message   text,
+    p_reason          text
+) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_queued    bridge.delivery_queue;
+    v_delivery  bridge.delivery_log;
+    v_error     text := p_error_message;
+begin
+    select * into v_queued
+    from bridge.delivery_queue
+    where id = p_delivery_id and lease_token = p_lease_token
+    for update;
+    if not found then
+        return null;
+    end if;
+    begin
+        insert into bridge.delivery_attempts
+            (delivery_id, webhook_id, attempt_number, started_at, finished_at,
+             response_status, response_body, failure, error_message)
+        values (p_delivery_id, v_queued.webhook_id, p_attempt_number, p_started_at, p_finished_at,
+                p_response_status, p_response_body, p_failure, p_error_message);
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+    end;
+    if p_outcome = 'retry' then
+        begin
+            update bridge.delivery_queue
+            set attempt_number = p_attempt_number,
+                next_attempt_at = now() + make_interval(secs => p_retry_seconds),
+                leased_until = null,
+                lease_token = null,
+                response_status = p_response_status,
+                response_body = p_response_body,
+                error_message = p_error_message
+            where id = p_delivery_id;
+            return 'retry';
+        exception when others then
+            if not bridge.is_of_values(sqlstate) then
+                raise;
+            end if;
+            v_error := 'cannot queue the next attempt: ' || sqlerrm;
+        end;
+    end if;
+    v_delivery.id := v_queued.id;
+    v_delivery.webhook_id := v_queued.webhook_id;
+    v_delivery.event_id := v_queued.event_id;
+    v_delivery.event_recorded_at := v_queued.event_recorded_at;
+    v_delivery.event_type := v_queued.event_type;
+    v_delivery.status := case when p_outcome = 'success' then 'success' else 'failed' end;
+    v_delivery.captured_at := v_queued.captured_at;
+    v_delivery.committed_at := v_queued.committed_at;
+    v_delivery.created_at := v_queued.created_at;
+    v_delivery.claimed_at := v_queued.claimed_at;
+    v_delivery.sent_at := p_started_at;
+    v_delivery.acknowledged_at := case when p_outcome = 'success' then p_finished_at end;
+    v_delivery.finished_at := now();
+    v_delivery.attempt_number := p_attempt_number;
+    v_delivery.response_status := p_response_status;
+    v_delivery.response_body := p_response_body;
+    v_delivery.error_message := v_error;
+    return bridge.log_apart(v_delivery, p_reason);
+end
+$$;
+comment on function bridge.settle_apart(
+    bigint, uuid, integer, timestamptz, timestamptz, text, double precision, integer, text, text, text, text) is
+    'Settles one attempt that settle cannot: keeps as much of its result as the tables accept. It counts neither for the circuit breaker nor as an attempt of its webhook. Returns retry, success, failed or dead letter; null if the lease is lost.';
+
+create function bridge.give_up_next(p_webhook_id bigint, p_reason text) returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_queued   bridge.delivery_queue;
+    v_delivery bridge.delivery_log;
+begin
+    select q.* into v_queued
+    from bridge.delivery_queue q
+    join bridge.webhooks w on w.id = q.webhook_id
+    where q.webhook_id = p_webhook_id
+      and q.next_attempt_at <= now() and (q.leased_until is null or q.leased_until <= now())
+    -- As claim does.
+    order by case when w.ordered then q.id end, q.is_redelivery, q.next_attempt_at, q.id
+    limit 1
+    for update of q skip locked;
+    if not found then
+        return null;
+    end if;
+    v_delivery.id := v_queued.id;
+    v_delivery.webhook_id := v_queued.webhook_id;
+    v_delivery.event_id := v_queued.event_id;
+    v_delivery.event_recorded_at := v_queued.event_recorded_at;
+    v_delivery.event_type := v_queued.event_type;
+    v_delivery.status := 'failed';
+    v_delivery.captured_at := v_queued.captured_at;
+    v_delivery.committed_at := v_queued.committed_at;
+    v_delivery.created_at := v_queued.created_at;
+    v_delivery.finished_at := now();
+    v_delivery.attempt_number := v_queued.attempt_number;
+    v_delivery.error_message := 'cannot claim the delivery: ' || p_reason;
+    perform bridge.log_apart(v_delivery, p_reason);
+    return v_queued.id;
+end
+$$;
+comment on function bridge.give_up_next(bigint, text) is
+    'Gives up the due delivery of a webhook that a claim takes first, because no claim can take it. Returns its id; null if none is due.';
+
+-- --- deferred deliveries that the queue rejects
+
+create function bridge.queue_deliveries(p_event bridge.deferred_events, p_webhook_ids bigint[]) returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_count bigint;
+begin
+    if cardinality(p_webhook_ids) = 0 then
+        return 0;
+    end if;
+    begin
+        insert into bridge.delivery_queue
+            (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+        select id, p_event.event_id, p_event.event_recorded_at, p_event.event_type, p_event.captured_at,
+               p_event.committed_at
+        from unnest(p_webhook_ids) with ordinality as webhook(id, place)
+        order by place;
+        get diagnostics v_count = row_count;
+        return v_count;
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+        if cardinality(p_webhook_ids) = 1 then
+            insert into bridge.dead_letters
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, reason)
+            values (p_webhook_ids[1], p_event.event_id, p_event.event_recorded_at, p_event.event_type,
+                    p_event.captured_at, p_event.committed_at, sqlerrm);
+            return 0;
+        end if;
+    end;
+    v_count := cardinality(p_webhook_ids) / 2;
+    return bridge.queue_deliveries(p_event, p_webhook_ids[:v_count])
+        + bridge.queue_deliveries(p_event, p_webhook_ids[v_count + 1:]);
+end
+$$;
+comment on function bridge.queue_deliveries(bridge.deferred_events, bigint[]) is
+    'Queues an event for webhooks and returns how many deliveries it created. What the queue rejects becomes a dead letter.';
+
+create or replace function bridge.queue_deferred(
+    p_deliveries integer, p_milliseconds integer, out deliveries bigint, out is_empty boolean
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_until        timestamptz := clock_timestamp() + make_interval(secs => p_milliseconds / 1000.0);
+    v_event        bridge.deferred_events;
+    -- The webhooks of the last event; most events have the same ones as the event before.
+    v_event_type   text;
+    v_from_id      bigint;
+    v_unfiltered   bigint[];
+    v_filtered     bigint[];
+    v_filters      jsonpath[];
+    v_payload      jsonb;
+    v_webhook      record;
+    v_passing      bigint[];
+    -- Where to continue in this event; null: it is done.
+    v_continue_id  bigint;
+    v_done_id      bigint;
+begin
+    is_empty := false;
+    begin
+        -- Events go in order, so whoever has the first one works alone.
+        perform from bridge.deferred_events order by event_id limit 1 for update nowait;
+    exception when lock_not_available then
+        return;
+    end;
+    deliveries := 0;
+    for v_event in select * from bridge.deferred_events order by event_id loop
+        exit when deliveries >= p_deliveries or v_done_id is not null and clock_timestamp() >= v_until;
+        if (v_event.event_type, v_event.from_webhook_id) is distinct from (v_event_type, v_from_id) then
+            v_event_type := v_event.event_type;
+            v_from_id := v_event.from_webhook_id;
+            select coalesce(array_agg(w.id) filter (where w.filter is null), '{}'),
+                   array_agg(w.id order by w.id) filter (where w.filter is not null),
+                   array_agg(w.filter order by w.id) filter (where w.filter is not null)
+            into v_unfiltered, v_filtered, v_filters
+            from unnest(bridge.patterns_matching(v_event_type)) as pattern
+            join bridge.webhooks w on w.event_type = pattern
+            where w.is_active and w.id >= v_from_id;
+        end if;
+        v_passing := v_unfiltered;
+        v_continue_id := null;
+        if v_filtered is not null then
+            -- Read a large payload from its TOAST table once, not once for each filter.
+            select e.payload #> '{}' into v_payload
+            from bridge.events e
+            where e.id = v_event.event_id and e.recorded_at = v_event.event_recorded_at;
+            for v_webhook in select w.id, w.filter from unnest(v_filtered, v_filters) as w(id, filter) loop
+                if bridge.passes(v_webhook.filter, v_payload) then
+                    v_passing := v_passing || v_webhook.id;
+                end if;
+                if clock_timestamp() >= v_until then
+                    v_continue_id := v_webhook.id + 1;
+                    exit;
+                end if;
+            end loop;
+        end if;
+        select coalesce(array_agg(id order by id), '{}') into v_passing
+        from unnest(v_passing) as id
+        where id < v_continue_id or v_continue_id is null;
+        if p_deliveries > 1 then
+            insert into bridge.delivery_queue
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+            select id, v_event.event_id, v_event.event_recorded_at, v_event_type, v_event.captured_at,
+                   v_event.committed_at
+            from unnest(v_passing) with ordinality as webhook(id, place)
+            order by place;
+            deliveries := deliveries + cardinality(v_passing);
+        else
+            deliveries := deliveries + bridge.queue_deliveries(v_event, v_passing);
+        end if;
+        if v_continue_id is not null then
+            update bridge.deferred_events set from_webhook_id = v_continue_id where event_id = v_event.event_id;
+            exit;
+        end if;
+        v_done_id := v_event.event_id;
+    end loop;
+    delete from bridge.deferred_events where event_id <= v_done_id;
+    is_empty := not exists (select from bridge.deferred_events);
+end
+$$;
+comment on function bridge.queue_deferred(integer, integer) is
+    'Creates deferred deliveries, in the order of events and webhooks: about so many, and for about so many milliseconds, but always some. If asked for one, it sets aside what the queue rejects. deliveries: null if another session is at work. is_empty: none are left.';
+
+revoke execute on function bridge.is_of_values(text) from public;
+revoke execute on function bridge.log_apart(bridge.delivery_log, text) from public;
+revoke execute on function bridge.settle_apart(
+    bigint, uuid, integer, timestamptz, timestamptz, text, double precision, integer, text, text, text, text) from public;
+revoke execute on function bridge.give_up_next(bigint, text) from public;
+revoke execute on function bridge.queue_deliveries(bridge.deferred_events, bigint[]) from public;

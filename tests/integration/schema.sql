@@ -493,6 +493,45 @@ $$;
 
 COMMENT ON FUNCTION bridge.forgive_webhook() IS 'Trigger: forgets past failures when a webhook is activated, however that is done. With its old failing_since, the first new failure would disable it again.';
 
+CREATE FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_queued   bridge.delivery_queue;
+    v_delivery bridge.delivery_log;
+begin
+    select q.* into v_queued
+    from bridge.delivery_queue q
+    join bridge.webhooks w on w.id = q.webhook_id
+    where q.webhook_id = p_webhook_id
+      and q.next_attempt_at <= now() and (q.leased_until is null or q.leased_until <= now())
+    -- As claim does.
+    order by case when w.ordered then q.id end, q.is_redelivery, q.next_attempt_at, q.id
+    limit 1
+    for update of q skip locked;
+    if not found then
+        return null;
+    end if;
+    v_delivery.id := v_queued.id;
+    v_delivery.webhook_id := v_queued.webhook_id;
+    v_delivery.event_id := v_queued.event_id;
+    v_delivery.event_recorded_at := v_queued.event_recorded_at;
+    v_delivery.event_type := v_queued.event_type;
+    v_delivery.status := 'failed';
+    v_delivery.captured_at := v_queued.captured_at;
+    v_delivery.committed_at := v_queued.committed_at;
+    v_delivery.created_at := v_queued.created_at;
+    v_delivery.finished_at := now();
+    v_delivery.attempt_number := v_queued.attempt_number;
+    v_delivery.error_message := 'cannot claim the delivery: ' || p_reason;
+    perform bridge.log_apart(v_delivery, p_reason);
+    return v_queued.id;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text) IS 'Gives up the due delivery of a webhook that a claim takes first, because no claim can take it. Returns its id; null if none is due.';
+
 CREATE FUNCTION bridge.is_event_type(p_text text) RETURNS boolean
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -501,6 +540,15 @@ CREATE FUNCTION bridge.is_event_type(p_text text) RETURNS boolean
 $_$;
 
 COMMENT ON FUNCTION bridge.is_event_type(p_text text) IS 'Returns whether a text is an exact event type, such as order.paid, and not a pattern.';
+
+CREATE FUNCTION bridge.is_of_values(p_sqlstate text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select p_sqlstate ~ '^(22|23|P0|54|53200|XX)'
+$$;
+
+COMMENT ON FUNCTION bridge.is_of_values(p_sqlstate text) IS 'Returns whether some value made a statement fail, so that others need not fail. The same as in bridge/database/errors.py.';
 
 CREATE FUNCTION bridge.is_ours(p_xid xid) RETURNS boolean
     LANGUAGE sql STABLE
@@ -575,6 +623,100 @@ CREATE FUNCTION bridge.leader_pid() RETURNS integer
 $$;
 
 COMMENT ON FUNCTION bridge.leader_pid() IS 'Returns the process id of the session that drains, or null if no bridge drains.';
+
+CREATE TABLE bridge.delivery_log (
+    id bigint NOT NULL,
+    webhook_id bigint NOT NULL,
+    event_id bigint NOT NULL,
+    event_recorded_at timestamp with time zone NOT NULL,
+    event_type text NOT NULL,
+    status text NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    finished_at timestamp with time zone DEFAULT now() NOT NULL,
+    attempt_number integer NOT NULL,
+    response_status integer,
+    response_body text,
+    error_message text,
+    CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
+)
+PARTITION BY LIST (status);
+
+COMMENT ON TABLE bridge.delivery_log IS 'Finished deliveries, one row each. Partitioned by outcome and then by day, so that successes and failures can be kept for different times.';
+
+COMMENT ON COLUMN bridge.delivery_log.id IS 'delivery_queue.id.';
+
+COMMENT ON COLUMN bridge.delivery_log.status IS 'success: answered with 2xx. failed: given up.';
+
+COMMENT ON COLUMN bridge.delivery_log.captured_at IS 'events.occurred_at.';
+
+COMMENT ON COLUMN bridge.delivery_log.committed_at IS 'events.committed_at or, if that is unknown, captured_at, which is slightly earlier.';
+
+COMMENT ON COLUMN bridge.delivery_log.claimed_at IS 'When a courier claimed it for its last attempt.';
+
+COMMENT ON COLUMN bridge.delivery_log.sent_at IS 'When the last attempt began, by the database''s clock.';
+
+COMMENT ON COLUMN bridge.delivery_log.acknowledged_at IS 'When the receiver''s 2xx arrived, by the database''s clock; null if it failed.';
+
+COMMENT ON COLUMN bridge.delivery_log.attempt_number IS 'Total number of attempts.';
+
+COMMENT ON COLUMN bridge.delivery_log.response_body IS 'First 16 KiB of the last response.';
+
+CREATE FUNCTION bridge.log_apart(p_delivery bridge.delivery_log, p_reason text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_result text := p_delivery.status;
+begin
+    delete from bridge.delivery_queue where id = p_delivery.id;
+    begin
+        insert into bridge.delivery_log select p_delivery.*;
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+        begin
+            -- Without what the receiver sent.
+            insert into bridge.delivery_log
+                (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
+                 error_message, created_at, captured_at, committed_at)
+            values (p_delivery.id, p_delivery.webhook_id, p_delivery.event_id, p_delivery.event_recorded_at,
+                    p_delivery.event_type, 'failed', p_delivery.attempt_number,
+                    'cannot log the delivery: ' || sqlerrm, p_delivery.created_at,
+                    p_delivery.captured_at, p_delivery.committed_at);
+            v_result := 'failed';
+        exception when others then
+            if not bridge.is_of_values(sqlstate) then
+                raise;
+            end if;
+            insert into bridge.dead_letters
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, reason)
+            values (p_delivery.webhook_id, p_delivery.event_id, p_delivery.event_recorded_at,
+                    p_delivery.event_type, coalesce(p_delivery.captured_at, p_delivery.created_at),
+                    p_delivery.committed_at, p_reason);
+            v_result := 'dead letter';
+        end;
+    end;
+    begin
+        update bridge.webhooks
+        set delivered_count = delivered_count + (v_result = 'success')::integer,
+            failed_count = failed_count + (v_result = 'failed')::integer
+        where id = p_delivery.webhook_id and v_result <> 'dead letter';
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+    end;
+    return v_result;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.log_apart(p_delivery bridge.delivery_log, p_reason text) IS 'Moves one delivery from the queue to the log, or if the log rejects it, to dead_letters. Returns its status, or dead letter.';
 
 CREATE FUNCTION bridge.newest_deliveries(p_webhook_id bigint, p_status text, p_from_id bigint, p_before_id bigint, p_limit bigint) RETURNS TABLE(id bigint, webhook_id bigint, event_id bigint, event_type text, status text, attempt_number integer, response_status integer, error_message text, created_at timestamp with time zone, next_attempt_at timestamp with time zone)
     LANGUAGE plpgsql STABLE
@@ -757,7 +899,6 @@ declare
     -- Where to continue in this event; null: it is done.
     v_continue_id  bigint;
     v_done_id      bigint;
-    v_count        bigint;
 begin
     is_empty := false;
     begin
@@ -797,15 +938,20 @@ begin
                 end if;
             end loop;
         end if;
-        insert into bridge.delivery_queue
-            (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
-        select id, v_event.event_id, v_event.event_recorded_at, v_event_type, v_event.captured_at,
-               v_event.committed_at
+        select coalesce(array_agg(id order by id), '{}') into v_passing
         from unnest(v_passing) as id
-        where id < v_continue_id or v_continue_id is null
-        order by id;
-        get diagnostics v_count = row_count;
-        deliveries := deliveries + v_count;
+        where id < v_continue_id or v_continue_id is null;
+        if p_deliveries > 1 then
+            insert into bridge.delivery_queue
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+            select id, v_event.event_id, v_event.event_recorded_at, v_event_type, v_event.captured_at,
+                   v_event.committed_at
+            from unnest(v_passing) with ordinality as webhook(id, place)
+            order by place;
+            deliveries := deliveries + cardinality(v_passing);
+        else
+            deliveries := deliveries + bridge.queue_deliveries(v_event, v_passing);
+        end if;
         if v_continue_id is not null then
             update bridge.deferred_events set from_webhook_id = v_continue_id where event_id = v_event.event_id;
             exit;
@@ -817,7 +963,63 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.queue_deferred(p_deliveries integer, p_milliseconds integer, OUT deliveries bigint, OUT is_empty boolean) IS 'Creates deferred deliveries, in the order of events and webhooks: about so many, and for about so many milliseconds, but always some. deliveries: null if another session is at work. is_empty: none are left.';
+COMMENT ON FUNCTION bridge.queue_deferred(p_deliveries integer, p_milliseconds integer, OUT deliveries bigint, OUT is_empty boolean) IS 'Creates deferred deliveries, in the order of events and webhooks: about so many, and for about so many milliseconds, but always some. If asked for one, it sets aside what the queue rejects. deliveries: null if another session is at work. is_empty: none are left.';
+
+CREATE TABLE bridge.deferred_events (
+    event_id bigint NOT NULL,
+    event_recorded_at timestamp with time zone NOT NULL,
+    event_type text NOT NULL,
+    captured_at timestamp with time zone NOT NULL,
+    committed_at timestamp with time zone NOT NULL,
+    from_webhook_id bigint NOT NULL
+);
+
+COMMENT ON TABLE bridge.deferred_events IS 'Published events that are not queued for all of their webhooks yet. The drain inserts, queue_deferred deletes.';
+
+COMMENT ON COLUMN bridge.deferred_events.event_recorded_at IS 'events.recorded_at.';
+
+COMMENT ON COLUMN bridge.deferred_events.committed_at IS 'delivery_queue.committed_at.';
+
+COMMENT ON COLUMN bridge.deferred_events.from_webhook_id IS 'Deliveries to webhooks with this id or a higher one are still to be created.';
+
+CREATE FUNCTION bridge.queue_deliveries(p_event bridge.deferred_events, p_webhook_ids bigint[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_count bigint;
+begin
+    if cardinality(p_webhook_ids) = 0 then
+        return 0;
+    end if;
+    begin
+        insert into bridge.delivery_queue
+            (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+        select id, p_event.event_id, p_event.event_recorded_at, p_event.event_type, p_event.captured_at,
+               p_event.committed_at
+        from unnest(p_webhook_ids) with ordinality as webhook(id, place)
+        order by place;
+        get diagnostics v_count = row_count;
+        return v_count;
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+        if cardinality(p_webhook_ids) = 1 then
+            insert into bridge.dead_letters
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, reason)
+            values (p_webhook_ids[1], p_event.event_id, p_event.event_recorded_at, p_event.event_type,
+                    p_event.captured_at, p_event.committed_at, sqlerrm);
+            return 0;
+        end if;
+    end;
+    v_count := cardinality(p_webhook_ids) / 2;
+    return bridge.queue_deliveries(p_event, p_webhook_ids[:v_count])
+        + bridge.queue_deliveries(p_event, p_webhook_ids[v_count + 1:]);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.queue_deliveries(p_event bridge.deferred_events, p_webhook_ids bigint[]) IS 'Queues an event for webhooks and returns how many deliveries it created. What the queue rejects becomes a dead letter.';
 
 CREATE FUNCTION bridge.redeliver(p_delivery_id bigint) RETURNS boolean
     LANGUAGE plpgsql
@@ -1133,6 +1335,75 @@ end
 $$;
 
 COMMENT ON FUNCTION bridge.set_event_aside(p_outbox_id bigint, p_reason text, OUT dead_letter_id bigint, OUT event_type text) IS 'Moves an event that the drain cannot process to dead_letters, and puts one with _capture_error in its place. If the drain cannot process that one either, it is deleted.';
+
+CREATE FUNCTION bridge.settle_apart(p_delivery_id bigint, p_lease_token uuid, p_attempt_number integer, p_started_at timestamp with time zone, p_finished_at timestamp with time zone, p_outcome text, p_retry_seconds double precision, p_response_status integer, p_response_body text, p_failure text, p_error_message text, p_reason text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_queued    bridge.delivery_queue;
+    v_delivery  bridge.delivery_log;
+    v_error     text := p_error_message;
+begin
+    select * into v_queued
+    from bridge.delivery_queue
+    where id = p_delivery_id and lease_token = p_lease_token
+    for update;
+    if not found then
+        return null;
+    end if;
+    begin
+        insert into bridge.delivery_attempts
+            (delivery_id, webhook_id, attempt_number, started_at, finished_at,
+             response_status, response_body, failure, error_message)
+        values (p_delivery_id, v_queued.webhook_id, p_attempt_number, p_started_at, p_finished_at,
+                p_response_status, p_response_body, p_failure, p_error_message);
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+    end;
+    if p_outcome = 'retry' then
+        begin
+            update bridge.delivery_queue
+            set attempt_number = p_attempt_number,
+                next_attempt_at = now() + make_interval(secs => p_retry_seconds),
+                leased_until = null,
+                lease_token = null,
+                response_status = p_response_status,
+                response_body = p_response_body,
+                error_message = p_error_message
+            where id = p_delivery_id;
+            return 'retry';
+        exception when others then
+            if not bridge.is_of_values(sqlstate) then
+                raise;
+            end if;
+            v_error := 'cannot queue the next attempt: ' || sqlerrm;
+        end;
+    end if;
+    v_delivery.id := v_queued.id;
+    v_delivery.webhook_id := v_queued.webhook_id;
+    v_delivery.event_id := v_queued.event_id;
+    v_delivery.event_recorded_at := v_queued.event_recorded_at;
+    v_delivery.event_type := v_queued.event_type;
+    v_delivery.status := case when p_outcome = 'success' then 'success' else 'failed' end;
+    v_delivery.captured_at := v_queued.captured_at;
+    v_delivery.committed_at := v_queued.committed_at;
+    v_delivery.created_at := v_queued.created_at;
+    v_delivery.claimed_at := v_queued.claimed_at;
+    v_delivery.sent_at := p_started_at;
+    v_delivery.acknowledged_at := case when p_outcome = 'success' then p_finished_at end;
+    v_delivery.finished_at := now();
+    v_delivery.attempt_number := p_attempt_number;
+    v_delivery.response_status := p_response_status;
+    v_delivery.response_body := p_response_body;
+    v_delivery.error_message := v_error;
+    return bridge.log_apart(v_delivery, p_reason);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.settle_apart(p_delivery_id bigint, p_lease_token uuid, p_attempt_number integer, p_started_at timestamp with time zone, p_finished_at timestamp with time zone, p_outcome text, p_retry_seconds double precision, p_response_status integer, p_response_body text, p_failure text, p_error_message text, p_reason text) IS 'Settles one attempt that settle cannot: keeps as much of its result as the tables accept. It counts neither for the circuit breaker nor as an attempt of its webhook. Returns retry, success, failed or dead letter; null if the lease is lost.';
 
 CREATE FUNCTION bridge.storable_text(p_utf8 bytea) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -1456,22 +1727,37 @@ COMMENT ON COLUMN bridge.console_sessions.token_source IS 'Where the token is th
 COMMENT ON COLUMN bridge.console_sessions.token_id IS 'The token''s id in its source; its rights are looked up on every request. Null for setting.';
 
 CREATE TABLE bridge.dead_letters (
-    outbox_id bigint NOT NULL,
+    outbox_id bigint,
     event_type text NOT NULL,
-    payload jsonb NOT NULL,
+    payload jsonb,
     captured_at timestamp with time zone NOT NULL,
     reason text NOT NULL,
     recorded_at timestamp with time zone DEFAULT now() NOT NULL,
-    id bigint NOT NULL
+    id bigint NOT NULL,
+    webhook_id bigint,
+    event_id bigint,
+    event_recorded_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    CONSTRAINT dead_letters_kind_known CHECK ((((num_nonnulls(outbox_id, payload) = 2) AND (num_nonnulls(webhook_id, event_id, event_recorded_at) = 0)) OR ((num_nonnulls(outbox_id, payload) = 0) AND (num_nonnulls(webhook_id, event_id, event_recorded_at) = 3))))
 );
 
-COMMENT ON TABLE bridge.dead_letters IS 'Events that PostgreSQL could not process in the drain. An event with _capture_error took the place of each, unless that failed as well.';
+COMMENT ON TABLE bridge.dead_letters IS 'Events that PostgreSQL could not process in the drain, and deliveries that it could neither queue nor log. An event with _capture_error took the place of each event, unless that failed as well.';
 
-COMMENT ON COLUMN bridge.dead_letters.outbox_id IS 'The event''s outbox.id.';
+COMMENT ON COLUMN bridge.dead_letters.outbox_id IS 'The event''s outbox.id; null for a delivery.';
 
-COMMENT ON COLUMN bridge.dead_letters.payload IS 'The original payload. Reading it as text may fail as well.';
+COMMENT ON COLUMN bridge.dead_letters.payload IS 'The event''s original payload; null for a delivery. Reading it as text may fail as well.';
 
-COMMENT ON COLUMN bridge.dead_letters.reason IS 'The error of the drain.';
+COMMENT ON COLUMN bridge.dead_letters.captured_at IS 'When the trigger fired.';
+
+COMMENT ON COLUMN bridge.dead_letters.reason IS 'PostgreSQL''s error.';
+
+COMMENT ON COLUMN bridge.dead_letters.webhook_id IS 'The delivery''s webhook; null for an event.';
+
+COMMENT ON COLUMN bridge.dead_letters.event_id IS 'The delivery''s event in the log; null for an event.';
+
+COMMENT ON COLUMN bridge.dead_letters.event_recorded_at IS 'events.recorded_at of the delivery''s event.';
+
+COMMENT ON COLUMN bridge.dead_letters.committed_at IS 'delivery_queue.committed_at of a delivery.';
 
 ALTER TABLE bridge.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.dead_letters_id_seq
@@ -1481,23 +1767,6 @@ ALTER TABLE bridge.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY
     NO MAXVALUE
     CACHE 1
 );
-
-CREATE TABLE bridge.deferred_events (
-    event_id bigint NOT NULL,
-    event_recorded_at timestamp with time zone NOT NULL,
-    event_type text NOT NULL,
-    captured_at timestamp with time zone NOT NULL,
-    committed_at timestamp with time zone NOT NULL,
-    from_webhook_id bigint NOT NULL
-);
-
-COMMENT ON TABLE bridge.deferred_events IS 'Published events that are not queued for all of their webhooks yet. The drain inserts, queue_deferred deletes.';
-
-COMMENT ON COLUMN bridge.deferred_events.event_recorded_at IS 'events.recorded_at.';
-
-COMMENT ON COLUMN bridge.deferred_events.committed_at IS 'delivery_queue.committed_at.';
-
-COMMENT ON COLUMN bridge.deferred_events.from_webhook_id IS 'Deliveries to webhooks with this id or a higher one are still to be created.';
 
 CREATE TABLE bridge.deleted_webhooks (
     id bigint NOT NULL,
@@ -1535,48 +1804,6 @@ COMMENT ON COLUMN bridge.delivery_attempts.response_body IS 'First 16 KiB of the
 COMMENT ON COLUMN bridge.delivery_attempts.failure IS 'Kind of failure: http_4xx, http_5xx, timeout_connect, dns, … (listed in bridge/delivery/retry.py); null on success.';
 
 COMMENT ON COLUMN bridge.delivery_attempts.error_message IS 'Why the attempt failed; null on success.';
-
-CREATE TABLE bridge.delivery_log (
-    id bigint NOT NULL,
-    webhook_id bigint NOT NULL,
-    event_id bigint NOT NULL,
-    event_recorded_at timestamp with time zone NOT NULL,
-    event_type text NOT NULL,
-    status text NOT NULL,
-    captured_at timestamp with time zone,
-    committed_at timestamp with time zone,
-    created_at timestamp with time zone NOT NULL,
-    claimed_at timestamp with time zone,
-    sent_at timestamp with time zone,
-    acknowledged_at timestamp with time zone,
-    finished_at timestamp with time zone DEFAULT now() NOT NULL,
-    attempt_number integer NOT NULL,
-    response_status integer,
-    response_body text,
-    error_message text,
-    CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
-)
-PARTITION BY LIST (status);
-
-COMMENT ON TABLE bridge.delivery_log IS 'Finished deliveries, one row each. Partitioned by outcome and then by day, so that successes and failures can be kept for different times.';
-
-COMMENT ON COLUMN bridge.delivery_log.id IS 'delivery_queue.id.';
-
-COMMENT ON COLUMN bridge.delivery_log.status IS 'success: answered with 2xx. failed: given up.';
-
-COMMENT ON COLUMN bridge.delivery_log.captured_at IS 'events.occurred_at.';
-
-COMMENT ON COLUMN bridge.delivery_log.committed_at IS 'events.committed_at or, if that is unknown, captured_at, which is slightly earlier.';
-
-COMMENT ON COLUMN bridge.delivery_log.claimed_at IS 'When a courier claimed it for its last attempt.';
-
-COMMENT ON COLUMN bridge.delivery_log.sent_at IS 'When the last attempt began, by the database''s clock.';
-
-COMMENT ON COLUMN bridge.delivery_log.acknowledged_at IS 'When the receiver''s 2xx arrived, by the database''s clock; null if it failed.';
-
-COMMENT ON COLUMN bridge.delivery_log.attempt_number IS 'Total number of attempts.';
-
-COMMENT ON COLUMN bridge.delivery_log.response_body IS 'First 16 KiB of the last response.';
 
 CREATE TABLE bridge.delivery_log_failed (
     id bigint CONSTRAINT delivery_log_id_not_null NOT NULL,
@@ -2329,7 +2556,11 @@ REVOKE ALL ON FUNCTION bridge.forget_audit(p_keep_days integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.forgive_webhook() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.is_event_type(p_text text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.is_of_values(p_sqlstate text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.is_ours(p_xid xid) FROM PUBLIC;
 
@@ -2338,6 +2569,8 @@ REVOKE ALL ON FUNCTION bridge.is_scope(p_scope text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.lead() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.leader_pid() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.log_apart(p_delivery bridge.delivery_log, p_reason text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.newest_deliveries(p_webhook_id bigint, p_status text, p_from_id bigint, p_before_id bigint, p_limit bigint) FROM PUBLIC;
 
@@ -2359,6 +2592,8 @@ REVOKE ALL ON FUNCTION bridge.payload_text(p_event_id bigint, p_recorded_at time
 
 REVOKE ALL ON FUNCTION bridge.queue_deferred(p_deliveries integer, p_milliseconds integer, OUT deliveries bigint, OUT is_empty boolean) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.queue_deliveries(p_event bridge.deferred_events, p_webhook_ids bigint[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.redeliver(p_delivery_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) FROM PUBLIC;
@@ -2374,6 +2609,8 @@ REVOKE ALL ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.ring() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.set_event_aside(p_outbox_id bigint, p_reason text, OUT dead_letter_id bigint, OUT event_type text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.settle_apart(p_delivery_id bigint, p_lease_token uuid, p_attempt_number integer, p_started_at timestamp with time zone, p_finished_at timestamp with time zone, p_outcome text, p_retry_seconds double precision, p_response_status integer, p_response_body text, p_failure text, p_error_message text, p_reason text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.storable_text(p_utf8 bytea) FROM PUBLIC;
 
