@@ -254,4 +254,5 @@ def _upkeep(settings: Settings, database: Database, vault: Vault) -> Upkeep:
         },
         vault,
         keep_audit_days=settings.keep_audit_days,
+        keep_dead_letters_days=settings.keep_failures_days,
     )

@@ -33,6 +33,7 @@ class Upkeep:
         keep_days: retention of each partitioned log in days.
         vault: seals the secrets of webhooks.
         keep_audit_days: retention of the audit log in days.
+        keep_dead_letters_days: retention of dead letters in days.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Upkeep:
         vault: Vault,
         *,
         keep_audit_days: int = 365,
+        keep_dead_letters_days: int = 30,
     ) -> None:
         self._database = database
         self._keep_days = keep_days
         self._vault = vault
         self._keep_audit_days = keep_audit_days
+        self._keep_dead_letters_days = keep_dead_letters_days
         # Webhook ids and secrets that could not be decrypted last time, which was logged.
         self._unopened: set[tuple[int, str]] = set()
 
@@ -61,6 +64,7 @@ class Upkeep:
             await self.drop_expired()
             await self._delete_all("delete_old_notes")
             await self._delete_all("forget_audit", self._keep_audit_days)
+            await self._delete_all("forget_dead_letters", self._keep_dead_letters_days)
             await self._delete_all("forget_activity")
             await self._database.fetch("count_successes", None)
             await self.forget_expired_secrets()

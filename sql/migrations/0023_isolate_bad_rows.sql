@@ -205,7 +205,7 @@ begin
                  error_message, created_at, captured_at, committed_at)
             values (p_delivery.id, p_delivery.webhook_id, p_delivery.event_id, p_delivery.event_recorded_at,
                     p_delivery.event_type, 'failed', p_delivery.attempt_number,
-                    'cannot log the delivery: ' || sqlerrm, p_delivery.created_at,
+                    'cannot log the delivery: ' || bridge.utf8_text(sqlerrm), p_delivery.created_at,
                     p_delivery.captured_at, p_delivery.committed_at);
             v_result := 'failed';
         exception when others then
@@ -292,7 +292,7 @@ begin
             if not bridge.is_of_values(sqlstate) then
                 raise;
             end if;
-            v_error := 'cannot queue the next attempt: ' || sqlerrm;
+            v_error := 'cannot queue the next attempt: ' || bridge.utf8_text(sqlerrm);
         end;
     end if;
     v_delivery.id := v_queued.id;
@@ -387,7 +387,7 @@ begin
             insert into bridge.dead_letters
                 (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, reason)
             values (p_webhook_ids[1], p_event.event_id, p_event.event_recorded_at, p_event.event_type,
-                    p_event.captured_at, p_event.committed_at, sqlerrm);
+                    p_event.captured_at, p_event.committed_at, bridge.utf8_text(sqlerrm));
             return 0;
         end if;
     end;
@@ -492,3 +492,125 @@ revoke execute on function bridge.settle_apart(
     bigint, uuid, integer, timestamptz, timestamptz, text, double precision, integer, text, text, text, text) from public;
 revoke execute on function bridge.give_up_next(bigint, text) from public;
 revoke execute on function bridge.queue_deliveries(bridge.deferred_events, bigint[]) from public;
+
+-- --- functions for operators
+
+create function bridge.retry_dead_letter(p_dead_letter_id bigint) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_letter bridge.dead_letters;
+begin
+    delete from bridge.dead_letters where id = p_dead_letter_id returning * into v_letter;
+    if not found then
+        raise 'there is no dead letter %', p_dead_letter_id using errcode = 'no_data_found';
+    end if;
+    if v_letter.webhook_id is not null
+        and not exists (select from bridge.webhooks where id = v_letter.webhook_id) then
+        raise 'the webhook of dead letter % is deleted', p_dead_letter_id
+            using errcode = 'object_not_in_prerequisite_state';
+    end if;
+    begin
+        if v_letter.webhook_id is null then
+            insert into bridge.outbox (event_type, payload, captured_at)
+            values (v_letter.event_type, v_letter.payload, v_letter.captured_at);
+        else
+            insert into bridge.delivery_queue
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+            values (v_letter.webhook_id, v_letter.event_id, v_letter.event_recorded_at,
+                    v_letter.event_type, v_letter.captured_at, v_letter.committed_at);
+        end if;
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+        raise 'dead letter % cannot be retried: %', p_dead_letter_id, bridge.utf8_text(sqlerrm)
+            using errcode = 'object_not_in_prerequisite_state';
+    end;
+    perform bridge.audit('dead_letter.retried', p_dead_letter_id, bridge.utf8_text(v_letter.event_type),
+        jsonb_build_object('webhook_id', v_letter.webhook_id, 'reason', v_letter.reason));
+    perform case when v_letter.webhook_id is null then bridge.ring() else bridge.wake_couriers() end;
+end
+$$;
+comment on function bridge.retry_dead_letter(bigint) is
+    'Puts an event back into the outbox, with its original type and time, or a delivery into the queue. If it fails again, it becomes a new dead letter.';
+
+create function bridge.drop_dead_letter(p_dead_letter_id bigint) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_letter bridge.dead_letters;
+begin
+    delete from bridge.dead_letters where id = p_dead_letter_id returning * into v_letter;
+    if not found then
+        raise 'there is no dead letter %', p_dead_letter_id using errcode = 'no_data_found';
+    end if;
+    perform bridge.audit('dead_letter.dropped', p_dead_letter_id, bridge.utf8_text(v_letter.event_type),
+        jsonb_build_object('webhook_id', v_letter.webhook_id, 'reason', v_letter.reason));
+end
+$$;
+comment on function bridge.drop_dead_letter(bigint) is 'Deletes a dead letter.';
+
+create function bridge.dead_letters_page(
+    p_dead_letter_id bigint, p_before_id bigint, p_limit bigint, p_bytes bigint
+) returns table (
+    id              bigint,
+    event_type      text,
+    webhook_id      bigint,
+    event_id        bigint,
+    captured_at     timestamptz,
+    recorded_at     timestamptz,
+    reason          text,
+    payload         text,
+    payload_omitted boolean
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_letter bridge.dead_letters;
+    v_bytes  bigint := 0;
+begin
+    for v_letter in
+        select *
+        from bridge.dead_letters
+        where (p_dead_letter_id is null or id = p_dead_letter_id)
+          and (p_before_id is null or id < p_before_id)
+        order by id desc
+        limit p_limit
+    loop
+        id := v_letter.id;
+        event_type := bridge.utf8_text(left(v_letter.event_type, 255));
+        webhook_id := v_letter.webhook_id;
+        event_id := v_letter.event_id;
+        captured_at := least(greatest(v_letter.captured_at, '0001-01-02 UTC'), '9999-12-30 UTC');
+        recorded_at := v_letter.recorded_at;
+        reason := left(v_letter.reason, 2000);
+        payload := null;
+        -- What is stored in 8 kB may be a gigabyte as text only if it is compressed.
+        if v_bytes < p_bytes and pg_column_size(v_letter.payload) <= 8192
+            and pg_column_compression(v_letter.payload) is null then
+            begin
+                payload := bridge.utf8_text(v_letter.payload::text);
+                v_bytes := v_bytes + octet_length(payload);
+                if v_bytes > p_bytes then
+                    payload := null;
+                end if;
+            exception when others then
+                payload := null; -- It may be what made the drain fail.
+            end;
+        end if;
+        payload_omitted := v_letter.payload is not null and payload is null;
+        return next;
+    end loop;
+end
+$$;
+comment on function bridge.dead_letters_page(bigint, bigint, bigint, bigint) is
+    'Returns dead letters below an id, newest first, or one by its id. Payloads that are large, that do not fit into a number of bytes together, or that cannot be read are null.';
+
+revoke execute on function bridge.retry_dead_letter(bigint) from public;
+revoke execute on function bridge.drop_dead_letter(bigint) from public;
+revoke execute on function bridge.dead_letters_page(bigint, bigint, bigint, bigint) from public;

@@ -253,6 +253,70 @@ $$;
 
 COMMENT ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) IS 'Creates the missing daily partitions of every log, for a number of days from a date on. Returns how many it created.';
 
+CREATE FUNCTION bridge.dead_letters_page(p_dead_letter_id bigint, p_before_id bigint, p_limit bigint, p_bytes bigint) RETURNS TABLE(id bigint, event_type text, webhook_id bigint, event_id bigint, captured_at timestamp with time zone, recorded_at timestamp with time zone, reason text, payload text, payload_omitted boolean)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+    v_letter bridge.dead_letters;
+    v_bytes  bigint := 0;
+begin
+    for v_letter in
+        select *
+        from bridge.dead_letters
+        where (p_dead_letter_id is null or id = p_dead_letter_id)
+          and (p_before_id is null or id < p_before_id)
+        order by id desc
+        limit p_limit
+    loop
+        id := v_letter.id;
+        event_type := bridge.utf8_text(left(v_letter.event_type, 255));
+        webhook_id := v_letter.webhook_id;
+        event_id := v_letter.event_id;
+        captured_at := least(greatest(v_letter.captured_at, '0001-01-02 UTC'), '9999-12-30 UTC');
+        recorded_at := v_letter.recorded_at;
+        reason := left(v_letter.reason, 2000);
+        payload := null;
+        -- What is stored in 8 kB may be a gigabyte as text only if it is compressed.
+        if v_bytes < p_bytes and pg_column_size(v_letter.payload) <= 8192
+            and pg_column_compression(v_letter.payload) is null then
+            begin
+                payload := bridge.utf8_text(v_letter.payload::text);
+                v_bytes := v_bytes + octet_length(payload);
+                if v_bytes > p_bytes then
+                    payload := null;
+                end if;
+            exception when others then
+                payload := null; -- It may be what made the drain fail.
+            end;
+        end if;
+        payload_omitted := v_letter.payload is not null and payload is null;
+        return next;
+    end loop;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.dead_letters_page(p_dead_letter_id bigint, p_before_id bigint, p_limit bigint, p_bytes bigint) IS 'Returns dead letters below an id, newest first, or one by its id. Payloads that are large, that do not fit into a number of bytes together, or that cannot be read are null.';
+
+CREATE FUNCTION bridge.drop_dead_letter(p_dead_letter_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_letter bridge.dead_letters;
+begin
+    delete from bridge.dead_letters where id = p_dead_letter_id returning * into v_letter;
+    if not found then
+        raise 'there is no dead letter %', p_dead_letter_id using errcode = 'no_data_found';
+    end if;
+    perform bridge.audit('dead_letter.dropped', p_dead_letter_id, bridge.utf8_text(v_letter.event_type),
+        jsonb_build_object('webhook_id', v_letter.webhook_id, 'reason', v_letter.reason));
+end
+$$;
+
+COMMENT ON FUNCTION bridge.drop_dead_letter(p_dead_letter_id bigint) IS 'Deletes a dead letter.';
+
 CREATE FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -687,7 +751,7 @@ begin
                  error_message, created_at, captured_at, committed_at)
             values (p_delivery.id, p_delivery.webhook_id, p_delivery.event_id, p_delivery.event_recorded_at,
                     p_delivery.event_type, 'failed', p_delivery.attempt_number,
-                    'cannot log the delivery: ' || sqlerrm, p_delivery.created_at,
+                    'cannot log the delivery: ' || bridge.utf8_text(sqlerrm), p_delivery.created_at,
                     p_delivery.captured_at, p_delivery.committed_at);
             v_result := 'failed';
         exception when others then
@@ -1009,7 +1073,7 @@ begin
             insert into bridge.dead_letters
                 (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, reason)
             values (p_webhook_ids[1], p_event.event_id, p_event.event_recorded_at, p_event.event_type,
-                    p_event.captured_at, p_event.committed_at, sqlerrm);
+                    p_event.captured_at, p_event.committed_at, bridge.utf8_text(sqlerrm));
             return 0;
         end if;
     end;
@@ -1295,6 +1359,47 @@ $$;
 
 COMMENT ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) IS 'Makes a webhook deliver again at once: ends a pause, closes the breaker, and activates it if it was off or disabled.';
 
+CREATE FUNCTION bridge.retry_dead_letter(p_dead_letter_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_letter bridge.dead_letters;
+begin
+    delete from bridge.dead_letters where id = p_dead_letter_id returning * into v_letter;
+    if not found then
+        raise 'there is no dead letter %', p_dead_letter_id using errcode = 'no_data_found';
+    end if;
+    if v_letter.webhook_id is not null
+        and not exists (select from bridge.webhooks where id = v_letter.webhook_id) then
+        raise 'the webhook of dead letter % is deleted', p_dead_letter_id
+            using errcode = 'object_not_in_prerequisite_state';
+    end if;
+    begin
+        if v_letter.webhook_id is null then
+            insert into bridge.outbox (event_type, payload, captured_at)
+            values (v_letter.event_type, v_letter.payload, v_letter.captured_at);
+        else
+            insert into bridge.delivery_queue
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+            values (v_letter.webhook_id, v_letter.event_id, v_letter.event_recorded_at,
+                    v_letter.event_type, v_letter.captured_at, v_letter.committed_at);
+        end if;
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+        raise 'dead letter % cannot be retried: %', p_dead_letter_id, bridge.utf8_text(sqlerrm)
+            using errcode = 'object_not_in_prerequisite_state';
+    end;
+    perform bridge.audit('dead_letter.retried', p_dead_letter_id, bridge.utf8_text(v_letter.event_type),
+        jsonb_build_object('webhook_id', v_letter.webhook_id, 'reason', v_letter.reason));
+    perform case when v_letter.webhook_id is null then bridge.ring() else bridge.wake_couriers() end;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.retry_dead_letter(p_dead_letter_id bigint) IS 'Puts an event back into the outbox, with its original type and time, or a delivery into the queue. If it fails again, it becomes a new dead letter.';
+
 CREATE FUNCTION bridge.ring() RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1379,7 +1484,7 @@ begin
             if not bridge.is_of_values(sqlstate) then
                 raise;
             end if;
-            v_error := 'cannot queue the next attempt: ' || sqlerrm;
+            v_error := 'cannot queue the next attempt: ' || bridge.utf8_text(sqlerrm);
         end;
     end if;
     v_delivery.id := v_queued.id;
@@ -2544,6 +2649,10 @@ REVOKE ALL ON FUNCTION bridge.continue_redelivery() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.dead_letters_page(p_dead_letter_id bigint, p_before_id bigint, p_limit bigint, p_bytes bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.drop_dead_letter(p_dead_letter_id bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.emit(p_event_type text, p_payload jsonb) FROM PUBLIC;
@@ -2605,6 +2714,8 @@ REVOKE ALL ON FUNCTION bridge.requeue(p_webhook_id bigint, p_delivery_ids bigint
 REVOKE ALL ON FUNCTION bridge.requeue_batch(p_webhook_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.retry_dead_letter(p_dead_letter_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.ring() FROM PUBLIC;
 

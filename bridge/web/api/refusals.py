@@ -104,6 +104,15 @@ NO_REDELIVERY: Responses = {
     )
 }
 NO_DELIVERY: Responses = {404: _problem("The delivery does not exist", "Delivery not found")}
+NO_DEAD_LETTER: Responses = {
+    404: _problem("The dead letter does not exist", "Dead letter not found")
+}
+CANNOT_BE_RETRIED: Responses = {
+    409: _problem(
+        "The webhook has been deleted, or the database still rejects it",
+        "the webhook of dead letter 7 is deleted",
+    )
+}
 CANNOT_BE_SENT: Responses = {
     409: _problem(
         "The webhook has been deleted, or the event has expired",
