@@ -66,7 +66,7 @@ def _sql_for(connection: Connection, sql: str) -> str:
     """Return a migration in characters that the database's encoding has."""
     if is_utf8(connection):
         return sql
-    # The only other character of our SQL stands in comments.
+    # Beyond ASCII, our SQL has only this character, in comments.
     return sql.replace("\N{HORIZONTAL ELLIPSIS}", "...")
 
 

@@ -70,7 +70,7 @@ class Status:
         ]
 
     def _unusual(self) -> list[tuple[str, str]]:
-        """Return lines about what there usually is none of: unqueued events and dead letters."""
+        """Return lines about unqueued events and dead letters, which are rare."""
         deferred, letters = self.overview.deferred, self.overview.dead_letters
         lines = []
         if deferred.count:

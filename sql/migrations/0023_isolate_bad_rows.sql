@@ -28,7 +28,7 @@ begin
                     perform convert_to(substr(p_text, v_at, v_length), 'UTF8');
                     exit;
                 exception when untranslatable_character or character_not_in_repertoire then
-                    -- In SQL_ASCII, each byte is a character of its own.
+                    -- In SQL_ASCII, every byte counts as a character.
                     v_length := v_length + 1;
                 end;
             end loop;
@@ -61,7 +61,7 @@ create or replace function bridge.failed_capture(p_table oid, p_row jsonb, p_err
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- JSON has no syntax that utf8_text could break: < and > stand in strings.
+    -- It stays JSON: beyond ASCII, JSON has characters only in strings.
     select bridge.utf8_text((
         jsonb_build_object('_capture_error', p_error) || (
             select coalesce(jsonb_object_agg(a.attname, p_row -> a.attname::text), '{}')
@@ -105,10 +105,20 @@ comment on function bridge.storable_text(bytea) is
 
 -- --- events that the drain cannot process
 
+create function bridge.is_of_values(p_sqlstate text) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select p_sqlstate ~ '^(22|23|P0|54|53200|XX)'
+$$;
+comment on function bridge.is_of_values(text) is
+    'Returns whether some value made a statement fail, so that others need not fail. The same as in bridge/database/errors.py.';
+
 alter table bridge.dead_letters drop constraint dead_letters_pkey;
 alter table bridge.dead_letters add column id bigint generated always as identity;
 alter table bridge.dead_letters add constraint dead_letters_pkey primary key (id);
-alter table bridge.dead_letters add constraint dead_letters_outbox_id_key unique (outbox_id);
+create index dead_letters_outbox_id on bridge.dead_letters (outbox_id);
+comment on index bridge.dead_letters_outbox_id is 'set_event_aside: the dead letter that an event replaces.';
 comment on table bridge.dead_letters is
     'Events that PostgreSQL could not process in the drain. An event with _capture_error took the place of each, unless that failed as well.';
 comment on column bridge.dead_letters.outbox_id is 'The event''s outbox.id.';
@@ -125,24 +135,32 @@ declare
     v_event bridge.outbox;
 begin
     delete from bridge.outbox where id = p_outbox_id returning * into v_event;
-    insert into bridge.dead_letters (outbox_id, event_type, payload, captured_at, reason)
-    select v_event.id, v_event.event_type, v_event.payload, v_event.captured_at, p_reason
-    where v_event.id is not null
-    on conflict on constraint dead_letters_outbox_id_key do nothing
-    returning id into dead_letter_id;
     event_type := bridge.utf8_text(v_event.event_type);
-    -- Without an id, this was the replacement of an event that was set aside before.
-    if dead_letter_id is not null and event_type = v_event.event_type then
-        begin
-            insert into bridge.outbox (id, event_type, payload, captured_at)
-            overriding system value
-            values (v_event.id, event_type,
-                    jsonb_build_object('_capture_error', p_reason, 'dead_letter', dead_letter_id),
-                    v_event.captured_at);
-        exception when others then
-            null; -- The dead letter is enough.
-        end;
+    -- The replacement of an event that was set aside: that dead letter is enough.
+    select id into dead_letter_id
+    from bridge.dead_letters
+    where outbox_id = v_event.id and v_event.payload ? '_capture_error'
+      and v_event.payload @> jsonb_build_object('dead_letter', id);
+    if found or v_event.id is null then
+        return;
     end if;
+    insert into bridge.dead_letters (outbox_id, event_type, payload, captured_at, reason)
+    values (v_event.id, v_event.event_type, v_event.payload, v_event.captured_at, p_reason)
+    returning id into dead_letter_id;
+    if event_type <> v_event.event_type then
+        return; -- No client could read its type.
+    end if;
+    begin
+        insert into bridge.outbox (id, event_type, payload, captured_at)
+        overriding system value
+        values (v_event.id, event_type,
+                jsonb_build_object('_capture_error', p_reason, 'dead_letter', dead_letter_id),
+                v_event.captured_at);
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+    end;
 end
 $$;
 comment on function bridge.set_event_aside(bigint, text) is
@@ -150,18 +168,10 @@ comment on function bridge.set_event_aside(bigint, text) is
 
 revoke execute on function bridge.utf8_text(text) from public;
 revoke execute on function bridge.storable_text(bytea) from public;
+revoke execute on function bridge.is_of_values(text) from public;
 revoke execute on function bridge.set_event_aside(bigint, text) from public;
 
 -- --- deliveries that a statement of the courier cannot process
-
-create function bridge.is_of_values(p_sqlstate text) returns boolean
-language sql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-    select p_sqlstate ~ '^(22|23|P0|54|53200|XX)'
-$$;
-comment on function bridge.is_of_values(text) is
-    'Returns whether some value made a statement fail, so that others need not fail. The same as in bridge/database/errors.py.';
 
 alter table bridge.dead_letters alter column outbox_id drop not null;
 alter table bridge.dead_letters alter column payload drop not null;
@@ -397,7 +407,7 @@ begin
 end
 $$;
 comment on function bridge.queue_deliveries(bridge.deferred_events, bigint[]) is
-    'Queues an event for webhooks and returns how many deliveries it created. What the queue rejects becomes a dead letter.';
+    'Queues an event for webhooks and returns how many deliveries it created. Those that the queue rejects become dead letters.';
 
 create or replace function bridge.queue_deferred(
     p_deliveries integer, p_milliseconds integer, out deliveries bigint, out is_empty boolean
@@ -486,7 +496,6 @@ $$;
 comment on function bridge.queue_deferred(integer, integer) is
     'Creates deferred deliveries, in the order of events and webhooks: about so many, and for about so many milliseconds, but always some. If asked for one, it sets aside what the queue rejects. deliveries: null if another session is at work. is_empty: none are left.';
 
-revoke execute on function bridge.is_of_values(text) from public;
 revoke execute on function bridge.log_apart(bridge.delivery_log, text) from public;
 revoke execute on function bridge.settle_apart(
     bigint, uuid, integer, timestamptz, timestamptz, text, double precision, integer, text, text, text, text) from public;
@@ -590,7 +599,7 @@ begin
         recorded_at := v_letter.recorded_at;
         reason := left(v_letter.reason, 2000);
         payload := null;
-        -- What is stored in 8 kB may be a gigabyte as text only if it is compressed.
+        -- A gigabyte of text may be stored in 8 kB, but only if it is compressed.
         if v_bytes < p_bytes and pg_column_size(v_letter.payload) <= 8192
             and pg_column_compression(v_letter.payload) is null then
             begin

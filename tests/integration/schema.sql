@@ -278,7 +278,7 @@ begin
         recorded_at := v_letter.recorded_at;
         reason := left(v_letter.reason, 2000);
         payload := null;
-        -- What is stored in 8 kB may be a gigabyte as text only if it is compressed.
+        -- A gigabyte of text may be stored in 8 kB, but only if it is compressed.
         if v_bytes < p_bytes and pg_column_size(v_letter.payload) <= 8192
             and pg_column_compression(v_letter.payload) is null then
             begin
@@ -429,7 +429,7 @@ CREATE FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) RE
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    -- JSON has no syntax that utf8_text could break: < and > stand in strings.
+    -- It stays JSON: beyond ASCII, JSON has characters only in strings.
     select bridge.utf8_text((
         jsonb_build_object('_capture_error', p_error) || (
             select coalesce(jsonb_object_agg(a.attname, p_row -> a.attname::text), '{}')
@@ -1083,7 +1083,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.queue_deliveries(p_event bridge.deferred_events, p_webhook_ids bigint[]) IS 'Queues an event for webhooks and returns how many deliveries it created. What the queue rejects becomes a dead letter.';
+COMMENT ON FUNCTION bridge.queue_deliveries(p_event bridge.deferred_events, p_webhook_ids bigint[]) IS 'Queues an event for webhooks and returns how many deliveries it created. Those that the queue rejects become dead letters.';
 
 CREATE FUNCTION bridge.redeliver(p_delivery_id bigint) RETURNS boolean
     LANGUAGE plpgsql
@@ -1418,24 +1418,32 @@ declare
     v_event bridge.outbox;
 begin
     delete from bridge.outbox where id = p_outbox_id returning * into v_event;
-    insert into bridge.dead_letters (outbox_id, event_type, payload, captured_at, reason)
-    select v_event.id, v_event.event_type, v_event.payload, v_event.captured_at, p_reason
-    where v_event.id is not null
-    on conflict on constraint dead_letters_outbox_id_key do nothing
-    returning id into dead_letter_id;
     event_type := bridge.utf8_text(v_event.event_type);
-    -- Without an id, this was the replacement of an event that was set aside before.
-    if dead_letter_id is not null and event_type = v_event.event_type then
-        begin
-            insert into bridge.outbox (id, event_type, payload, captured_at)
-            overriding system value
-            values (v_event.id, event_type,
-                    jsonb_build_object('_capture_error', p_reason, 'dead_letter', dead_letter_id),
-                    v_event.captured_at);
-        exception when others then
-            null; -- The dead letter is enough.
-        end;
+    -- The replacement of an event that was set aside: that dead letter is enough.
+    select id into dead_letter_id
+    from bridge.dead_letters
+    where outbox_id = v_event.id and v_event.payload ? '_capture_error'
+      and v_event.payload @> jsonb_build_object('dead_letter', id);
+    if found or v_event.id is null then
+        return;
     end if;
+    insert into bridge.dead_letters (outbox_id, event_type, payload, captured_at, reason)
+    values (v_event.id, v_event.event_type, v_event.payload, v_event.captured_at, p_reason)
+    returning id into dead_letter_id;
+    if event_type <> v_event.event_type then
+        return; -- No client could read its type.
+    end if;
+    begin
+        insert into bridge.outbox (id, event_type, payload, captured_at)
+        overriding system value
+        values (v_event.id, event_type,
+                jsonb_build_object('_capture_error', p_reason, 'dead_letter', dead_letter_id),
+                v_event.captured_at);
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+    end;
 end
 $$;
 
@@ -1595,7 +1603,7 @@ begin
                     perform convert_to(substr(p_text, v_at, v_length), 'UTF8');
                     exit;
                 exception when untranslatable_character or character_not_in_repertoire then
-                    -- In SQL_ASCII, each byte is a character of its own.
+                    -- In SQL_ASCII, every byte counts as a character.
                     v_length := v_length + 1;
                 end;
             end loop;
@@ -2452,9 +2460,6 @@ ALTER TABLE ONLY bridge.console_sessions
     ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (session_hash);
 
 ALTER TABLE ONLY bridge.dead_letters
-    ADD CONSTRAINT dead_letters_outbox_id_key UNIQUE (outbox_id);
-
-ALTER TABLE ONLY bridge.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY bridge.deferred_events
@@ -2523,6 +2528,10 @@ CREATE INDEX console_sessions_expiry ON bridge.console_sessions USING btree (exp
 COMMENT ON INDEX bridge.console_sessions_expiry IS 'create_session: expired sessions.';
 
 COMMENT ON INDEX bridge.console_sessions_pkey IS 'use_session: the cookie of a browser.';
+
+CREATE INDEX dead_letters_outbox_id ON bridge.dead_letters USING btree (outbox_id);
+
+COMMENT ON INDEX bridge.dead_letters_outbox_id IS 'set_event_aside: the dead letter that an event replaces.';
 
 CREATE INDEX delivery_attempts_delivery ON ONLY bridge.delivery_attempts USING btree (delivery_id, attempt_number);
 

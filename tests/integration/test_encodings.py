@@ -60,8 +60,8 @@ def in_encoding(server: EmbeddedPostgres) -> Iterator[Create]:
 
         yield make
         for app in opened:
-            app.connection.close()
             database = app.connection.info.dbname
+            app.connection.close()
             connection.execute(f"drop database {database} with (force)".encode())
 
 
@@ -190,7 +190,7 @@ async def test_response_that_the_encoding_lacks_is_settled(
 
 
 @BY_ENCODING
-def test_webhook_that_nobody_could_read_is_rejected(
+def test_webhook_that_clients_cannot_read_is_rejected(
     in_encoding: Create, encoding: str, bad: bytes, written: str
 ) -> None:
     app = in_encoding(encoding)
