@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -76,8 +75,16 @@ class Settler:
     async def count(self, *, now: bool) -> None:
         """Count the successes whose webhooks were not updated: ``now``, or when it is time."""
         if self._uncounted and (now or trio.current_time() - self._counted_at >= COUNT_SECONDS):
-            with suppress(DeadlockError):
+            try:
                 await self._database.fetch("count_successes", self._uncounted)
+                self._uncounted = []
+            except DeadlockError:
+                pass
+            except DatabaseError as error:
+                if not is_of_values(error):
+                    raise
+                # Upkeep tries again, every few minutes.
+                log.error("counts_rejected", batches=len(self._uncounted), reason=str(error))
                 self._uncounted = []
             self._counted_at = trio.current_time()
 

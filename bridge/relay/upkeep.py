@@ -7,7 +7,7 @@ import trio
 
 from bridge.access.vault import SecretError, Vault
 from bridge.database import limits
-from bridge.database.errors import DatabaseError
+from bridge.database.errors import DatabaseError, is_of_values
 from bridge.database.pool import Connection, Database
 
 log = structlog.get_logger()
@@ -66,10 +66,19 @@ class Upkeep:
             await self._delete_all("forget_audit", self._keep_audit_days)
             await self._delete_all("forget_dead_letters", self._keep_dead_letters_days)
             await self._delete_all("forget_activity")
-            await self._database.fetch("count_successes", None)
+            await self.count_successes()
             await self.forget_expired_secrets()
             await self.seal_secrets()
             await trio.sleep(UPKEEP_SECONDS)
+
+    async def count_successes(self) -> None:
+        """Count the successes that no courier has counted."""
+        try:
+            await self._database.fetch("count_successes", None)
+        except DatabaseError as error:
+            if not is_of_values(error):
+                raise
+            log.error("counts_rejected", batches=None, reason=str(error))
 
     async def forget_expired_secrets(self) -> None:
         """Delete the previous secrets of webhooks whose rotation has ended."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -346,3 +346,25 @@ async def test_results_settled_in_parts_are_not_repeated(
     assert sizes[:2] == [5, 3]
     assert len(receiver.requests) == 5
     assert bot.execute("select success_count from bridge.webhooks").fetchone() == (4,)
+
+
+async def test_rejected_counts_stop_nothing(bridge_url: str, bot: Bot) -> None:
+    async with receiving() as receiver:
+        # Its successes are counted later, however long this test takes.
+        later = datetime.now(UTC) + timedelta(hours=1)
+        webhook = add_webhook(bot, receiver.url(), last_triggered_at=later)
+        bot.execute(
+            f"""
+            create function refuse() returns trigger language plpgsql as
+            $$ begin raise 'refused'; end $$;
+            create trigger refuse before update on bridge.webhooks
+                for each row when (new.id = {webhook}) execute function refuse();
+            """.encode()
+        )
+        with capture_logs() as logs:
+            async with delivering(bridge_url):
+                enqueue(bot, webhook, count=2)
+                await until_true(bot, "count(*) = 2 from bridge.delivery_log")
+                await until(lambda: "counts_rejected" in {entry["event"] for entry in logs})
+    assert "database_task_failed" not in {entry["event"] for entry in logs}
+    assert bot.execute("select sum(attempts[1]) from bridge.uncounted_successes").fetchone() == (2,)
