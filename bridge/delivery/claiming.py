@@ -98,7 +98,6 @@ class Claimer:
         self._avoided = {each: until for each, until in self._avoided.items() if until > started}
         is_sweep = self._must_sweep or started - self._swept_at >= self._sweep_seconds
         self._must_sweep = False
-        asked = self._clock.asks()
         try:
             rows = await self._lease(limit, held, self._avoided, is_sweep=is_sweep)
         except DatabaseError as error:
@@ -111,7 +110,6 @@ class Claimer:
             if is_sweep:
                 self._swept(started)
         first = rows[0]
-        self._clock.answered(first["now"], asked)
         self._others_since = first["now"] - LATE
         self._left_off = [first[column] or () for column in NEXT]
         self.has_cut = first["is_cut"]
@@ -127,7 +125,8 @@ class Claimer:
     ) -> list[Row]:
         """Run the statement, for all webhooks but those ``without``."""
         in_flight = Counter(delivery.webhook_id for delivery in held)
-        return await self._database.fetch(
+        asked = self._clock.asks()
+        rows = await self._database.fetch(
             "claim",
             list(in_flight.keys()),
             list(in_flight.values()),
@@ -140,6 +139,8 @@ class Claimer:
             [delivery.id for delivery in held],
             list(without),
         )
+        self._clock.answered(rows[0]["now"], asked)
+        return rows
 
     async def _claim_apart(self, limit: int, held: Collection[Delivery]) -> list[Delivery]:
         """Claim for a part of the webhooks at a time, until a single delivery is to blame."""
