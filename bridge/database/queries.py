@@ -71,9 +71,9 @@ def unrepresentable(error: Exception) -> Unrepresentable | None:
         return None
     # In every language, the message has the bytes and ends with the encoding that lacks them.
     encoding = re.search(r"(\w+)\W*$", refusal.message)
-    if encoding is None or encoding[1] == "UTF8":
-        return None
     character = bytes.fromhex("".join(re.findall(r"\b0x([0-9a-f]{2})\b", refusal.message)))
+    if encoding is None or encoding[1] == "UTF8" or not character:
+        return None
     return Unrepresentable(character.decode("utf-8", "replace"), encoding[1])
 
 

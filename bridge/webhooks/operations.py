@@ -191,7 +191,9 @@ class Webhooks:
             columns["secret"] = self._vault.seal(changes.secret)
         try:
             with _input_errors(columns):
-                row = await self._one("update_webhook", webhook_id, json.dumps(columns), seen_url)
+                # Not escaped: the error then names the character that the encoding lacks.
+                changed = json.dumps(columns, ensure_ascii=False)
+                row = await self._one("update_webhook", webhook_id, changed, seen_url)
         except NotFoundError:
             await self.get(webhook_id)
             raise InvalidInputError("secret", _NEW_ORIGIN, kind="secret_required") from None
