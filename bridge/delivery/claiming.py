@@ -180,8 +180,8 @@ class Claimer:
         except DatabaseError as error:
             if not is_of_values(error):
                 raise
-            row = {"id": None}
-        if row["id"] is None:
+            row = {"delivery_id": None}
+        if row["delivery_id"] is None:
             self._avoided[webhook_id] = trio.current_time() + AVOID_SECONDS
             log.error(
                 "webhook_avoided", webhook_id=webhook_id, reason=reason, seconds=AVOID_SECONDS
@@ -189,7 +189,12 @@ class Claimer:
         else:
             metrics.delivery_failed.labels(Failure.INTERNAL).inc()
             log.error(
-                "delivery_set_aside", delivery_id=row["id"], webhook_id=webhook_id, reason=reason
+                "delivery_set_aside",
+                delivery_id=row["delivery_id"],
+                webhook_id=webhook_id,
+                event_id=row["event_id"],
+                attempt=row["attempt_number"],
+                reason=reason,
             )
 
     def _deliveries(self, rows: Sequence[Row]) -> list[Delivery]:

@@ -329,10 +329,13 @@ comment on function bridge.settle_apart(
     bigint, uuid, integer, timestamptz, timestamptz, text, double precision, integer, text, text, text, text) is
     'Settles one attempt that settle cannot: keeps as much of its result as the tables accept. It counts neither for the circuit breaker nor as an attempt of its webhook. Returns retry, success, failed or dead letter; null if the lease is lost.';
 
-create function bridge.give_up_next(p_webhook_id bigint, p_reason text) returns bigint
+create function bridge.give_up_next(
+    p_webhook_id bigint, p_reason text, out delivery_id bigint, out event_id bigint, out attempt_number integer
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
 declare
     v_queued   bridge.delivery_queue;
     v_delivery bridge.delivery_log;
@@ -347,7 +350,7 @@ begin
     limit 1
     for update of q skip locked;
     if not found then
-        return null;
+        return;
     end if;
     v_delivery.id := v_queued.id;
     v_delivery.webhook_id := v_queued.webhook_id;
@@ -362,11 +365,13 @@ begin
     v_delivery.attempt_number := v_queued.attempt_number;
     v_delivery.error_message := 'cannot claim the delivery: ' || p_reason;
     perform bridge.log_apart(v_delivery, p_reason);
-    return v_queued.id;
+    delivery_id := v_queued.id;
+    event_id := v_queued.event_id;
+    attempt_number := v_queued.attempt_number;
 end
 $$;
 comment on function bridge.give_up_next(bigint, text) is
-    'Gives up the due delivery of a webhook that a claim takes first, because no claim can take it. Returns its id; null if none is due.';
+    'Gives up the due delivery of a webhook that a claim takes first, because no claim can take it. Returns its id, its event and its number of attempts; nulls if none is due.';
 
 -- --- deferred deliveries that the queue rejects
 

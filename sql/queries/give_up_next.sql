@@ -1,3 +1,3 @@
--- Gives up the delivery that a claim takes first, and returns its id; null if none is due.
+-- Gives up the delivery that a claim takes first, and returns it; nulls if none is due.
 -- $1 webhook, $2 reason
-select bridge.give_up_next($1, $2) as id;
+select delivery_id, event_id, attempt_number from bridge.give_up_next($1, $2);

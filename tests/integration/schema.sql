@@ -557,10 +557,11 @@ $$;
 
 COMMENT ON FUNCTION bridge.forgive_webhook() IS 'Trigger: forgets past failures when a webhook is activated, however that is done. With its old failing_since, the first new failure would disable it again.';
 
-CREATE FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text) RETURNS bigint
+CREATE FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text, OUT delivery_id bigint, OUT event_id bigint, OUT attempt_number integer) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+#variable_conflict use_column
 declare
     v_queued   bridge.delivery_queue;
     v_delivery bridge.delivery_log;
@@ -575,7 +576,7 @@ begin
     limit 1
     for update of q skip locked;
     if not found then
-        return null;
+        return;
     end if;
     v_delivery.id := v_queued.id;
     v_delivery.webhook_id := v_queued.webhook_id;
@@ -590,11 +591,13 @@ begin
     v_delivery.attempt_number := v_queued.attempt_number;
     v_delivery.error_message := 'cannot claim the delivery: ' || p_reason;
     perform bridge.log_apart(v_delivery, p_reason);
-    return v_queued.id;
+    delivery_id := v_queued.id;
+    event_id := v_queued.event_id;
+    attempt_number := v_queued.attempt_number;
 end
 $$;
 
-COMMENT ON FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text) IS 'Gives up the due delivery of a webhook that a claim takes first, because no claim can take it. Returns its id; null if none is due.';
+COMMENT ON FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text, OUT delivery_id bigint, OUT event_id bigint, OUT attempt_number integer) IS 'Gives up the due delivery of a webhook that a claim takes first, because no claim can take it. Returns its id, its event and its number of attempts; nulls if none is due.';
 
 CREATE FUNCTION bridge.is_event_type(p_text text) RETURNS boolean
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -2674,7 +2677,7 @@ REVOKE ALL ON FUNCTION bridge.forget_audit(p_keep_days integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.forgive_webhook() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text, OUT delivery_id bigint, OUT event_id bigint, OUT attempt_number integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.is_event_type(p_text text) FROM PUBLIC;
 
