@@ -25,7 +25,7 @@ def refuse(bot: Bot, when: str, table: str, condition: str) -> None:
         f"""
         create function {name}() returns trigger language plpgsql as
         $$ begin if {condition} then raise 'refused'; end if; return {row}; end $$;
-        create trigger refuse before {when} on bridge.{table}
+        create trigger {name} before {when} on bridge.{table}
             for each row execute function {name}();
         """.encode()
     )

@@ -9,11 +9,12 @@ import pytest
 from asyncpg.exceptions import _base
 
 from bridge.database.errors import DatabaseError, DatabaseUnavailable, is_of_values, translated
+from bridge.database.queries import unrepresentable
 
 
-def reported(sqlstate: str, severity: str = "ERROR") -> asyncpg.PostgresError:
+def reported(sqlstate: str, severity: str = "ERROR", message: str = "no") -> asyncpg.PostgresError:
     """Return an error as asyncpg makes it from the server's message."""
-    fields = {"C": sqlstate, "M": "no", "S": "FEHLER", "V": severity, "D": "a secret"}
+    fields = {"C": sqlstate, "M": message, "S": "FEHLER", "V": severity, "D": "a secret"}
     error: asyncpg.PostgresError = asyncpg.PostgresError.new(fields)
     return error
 
@@ -93,3 +94,24 @@ def test_changed_type_is_not_absence_and_can_be_retried() -> None:
 def test_bugs_are_not_absence(error: Exception) -> None:
     with pytest.raises(type(error)), raising(error):
         pass
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'character with byte sequence 0xd0 0x9c in encoding "{}" has no equivalent in "{}"',
+        "Zeichen mit Byte-Folge 0xd0 0x9c in Kodierung »{}« hat keine Entsprechung in »{}«",
+        'для символа с последовательностью байт 0xd0 0x9c из кодировки "{}" нет эквивалента в "{}"',
+    ],
+)
+def test_character_that_an_encoding_lacks_is_named_in_every_language(message: str) -> None:
+    given = reported("22P05", message=message.format("UTF8", "LATIN1"))
+    assert unrepresentable(given) == ("М", "LATIN1")
+    stored = reported("22P05", message=message.format("WIN1251", "UTF8"))
+    assert unrepresentable(stored) is None
+
+
+def test_other_untranslatable_text_is_no_character() -> None:
+    error = reported("22P05", message="unsupported Unicode escape sequence")
+    assert unrepresentable(error) is None
+    assert unrepresentable(ValueError("0xd0")) is None
