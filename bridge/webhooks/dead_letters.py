@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, Field
@@ -9,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from bridge.database.queries import Refusal, refusal_of
 from bridge.events import readable_payload
 from bridge.webhooks.errors import NotFoundError, WebhookError
-from bridge.webhooks.fields import Id, Moment
+from bridge.webhooks.fields import Id
 
 if TYPE_CHECKING:
     from bridge.database.queries import Queries
@@ -29,8 +30,8 @@ class DeadLetter(BaseModel):
     event_type: str = Field(examples=["user.created"])
     webhook_id: Id | None = Field(description="The delivery's webhook; null for an event.")
     event_id: Id | None = Field(description="The delivery's event; null for an event.")
-    captured_at: Moment = Field(description="When the event was captured.")
-    recorded_at: Moment = Field(description="When it was set aside.")
+    captured_at: datetime = Field(description="When the event was captured.")
+    recorded_at: datetime = Field(description="When it was set aside.")
     reason: str = Field(description="The database's error.", examples=["numeric field overflow"])
     payload: Annotated[Any, BeforeValidator(_parsed)] = Field(
         description="The event's payload; null for a delivery."
