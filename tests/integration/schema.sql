@@ -282,11 +282,9 @@ begin
         if v_bytes < p_bytes and pg_column_size(v_letter.payload) <= 8192
             and pg_column_compression(v_letter.payload) is null then
             begin
-                payload := bridge.utf8_text(v_letter.payload::text);
+                payload := v_letter.payload::text;
                 v_bytes := v_bytes + octet_length(payload);
-                if v_bytes > p_bytes then
-                    payload := null;
-                end if;
+                payload := case when v_bytes <= p_bytes then bridge.utf8_text(payload) end;
             exception when others then
                 payload := null; -- It may be what made the drain fail.
             end;
@@ -310,7 +308,7 @@ begin
     if not found then
         raise 'there is no dead letter %', p_dead_letter_id using errcode = 'no_data_found';
     end if;
-    perform bridge.audit('dead_letter.dropped', p_dead_letter_id, bridge.utf8_text(v_letter.event_type),
+    perform bridge.audit('dead_letter.dropped', p_dead_letter_id, bridge.utf8_text(left(v_letter.event_type, 255)),
         jsonb_build_object('webhook_id', v_letter.webhook_id, 'reason', v_letter.reason));
 end
 $$;
@@ -431,7 +429,7 @@ CREATE FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) RE
     AS $$
     -- It stays JSON: beyond ASCII, JSON has characters only in strings.
     select bridge.utf8_text((
-        jsonb_build_object('_capture_error', p_error) || (
+        jsonb_build_object('_capture_error', left(p_error, 2000)) || (
             select coalesce(jsonb_object_agg(a.attname, p_row -> a.attname::text), '{}')
             from pg_index i
             join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
@@ -754,7 +752,7 @@ begin
                  error_message, created_at, captured_at, committed_at)
             values (p_delivery.id, p_delivery.webhook_id, p_delivery.event_id, p_delivery.event_recorded_at,
                     p_delivery.event_type, 'failed', p_delivery.attempt_number,
-                    'cannot log the delivery: ' || bridge.utf8_text(sqlerrm), p_delivery.created_at,
+                    'cannot log the delivery: ' || bridge.utf8_text(left(sqlerrm, 2000)), p_delivery.created_at,
                     p_delivery.captured_at, p_delivery.committed_at);
             v_result := 'failed';
         exception when others then
@@ -1076,7 +1074,7 @@ begin
             insert into bridge.dead_letters
                 (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, reason)
             values (p_webhook_ids[1], p_event.event_id, p_event.event_recorded_at, p_event.event_type,
-                    p_event.captured_at, p_event.committed_at, bridge.utf8_text(sqlerrm));
+                    p_event.captured_at, p_event.committed_at, bridge.utf8_text(left(sqlerrm, 2000)));
             return 0;
         end if;
     end;
@@ -1392,10 +1390,10 @@ begin
         if not bridge.is_of_values(sqlstate) then
             raise;
         end if;
-        raise 'dead letter % cannot be retried: %', p_dead_letter_id, bridge.utf8_text(sqlerrm)
+        raise 'dead letter % cannot be retried: %', p_dead_letter_id, bridge.utf8_text(left(sqlerrm, 2000))
             using errcode = 'object_not_in_prerequisite_state';
     end;
-    perform bridge.audit('dead_letter.retried', p_dead_letter_id, bridge.utf8_text(v_letter.event_type),
+    perform bridge.audit('dead_letter.retried', p_dead_letter_id, bridge.utf8_text(left(v_letter.event_type, 255)),
         jsonb_build_object('webhook_id', v_letter.webhook_id, 'reason', v_letter.reason));
     perform case when v_letter.webhook_id is null then bridge.ring() else bridge.wake_couriers() end;
 end
@@ -1421,7 +1419,7 @@ declare
     v_event bridge.outbox;
 begin
     delete from bridge.outbox where id = p_outbox_id returning * into v_event;
-    event_type := bridge.utf8_text(v_event.event_type);
+    event_type := bridge.utf8_text(left(v_event.event_type, 255));
     -- The replacement of an event that was set aside: that dead letter is enough.
     select id into dead_letter_id
     from bridge.dead_letters
@@ -1434,7 +1432,7 @@ begin
     values (v_event.id, v_event.event_type, v_event.payload, v_event.captured_at, p_reason)
     returning id into dead_letter_id;
     if event_type <> v_event.event_type then
-        return; -- No client could read its type.
+        return; -- No client could read its type, or it is no type at all.
     end if;
     begin
         insert into bridge.outbox (id, event_type, payload, captured_at)
@@ -1495,7 +1493,7 @@ begin
             if not bridge.is_of_values(sqlstate) then
                 raise;
             end if;
-            v_error := 'cannot queue the next attempt: ' || bridge.utf8_text(sqlerrm);
+            v_error := 'cannot queue the next attempt: ' || bridge.utf8_text(left(sqlerrm, 2000));
         end;
     end if;
     v_delivery.id := v_queued.id;
@@ -1590,6 +1588,12 @@ declare
     v_until  integer;
     v_length integer;
 begin
+    begin
+        perform convert_to(p_text, 'UTF8');
+        return p_text;
+    exception when untranslatable_character or character_not_in_repertoire then
+        null; -- Search it. The time is quadratic, so callers limit the length.
+    end;
     while v_at <= length(p_text) loop
         v_until := v_at + 1000;
         begin
