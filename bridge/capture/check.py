@@ -9,7 +9,7 @@ from bridge.capture.owners import owner_problem
 from bridge.capture.render import Column, ColumnError, Expression, RenderedRule, Table, render
 from bridge.capture.rules import CaptureRule, Rule
 from bridge.database.migrate import InstallError
-from bridge.database.sessions import Connection, fetch
+from bridge.database.sessions import Connection, fetch, is_utf8
 
 #: Relations that look like tables but have no rows of their own to capture, by pg_class.relkind.
 _NOT_TABLES = {
@@ -86,6 +86,7 @@ def check_rules(
                 for each in described["columns"]
             },
             is_partitioned=kind == "p",
+            checks_encoding=not is_utf8(connection),
         )
         positions[described["name"]] += 1
         try:

@@ -47,6 +47,8 @@ class Table:
 
     columns: Mapping[str, Column]
     is_partitioned: bool = False
+    #: Whether the database's encoding may have text that UTF-8 does not have.
+    checks_encoding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ class _Rendering:
             "operations": ", ".join(literal(each.upper()) for each in rule.on),
             "keeps_old": "update" in rule.on,
             "settings": self._settings(),
+            "checks_encoding": self._table.checks_encoding and isinstance(rule, CaptureRule),
         }
         # The rule's text may contain the delimiter.
         quote = _dollar_quote(" ".join(str(value) for value in names.values()))

@@ -50,7 +50,8 @@ def one_line_errors() -> Iterator[None]:
     except InvalidInputError as error:
         fail(str(error), MISUSED)
     except NotFoundError as error:
-        fail(f"{error}; see: pgbridge webhooks list")
+        group = "dead-letters" if error.what == "dead letter" else "webhooks"
+        fail(f"{error}; see: pgbridge {group} list")
     except (InstallError, SessionError, WebhookError, StatusError) as error:
         fail(str(error))
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):

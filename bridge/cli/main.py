@@ -7,6 +7,7 @@ import typer
 
 from bridge import assets
 from bridge.cli.capture import capture_app
+from bridge.cli.dead_letters import dead_letters_app
 from bridge.cli.demo import demo
 from bridge.cli.inspect import doctor, status
 from bridge.cli.install import init, uninstall
@@ -30,6 +31,7 @@ app.command(hidden=True)(worker)
 app.add_typer(capture_app, name="capture")
 app.add_typer(token_app, name="token")
 app.add_typer(webhooks_app, name="webhooks")
+app.add_typer(dead_letters_app, name="dead-letters")
 
 
 def main() -> None:

@@ -263,6 +263,7 @@ def _upkeep_tasks(
         },
         vault,
         keep_audit_days=settings.keep_audit_days,
+        keep_dead_letters_days=settings.keep_failures_days,
     )
     return (
         partial(keep_running, "upkeep", upkeep.run),

@@ -20,21 +20,35 @@ StatementTimeoutError = asyncpg.QueryCanceledError
 #: exceptions of triggers, limits of PostgreSQL, memory, and its internal errors.
 _OF_VALUES = ("22", "23", "P0", "54", "53200", "XX")
 
-_AWAY = (
-    OSError,
-    TimeoutError,
+#: The connection cannot be made, or is lost. Some of these are values' errors by inheritance.
+_UNREACHABLE = (OSError, TimeoutError, asyncpg.ClientConfigurationError)
+_LOST = (
     asyncpg.InterfaceError,
     # A statement that reaches a connection just as the server closes it.
     asyncpg.InternalClientError,
+)
+#: The same, as the server says it. With the severity ERROR, it is the error of code in a statement,
+#: such as a trigger that connects elsewhere.
+_REFUSED = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
+    asyncpg.DatabaseDroppedError,
     asyncpg.IdleSessionTimeoutError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
-    asyncpg.ReadOnlySQLTransactionError,
+)
+#: The same, whatever the severity: poolers close connections with the first one, and a primary that
+#: became a standby reports the second one.
+_AWAY = (asyncpg.ProtocolViolationError, asyncpg.ReadOnlySQLTransactionError)
+#: The server's answer or a value of the statement is not what the driver can handle.
+_UNREADABLE = (
+    ValueError,
+    OverflowError,
+    asyncpg.UnsupportedClientFeatureError,
+    asyncpg.UnsupportedServerFeatureError,
 )
 
 
@@ -56,19 +70,26 @@ def is_of_values(error: asyncpg.PostgresError) -> bool:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise ``DatabaseUnavailable`` for every error that means the database is away.
+    """Raise ``DatabaseUnavailable`` if the database is away, and ``DatabaseError`` otherwise.
 
-    Other errors of PostgreSQL pass through without their DETAIL: it shows the values of the whole
-    row that a constraint rejected, secrets included. The server's own log has it.
+    Errors of PostgreSQL lose their DETAIL: it shows the values of the whole row that a constraint
+    rejected, secrets included. The server's own log has it.
     """
     try:
         yield
     except asyncpg.PostgresError as error:
         error.detail = None
-        if isinstance(error, _AWAY):
+        is_refused = isinstance(error, _REFUSED) and error.severity_en != "ERROR"
+        if is_refused or isinstance(error, _AWAY):
             raise _unavailable(error) from error
         raise
-    except _AWAY as error:
+    except _UNREACHABLE as error:
+        raise _unavailable(error) from error
+    except _UNREADABLE as error:
+        raise asyncpg.DataError(f"the driver cannot handle a value: {error}") from error
+    except asyncpg.OutdatedSchemaCacheError as error:
+        raise asyncpg.InvalidCachedStatementError(str(error)) from error
+    except _LOST as error:
         raise _unavailable(error) from error
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bridge import assets
 from bridge.database.quoting import literal
-from bridge.database.sessions import Connection, fetch
+from bridge.database.sessions import Connection, fetch, is_utf8
 
 
 class InstallError(Exception):
@@ -51,7 +51,7 @@ def plan_migrations(connection: Connection) -> list[Step]:
                     # First: if two installers race, the second waits here and then fails.
                     "insert into bridge.migrations (version, name, checksum)\n"
                     f"values ({version}, {literal(name)}, {literal(checksum)});\n"
-                    f"{sql}",
+                    f"{_sql_for(connection, sql)}",
                 )
             )
         elif applied[version] != checksum:
@@ -60,6 +60,14 @@ def plan_migrations(connection: Connection) -> list[Step]:
                 "a released migration must not be edited"
             )
     return steps
+
+
+def _sql_for(connection: Connection, sql: str) -> str:
+    """Return a migration in characters that the database's encoding has."""
+    if is_utf8(connection):
+        return sql
+    # Beyond ASCII, our SQL has only this character, in comments.
+    return sql.replace("\N{HORIZONTAL ELLIPSIS}", "...")
 
 
 def is_installed(connection: Connection) -> bool:

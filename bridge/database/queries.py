@@ -1,5 +1,6 @@
 """One way to run named queries for both drivers, so that they share the code above them."""
 
+import re
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -45,6 +46,35 @@ class Refusal(NamedTuple):
     sqlstate: str
     message: str
     constraint: str | None
+
+
+class Unrepresentable(NamedTuple):
+    """A character of a statement's values that the database's encoding does not have."""
+
+    character: str
+    encoding: str
+
+    def __str__(self) -> str:
+        return (
+            f"contains {self.character}, which the database's encoding, {self.encoding}, "
+            "does not have"
+        )
+
+
+def unrepresentable(error: Exception) -> Unrepresentable | None:
+    """Return the character that made a statement fail.
+
+    None for any other error, such as stored text that UTF-8 does not have.
+    """
+    refusal = refusal_of(error)
+    if refusal is None or refusal.sqlstate != "22P05":
+        return None
+    # In every language, the message has the bytes and ends with the encoding that lacks them.
+    encoding = re.search(r"(\w+)\W*$", refusal.message)
+    character = bytes.fromhex("".join(re.findall(r"\b0x([0-9a-f]{2})\b", refusal.message)))
+    if encoding is None or encoding[1] == "UTF8" or not character:
+        return None
+    return Unrepresentable(character.decode("utf-8", "replace"), encoding[1])
 
 
 def refusal_of(error: Exception) -> Refusal | None:

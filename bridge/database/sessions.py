@@ -91,6 +91,11 @@ def fetch(
         return cursor.execute(query(name).encode(), values or None).fetchall()
 
 
+def is_utf8(connection: Connection) -> bool:
+    """Return whether the database's encoding is UTF-8, so that clients can read any text."""
+    return connection.info.parameter_status("server_encoding") == "UTF8"
+
+
 def is_pooled(connection: Connection) -> bool:
     """Return whether the connection goes through a pooler, which reports its own process id."""
     return connection.info.backend_pid != _session(connection)

@@ -12,11 +12,17 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from weakref import WeakValueDictionary
 
+import structlog
 import trio
 
 from bridge.database.clock import ServerClock
+from bridge.database.errors import DatabaseError, DatabaseUnavailable, is_of_values
 from bridge.database.pool import Database, Row
 from bridge.delivery.attempt import LARGE_BYTES, Delivery, Event
+from bridge.delivery.retry import Failure
+from bridge.telemetry import metrics
+
+log = structlog.get_logger()
 
 #: Shortest time between two sweeps.
 SWEEP_SECONDS = 1.0
@@ -34,6 +40,8 @@ RECENT_BYTES = 8 * 1024 * 1024
 #: How far a claim looks back where nothing was left: longer than the longest drain, because a
 #: delivery is due from the start of its drain and visible at the end.
 LATE = timedelta(seconds=10)
+#: How long to claim nothing for a webhook whose deliveries can be neither claimed nor given up.
+AVOID_SECONDS = 60.0
 #: Columns of a claim that the next claim takes back: where to continue, one element per queue.
 NEXT = ("next_webhook_ids", "next_queues", "next_times", "next_ids")
 
@@ -69,6 +77,8 @@ class Claimer:
         # because a database that was restored assigns ids again.
         self._events: WeakValueDictionary[tuple[int, datetime], Event] = WeakValueDictionary()
         self._recent: deque[Event] = deque()
+        #: Webhooks for which nothing is claimed until a time.
+        self._avoided: dict[int, float] = {}
         self._swept_at = 0.0
         self._sweep_seconds, self._sweep_took = SWEEP_SECONDS, 0.0
 
@@ -77,39 +87,118 @@ class Claimer:
         self._must_sweep = True
 
     async def claim(self, limit: int, held: Collection[Delivery]) -> list[Delivery]:
-        """Lease at most ``limit`` deliveries, beside those that are held already."""
+        """Lease at most ``limit`` deliveries, beside those that are held already.
+
+        If a value makes this fail, the delivery with it is found and given up.
+        """
         self.has_cut = False
-        used_bytes = _payload_bytes(held)
-        if used_bytes >= HELD_BYTES:
+        if _payload_bytes(held) >= HELD_BYTES:
             return []
-        in_flight = Counter(delivery.webhook_id for delivery in held)
         started = trio.current_time()
+        self._avoided = {each: until for each, until in self._avoided.items() if until > started}
         is_sweep = self._must_sweep or started - self._swept_at >= self._sweep_seconds
         self._must_sweep = False
-        asked = self._clock.asks()
         try:
-            rows = await self._database.fetch(
-                "claim",
-                list(in_flight.keys()),
-                list(in_flight.values()),
-                *self._left_off,
-                self._others_since,
-                is_sweep,
-                limit,
-                self._most_failing - sum(delivery.is_failing for delivery in held),
-                min(CLAIM_BYTES, HELD_BYTES - used_bytes),
-                [delivery.id for delivery in held],
-            )
+            rows = await self._lease(limit, held, self._avoided, is_sweep=is_sweep)
+        except DatabaseError as error:
+            if not is_of_values(error):
+                raise
+            log.warning("claim_failed", reason=str(error))
+            return await self._claim_apart(limit, held)
         finally:
             # A sweep that was cancelled because it took too long must not follow itself.
             if is_sweep:
                 self._swept(started)
         first = rows[0]
-        self._clock.answered(first["now"], asked)
         self._others_since = first["now"] - LATE
         self._left_off = [first[column] or () for column in NEXT]
         self.has_cut = first["is_cut"]
-        if first["id"] is None:
+        return self._deliveries(rows)
+
+    async def _lease(
+        self,
+        limit: int,
+        held: Collection[Delivery],
+        without: Collection[int],
+        *,
+        is_sweep: bool,
+    ) -> list[Row]:
+        """Run the statement, for all webhooks but those ``without``."""
+        in_flight = Counter(delivery.webhook_id for delivery in held)
+        asked = self._clock.asks()
+        rows = await self._database.fetch(
+            "claim",
+            list(in_flight.keys()),
+            list(in_flight.values()),
+            *self._left_off,
+            self._others_since,
+            is_sweep,
+            limit,
+            self._most_failing - sum(delivery.is_failing for delivery in held),
+            min(CLAIM_BYTES, HELD_BYTES - _payload_bytes(held)),
+            [delivery.id for delivery in held],
+            list(without),
+        )
+        self._clock.answered(rows[0]["now"], asked)
+        return rows
+
+    async def _claim_apart(self, limit: int, held: Collection[Delivery]) -> list[Delivery]:
+        """Claim for a part of the webhooks at a time, until a single delivery is to blame."""
+        # What these claims leave, the next sweep finds.
+        self._left_off, self._others_since = [()] * len(NEXT), None
+        self.sweep_next()
+        rows = await self._database.fetch("webhooks_with_due")
+        webhooks = [row["id"] for row in rows if row["id"] not in self._avoided]
+        claimed: list[Delivery] = []
+        parts = [(webhooks, limit)] if webhooks else []
+        while parts and len(claimed) < limit:
+            part, most = parts.pop()
+            most = min(most, limit - len(claimed))
+            without = self._avoided.keys() | set(webhooks).difference(part)
+            try:
+                found = await self._lease(most, [*held, *claimed], without, is_sweep=True)
+            except (DatabaseError, DatabaseUnavailable) as error:
+                if isinstance(error, DatabaseUnavailable) or not is_of_values(error):
+                    if claimed:
+                        break  # they are leased
+                    raise
+                half = len(part) // 2
+                if half:
+                    parts += [(part[half:], most), (part[:half], most)]
+                elif most > 1:
+                    parts.append((part, 1))
+                else:
+                    await self._give_up_next(part[0], str(error))
+            else:
+                claimed += self._deliveries(found)
+        return claimed
+
+    async def _give_up_next(self, webhook_id: int, reason: str) -> None:
+        """Give up the first due delivery of a webhook, which makes claims fail."""
+        try:
+            [row] = await self._database.fetch("give_up_next", webhook_id, reason)
+        except DatabaseError as error:
+            if not is_of_values(error):
+                raise
+            row = {"delivery_id": None}
+        if row["delivery_id"] is None:
+            self._avoided[webhook_id] = trio.current_time() + AVOID_SECONDS
+            log.error(
+                "webhook_avoided", webhook_id=webhook_id, reason=reason, seconds=AVOID_SECONDS
+            )
+        else:
+            metrics.delivery_failed.labels(Failure.INTERNAL).inc()
+            log.error(
+                "delivery_set_aside",
+                delivery_id=row["delivery_id"],
+                webhook_id=webhook_id,
+                event_id=row["event_id"],
+                attempt=row["attempt_number"],
+                reason=reason,
+            )
+
+    def _deliveries(self, rows: Sequence[Row]) -> list[Delivery]:
+        if rows[0]["id"] is None:
             return []
         return [self._delivery(row, self._event(row)) for row in rows]
 

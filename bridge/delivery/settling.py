@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 import trio
 
 from bridge.database.errors import DatabaseError, DeadlockError, MissingPartitionError, is_of_values
 from bridge.database.pool import Database, values_by_column
+from bridge.database.queries import unrepresentable
 from bridge.delivery.attempt import Attempt
 from bridge.delivery.retry import Outcome
 from bridge.telemetry import metrics
@@ -49,9 +50,10 @@ class Settler:
         self._counted_at = -float("inf")
 
     async def settle_all(self) -> None:
-        """Settle all waiting attempts, a batch at a time."""
+        """Settle all waiting attempts, a batch at a time, and smaller ones while some fail."""
+        size = SETTLE_BATCH
         while self.waiting:
-            batch = self.waiting[:SETTLE_BATCH]
+            batch = self.waiting[:size]
             try:
                 await self._settle(batch)
             except DeadlockError:
@@ -59,21 +61,30 @@ class Settler:
             except DatabaseError as error:
                 if isinstance(error, MissingPartitionError) and await self._create_partitions():
                     continue
+                if unrepresentable(error) and await self._make_storable(len(batch)):
+                    continue
                 if not is_of_values(error):
                     raise
-                # Some attempt is at fault; find it and keep the others.
-                for attempt in batch:
-                    await self._settle_alone(attempt)
-                    # One by one: the database may go away before the last.
-                    self._forget([attempt])
-                continue
+                if len(batch) > 1:
+                    size = (len(batch) + 1) // 2
+                    continue
+                await self._settle_apart(batch[0], str(error))
             self._forget(batch)
+            size = min(SETTLE_BATCH, 2 * size)
 
     async def count(self, *, now: bool) -> None:
         """Count the successes whose webhooks were not updated: ``now``, or when it is time."""
         if self._uncounted and (now or trio.current_time() - self._counted_at >= COUNT_SECONDS):
-            with suppress(DeadlockError):
+            try:
                 await self._database.fetch("count_successes", self._uncounted)
+                self._uncounted = []
+            except DeadlockError:
+                pass
+            except DatabaseError as error:
+                if not is_of_values(error):
+                    raise
+                # Upkeep tries again, every few minutes.
+                log.error("counts_rejected", batches=len(self._uncounted), reason=str(error))
                 self._uncounted = []
             self._counted_at = trio.current_time()
 
@@ -83,14 +94,53 @@ class Settler:
         _count(batch)
         self._settled(batch)
 
-    async def _settle_alone(self, attempt: Attempt) -> None:
+    async def _make_storable(self, count: int) -> bool:
+        """Remove what the database's encoding does not have from the oldest attempts' texts.
+
+        Return whether there was something to remove.
+        """
+        batch = self.waiting[:count]
+        texts = [text for each in batch for text in (each.answer.body, each.verdict.error)]
+        rows = await self._database.fetch(
+            "storable_texts", [None if text is None else text.encode() for text in texts]
+        )
+        storable = [row["text"] for row in rows]
+        self.waiting[:count] = [
+            replace(
+                each,
+                answer=replace(each.answer, body=body),
+                verdict=replace(each.verdict, error=error),
+            )
+            for each, body, error in zip(batch, storable[::2], storable[1::2], strict=True)
+        ]
+        return storable != texts
+
+    async def _settle_apart(self, attempt: Attempt, reason: str) -> None:
+        """Keep as much of a rejected result as the database accepts."""
+        delivery, verdict = attempt.delivery, attempt.verdict
         try:
-            await self._settle([attempt])
+            [row] = await self._database.fetch(
+                "settle_apart",
+                delivery.id,
+                delivery.lease_token,
+                delivery.attempt_number,
+                attempt.started_at,
+                attempt.finished_at,
+                verdict.outcome.value,
+                verdict.retry_seconds,
+                attempt.answer.status,
+                attempt.answer.body,
+                verdict.failure,
+                verdict.error,
+                reason,
+            )
         except DatabaseError as error:
             if not is_of_values(error):
                 raise
             # When its lease expires, it is sent again with the same webhook-id.
-            log.error("result_rejected", **attempt.delivery.about(), reason=str(error))
+            log.error("result_rejected", **delivery.about(), reason=str(error), result=None)
+        else:
+            log.error("result_rejected", **delivery.about(), reason=reason, result=row["result"])
 
     async def _settle(self, batch: Sequence[Attempt]) -> None:
         rows = [

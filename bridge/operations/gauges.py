@@ -56,6 +56,8 @@ def _show(state: Mapping[str, Any], last_id: int) -> None:
     metrics.outbox_oldest.show(state["outbox_oldest_seconds"] or 0.0)
     metrics.deferred_events.show(state["deferred_count"])
     metrics.deferred_oldest.show(state["deferred_oldest_seconds"] or 0.0)
+    metrics.dead_letters.show(state["dead_letters_count"])
+    metrics.dead_letters_oldest.show(state["dead_letters_oldest_seconds"] or 0.0)
     metrics.delivery_queue.show_states(
         {name: state[f"{name}_count"] for name in ("due", "scheduled", "held")}
     )
@@ -70,6 +72,8 @@ def _hide() -> None:
         metrics.outbox_oldest,
         metrics.deferred_events,
         metrics.deferred_oldest,
+        metrics.dead_letters,
+        metrics.dead_letters_oldest,
         metrics.delivery_queue_oldest_due,
     ):
         gauge.show(None)

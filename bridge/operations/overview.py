@@ -46,7 +46,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class WaitingEvents(Counted):
-    """Captured events that are not drained yet, or drained ones that are not queued for delivery.
+    """Captured events that are not drained yet, drained ones that are not queued, or dead letters.
 
     Attributes:
         oldest_seconds: age of the oldest event, or None if there are none.
@@ -55,7 +55,9 @@ class WaitingEvents(Counted):
     oldest_seconds: float | None
 
     @classmethod
-    def of_state(cls, state: Row, where: Literal["outbox", "deferred"]) -> WaitingEvents:
+    def of_state(
+        cls, state: Row, where: Literal["outbox", "deferred", "dead_letters"]
+    ) -> WaitingEvents:
         """Take it from the row of ``overview.sql``."""
         counted = Counted.of(state[f"{where}_count"])
         return cls(counted.count, counted.more, state[f"{where}_oldest_seconds"])
@@ -234,6 +236,7 @@ class Overview:
         rates: over the last minute.
         success_rate: over all points, like the two delays.
         deferred: drained events whose deliveries are not all queued yet.
+        dead_letters: events and deliveries that PostgreSQL could not process.
         webhooks: number of webhooks by state, as in ``webhook_health``.
         bridges: the running bridges.
         blind_rules: the rules that capture nothing although they are not paused.
@@ -247,6 +250,7 @@ class Overview:
     commit_to_acknowledged: Delay
     outbox: WaitingEvents
     deferred: WaitingEvents
+    dead_letters: WaitingEvents
     delivery_queue: DeliveryQueue
     webhooks: Mapping[str, int]
     drainer: Drainer
@@ -303,6 +307,7 @@ def overview(
         ),
         outbox=WaitingEvents.of_state(state, "outbox"),
         deferred=WaitingEvents.of_state(state, "deferred"),
+        dead_letters=WaitingEvents.of_state(state, "dead_letters"),
         delivery_queue=DeliveryQueue(
             due=Counted.of(state["due_count"]),
             scheduled=Counted.of(state["scheduled_count"]),

@@ -65,17 +65,23 @@ class Status:
             ("doorbell", format_doorbell(figures.doorbell)),
             ("outbox", format_events(figures.outbox)),
             ("delivery queue", str(self.pending_deliveries)),
-            *self._deferred(),
+            *self._unusual(),
             ("last event", last_event),
             *self._blind(),
             *_format_activity(figures),
         ]
 
-    def _deferred(self) -> list[tuple[str, str]]:
-        """Return a line about events that are not queued yet. Usually there are none."""
-        if not self.overview.deferred.count:
-            return []
-        return [("events not queued yet", format_events(self.overview.deferred))]
+    def _unusual(self) -> list[tuple[str, str]]:
+        """Return lines about unqueued events and dead letters, which are rare."""
+        deferred, letters = self.overview.deferred, self.overview.dead_letters
+        lines = []
+        if deferred.count:
+            lines.append(("events not queued yet", format_events(deferred)))
+        if letters.oldest_seconds is not None:
+            age = format_seconds(letters.oldest_seconds)
+            text = f"{letters}, the oldest set aside {age} ago; see: pgbridge dead-letters list"
+            lines.append(("dead letters", text))
+        return lines
 
     def _blind(self) -> list[tuple[str, str]]:
         """Return a line about each rule that captures nothing."""

@@ -125,6 +125,9 @@ def frame(figures: Overview, problem: str, width: int) -> RenderableType:
     parts: list[RenderableType] = [head]
     if problem:
         parts.append(Text(f"out of date: {problem}", "bold red", overflow="fold"))
+    if figures.dead_letters.count:
+        text = f"dead letters: {figures.dead_letters}; see: pgbridge dead-letters list"
+        parts.append(Text(text, "bold red", overflow="fold"))
     if not figures.drainer.alive:
         parts.append(Text("no bridge is draining; events wait in the outbox", "bold red"))
     parts += [

@@ -12,7 +12,7 @@ from math import inf
 import structlog
 import trio
 
-from bridge.database.errors import StatementTimeoutError
+from bridge.database.errors import DatabaseError, StatementTimeoutError, is_of_values
 from bridge.database.pool import Database
 from bridge.tasks import WakeUp, linger
 
@@ -24,6 +24,8 @@ BATCH, BATCH_MILLISECONDS = 2000, 500
 BUSY_SHARE = 0.5
 #: After a timeout, this many statements evaluate one filter each: more than an event can have.
 CAREFUL_STATEMENTS = 10_000
+#: After an error, this many statements queue one event each, and set aside what the queue rejects.
+ISOLATING_STATEMENTS = 100
 #: How long to wait while another session is at work: a bridge that has just ceased to drain.
 BUSY_SECONDS = 0.5
 
@@ -84,6 +86,13 @@ class Deferral:
             if self._careful:
                 await self._disable_slow_filter()
             self._careful = 0 if self._careful else CAREFUL_STATEMENTS
+            return
+        except DatabaseError as error:
+            if self._careful or not is_of_values(error):
+                raise
+            # Some delivery is at fault; careful statements set it aside.
+            log.warning("deferred_rejected", reason=str(error))
+            self._careful = ISOLATING_STATEMENTS
             return
         self._careful = max(0, self._careful - 1)
         if row["deliveries"] is None:

@@ -181,11 +181,12 @@ class Drainer:
     async def _set_aside(
         self, mark: int, lows: Sequence[int], highs: Sequence[int], reason: str
     ) -> None:
-        """Replace the payload of the next event, which makes the drain fail."""
+        """Move the next event, which makes the drain fail, to the dead letters."""
         for row in await self._connection.fetch("set_event_aside", mark, lows, highs, reason):
             log.error(
                 "event_set_aside",
                 outbox_id=row["outbox_id"],
+                dead_letter=row["dead_letter_id"],
                 event_type=row["event_type"],
                 reason=reason,
             )

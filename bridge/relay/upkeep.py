@@ -7,7 +7,7 @@ import trio
 
 from bridge.access.vault import SecretError, Vault
 from bridge.database import limits
-from bridge.database.errors import DatabaseError
+from bridge.database.errors import DatabaseError, is_of_values
 from bridge.database.pool import Connection, Database
 from bridge.relay.clock_watch import ClockWatch
 
@@ -34,6 +34,7 @@ class Upkeep:
         keep_days: retention of each partitioned log in days.
         vault: seals the secrets of webhooks.
         keep_audit_days: retention of the audit log in days.
+        keep_dead_letters_days: retention of dead letters in days.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Upkeep:
         vault: Vault,
         *,
         keep_audit_days: int = 365,
+        keep_dead_letters_days: int = 30,
     ) -> None:
         self._database = database
         self._keep_days = keep_days
@@ -50,6 +52,7 @@ class Upkeep:
         self._keep_audit_days = keep_audit_days
         #: Run it beside upkeep.
         self.clock_watch = ClockWatch(database)
+        self._keep_dead_letters_days = keep_dead_letters_days
         # Webhook ids and secrets that could not be decrypted last time, which was logged.
         self._unopened: set[tuple[int, str]] = set()
 
@@ -63,7 +66,7 @@ class Upkeep:
             await create_partitions(self._database)
             if await self.clock_watch.look():
                 await self.delete_expired()
-            await self._database.fetch("count_successes", None)
+            await self.count_successes()
             await self.seal_secrets()
             await trio.sleep(UPKEEP_SECONDS)
 
@@ -72,8 +75,18 @@ class Upkeep:
         await self.drop_expired()
         await self._delete_all("delete_old_notes")
         await self._delete_all("forget_audit", self._keep_audit_days)
+        await self._delete_all("forget_dead_letters", self._keep_dead_letters_days)
         await self._delete_all("forget_activity")
         await self.forget_expired_secrets()
+
+    async def count_successes(self) -> None:
+        """Count the successes that no courier has counted."""
+        try:
+            await self._database.fetch("count_successes", None)
+        except DatabaseError as error:
+            if not is_of_values(error):
+                raise
+            log.error("counts_rejected", batches=None, reason=str(error))
 
     async def forget_expired_secrets(self) -> None:
         """Delete the previous secrets of webhooks whose rotation has ended."""

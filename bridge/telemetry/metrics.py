@@ -64,6 +64,14 @@ deferred_events = Snapshot(
 deferred_oldest = Snapshot(
     "pgbridge_deferred_oldest_seconds", "Age of the oldest of these events, or 0 if there are none."
 )
+dead_letters = Snapshot(
+    "pgbridge_dead_letters",
+    "Events and deliveries that PostgreSQL could not process, counted to 10,001.",
+)
+dead_letters_oldest = Snapshot(
+    "pgbridge_dead_letters_oldest_seconds",
+    "Time since the oldest of them was set aside, or 0 if there are none.",
+)
 draining = Gauge("pgbridge_draining", "1 if this bridge drains the outbox, else 0.")
 doorbell_mode = Enum(
     "pgbridge_doorbell_mode",

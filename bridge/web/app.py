@@ -26,7 +26,17 @@ from bridge.database.shares import Share
 from bridge.settings import MAX_TOKENS, MAX_WEBHOOKS
 from bridge.telemetry.exposition import render_metrics
 from bridge.web import console
-from bridge.web.api import audit, deliveries, docs, events, health, tickets, tokens, webhooks
+from bridge.web.api import (
+    audit,
+    dead_letters,
+    deliveries,
+    docs,
+    events,
+    health,
+    tickets,
+    tokens,
+    webhooks,
+)
 from bridge.web.api.refusals import answer_of
 from bridge.web.api.webhooks import SendTrial, limited_trials
 from bridge.web.console.overview import Overviews
@@ -58,7 +68,18 @@ EXPECTED = (
     DatabaseError,
 )
 #: Modules with routes, in the order of the OpenAPI document.
-ROOMS = (webhooks, deliveries, events, tickets, tokens, audit, health, docs, console)
+ROOMS = (
+    webhooks,
+    deliveries,
+    dead_letters,
+    events,
+    tickets,
+    tokens,
+    audit,
+    health,
+    docs,
+    console,
+)
 
 _DESCRIPTION = """\
 All operations except those tagged *bridge* need a token from `pgbridge token create`, sent as
@@ -72,6 +93,7 @@ seconds.
 _TAGS = [
     {"name": "webhooks", "description": "Who receives which events."},
     {"name": "deliveries", "description": "What was sent, with what result; redelivery."},
+    {"name": "dead letters", "description": "What the database could not process; retries."},
     {
         "name": "events",
         "description": "The event log, for clients that poll.",

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-What = Literal["webhook", "delivery", "redelivery of webhook"]
+What = Literal["webhook", "delivery", "redelivery of webhook", "dead letter"]
 
 
 class WebhookError(Exception):
@@ -10,7 +10,7 @@ class WebhookError(Exception):
 
 
 class NotFoundError(WebhookError):
-    """No webhook or delivery has this id, or this webhook was never redelivered."""
+    """No webhook, delivery or dead letter has this id, or this webhook was never redelivered."""
 
     def __init__(self, what: What, row_id: int) -> None:
         super().__init__(f"there is no {what} {row_id}")

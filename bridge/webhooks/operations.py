@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bridge.access.vault import Vault, new_secret
-from bridge.database.queries import Queries, Refusal, refusal_of
+from bridge.database.queries import Queries, Refusal, refusal_of, unrepresentable
 from bridge.settings import MAX_WEBHOOKS, first_problem
 from bridge.webhooks.errors import (
     InvalidInputError,
@@ -147,7 +147,7 @@ class Webhooks:
         """
         await self._check_url(webhook.url)
         secret = new_secret() if webhook.generate_secret else webhook.secret
-        with _filter_errors():
+        with _input_errors(webhook.model_dump()):
             rows = await self._queries.fetch(
                 "create_webhook",
                 webhook.name,
@@ -190,7 +190,10 @@ class Webhooks:
         if changes.secret:
             columns["secret"] = self._vault.seal(changes.secret)
         try:
-            row = await self._one("update_webhook", webhook_id, json.dumps(columns), seen_url)
+            with _input_errors(columns):
+                # Not escaped: the error then names the character that the encoding lacks.
+                changed = json.dumps(columns, ensure_ascii=False)
+                row = await self._one("update_webhook", webhook_id, changed, seen_url)
         except NotFoundError:
             await self.get(webhook_id)
             raise InvalidInputError("secret", _NEW_ORIGIN, kind="secret_required") from None
@@ -376,4 +379,18 @@ def _filter_errors() -> Iterator[None]:
             case Refusal(message=message, constraint="webhooks_filter_allowed"):
                 problem = message.removeprefix("filter: ")
                 raise InvalidInputError("filter", problem) from None
+        raise
+
+
+@contextmanager
+def _input_errors(fields: Mapping[str, object]) -> Iterator[None]:
+    """Translate the refusal of a filter, or of a character in one of the fields."""
+    try:
+        with _filter_errors():
+            yield
+    except Exception as error:
+        if problem := unrepresentable(error):
+            texts = ((name, each) for name, each in fields.items() if isinstance(each, str))
+            field = next((name for name, text in texts if problem.character in text), None)
+            raise InvalidInputError(field, str(problem)) from None
         raise

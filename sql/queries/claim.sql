@@ -13,6 +13,7 @@
 -- $11 most bytes of payload; one event is always read
 -- $12 deliveries that this courier still holds. If settling them takes longer than their leases, they
 --     must not be sent twice.
+-- $13 webhooks to leave out
 with recursive reserved as materialized (
     -- Claiming uses up the rate and the breaker's one probe. Only the bridge that locks the row may
     -- use them. (If another session holds the lock, the webhook is skipped this time.)
@@ -26,6 +27,7 @@ with recursive reserved as materialized (
     ) as stored
     where w.is_active and w.paused_at is null
       and (w.rate_per_second is not null or stored.is_probe_due)
+      and w.id <> all ($13::bigint[])
     for no key update of w skip locked
 ), room as materialized (
     select w.id,
@@ -55,7 +57,7 @@ with recursive reserved as materialized (
         -- Allow a burst of one second's worth, and always at least one attempt.
         select greatest(r.paced_until, now() - make_interval(secs => greatest(1, 1 / w.rate_per_second))) as used_until
     ) as pace
-    where w.is_active and w.paused_at is null
+    where w.is_active and w.paused_at is null and w.id <> all ($13)
 ), queues as materialized (
     select room.id as webhook_id, kind.name as queue, room.is_failing, room.slots,
            not room.is_waiting and (room.slots > 0 or $8) as is_searched,

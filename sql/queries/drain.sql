@@ -62,7 +62,9 @@ with candidates as materialized (
     -- limit returns a tenth of the table, and would scan all of it.
     delete from bridge.outbox
     where id = any (array(select id from fitting))
-    returning id, event_type, payload, captured_at, xmin as xact
+    returning id, event_type, payload, xmin as xact,
+              -- Within the range of clients' types: triggers write the time, but others may insert.
+              least(greatest(captured_at, '0001-01-02 UTC'), '9999-12-30 UTC') as captured_at
 ), last_given as materialized (
     select greatest($8, sequence_id) as last_id, sequence_id < $8 as is_set_back
     from (select coalesce(pg_sequence_last_value('bridge.event_id'), 0) as sequence_id) as given

@@ -14,6 +14,8 @@ select now() as at,
        outbox.oldest_seconds as outbox_oldest_seconds,
        deferred.count as deferred_count,
        deferred.oldest_seconds as deferred_oldest_seconds,
+       dead_letters.count as dead_letters_count,
+       dead_letters.oldest_seconds as dead_letters_oldest_seconds,
        (select count(*) from (select from bridge.delivery_queue limit 10001) as counted) as pending_count,
        (select count(*) from (
            select from lane
@@ -76,6 +78,11 @@ cross join (
            extract(epoch from clock_timestamp() - min(captured_at))::float8 as oldest_seconds
     from (select captured_at from bridge.deferred_events order by event_id limit 10001) as waiting
 ) as deferred
+cross join (
+    select count(*) as count,
+           extract(epoch from clock_timestamp() - min(recorded_at))::float8 as oldest_seconds
+    from (select recorded_at from bridge.dead_letters order by id limit 10001) as kept
+) as dead_letters
 cross join (
     select count(*) filter (where state = 'delivering') as webhooks_delivering,
            count(*) filter (where state = 'failing') as webhooks_failing,

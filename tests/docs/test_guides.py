@@ -37,6 +37,12 @@ PAGES = sorted(
     str(path.relative_to(guides.ROOT))
     for path in [*guides.ROOT.glob("*.md"), *(guides.ROOT / "docs").glob("*.md")]
 )
+#: Those that the runbook retries and drops.
+DEAD_LETTERS = (
+    "insert into bridge.dead_letters (outbox_id, event_type, payload, captured_at, reason)"
+    " values (1, 'user.created', '{}', now(), 'no'), (2, 'user.created', '{}', now(), 'no')"
+)
+
 # --- the list of commands
 
 
@@ -287,6 +293,8 @@ async def test_runbook_queries_and_commands_run(shell: Shell, bridge_url: str, b
             reader.execute(f"set session authorization {READER}".encode())
             for kind, text in blocks(page):
                 if kind == "sh":
+                    if "dead-letters" in text:
+                        bot.execute(DEAD_LETTERS)
                     await run(shell, text)
                 elif kind == "json":
                     answer = (await http.get("/readyz")).json()

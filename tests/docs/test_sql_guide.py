@@ -40,6 +40,8 @@ HISTORY = """
     select 1000, 2, id, recorded_at, event_type, 'success', 1,
            now(), now(), now(), now(), now(), now()
     from bridge.events where id = 1;
+    insert into bridge.dead_letters (outbox_id, event_type, payload, captured_at, reason)
+    values (1, 'user.created', '{}', now(), 'no'), (2, 'order.created', '{}', now(), 'no');
     insert into bridge.activity
         (bridge, version, seconds, is_last, clients, in_flight, clients_dropped, events_drained,
          events_streamed, delivered, retried, failed)

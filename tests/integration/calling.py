@@ -68,6 +68,10 @@ PROTECTED = [
     ("POST", "/webhooks/1/redelivery/cancel"),
     ("GET", "/deliveries/1"),
     ("POST", "/deliveries/1/redeliver"),
+    ("GET", "/dead-letters"),
+    ("GET", "/dead-letters/1"),
+    ("POST", "/dead-letters/1/retry"),
+    ("DELETE", "/dead-letters/1"),
     ("GET", "/events"),
 ]
 #: Methods and paths that need another scope.

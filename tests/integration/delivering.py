@@ -143,6 +143,7 @@ def claim_values(
         limit if failing is None else failing,
         most_bytes,
         [],
+        [],
     ]
 
 

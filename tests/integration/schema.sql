@@ -274,6 +274,68 @@ $$;
 
 COMMENT ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) IS 'Creates the missing daily partitions of every log, for a number of days from a date on. Returns how many it created.';
 
+CREATE FUNCTION bridge.dead_letters_page(p_dead_letter_id bigint, p_before_id bigint, p_limit bigint, p_bytes bigint) RETURNS TABLE(id bigint, event_type text, webhook_id bigint, event_id bigint, captured_at timestamp with time zone, recorded_at timestamp with time zone, reason text, payload text, payload_omitted boolean)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+    v_letter bridge.dead_letters;
+    v_bytes  bigint := 0;
+begin
+    for v_letter in
+        select *
+        from bridge.dead_letters
+        where (p_dead_letter_id is null or id = p_dead_letter_id)
+          and (p_before_id is null or id < p_before_id)
+        order by id desc
+        limit p_limit
+    loop
+        id := v_letter.id;
+        event_type := bridge.utf8_text(left(v_letter.event_type, 255));
+        webhook_id := v_letter.webhook_id;
+        event_id := v_letter.event_id;
+        captured_at := least(greatest(v_letter.captured_at, '0001-01-02 UTC'), '9999-12-30 UTC');
+        recorded_at := v_letter.recorded_at;
+        reason := left(v_letter.reason, 2000);
+        payload := null;
+        -- A gigabyte of text may be stored in 8 kB, but only if it is compressed.
+        if v_bytes < p_bytes and pg_column_size(v_letter.payload) <= 8192
+            and pg_column_compression(v_letter.payload) is null then
+            begin
+                payload := v_letter.payload::text;
+                v_bytes := v_bytes + octet_length(payload);
+                payload := case when v_bytes <= p_bytes then bridge.utf8_text(payload) end;
+            exception when others then
+                payload := null; -- It may be what made the drain fail.
+            end;
+        end if;
+        payload_omitted := v_letter.payload is not null and payload is null;
+        return next;
+    end loop;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.dead_letters_page(p_dead_letter_id bigint, p_before_id bigint, p_limit bigint, p_bytes bigint) IS 'Returns dead letters below an id, newest first, or one by its id. Payloads that are large, that do not fit into a number of bytes together, or that cannot be read are null.';
+
+CREATE FUNCTION bridge.drop_dead_letter(p_dead_letter_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_letter bridge.dead_letters;
+begin
+    delete from bridge.dead_letters where id = p_dead_letter_id returning * into v_letter;
+    if not found then
+        raise 'there is no dead letter %', p_dead_letter_id using errcode = 'no_data_found';
+    end if;
+    perform bridge.audit('dead_letter.dropped', p_dead_letter_id, bridge.utf8_text(left(v_letter.event_type, 255)),
+        jsonb_build_object('webhook_id', v_letter.webhook_id, 'reason', v_letter.reason));
+end
+$$;
+
+COMMENT ON FUNCTION bridge.drop_dead_letter(p_dead_letter_id bigint) IS 'Deletes a dead letter.';
+
 CREATE FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -395,11 +457,13 @@ CREATE FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) RE
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select jsonb_build_object('_capture_error', p_error) || (
-        select coalesce(jsonb_object_agg(a.attname, p_row -> a.attname::text), '{}')
-        from pg_index i
-        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-        where i.indrelid = p_table and i.indisprimary and p_row is not null)
+    -- It stays JSON: beyond ASCII, JSON has characters only in strings.
+    select bridge.utf8_text((
+        jsonb_build_object('_capture_error', left(p_error, 2000)) || (
+            select coalesce(jsonb_object_agg(a.attname, p_row -> a.attname::text), '{}')
+            from pg_index i
+            join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+            where i.indrelid = p_table and i.indisprimary and p_row is not null))::text)::jsonb
 $$;
 
 COMMENT ON FUNCTION bridge.failed_capture(p_table oid, p_row jsonb, p_error text) IS 'Returns the payload to use when the real one cannot be computed: the error and the row''s primary key.';
@@ -535,6 +599,48 @@ $$;
 
 COMMENT ON FUNCTION bridge.give_event_ids(p_last_id bigint) IS 'Records that event ids up to this one have been given out.';
 
+CREATE FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text, OUT delivery_id bigint, OUT event_id bigint, OUT attempt_number integer) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+    v_queued   bridge.delivery_queue;
+    v_delivery bridge.delivery_log;
+begin
+    select q.* into v_queued
+    from bridge.delivery_queue q
+    join bridge.webhooks w on w.id = q.webhook_id
+    where q.webhook_id = p_webhook_id
+      and q.next_attempt_at <= now() and (q.leased_until is null or q.leased_until <= now())
+    -- As claim does.
+    order by case when w.ordered then q.id end, q.is_redelivery, q.next_attempt_at, q.id
+    limit 1
+    for update of q skip locked;
+    if not found then
+        return;
+    end if;
+    v_delivery.id := v_queued.id;
+    v_delivery.webhook_id := v_queued.webhook_id;
+    v_delivery.event_id := v_queued.event_id;
+    v_delivery.event_recorded_at := v_queued.event_recorded_at;
+    v_delivery.event_type := v_queued.event_type;
+    v_delivery.status := 'failed';
+    v_delivery.captured_at := v_queued.captured_at;
+    v_delivery.committed_at := v_queued.committed_at;
+    v_delivery.created_at := v_queued.created_at;
+    v_delivery.finished_at := now();
+    v_delivery.attempt_number := v_queued.attempt_number;
+    v_delivery.error_message := 'cannot claim the delivery: ' || p_reason;
+    perform bridge.log_apart(v_delivery, p_reason);
+    delivery_id := v_queued.id;
+    event_id := v_queued.event_id;
+    attempt_number := v_queued.attempt_number;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text, OUT delivery_id bigint, OUT event_id bigint, OUT attempt_number integer) IS 'Gives up the due delivery of a webhook that a claim takes first, because no claim can take it. Returns its id, its event and its number of attempts; nulls if none is due.';
+
 CREATE FUNCTION bridge.is_event_type(p_text text) RETURNS boolean
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -543,6 +649,15 @@ CREATE FUNCTION bridge.is_event_type(p_text text) RETURNS boolean
 $_$;
 
 COMMENT ON FUNCTION bridge.is_event_type(p_text text) IS 'Returns whether a text is an exact event type, such as order.paid, and not a pattern.';
+
+CREATE FUNCTION bridge.is_of_values(p_sqlstate text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select p_sqlstate ~ '^(22|23|P0|54|53200|XX)'
+$$;
+
+COMMENT ON FUNCTION bridge.is_of_values(p_sqlstate text) IS 'Returns whether some value made a statement fail, so that others need not fail. The same as in bridge/database/errors.py.';
 
 CREATE FUNCTION bridge.is_ours(p_xid xid) RETURNS boolean
     LANGUAGE sql STABLE
@@ -617,6 +732,100 @@ CREATE FUNCTION bridge.leader_pid() RETURNS integer
 $$;
 
 COMMENT ON FUNCTION bridge.leader_pid() IS 'Returns the process id of the session that drains, or null if no bridge drains.';
+
+CREATE TABLE bridge.delivery_log (
+    id bigint NOT NULL,
+    webhook_id bigint NOT NULL,
+    event_id bigint NOT NULL,
+    event_recorded_at timestamp with time zone NOT NULL,
+    event_type text NOT NULL,
+    status text NOT NULL,
+    captured_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    claimed_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    acknowledged_at timestamp with time zone,
+    finished_at timestamp with time zone DEFAULT now() NOT NULL,
+    attempt_number integer NOT NULL,
+    response_status integer,
+    response_body text,
+    error_message text,
+    CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
+)
+PARTITION BY LIST (status);
+
+COMMENT ON TABLE bridge.delivery_log IS 'Finished deliveries, one row each. Partitioned by outcome and then by day, so that successes and failures can be kept for different times.';
+
+COMMENT ON COLUMN bridge.delivery_log.id IS 'delivery_queue.id.';
+
+COMMENT ON COLUMN bridge.delivery_log.status IS 'success: answered with 2xx. failed: given up.';
+
+COMMENT ON COLUMN bridge.delivery_log.captured_at IS 'events.occurred_at.';
+
+COMMENT ON COLUMN bridge.delivery_log.committed_at IS 'events.committed_at or, if that is unknown, captured_at, which is slightly earlier.';
+
+COMMENT ON COLUMN bridge.delivery_log.claimed_at IS 'When a courier claimed it for its last attempt.';
+
+COMMENT ON COLUMN bridge.delivery_log.sent_at IS 'When the last attempt began, by the database''s clock.';
+
+COMMENT ON COLUMN bridge.delivery_log.acknowledged_at IS 'When the receiver''s 2xx arrived, by the database''s clock; null if it failed.';
+
+COMMENT ON COLUMN bridge.delivery_log.attempt_number IS 'Total number of attempts.';
+
+COMMENT ON COLUMN bridge.delivery_log.response_body IS 'First 16 KiB of the last response.';
+
+CREATE FUNCTION bridge.log_apart(p_delivery bridge.delivery_log, p_reason text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_result text := p_delivery.status;
+begin
+    delete from bridge.delivery_queue where id = p_delivery.id;
+    begin
+        insert into bridge.delivery_log select p_delivery.*;
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+        begin
+            -- Without what the receiver sent.
+            insert into bridge.delivery_log
+                (id, webhook_id, event_id, event_recorded_at, event_type, status, attempt_number,
+                 error_message, created_at, captured_at, committed_at)
+            values (p_delivery.id, p_delivery.webhook_id, p_delivery.event_id, p_delivery.event_recorded_at,
+                    p_delivery.event_type, 'failed', p_delivery.attempt_number,
+                    'cannot log the delivery: ' || bridge.utf8_text(left(sqlerrm, 2000)), p_delivery.created_at,
+                    p_delivery.captured_at, p_delivery.committed_at);
+            v_result := 'failed';
+        exception when others then
+            if not bridge.is_of_values(sqlstate) then
+                raise;
+            end if;
+            insert into bridge.dead_letters
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, reason)
+            values (p_delivery.webhook_id, p_delivery.event_id, p_delivery.event_recorded_at,
+                    p_delivery.event_type, coalesce(p_delivery.captured_at, p_delivery.created_at),
+                    p_delivery.committed_at, p_reason);
+            v_result := 'dead letter';
+        end;
+    end;
+    begin
+        update bridge.webhooks
+        set delivered_count = delivered_count + (v_result = 'success')::integer,
+            failed_count = failed_count + (v_result = 'failed')::integer
+        where id = p_delivery.webhook_id and v_result <> 'dead letter';
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+    end;
+    return v_result;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.log_apart(p_delivery bridge.delivery_log, p_reason text) IS 'Moves one delivery from the queue to the log, or if the log rejects it, to dead_letters. Returns its status, or dead letter.';
 
 CREATE FUNCTION bridge.log_bounds(OUT missing_through bigint, OUT newest_id bigint) RETURNS record
     LANGUAGE plpgsql STABLE
@@ -870,7 +1079,6 @@ declare
     -- Where to continue in this event; null: it is done.
     v_continue_id  bigint;
     v_done_id      bigint;
-    v_count        bigint;
 begin
     is_empty := false;
     begin
@@ -910,15 +1118,20 @@ begin
                 end if;
             end loop;
         end if;
-        insert into bridge.delivery_queue
-            (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
-        select id, v_event.event_id, v_event.event_recorded_at, v_event_type, v_event.captured_at,
-               v_event.committed_at
+        select coalesce(array_agg(id order by id), '{}') into v_passing
         from unnest(v_passing) as id
-        where id < v_continue_id or v_continue_id is null
-        order by id;
-        get diagnostics v_count = row_count;
-        deliveries := deliveries + v_count;
+        where id < v_continue_id or v_continue_id is null;
+        if p_deliveries > 1 then
+            insert into bridge.delivery_queue
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+            select id, v_event.event_id, v_event.event_recorded_at, v_event_type, v_event.captured_at,
+                   v_event.committed_at
+            from unnest(v_passing) with ordinality as webhook(id, place)
+            order by place;
+            deliveries := deliveries + cardinality(v_passing);
+        else
+            deliveries := deliveries + bridge.queue_deliveries(v_event, v_passing);
+        end if;
         if v_continue_id is not null then
             update bridge.deferred_events set from_webhook_id = v_continue_id where event_id = v_event.event_id;
             exit;
@@ -930,7 +1143,63 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION bridge.queue_deferred(p_deliveries integer, p_milliseconds integer, OUT deliveries bigint, OUT is_empty boolean) IS 'Creates deferred deliveries, in the order of events and webhooks: about so many, and for about so many milliseconds, but always some. deliveries: null if another session is at work. is_empty: none are left.';
+COMMENT ON FUNCTION bridge.queue_deferred(p_deliveries integer, p_milliseconds integer, OUT deliveries bigint, OUT is_empty boolean) IS 'Creates deferred deliveries, in the order of events and webhooks: about so many, and for about so many milliseconds, but always some. If asked for one, it sets aside what the queue rejects. deliveries: null if another session is at work. is_empty: none are left.';
+
+CREATE TABLE bridge.deferred_events (
+    event_id bigint NOT NULL,
+    event_recorded_at timestamp with time zone NOT NULL,
+    event_type text NOT NULL,
+    captured_at timestamp with time zone NOT NULL,
+    committed_at timestamp with time zone NOT NULL,
+    from_webhook_id bigint NOT NULL
+);
+
+COMMENT ON TABLE bridge.deferred_events IS 'Published events that are not queued for all of their webhooks yet. The drain inserts, queue_deferred deletes.';
+
+COMMENT ON COLUMN bridge.deferred_events.event_recorded_at IS 'events.recorded_at.';
+
+COMMENT ON COLUMN bridge.deferred_events.committed_at IS 'delivery_queue.committed_at.';
+
+COMMENT ON COLUMN bridge.deferred_events.from_webhook_id IS 'Deliveries to webhooks with this id or a higher one are still to be created.';
+
+CREATE FUNCTION bridge.queue_deliveries(p_event bridge.deferred_events, p_webhook_ids bigint[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_count bigint;
+begin
+    if cardinality(p_webhook_ids) = 0 then
+        return 0;
+    end if;
+    begin
+        insert into bridge.delivery_queue
+            (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+        select id, p_event.event_id, p_event.event_recorded_at, p_event.event_type, p_event.captured_at,
+               p_event.committed_at
+        from unnest(p_webhook_ids) with ordinality as webhook(id, place)
+        order by place;
+        get diagnostics v_count = row_count;
+        return v_count;
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+        if cardinality(p_webhook_ids) = 1 then
+            insert into bridge.dead_letters
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at, reason)
+            values (p_webhook_ids[1], p_event.event_id, p_event.event_recorded_at, p_event.event_type,
+                    p_event.captured_at, p_event.committed_at, bridge.utf8_text(left(sqlerrm, 2000)));
+            return 0;
+        end if;
+    end;
+    v_count := cardinality(p_webhook_ids) / 2;
+    return bridge.queue_deliveries(p_event, p_webhook_ids[:v_count])
+        + bridge.queue_deliveries(p_event, p_webhook_ids[v_count + 1:]);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.queue_deliveries(p_event bridge.deferred_events, p_webhook_ids bigint[]) IS 'Queues an event for webhooks and returns how many deliveries it created. Those that the queue rejects become dead letters.';
 
 CREATE FUNCTION bridge.redeliver(p_delivery_id bigint) RETURNS boolean
     LANGUAGE plpgsql
@@ -1206,6 +1475,47 @@ $$;
 
 COMMENT ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) IS 'Makes a webhook deliver again at once: ends a pause, closes the breaker, and activates it if it was off or disabled.';
 
+CREATE FUNCTION bridge.retry_dead_letter(p_dead_letter_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_letter bridge.dead_letters;
+begin
+    delete from bridge.dead_letters where id = p_dead_letter_id returning * into v_letter;
+    if not found then
+        raise 'there is no dead letter %', p_dead_letter_id using errcode = 'no_data_found';
+    end if;
+    if v_letter.webhook_id is not null
+        and not exists (select from bridge.webhooks where id = v_letter.webhook_id) then
+        raise 'the webhook of dead letter % is deleted', p_dead_letter_id
+            using errcode = 'object_not_in_prerequisite_state';
+    end if;
+    begin
+        if v_letter.webhook_id is null then
+            insert into bridge.outbox (event_type, payload, captured_at)
+            values (v_letter.event_type, v_letter.payload, v_letter.captured_at);
+        else
+            insert into bridge.delivery_queue
+                (webhook_id, event_id, event_recorded_at, event_type, captured_at, committed_at)
+            values (v_letter.webhook_id, v_letter.event_id, v_letter.event_recorded_at,
+                    v_letter.event_type, v_letter.captured_at, v_letter.committed_at);
+        end if;
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+        raise 'dead letter % cannot be retried: %', p_dead_letter_id, bridge.utf8_text(left(sqlerrm, 2000))
+            using errcode = 'object_not_in_prerequisite_state';
+    end;
+    perform bridge.audit('dead_letter.retried', p_dead_letter_id, bridge.utf8_text(left(v_letter.event_type, 255)),
+        jsonb_build_object('webhook_id', v_letter.webhook_id, 'reason', v_letter.reason));
+    perform case when v_letter.webhook_id is null then bridge.ring() else bridge.wake_couriers() end;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.retry_dead_letter(p_dead_letter_id bigint) IS 'Puts an event back into the outbox, with its original type and time, or a delivery into the queue. If it fails again, it becomes a new dead letter.';
+
 CREATE FUNCTION bridge.ring() RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1248,6 +1558,115 @@ $$;
 
 COMMENT ON FUNCTION bridge.sequences_behind(p_event_id bigint, p_outbox_id bigint) IS 'Returns sequences that would give out ids which are in use. The parameters are ids of events and of the outbox that are known to have been given out.';
 
+CREATE FUNCTION bridge.set_event_aside(p_outbox_id bigint, p_reason text, OUT dead_letter_id bigint, OUT event_type text) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+    v_event bridge.outbox;
+begin
+    delete from bridge.outbox where id = p_outbox_id returning * into v_event;
+    event_type := bridge.utf8_text(left(v_event.event_type, 255));
+    -- The replacement of an event that was set aside: that dead letter is enough.
+    select id into dead_letter_id
+    from bridge.dead_letters
+    where outbox_id = v_event.id and v_event.payload ? '_capture_error'
+      and v_event.payload @> jsonb_build_object('dead_letter', id);
+    if found or v_event.id is null then
+        return;
+    end if;
+    insert into bridge.dead_letters (outbox_id, event_type, payload, captured_at, reason)
+    values (v_event.id, v_event.event_type, v_event.payload, v_event.captured_at, p_reason)
+    returning id into dead_letter_id;
+    if event_type <> v_event.event_type then
+        return; -- No client could read its type, or it is no type at all.
+    end if;
+    begin
+        insert into bridge.outbox (id, event_type, payload, captured_at)
+        overriding system value
+        values (v_event.id, event_type,
+                jsonb_build_object('_capture_error', p_reason, 'dead_letter', dead_letter_id),
+                v_event.captured_at);
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+    end;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.set_event_aside(p_outbox_id bigint, p_reason text, OUT dead_letter_id bigint, OUT event_type text) IS 'Moves an event that the drain cannot process to dead_letters, and puts one with _capture_error in its place. If the drain cannot process that one either, it is deleted.';
+
+CREATE FUNCTION bridge.settle_apart(p_delivery_id bigint, p_lease_token uuid, p_attempt_number integer, p_started_at timestamp with time zone, p_finished_at timestamp with time zone, p_outcome text, p_retry_seconds double precision, p_response_status integer, p_response_body text, p_failure text, p_error_message text, p_reason text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_queued    bridge.delivery_queue;
+    v_delivery  bridge.delivery_log;
+    v_error     text := p_error_message;
+begin
+    select * into v_queued
+    from bridge.delivery_queue
+    where id = p_delivery_id and lease_token = p_lease_token
+    for update;
+    if not found then
+        return null;
+    end if;
+    begin
+        insert into bridge.delivery_attempts
+            (delivery_id, webhook_id, attempt_number, started_at, finished_at,
+             response_status, response_body, failure, error_message)
+        values (p_delivery_id, v_queued.webhook_id, p_attempt_number, p_started_at, p_finished_at,
+                p_response_status, p_response_body, p_failure, p_error_message);
+    exception when others then
+        if not bridge.is_of_values(sqlstate) then
+            raise;
+        end if;
+    end;
+    if p_outcome = 'retry' then
+        begin
+            update bridge.delivery_queue
+            set attempt_number = p_attempt_number,
+                next_attempt_at = now() + make_interval(secs => p_retry_seconds),
+                leased_until = null,
+                lease_token = null,
+                response_status = p_response_status,
+                response_body = p_response_body,
+                error_message = p_error_message
+            where id = p_delivery_id;
+            return 'retry';
+        exception when others then
+            if not bridge.is_of_values(sqlstate) then
+                raise;
+            end if;
+            v_error := 'cannot queue the next attempt: ' || bridge.utf8_text(left(sqlerrm, 2000));
+        end;
+    end if;
+    v_delivery.id := v_queued.id;
+    v_delivery.webhook_id := v_queued.webhook_id;
+    v_delivery.event_id := v_queued.event_id;
+    v_delivery.event_recorded_at := v_queued.event_recorded_at;
+    v_delivery.event_type := v_queued.event_type;
+    v_delivery.status := case when p_outcome = 'success' then 'success' else 'failed' end;
+    v_delivery.captured_at := v_queued.captured_at;
+    v_delivery.committed_at := v_queued.committed_at;
+    v_delivery.created_at := v_queued.created_at;
+    v_delivery.claimed_at := v_queued.claimed_at;
+    v_delivery.sent_at := p_started_at;
+    v_delivery.acknowledged_at := case when p_outcome = 'success' then p_finished_at end;
+    v_delivery.finished_at := now();
+    v_delivery.attempt_number := p_attempt_number;
+    v_delivery.response_status := p_response_status;
+    v_delivery.response_body := p_response_body;
+    v_delivery.error_message := v_error;
+    return bridge.log_apart(v_delivery, p_reason);
+end
+$$;
+
+COMMENT ON FUNCTION bridge.settle_apart(p_delivery_id bigint, p_lease_token uuid, p_attempt_number integer, p_started_at timestamp with time zone, p_finished_at timestamp with time zone, p_outcome text, p_retry_seconds double precision, p_response_status integer, p_response_body text, p_failure text, p_error_message text, p_reason text) IS 'Settles one attempt that settle cannot: keeps as much of its result as the tables accept. It counts neither for the circuit breaker nor as an attempt of its webhook. Returns retry, success, failed or dead letter; null if the lease is lost.';
+
 CREATE FUNCTION bridge.shift_times() RETURNS double precision
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1284,6 +1703,37 @@ $$;
 
 COMMENT ON FUNCTION bridge.shift_times() IS 'Moves stored times back if the server''s clock was set back since a bridge last looked: what waits or expires then does so after the time that was left. Returns by how many seconds; 0 if another bridge has done it. paced_until and probe_at are not moved: claim knows when they are too far ahead.';
 
+CREATE FUNCTION bridge.storable_text(p_utf8 bytea) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_result text := '';
+    v_at     integer := 0;
+    v_byte   integer;
+    v_length integer;
+begin
+    begin
+        return convert_from(p_utf8, 'UTF8');
+    exception when untranslatable_character then
+        null; -- Search it.
+    end;
+    while v_at < octet_length(p_utf8) loop
+        v_byte := get_byte(p_utf8, v_at);
+        v_length := case when v_byte < 128 then 1 when v_byte < 224 then 2 when v_byte < 240 then 3 else 4 end;
+        begin
+            v_result := v_result || convert_from(substr(p_utf8, v_at + 1, v_length), 'UTF8');
+        exception when untranslatable_character then
+            v_result := v_result || '?';
+        end;
+        v_at := v_at + v_length;
+    end loop;
+    return v_result;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.storable_text(p_utf8 bytea) IS 'Returns a text in UTF-8 with each character that the database''s encoding does not have replaced by a question mark.';
+
 CREATE FUNCTION bridge.take_note(p_topic text, p_key text) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1319,6 +1769,58 @@ end
 $$;
 
 COMMENT ON FUNCTION bridge.to_filter(p_filter text) IS 'Returns a webhook''s filter from its text, or raises its filter_problem. Text of others must not be cast to jsonpath in any other way: parsing can take minutes.';
+
+CREATE FUNCTION bridge.utf8_text(p_text text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_result text := '';
+    v_at     integer := 1;
+    v_until  integer;
+    v_length integer;
+begin
+    begin
+        perform convert_to(p_text, 'UTF8');
+        return p_text;
+    exception when untranslatable_character or character_not_in_repertoire then
+        null; -- Search it. The time is quadratic, so callers limit the length.
+    end;
+    while v_at <= length(p_text) loop
+        v_until := v_at + 1000;
+        begin
+            perform convert_to(substr(p_text, v_at, 1000), 'UTF8');
+            v_result := v_result || substr(p_text, v_at, 1000);
+            v_at := v_until;
+        exception when untranslatable_character or character_not_in_repertoire then
+            null; -- Search this part.
+        end;
+        while v_at < v_until and v_at <= length(p_text) loop
+            v_length := 1;
+            while v_length <= 4 loop
+                begin
+                    perform convert_to(substr(p_text, v_at, v_length), 'UTF8');
+                    exit;
+                exception when untranslatable_character or character_not_in_repertoire then
+                    -- In SQL_ASCII, every byte counts as a character.
+                    v_length := v_length + 1;
+                end;
+            end loop;
+            if v_length <= 4 then
+                v_result := v_result || substr(p_text, v_at, v_length);
+                v_at := v_at + v_length;
+            else
+                v_result := v_result || '<'
+                    || encode(convert_to(substr(p_text, v_at, 1), getdatabaseencoding()), 'hex') || '>';
+                v_at := v_at + 1;
+            end if;
+        end loop;
+    end loop;
+    return v_result;
+end
+$$;
+
+COMMENT ON FUNCTION bridge.utf8_text(p_text text) IS 'Returns a text with each character that UTF-8 does not have replaced by its bytes in hexadecimal, such as <98>. Only databases with another encoding have such characters.';
 
 CREATE FUNCTION bridge.wake_couriers() RETURNS void
     LANGUAGE sql
@@ -1589,38 +2091,46 @@ COMMENT ON COLUMN bridge.console_sessions.token_source IS 'Where the token is th
 COMMENT ON COLUMN bridge.console_sessions.token_id IS 'The token''s id in its source; its rights are looked up on every request. Null for setting.';
 
 CREATE TABLE bridge.dead_letters (
-    outbox_id bigint NOT NULL,
+    outbox_id bigint,
     event_type text NOT NULL,
-    payload jsonb NOT NULL,
+    payload jsonb,
     captured_at timestamp with time zone NOT NULL,
     reason text NOT NULL,
-    recorded_at timestamp with time zone DEFAULT now() NOT NULL
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
+    id bigint NOT NULL,
+    webhook_id bigint,
+    event_id bigint,
+    event_recorded_at timestamp with time zone,
+    committed_at timestamp with time zone,
+    CONSTRAINT dead_letters_kind_known CHECK ((((num_nonnulls(outbox_id, payload) = 2) AND (num_nonnulls(webhook_id, event_id, event_recorded_at) = 0)) OR ((num_nonnulls(outbox_id, payload) = 0) AND (num_nonnulls(webhook_id, event_id, event_recorded_at) = 3))))
 );
 
-COMMENT ON TABLE bridge.dead_letters IS 'Events whose payload PostgreSQL could not process in the drain. An event with _capture_error took the place of each.';
+COMMENT ON TABLE bridge.dead_letters IS 'Events that PostgreSQL could not process in the drain, and deliveries that it could neither queue nor log. An event with _capture_error took the place of each event, unless that failed as well.';
 
-COMMENT ON COLUMN bridge.dead_letters.outbox_id IS 'outbox.id.';
+COMMENT ON COLUMN bridge.dead_letters.outbox_id IS 'The event''s outbox.id; null for a delivery.';
 
-COMMENT ON COLUMN bridge.dead_letters.payload IS 'The original payload. Reading it as text may fail as well.';
+COMMENT ON COLUMN bridge.dead_letters.payload IS 'The event''s original payload; null for a delivery. Reading it as text may fail as well.';
 
-COMMENT ON COLUMN bridge.dead_letters.reason IS 'The error of the drain.';
+COMMENT ON COLUMN bridge.dead_letters.captured_at IS 'When the trigger fired.';
 
-CREATE TABLE bridge.deferred_events (
-    event_id bigint NOT NULL,
-    event_recorded_at timestamp with time zone NOT NULL,
-    event_type text NOT NULL,
-    captured_at timestamp with time zone NOT NULL,
-    committed_at timestamp with time zone NOT NULL,
-    from_webhook_id bigint NOT NULL
+COMMENT ON COLUMN bridge.dead_letters.reason IS 'PostgreSQL''s error.';
+
+COMMENT ON COLUMN bridge.dead_letters.webhook_id IS 'The delivery''s webhook; null for an event.';
+
+COMMENT ON COLUMN bridge.dead_letters.event_id IS 'The delivery''s event in the log; null for an event.';
+
+COMMENT ON COLUMN bridge.dead_letters.event_recorded_at IS 'events.recorded_at of the delivery''s event.';
+
+COMMENT ON COLUMN bridge.dead_letters.committed_at IS 'delivery_queue.committed_at of a delivery.';
+
+ALTER TABLE bridge.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME bridge.dead_letters_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
-
-COMMENT ON TABLE bridge.deferred_events IS 'Published events that are not queued for all of their webhooks yet. The drain inserts, queue_deferred deletes.';
-
-COMMENT ON COLUMN bridge.deferred_events.event_recorded_at IS 'events.recorded_at.';
-
-COMMENT ON COLUMN bridge.deferred_events.committed_at IS 'delivery_queue.committed_at.';
-
-COMMENT ON COLUMN bridge.deferred_events.from_webhook_id IS 'Deliveries to webhooks with this id or a higher one are still to be created.';
 
 CREATE TABLE bridge.deleted_webhooks (
     id bigint NOT NULL,
@@ -1658,48 +2168,6 @@ COMMENT ON COLUMN bridge.delivery_attempts.response_body IS 'First 16 KiB of the
 COMMENT ON COLUMN bridge.delivery_attempts.failure IS 'Kind of failure: http_4xx, http_5xx, timeout_connect, dns, … (listed in bridge/delivery/retry.py); null on success.';
 
 COMMENT ON COLUMN bridge.delivery_attempts.error_message IS 'Why the attempt failed; null on success.';
-
-CREATE TABLE bridge.delivery_log (
-    id bigint NOT NULL,
-    webhook_id bigint NOT NULL,
-    event_id bigint NOT NULL,
-    event_recorded_at timestamp with time zone NOT NULL,
-    event_type text NOT NULL,
-    status text NOT NULL,
-    captured_at timestamp with time zone,
-    committed_at timestamp with time zone,
-    created_at timestamp with time zone NOT NULL,
-    claimed_at timestamp with time zone,
-    sent_at timestamp with time zone,
-    acknowledged_at timestamp with time zone,
-    finished_at timestamp with time zone DEFAULT now() NOT NULL,
-    attempt_number integer NOT NULL,
-    response_status integer,
-    response_body text,
-    error_message text,
-    CONSTRAINT delivery_log_status_known CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
-)
-PARTITION BY LIST (status);
-
-COMMENT ON TABLE bridge.delivery_log IS 'Finished deliveries, one row each. Partitioned by outcome and then by day, so that successes and failures can be kept for different times.';
-
-COMMENT ON COLUMN bridge.delivery_log.id IS 'delivery_queue.id.';
-
-COMMENT ON COLUMN bridge.delivery_log.status IS 'success: answered with 2xx. failed: given up.';
-
-COMMENT ON COLUMN bridge.delivery_log.captured_at IS 'events.occurred_at.';
-
-COMMENT ON COLUMN bridge.delivery_log.committed_at IS 'events.committed_at or, if that is unknown, captured_at, which is slightly earlier.';
-
-COMMENT ON COLUMN bridge.delivery_log.claimed_at IS 'When a courier claimed it for its last attempt.';
-
-COMMENT ON COLUMN bridge.delivery_log.sent_at IS 'When the last attempt began, by the database''s clock.';
-
-COMMENT ON COLUMN bridge.delivery_log.acknowledged_at IS 'When the receiver''s 2xx arrived, by the database''s clock; null if it failed.';
-
-COMMENT ON COLUMN bridge.delivery_log.attempt_number IS 'Total number of attempts.';
-
-COMMENT ON COLUMN bridge.delivery_log.response_body IS 'First 16 KiB of the last response.';
 
 CREATE TABLE bridge.delivery_log_failed (
     id bigint CONSTRAINT delivery_log_id_not_null NOT NULL,
@@ -2091,6 +2559,7 @@ END) STORED NOT NULL,
     CONSTRAINT webhooks_rate_per_second_range CHECK (((rate_per_second >= (0.001)::double precision) AND (rate_per_second <= (100000)::double precision))),
     CONSTRAINT webhooks_retry_schedule_range CHECK ((((cardinality(retry_schedule) >= 1) AND (cardinality(retry_schedule) <= 100)) AND (array_ndims(retry_schedule) = 1) AND (array_position(retry_schedule, NULL::double precision) IS NULL) AND ((0)::double precision <= ALL (retry_schedule)) AND ((2592000)::double precision >= ALL (retry_schedule)))),
     CONSTRAINT webhooks_secret_not_empty CHECK ((secret <> ''::text)),
+    CONSTRAINT webhooks_texts_readable CHECK (((getdatabaseencoding() = 'UTF8'::name) OR (bridge.utf8_text(concat_ws(' '::text, name, url, event_type, description, (filter)::text, secret, previous_secret)) = concat_ws(' '::text, name, url, event_type, description, (filter)::text, secret, previous_secret)))),
     CONSTRAINT webhooks_texts_without_controls CHECK (((((name || url) || event_type) || COALESCE(translate(description, ((chr(9) || chr(10)) || chr(13)), ''::text), ''::text)) !~ '[\u0001-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]'::text)),
     CONSTRAINT webhooks_timeout_seconds_range CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 120)))
 )
@@ -2257,7 +2726,7 @@ ALTER TABLE ONLY bridge.console_sessions
     ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (session_hash);
 
 ALTER TABLE ONLY bridge.dead_letters
-    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (outbox_id);
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY bridge.deferred_events
     ADD CONSTRAINT deferred_events_pkey PRIMARY KEY (event_id);
@@ -2325,6 +2794,10 @@ CREATE INDEX console_sessions_expiry ON bridge.console_sessions USING btree (exp
 COMMENT ON INDEX bridge.console_sessions_expiry IS 'create_session: expired sessions.';
 
 COMMENT ON INDEX bridge.console_sessions_pkey IS 'use_session: the cookie of a browser.';
+
+CREATE INDEX dead_letters_outbox_id ON bridge.dead_letters USING btree (outbox_id);
+
+COMMENT ON INDEX bridge.dead_letters_outbox_id IS 'set_event_aside: the dead letter that an event replaces.';
 
 CREATE INDEX delivery_attempts_delivery ON ONLY bridge.delivery_attempts USING btree (delivery_id, attempt_number);
 
@@ -2455,6 +2928,10 @@ REVOKE ALL ON FUNCTION bridge.continue_redelivery() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.create_partitions(p_first_day date, p_days integer) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.dead_letters_page(p_dead_letter_id bigint, p_before_id bigint, p_limit bigint, p_bytes bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.drop_dead_letter(p_dead_letter_id bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.drop_expired_partition(p_parent text, p_keep_days integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.emit(p_event_type text, p_payload jsonb) FROM PUBLIC;
@@ -2469,7 +2946,11 @@ REVOKE ALL ON FUNCTION bridge.forgive_webhook() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.give_event_ids(p_last_id bigint) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.give_up_next(p_webhook_id bigint, p_reason text, OUT delivery_id bigint, OUT event_id bigint, OUT attempt_number integer) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.is_event_type(p_text text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.is_of_values(p_sqlstate text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.is_ours(p_xid xid) FROM PUBLIC;
 
@@ -2478,6 +2959,8 @@ REVOKE ALL ON FUNCTION bridge.is_scope(p_scope text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.lead() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.leader_pid() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.log_apart(p_delivery bridge.delivery_log, p_reason text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.log_bounds(OUT missing_through bigint, OUT newest_id bigint) FROM PUBLIC;
 
@@ -2503,6 +2986,8 @@ REVOKE ALL ON FUNCTION bridge.payload_text(p_event_id bigint, p_recorded_at time
 
 REVOKE ALL ON FUNCTION bridge.queue_deferred(p_deliveries integer, p_milliseconds integer, OUT deliveries bigint, OUT is_empty boolean) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.queue_deliveries(p_event bridge.deferred_events, p_webhook_ids bigint[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.redeliver(p_delivery_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.redeliver_failed(p_webhook_id bigint, p_since timestamp with time zone, p_until timestamp with time zone, p_dry_run boolean, p_per_second double precision) FROM PUBLIC;
@@ -2515,15 +3000,25 @@ REVOKE ALL ON FUNCTION bridge.requeue_batch(p_webhook_id bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.retry_dead_letter(p_dead_letter_id bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.ring() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.sequences_behind(p_event_id bigint, p_outbox_id bigint) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION bridge.set_event_aside(p_outbox_id bigint, p_reason text, OUT dead_letter_id bigint, OUT event_type text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.settle_apart(p_delivery_id bigint, p_lease_token uuid, p_attempt_number integer, p_started_at timestamp with time zone, p_finished_at timestamp with time zone, p_outcome text, p_retry_seconds double precision, p_response_status integer, p_response_body text, p_failure text, p_error_message text, p_reason text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION bridge.shift_times() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.storable_text(p_utf8 bytea) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.take_note(p_topic text, p_key text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.to_filter(p_filter text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.utf8_text(p_text text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.wake_couriers() FROM PUBLIC;
 

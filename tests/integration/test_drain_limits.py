@@ -141,7 +141,7 @@ async def test_event_that_cannot_be_drained_is_set_aside(
     ]
     assert [event.id for event in relayed.events] == sorted({e.id for e in relayed.events})
     kept = bot.execute(
-        "select outbox_id, payload ->> 'username', reason from bridge.dead_letters order by 1"
+        "select id, payload ->> 'username', reason from bridge.dead_letters order by 1"
     ).fetchall()
     assert [(name, reason) for _, name, reason in kept] == [
         (f"bad {number}", "no way") for number in (0, 7, 29)
@@ -150,6 +150,42 @@ async def test_event_that_cannot_be_drained_is_set_aside(
         number for number, _, _ in kept
     ]
     assert [each["event"] for each in logs].count("event_set_aside") == 3
+
+
+async def test_event_whose_replacement_fails_is_only_kept(bridge_url: str, bot: Bot) -> None:
+    bot.execute(
+        """
+        alter table bridge.events add constraint foreign_check check (payload ? 'username');
+        alter table bridge.outbox add constraint foreign_check
+            check (event_type <> 'mine' or payload ? 'b');
+        """
+    )
+    with bot.transaction():
+        bot.execute("select bridge.emit('theirs', '{\"a\": 1}'), bridge.emit('mine', '{\"b\": 1}')")
+        sign_up(bot, "after")
+    with capture_logs() as logs:
+        async with relaying(bridge_url) as relayed:
+            await relayed.until_count(1)
+            await until_true(bot, "not exists (select from bridge.outbox)")
+    assert [event.event_type for event in relayed.events] == ["user.created"]
+    assert bot.execute("select event_type from bridge.dead_letters order by id").fetchall() == [
+        ("theirs",),
+        ("mine",),
+    ]
+    assert "database_task_failed" not in {entry["event"] for entry in logs}
+
+
+async def test_times_beyond_those_of_clients_stop_nothing(bridge_url: str, bot: Bot) -> None:
+    bot.execute(
+        "insert into bridge.outbox (event_type, payload, captured_at)"
+        " select 'a', '{}', at::timestamptz"
+        " from unnest('{infinity,-infinity,20000-01-01,0044-03-15 BC,2026-01-01}'::text[]) as at"
+    )
+    async with relaying(bridge_url) as leader, relaying(bridge_url) as follower:
+        await leader.until_count(5)
+        await follower.until_count(5)
+    assert [event.occurred_at.year for event in leader.events] == [9999, 1, 9999, 1, 2026]
+    assert [event.wire() for event in leader.events] == [e.wire() for e in follower.events]
 
 
 @pytest.mark.usefixtures("short_limit")

@@ -345,6 +345,10 @@ async def test_openapi_document_lists_every_response(bridge_url: str) -> None:
         ("POST", "/webhooks/{webhook_id}/redelivery/cancel"): {"200", "404"} | guarded,
         ("GET", "/deliveries/{delivery_id}"): {"200", "404"} | guarded,
         ("POST", "/deliveries/{delivery_id}/redeliver"): {"202", "404", "409"} | guarded,
+        ("GET", "/dead-letters"): {"200"} | guarded,
+        ("GET", "/dead-letters/{dead_letter_id}"): {"200", "404"} | guarded,
+        ("POST", "/dead-letters/{dead_letter_id}/retry"): {"204", "404", "409"} | guarded,
+        ("DELETE", "/dead-letters/{dead_letter_id}"): {"204", "404"} | guarded,
         ("POST", "/ws/tickets"): {"201"} | guarded,
         ("GET", "/tokens"): {"200"} | guarded,
         ("POST", "/tokens"): {"201", "409"} | with_body,
@@ -353,6 +357,7 @@ async def test_openapi_document_lists_every_response(bridge_url: str) -> None:
     }
     for method, path in PROTECTED:
         path = path.replace("deliveries/1", "deliveries/{delivery_id}")
+        path = path.replace("dead-letters/1", "dead-letters/{dead_letter_id}")
         path = path.replace("1", "{webhook_id}")
         security = document["paths"][path][method.lower()]["security"]
         assert security == [{"Bearer": []}, {"ApiKey": []}]

@@ -201,6 +201,10 @@ NEEDED_WITHIN = {
     ("bridge.audit(text, bigint, text, jsonb)", "execute"),  # audit_change, redeliver
     ("bridge.clock", "select"),  # watch_clock, shift_times
     ("bridge.clock", "update"),  # watch_clock, shift_times
+    ("bridge.dead_letters", "insert"),  # set_event_aside, log_apart, queue_deliveries
+    ("bridge.is_of_values(text)", "execute"),  # set_event_aside, log_apart
+    ("bridge.log_apart(bridge.delivery_log, text)", "execute"),  # settle_apart, give_up_next
+    ("bridge.queue_deliveries(bridge.deferred_events, bigint[])", "execute"),  # queue_deferred
     ("bridge.deferred_events", "update"),  # queue_deferred
     ("bridge.deferred_events", "delete"),  # queue_deferred
     ("bridge.passes(jsonpath, jsonb)", "execute"),  # passing, queue_deferred
@@ -282,6 +286,22 @@ def test_service_role_runs_everything_a_bridge_does(service: Bot, bot: Bot) -> N
         " from done returning 1)"
         " update bridge.webhooks set failed_count = 1 returning id"
     )
+    values(
+        "insert into bridge.deferred_events values (2, now(), 'user.created', now(), now(), 1)"
+        " returning event_id"
+    )
+    values("select is_empty from bridge.queue_deferred(1, 0)")
+    values("select bridge.give_up_next(%s, 'no')", webhook)
+    aside = "select dead_letter_id from bridge.set_event_aside(%s, 'no')"
+    for number in (10, 11):
+        values(
+            "insert into bridge.outbox (id, event_type, payload) overriding system value"
+            " values (%s, 'x', '{}') returning id",
+            number,
+        )
+    assert [values(aside, number) for number in (10, 11)] == [[(1,)], [(2,)]]
+    assert len(values("select id from bridge.dead_letters_page(null, null, 9, 9)")) == 2
+    values("select bridge.retry_dead_letter(1), bridge.drop_dead_letter(2)")
     since = "now() - interval '1 hour'"
     assert values(f"select bridge.redeliver_failed(%s, {since})", webhook) == [(1,)]
     values("select bridge.pause_webhook(%s), bridge.resume_webhook(%s)", webhook, webhook)

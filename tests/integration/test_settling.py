@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 import trio
 from asyncpg import DiskFullError
+from structlog.testing import capture_logs
 
 from bridge.assets import query
 from bridge.database.errors import DatabaseUnavailable, DeadlockError
@@ -26,7 +27,7 @@ from tests.integration.delivering import (
     settle,
 )
 from tests.receiver import Request, answer, hang, receiving
-from tests.waiting import until_true
+from tests.waiting import until, until_true
 from tests.webhook_rows import add_webhook
 
 
@@ -215,8 +216,8 @@ async def test_result_without_possible_partition_blocks_no_other(
     async with receiving() as receiver, delivering(bridge_url):
         webhook = add_webhook(bot, receiver.url())
         poison, fine = enqueue(bot, webhook, count=2)
-        await until_true(bot, "count(*) = 1 from bridge.delivery_log")
-    assert delivery(bot, fine)["status"] == "success"
+        await until_true(bot, "count(*) = 2 from bridge.delivery_log")
+    assert {delivery(bot, number)["status"] for number in (poison, fine)} == {"success"}
 
 
 async def test_settling_is_retried_after_a_deadlock(
@@ -252,22 +253,80 @@ def refuse_attempts_of(bot: Bot, number: int) -> None:
     )
 
 
-async def test_rejected_result_blocks_no_other(bridge_url: str, bot: Bot) -> None:
-    refuse_attempts_of(bot, 3)
-    async with receiving() as receiver, delivering(bridge_url):
-        enqueue(bot, add_webhook(bot, receiver.url()), count=5)
-        await until_true(bot, "count(*) = 4 from bridge.delivery_log")
-    assert bot.execute("select id from bridge.delivery_queue").fetchall() == [(3,)]
+@pytest.mark.parametrize(
+    ("table", "condition", "path", "ends"),
+    [
+        ("delivery_attempts", "new.delivery_id = 3", "/", ("success", None)),
+        ("delivery_attempts", "new.delivery_id = 3", "/oops", ("pending", "500")),
+        (
+            "delivery_queue",
+            "new.id = 3 and new.attempt_number > 0",
+            "/oops",
+            ("failed", "cannot queue"),
+        ),
+        ("delivery_log", "new.id = 3 and new.status = 'success'", "/", ("failed", "cannot log")),
+        ("delivery_log", "new.id = 3", "/", None),
+        (
+            "webhooks",
+            "new.success_count > old.success_count and new.id = 1",
+            "/",
+            ("success", None),
+        ),
+    ],
+    ids=["attempt", "attempt to be retried", "retry", "success", "every log row", "counters"],
+)
+async def test_rejected_result_blocks_no_other(
+    bridge_url: str,
+    bot: Bot,
+    table: str,
+    condition: str,
+    path: str,
+    ends: tuple[str, str | None] | None,
+) -> None:
+    # As a trigger of someone else.
+    on = "insert" if table in ("delivery_attempts", "delivery_log") else "update"
+    bot.execute(
+        f"""
+        create function refuse() returns trigger language plpgsql as
+        $$ begin if {condition} then raise 'refused'; end if; return new; end $$;
+        create trigger refuse before {on} on bridge.{table}
+            for each row execute function refuse();
+        """.encode()
+    )
+    with capture_logs() as logs:
+        async with receiving() as receiver, delivering(bridge_url, schedule=(0, 3600)):
+            receiver.behaviours["/oops"] = answer("500 Oops")
+            bad = add_webhook(bot, receiver.url(path))
+            fine = add_webhook(bot, receiver.url())
+            numbers = [enqueue(bot, webhook)[0] for webhook in (fine, fine, bad, fine)]
+            await until_true(bot, "count(*) >= 3 from bridge.delivery_log")
+            await until(lambda: "result_rejected" in {entry["event"] for entry in logs})
+    assert numbers[2] == 3
+    assert {delivery(bot, number)["status"] for number in (1, 2, 4)} == {"success"}
+    letters = bot.execute("select webhook_id, reason from bridge.dead_letters").fetchall()
+    if ends is None:
+        assert letters == [(bad, "refused")]
+        assert bot.execute("select from bridge.delivery_queue").fetchall() == []
+    else:
+        status, error = ends
+        row = delivery(bot, 3)
+        assert row["status"] == status
+        assert (error or "") in (row["error_message"] or "")
+        assert letters == []
+    assert len(receiver.requests) == 4
+    [rejected] = [entry for entry in logs if entry["event"] == "result_rejected"]
+    assert rejected["delivery_id"] == 3
 
 
-async def test_results_settled_one_by_one_are_not_repeated(
+async def test_results_settled_in_parts_are_not_repeated(
     bridge_url: str, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_attempts_of(bot, 3)
     sizes: list[int] = []
+    is_lost: list[bool] = []
     fetch = Database.fetch
 
-    async def lost_at_the_fourth_alone(self: Database, name: str, *values: Any) -> list[Row]:
+    async def lost_at_the_first_alone(self: Database, name: str, *values: Any) -> list[Row]:
         if name == "settle":
             size = len(values[0])
             if size < 5 and not sizes:
@@ -275,13 +334,37 @@ async def test_results_settled_one_by_one_are_not_repeated(
                 await trio.sleep(0.01)
                 raise DeadlockError("deadlock detected")
             sizes.append(size)
-            if sizes == [5, 1, 1, 1, 1]:
+            if len(sizes) > 1 and not is_lost and size == 1:
+                is_lost.append(True)
                 raise DatabaseUnavailable("gone")
         return await fetch(self, name, *values)
 
-    monkeypatch.setattr(Database, "fetch", lost_at_the_fourth_alone)
+    monkeypatch.setattr(Database, "fetch", lost_at_the_first_alone)
     async with receiving() as receiver, delivering(bridge_url):
         enqueue(bot, add_webhook(bot, receiver.url(), max_concurrency=5), count=5)
-        await until_true(bot, "count(*) = 4 from bridge.delivery_log")
-    assert sizes[:5] == [5, 1, 1, 1, 1]
+        await until_true(bot, "count(*) = 5 from bridge.delivery_log")
+    assert sizes[:2] == [5, 3]
+    assert len(receiver.requests) == 5
     assert bot.execute("select success_count from bridge.webhooks").fetchone() == (4,)
+
+
+async def test_rejected_counts_stop_nothing(bridge_url: str, bot: Bot) -> None:
+    async with receiving() as receiver:
+        # Its successes are counted later, however long this test takes.
+        later = datetime.now(UTC) + timedelta(hours=1)
+        webhook = add_webhook(bot, receiver.url(), last_triggered_at=later)
+        bot.execute(
+            f"""
+            create function refuse() returns trigger language plpgsql as
+            $$ begin raise 'refused'; end $$;
+            create trigger refuse before update on bridge.webhooks
+                for each row when (new.id = {webhook}) execute function refuse();
+            """.encode()
+        )
+        with capture_logs() as logs:
+            async with delivering(bridge_url):
+                enqueue(bot, webhook, count=2)
+                await until_true(bot, "count(*) = 2 from bridge.delivery_log")
+                await until(lambda: "counts_rejected" in {entry["event"] for entry in logs})
+    assert "database_task_failed" not in {entry["event"] for entry in logs}
+    assert bot.execute("select sum(attempts[1]) from bridge.uncounted_successes").fetchone() == (2,)

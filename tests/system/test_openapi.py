@@ -78,6 +78,11 @@ async def test_bridge_conforms_to_its_openapi_document(
                 webhook = (await client.post("/webhooks", json=form)).json()
                 document = (await client.get("/openapi.json")).json()
             delivery = add_finished(bot, webhook["id"], "failed")
+            bot.execute(
+                "insert into bridge.dead_letters"
+                " (outbox_id, event_type, payload, captured_at, reason)"
+                " select n, 'a.b', '{\"n\": 1}', now(), 'no way' from generate_series(1, 1000) as n"
+            )
             ran = await schemathesis(
                 bridge.rest_url, report, TOKEN=TOKEN, DELIVERY_ID=str(delivery)
             )

@@ -181,6 +181,8 @@ async def test_proxy_routes_only_the_bridges_paths_to_the_bridge(
             "/webhooks/stats",
             "/webhooks?limit=1",
             "/deliveries/1",
+            "/dead-letters",
+            "/dead-letters/1",
             "/events?since=0",
             "/ws/tickets",
             "/console",

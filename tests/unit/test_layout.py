@@ -404,7 +404,7 @@ def test_every_picture_exists_in_light_and_dark(page: str) -> None:
 
 def test_console_page_lists_every_page_with_its_scope() -> None:
     text = (ROOT / "docs" / "console.md").read_text("utf-8")
-    rows = re.findall(r"^\| ([A-Z]\w+) \| (?:any|`([a-z:]+)`)", text, re.MULTILINE)
+    rows = re.findall(r"^\| ([A-Z][\w ]+) \| (?:any|`([a-z:]+)`)", text, re.MULTILINE)
     assert rows == [(title, scope or "") for _, _, title, scope in ROOMS]
 
 

@@ -19,6 +19,8 @@ NOTHING: Row = {
     "outbox_oldest_seconds": None,
     "deferred_count": 0,
     "deferred_oldest_seconds": None,
+    "dead_letters_count": 0,
+    "dead_letters_oldest_seconds": None,
     "due_count": 0,
     "scheduled_count": 0,
     "held_count": 0,
@@ -222,6 +224,7 @@ def test_json_has_the_documented_names() -> None:
         "commit_to_acknowledged": unknown,
         "outbox": {"count": 0, "more": False, "oldest_seconds": None},
         "deferred": {"count": 0, "more": False, "oldest_seconds": None},
+        "dead_letters": {"count": 0, "more": False, "oldest_seconds": None},
         "delivery_queue": {
             "due": none,
             "scheduled": none,

@@ -27,6 +27,8 @@ def figures(*, busy: bool) -> Overview:
         "outbox_oldest_seconds": 3.5 if busy else None,
         "deferred_count": 0,
         "deferred_oldest_seconds": None,
+        "dead_letters_count": 0,
+        "dead_letters_oldest_seconds": None,
         "due_count": 7 * busy,
         "scheduled_count": 5 * busy,
         "held_count": 0,

@@ -13,6 +13,7 @@ from bridge.operations.doctor.framework import (
     warning,
 )
 from bridge.operations.formatting import format_seconds
+from bridge.operations.overview import Counted
 
 
 def triggers_fire(context: Context) -> Verdicts:
@@ -100,6 +101,25 @@ def paused_rules(context: Context) -> Verdicts:
             "run: pgbridge capture resume",
         )
     return ok("no rule is paused")
+
+
+def dead_letters(context: Context) -> Verdicts:
+    """Check for events and deliveries that PostgreSQL could not process."""
+    rows = context.fetch("first_dead_letters")
+    if not rows:
+        return ok("there are no dead letters")
+    first = [
+        f"{row['id']}: {row['event_type']}"
+        + ("" if row["webhook_id"] is None else f" for webhook {row['webhook_id']}")
+        + f", {format_seconds(row['seconds'])} ago ({' '.join(row['reason'].split())})"
+        for row in rows
+    ]
+    return error(
+        f"{Counted.of(rows[0]['total'])} dead letters; {'; '.join(first)}",
+        "PostgreSQL could not process these events or deliveries, so they were set aside",
+        "remove the cause, then run: pgbridge dead-letters retry ID; or: pgbridge dead-letters "
+        "drop ID",
+    )
 
 
 def capture_errors(context: Context) -> Verdicts:

@@ -42,6 +42,7 @@ CHECKS: tuple[Check, ...] = (
     capture.table_owners,
     capture.paused_rules,
     capture.capture_errors,
+    capture.dead_letters,
     secrets.webhook_secrets,
     access.bot_tokens,
 )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from bridge.access.authenticator import TooManyFailuresError, TooManyTicketsError
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Row
+from bridge.database.queries import unrepresentable
 from bridge.web.http.body import invalid
 from bridge.webhooks.errors import InvalidInputError, NotFoundError, WebhookError
 
@@ -103,6 +104,15 @@ NO_REDELIVERY: Responses = {
     )
 }
 NO_DELIVERY: Responses = {404: _problem("The delivery does not exist", "Delivery not found")}
+NO_DEAD_LETTER: Responses = {
+    404: _problem("The dead letter does not exist", "Dead letter not found")
+}
+CANNOT_BE_RETRIED: Responses = {
+    409: _problem(
+        "The webhook has been deleted, or the database still rejects it",
+        "the webhook of dead letter 7 is deleted",
+    )
+}
 CANNOT_BE_SENT: Responses = {
     409: _problem(
         "The webhook has been deleted, or the event has expired",
@@ -157,4 +167,6 @@ def answer_of(error: Exception) -> HTTPException | None:
             return later(503, "Database unavailable")
         case DatabaseError() if str(error.sqlstate).startswith(TRANSIENT):
             return later(503, "Database unavailable")
+        case DatabaseError() if problem := unrepresentable(error):
+            return invalid(message=f"the request {problem}")
     return None

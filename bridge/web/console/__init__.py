@@ -2,6 +2,7 @@
 
 from bridge.web.console import (
     changes,
+    dead_letters,
     deliveries,
     entrance,
     events,
@@ -11,5 +12,5 @@ from bridge.web.console import (
     webhooks,
 )
 
-ROOMS = (static, entrance, overview, events, webhooks, deliveries, tokens, changes)
+ROOMS = (static, entrance, overview, events, webhooks, deliveries, dead_letters, tokens, changes)
 ROUTERS = tuple(router for room in ROOMS for router in room.ROUTERS)

@@ -194,4 +194,7 @@ def _error_page(request: Request, error: Exception) -> Response:
     if answer is None:
         log_failure(request.scope, error)
         return error_page(request, 500)
-    return error_page(request, answer.status_code, str(answer.detail), answer.headers)
+    detail: object = answer.detail
+    if isinstance(detail, list):  # of a 422
+        detail = "; ".join(each["msg"] for each in detail)
+    return error_page(request, answer.status_code, str(detail), answer.headers)

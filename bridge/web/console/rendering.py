@@ -40,6 +40,7 @@ ROOMS: Final = (
     ("events", "events", "Events", EVENTS_READ),
     ("webhooks", "webhooks", "Webhooks", WEBHOOKS_READ),
     ("deliveries", "deliveries", "Deliveries", WEBHOOKS_READ),
+    ("dead_letters", "dead-letters", "Dead letters", WEBHOOKS_READ),
     ("tokens", "tokens", "Tokens", ADMIN),
     ("changes", "audit", "Changes", ADMIN),
 )

@@ -1,5 +1,6 @@
 """What schemathesis cannot read from the schema: formats, and rules between fields."""
 
+import itertools
 import os
 from typing import Any
 
@@ -21,6 +22,8 @@ schemathesis.openapi.format("jsonpath", _PREDICATES)
 #: Other values that pydantic accepts as booleans.
 _FLAGS = {"0", "1", "0.0", "1.0", "-0.0", "f", "n", "no", "off", "on", "t", "y", "yes"}
 
+_DEAD_LETTERS = itertools.count(2)
+
 
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
@@ -41,3 +44,6 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     if not is_negative and len(str(path.get("delivery_id", ""))) == 1:
         # No request creates a delivery.
         path["delivery_id"] = int(os.environ["DELIVERY_ID"])
+    if not is_negative and len(str(path.get("dead_letter_id", ""))) == 1:
+        # No request creates a dead letter. Those that are read stay; the others are used up.
+        path["dead_letter_id"] = 1 if case.method == "GET" else next(_DEAD_LETTERS)

@@ -1,0 +1,3 @@
+-- Deletes a dead letter.
+-- $1 dead letter
+select bridge.drop_dead_letter($1);
