@@ -5,9 +5,11 @@
 -- schema.
 with rule as materialized (
     select name, table_name, function_sql,
-           parse_ident(table_name) as table_parts,
-           parse_ident(function_name) as function_parts
+           -- It fails for text that is no name, which only a change by hand can have left there.
+           case when table_name ~ is_name then parse_ident(table_name) end as table_parts,
+           case when function_name ~ is_name then parse_ident(function_name) end as function_parts
     from bridge.capture_rules
+    cross join (values ('^("([^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)(\.("([^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*))?$')) as pattern(is_name)
     where paused_at is null
 ), setting as (
     -- Of the whole database; doctor also names settings of single roles.

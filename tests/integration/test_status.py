@@ -103,7 +103,7 @@ def test_status_of_a_busy_bridge(bridge_url: str, bot: Bot) -> None:
 
 
 def test_blind_rules_are_named(bridge_url: str, bot: Bot) -> None:
-    bot.execute("drop trigger bridge_001_user_created on public.users")
+    bot.execute('drop trigger "#bridge_001_user_created" on public.users')
     status = status_of(bridge_url)
     words = dict(status.lines())["captures nothing"]
     assert words == "user.created: its trigger was dropped; run: pgbridge doctor"
