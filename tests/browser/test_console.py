@@ -212,7 +212,7 @@ def test_pages_without_scope_are_not_linked(
     )
     sign_in(page, token="narrow")
     rooms = page.get_by_role("navigation", name="Sections").get_by_role("link")
-    expect(rooms).to_have_text(["Overview", "Webhooks", "Deliveries"])
+    expect(rooms).to_have_text(["Overview", "Webhooks", "Deliveries", "Dead letters"])
     expect(page.get_by_text(HOSTILE)).to_be_visible()
     page.goto("/console/events")
     expect(page.get_by_role("heading", level=1)).to_have_text("Not allowed")
