@@ -35,13 +35,8 @@ Row = Mapping[str, Any]
 STATEMENT_SECONDS = 30.0
 # PgBouncer accepts these settings and rejects clients that send others.
 _POOLED = {"application_name": "pgbridge", "timezone": "UTC"}
-# With these keepalives the server detects a vanished bridge within about half a minute and frees
-# its leader lock.
 _SESSION = {
     **_POOLED,
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
     "search_path": "pg_catalog, pg_temp",
     "jit": "off",
 }
@@ -179,8 +174,13 @@ class Database:
         """
         rows: list[Row] = []
         with translated(), trio.CancelScope(shield=True):
-            rows = await aio_as_trio(work)(*arguments)
-        return rows  # noqa: RET504 - mypy: the scope might swallow what it cancels
+            try:
+                rows = await aio_as_trio(work)(*arguments)
+            except TimeoutError:
+                # The other connections lead to the same peer, which does not answer.
+                await aio_as_trio(self._pool.expire_connections)()
+                raise
+        return rows
 
     @property
     def pooled(self) -> tuple[int, int]:
@@ -326,7 +326,7 @@ async def _finish_limits(connection: asyncpg.Connection) -> None:
     """
     if await connection.fetchval("select pg_backend_pid()") != connection.get_server_pid():
         return
-    await connection.execute(NEUTRAL_SQL)
+    await connection.execute(f"{NEUTRAL_SQL}; {limits.KEEPALIVES}")
     if connection.get_server_version() >= limits.TRANSACTION_TIMEOUT_SINCE:
         await connection.execute(limits.NO_TRANSACTION_TIMEOUT.format("session"))
     with suppress(asyncpg.InvalidParameterValueError):

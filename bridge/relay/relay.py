@@ -16,6 +16,7 @@ from datetime import datetime
 import structlog
 import trio
 
+from bridge.database import limits
 from bridge.database.clock import ServerClock
 from bridge.database.errors import (
     DatabaseError,
@@ -127,7 +128,7 @@ class Relay:
         Raises:
             DatabaseUnavailable: the connection is lost. Run again: no events are lost.
         """
-        async with self._database.connect() as connection:
+        async with self._database.connect(seconds=limits.RELAY_SECONDS) as connection:
             rung = WakeUp()
             connection.on_loss(rung.signal)
             # Listen before the first drain, so that no commit falls in between.
