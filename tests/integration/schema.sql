@@ -1111,6 +1111,25 @@ $$;
 
 COMMENT ON FUNCTION bridge.take_note(p_topic text, p_key text) IS 'Deletes the current transaction''s note and returns it, or null.';
 
+CREATE FUNCTION bridge.takeover_obstacle(p_follower oid, p_leader oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case
+        when follower.rolsuper then null
+        when leader.rolsuper then 'run all bridges as the same login, which need not be a superuser'
+        when pg_has_role(follower.oid, leader.oid, 'usage') then null
+        when pg_has_role(follower.oid, 'pg_signal_backend', 'usage')
+             and pg_has_role(follower.oid, 'pg_read_all_stats', 'usage') then null
+        else format('run all bridges as the same login, or run: grant pg_signal_backend, pg_read_all_stats to %I',
+                    follower.rolname)
+    end
+    from pg_roles follower, pg_roles leader
+    where follower.oid = p_follower and leader.oid = p_leader
+$$;
+
+COMMENT ON FUNCTION bridge.takeover_obstacle(p_follower oid, p_leader oid) IS 'Returns what to do so that one role can see and end the sessions of another, or null if it can. A bridge needs that to take over from a leader that is frozen.';
+
 CREATE FUNCTION bridge.to_filter(p_filter text) RETURNS jsonpath
     LANGUAGE plpgsql IMMUTABLE STRICT
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2249,6 +2268,8 @@ REVOKE ALL ON FUNCTION bridge.resume_webhook(p_webhook_id bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.ring() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.take_note(p_topic text, p_key text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.takeover_obstacle(p_follower oid, p_leader oid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.to_filter(p_filter text) FROM PUBLIC;
 

@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     schema.schema_version,
     # These need the current schema.
     sessions.orphans,
+    sessions.takeover,
     schema.outbox,
     schema.deferred,
     schema.doorbell,
