@@ -3,8 +3,8 @@
 While vacuum is held back, a search from the start of a queue passes every delivery settled since
 then. So a claim continues where the last one left off: in a backlog with the first delivery that it
 left, and elsewhere a few seconds back, for deliveries that become visible late. What that misses,
-such as an expired lease of another bridge, the next sweep finds. Sweeps become rarer the longer
-they take.
+such as a lease that expired or whose owner has died, the next sweep finds. Sweeps become rarer the
+longer they take.
 """
 
 from collections import Counter, deque
@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from bridge.database.clock import ServerClock
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Database, Row
 from bridge.delivery.attempt import LARGE_BYTES, Delivery, Event
 
@@ -34,6 +35,9 @@ RECENT_BYTES = 8 * 1024 * 1024
 #: How far a claim looks back where nothing was left: longer than the longest drain, because a
 #: delivery is due from the start of its drain and visible at the end.
 LATE = timedelta(seconds=10)
+#: For this long after a claim failed, this courier may have leases that it does not know of: the
+#: claim was completed, but its answer was lost.
+LOST_ANSWER_SECONDS = 10.0
 #: Columns of a claim that the next claim takes back: where to continue, one element per queue.
 NEXT = ("next_webhook_ids", "next_queues", "next_times", "next_ids")
 
@@ -45,6 +49,7 @@ class Claimer:
         clock: learns the database's time from each claim.
         most_failing: maximum number of deliveries in flight to webhooks that mostly fail.
         schedule: the retry schedule of webhooks without one.
+        owner: identifies this courier in its leases.
     """
 
     def __init__(
@@ -54,11 +59,14 @@ class Claimer:
         *,
         most_failing: int,
         schedule: Sequence[float],
+        owner: int,
     ) -> None:
         self._database = database
         self._clock = clock
         self._most_failing = most_failing
         self._schedule = schedule
+        self._owner = owner
+        self._failed_at = -float("inf")
         # Where to continue in each queue with a backlog, and since when to search all others.
         self._left_off: Sequence[Sequence[object]] = [()] * len(NEXT)
         self._others_since: datetime | None = None
@@ -76,8 +84,14 @@ class Claimer:
         """Make the next claim a sweep."""
         self._must_sweep = True
 
-    async def claim(self, limit: int, held: Collection[Delivery]) -> list[Delivery]:
-        """Lease at most ``limit`` deliveries, beside those that are held already."""
+    async def claim(
+        self, limit: int, held: Collection[Delivery], dead: Sequence[int] = ()
+    ) -> list[Delivery]:
+        """Lease at most ``limit`` deliveries, beside those that are held already.
+
+        Args:
+            dead: owners whose leases count as expired.
+        """
         self.has_cut = False
         used_bytes = _payload_bytes(held)
         if used_bytes >= HELD_BYTES:
@@ -99,7 +113,12 @@ class Claimer:
                 self._most_failing - sum(delivery.is_failing for delivery in held),
                 min(CLAIM_BYTES, HELD_BYTES - used_bytes),
                 [delivery.id for delivery in held],
+                self._owner,
+                [*dead, *self._itself_if_answers_were_lost(started)],
             )
+        except (DatabaseUnavailable, DatabaseError):
+            self._failed_at = trio.current_time()
+            raise
         finally:
             # A sweep that was cancelled because it took too long must not follow itself.
             if is_sweep:
@@ -112,6 +131,9 @@ class Claimer:
         if first["id"] is None:
             return []
         return [self._delivery(row, self._event(row)) for row in rows]
+
+    def _itself_if_answers_were_lost(self, now: float) -> list[int]:
+        return [self._owner] if now - self._failed_at < LOST_ANSWER_SECONDS else []
 
     def _event(self, row: Row) -> Event:
         key = row["event_id"], row["event_recorded_at"]

@@ -1,5 +1,20 @@
--- A bridge takes over from others that are frozen or cut off: it can tell whether it may end the session
--- of the leader.
+-- A bridge takes over from others that are frozen, cut off or dead: it can tell whether it may end the
+-- session of a frozen leader, and leases name their owner, so that those of a dead one need not expire.
+
+create table bridge.couriers (
+    id         bigint      not null,
+    bridge     text        not null,
+    started_at timestamptz not null default now(),
+    constraint couriers_pkey primary key (id)
+);
+comment on table bridge.couriers is
+    'The processes that deliver, one row each. A process lives as long as one of its sessions holds the advisory lock with its id. The row of one that died stays for minutes, until others have sent its deliveries.';
+comment on column bridge.couriers.id is 'Random and new for every process: the key of the advisory lock.';
+comment on column bridge.couriers.bridge is 'host:pid.';
+
+alter table bridge.delivery_queue add column lease_owner bigint;
+comment on column bridge.delivery_queue.lease_owner is
+    'The courier that leased it (couriers.id). When that has died, any courier may claim it. Null: unknown, or not leased.';
 
 create function bridge.takeover_obstacle(p_follower oid, p_leader oid) returns text
 language sql stable

@@ -1363,6 +1363,18 @@ COMMENT ON COLUMN bridge.console_sessions.token_source IS 'Where the token is th
 
 COMMENT ON COLUMN bridge.console_sessions.token_id IS 'The token''s id in its source; its rights are looked up on every request. Null for setting.';
 
+CREATE TABLE bridge.couriers (
+    id bigint NOT NULL,
+    bridge text NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE bridge.couriers IS 'The processes that deliver, one row each. A process lives as long as one of its sessions holds the advisory lock with its id. The row of one that died stays for minutes, until others have sent its deliveries.';
+
+COMMENT ON COLUMN bridge.couriers.id IS 'Random and new for every process: the key of the advisory lock.';
+
+COMMENT ON COLUMN bridge.couriers.bridge IS 'host:pid.';
+
 CREATE TABLE bridge.dead_letters (
     outbox_id bigint NOT NULL,
     event_type text NOT NULL,
@@ -1543,6 +1555,7 @@ CREATE TABLE bridge.delivery_queue (
     response_status integer,
     response_body text,
     error_message text,
+    lease_owner bigint,
     CONSTRAINT delivery_queue_lease_whole CHECK (((leased_until IS NULL) = (lease_token IS NULL)))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000');
@@ -1570,6 +1583,8 @@ COMMENT ON COLUMN bridge.delivery_queue.attempt_number IS 'Attempts so far.';
 COMMENT ON COLUMN bridge.delivery_queue.attempts_before IS 'Attempts before it was redelivered. The retry schedule starts over after them.';
 
 COMMENT ON COLUMN bridge.delivery_queue.response_status IS 'HTTP status of the last attempt.';
+
+COMMENT ON COLUMN bridge.delivery_queue.lease_owner IS 'The courier that leased it (couriers.id). When that has died, any courier may claim it. Null: unknown, or not leased.';
 
 ALTER TABLE bridge.delivery_queue ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.delivery_queue_id_seq
@@ -2015,6 +2030,9 @@ ALTER TABLE ONLY bridge.capture_rules
 
 ALTER TABLE ONLY bridge.console_sessions
     ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (session_hash);
+
+ALTER TABLE ONLY bridge.couriers
+    ADD CONSTRAINT couriers_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY bridge.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (outbox_id);
