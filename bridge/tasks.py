@@ -30,11 +30,13 @@ class WakeUp:
         """Wake the waiting task, or make its next wait return at once."""
         self._signalled.set()
 
-    async def wait(self, seconds: float) -> None:
-        """Wait for a signal since the last return, for at most ``seconds``."""
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a signal since the last return, for at most ``seconds``; return if it came."""
         with trio.move_on_after(seconds):
             await self._signalled.wait()
+        came = self._signalled.is_set()
         self._signalled = trio.Event()
+        return came
 
 
 async def hang_up(stream: trio.SocketStream, seconds: float, most_bytes: float = inf) -> None:

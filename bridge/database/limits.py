@@ -19,12 +19,13 @@ _IDLE: Final = {
     # An idle session is a bridge without work.
     "idle_session_timeout": "0",
 }
-#: The relay's connection, which listens, leads and drains.
+#: The relay's connection, which listens, leads and drains; and the seconds it waits for a result.
 RELAY: Final[Mapping[str, str]] = {
     **_IDLE,
     "statement_timeout": f"{DRAIN_SECONDS}s",
     "lock_timeout": "3s",
 }
+RELAY_SECONDS: Final = 2.0 * DRAIN_SECONDS
 #: The pool: REST, console, claims, settling, upkeep, lookups.
 POOL: Final[Mapping[str, str]] = {**_IDLE, "statement_timeout": "20s", "lock_timeout": "10s"}
 #: Upkeep, which counts a day of a log before it drops it; and the seconds a client waits for that.
@@ -42,6 +43,12 @@ INSTALL_SQL: Final = "; ".join(
 #: for a ``session`` or ``local`` to a transaction.
 TRANSACTION_TIMEOUT_SINCE: Final = (17,)
 NO_TRANSACTION_TIMEOUT: Final = "set {} transaction_timeout = 0"
+#: The server frees the locks of a client whose machine has vanished within about 15 s, and of one
+#: that does not read within 12 s.
+KEEPALIVES: Final = (
+    "set tcp_keepalives_idle = '5s'; set tcp_keepalives_interval = '3s';"
+    " set tcp_keepalives_count = 3; set tcp_user_timeout = '12s'"
+)
 #: How soon a server notices, during a statement, that its client is gone. Fails with
 #: ``invalid_parameter_value`` on platforms that cannot tell, such as Windows.
 CHECK_CLIENT: Final = "set client_connection_check_interval = '1s'"

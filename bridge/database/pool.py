@@ -5,6 +5,7 @@ calls raise ``DatabaseUnavailable``, so callers have one error to retry. Every o
 ``DatabaseError``: a bug or a refused statement.
 """
 
+import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -35,13 +36,8 @@ Row = Mapping[str, Any]
 STATEMENT_SECONDS = 30.0
 # PgBouncer accepts these settings and rejects clients that send others.
 _POOLED = {"application_name": "pgbridge", "timezone": "UTC"}
-# With these keepalives the server detects a vanished bridge within about half a minute and frees
-# its leader lock.
 _SESSION = {
     **_POOLED,
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
     "search_path": "pg_catalog, pg_temp",
     "jit": "off",
 }
@@ -96,15 +92,29 @@ class Connection:
 
 
 class Database:
-    """A connection pool, and a way to open dedicated connections."""
+    """A connection pool, and a way to open dedicated connections.
+
+    Args:
+        key: identifies this process. As long as it lives, its sessions hold the advisory lock with
+            this key, all of them, so that losing one of them does not look like its end.
+        shared: whether a pooler shares the sessions of the pool.
+        pool_holds_key: whether the sessions of the pool are this process's own, and hold the lock.
+    """
 
     def __init__(
-        self, for_sessions: Parameters, pool: asyncpg.Pool, *, shared: bool = False
+        self,
+        for_sessions: Parameters,
+        pool: asyncpg.Pool,
+        *,
+        key: int,
+        shared: bool = False,
+        pool_holds_key: bool = True,
     ) -> None:
         self._for_sessions = for_sessions
         self._pool = pool
-        #: Whether a pooler shares the server's sessions, so that limits must be set for each
-        #: transaction.
+        self.key = key
+        self._pool_holds_key = pool_holds_key
+        # If so, limits must be set for each transaction.
         self._shared = shared
 
     async def fetch(self, name: str, *values: object) -> list[Row]:
@@ -179,14 +189,35 @@ class Database:
         """
         rows: list[Row] = []
         with translated(), trio.CancelScope(shield=True):
-            rows = await aio_as_trio(work)(*arguments)
-        return rows  # noqa: RET504 - mypy: the scope might swallow what it cancels
+            try:
+                rows = await aio_as_trio(work)(*arguments)
+            except TimeoutError:
+                # The other connections lead to the same peer, which does not answer.
+                await aio_as_trio(self._pool.expire_connections)()
+                raise
+        return rows
 
     @property
     def pooled(self) -> tuple[int, int]:
         """Number of busy and of idle connections in the pool."""
         idle: int = self._pool.get_idle_size()
         return self._pool.get_size() - idle, idle
+
+    async def hold_key(self) -> None:
+        """Hold the lock of this process in a session, if a pooler is in front of the pool.
+
+        Otherwise only the relay would hold it, which loses its session on every error.
+
+        Raises:
+            DatabaseUnavailable: the session is lost. Run again.
+        """
+        if self._pool_holds_key:
+            return
+        async with self.connect() as connection:
+            lost = trio.Event()
+            connection.on_loss(lost.set)
+            await lost.wait()
+        raise DatabaseUnavailable("the session was closed")
 
     @asynccontextmanager
     async def connect(
@@ -201,7 +232,10 @@ class Database:
         """
         with translated():
             raw = await _connect(
-                self._for_sessions, session_limits or limits.RELAY, seconds or STATEMENT_SECONDS
+                self._for_sessions,
+                session_limits or limits.RELAY,
+                seconds or STATEMENT_SECONDS,
+                self.key,
             )
         try:
             yield Connection(raw)
@@ -231,10 +265,15 @@ async def open_database(
     except ParameterError as error:
         raise DatabaseUnavailable(str(error)) from None
 
+    key = secrets.randbits(63)
+    pool_holds_key = False
+
     async def begin(connection: asyncpg.Connection) -> None:
+        nonlocal pool_holds_key
         parameters.apply_to(_socket(connection))
-        if listen_url is None:
-            await _finish_limits(connection)
+        if listen_url is None and await _finish_limits(connection):
+            await _hold_key(connection, key)
+            pool_holds_key = True
 
     pooled: dict[str, Any] = {"server_settings": {**_SESSION, **limits.POOL}}
     if listen_url is not None:
@@ -250,7 +289,7 @@ async def open_database(
                         await trio.to_thread.run_sync(check_demands, each_url)
                 if listen_url is not None:
                     # Fail at start instead of in a relay that retries forever.
-                    probe = await _connect(for_sessions, limits.RELAY, STATEMENT_SECONDS)
+                    probe = await _connect(for_sessions, limits.RELAY, STATEMENT_SECONDS, key)
                     probe.terminate()
                 pool = await aio_as_trio(asyncpg.create_pool)(
                     parameters.dsn,
@@ -271,7 +310,13 @@ async def open_database(
                 )
         else:
             try:
-                yield Database(for_sessions, pool, shared=listen_url is not None)
+                yield Database(
+                    for_sessions,
+                    pool,
+                    key=key,
+                    shared=listen_url is not None,
+                    pool_holds_key=pool_holds_key,
+                )
             finally:
                 pool.terminate()
     if failure is not None:
@@ -297,7 +342,7 @@ async def _leave_as_it_is(_connection: asyncpg.Connection) -> None:
 
 
 async def _connect(
-    parameters: Parameters, session_limits: Mapping[str, str], seconds: float
+    parameters: Parameters, session_limits: Mapping[str, str], seconds: float, key: int
 ) -> asyncpg.Connection:
     connection = await aio_as_trio(asyncpg.connect)(
         parameters.dsn,
@@ -307,6 +352,7 @@ async def _connect(
     )
     try:
         parameters.apply_to(_socket(connection))
+        await aio_as_trio(_hold_key)(connection, key)
         await aio_as_trio(_finish_limits)(connection)
     except BaseException:
         connection.terminate()
@@ -319,18 +365,27 @@ def _socket(connection: asyncpg.Connection) -> socket.socket:
     return found
 
 
-async def _finish_limits(connection: asyncpg.Connection) -> None:
-    """Set what cannot be a parameter of the connection, unless a pooler shares the session.
+async def _finish_limits(connection: asyncpg.Connection) -> bool:
+    """Set what cannot be a parameter of the connection, unless a pooler may share the session.
 
     Runs in asyncio.
+
+    Returns:
+        Whether there is no pooler.
     """
     if await connection.fetchval("select pg_backend_pid()") != connection.get_server_pid():
-        return
-    await connection.execute(NEUTRAL_SQL)
+        return False
+    await connection.execute(f"{NEUTRAL_SQL}; {limits.KEEPALIVES}")
     if connection.get_server_version() >= limits.TRANSACTION_TIMEOUT_SINCE:
         await connection.execute(limits.NO_TRANSACTION_TIMEOUT.format("session"))
     with suppress(asyncpg.InvalidParameterValueError):
         await connection.execute(limits.CHECK_CLIENT)
+    return True
+
+
+async def _hold_key(connection: asyncpg.Connection, key: int) -> None:
+    """Show that the process with this key lives. Runs in asyncio."""
+    await connection.fetch(query("hold_key"), key)
 
 
 def values_by_column(rows: Sequence[Sequence[object]]) -> list[list[Any]]:

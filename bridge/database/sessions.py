@@ -45,7 +45,7 @@ def open_connection(url: str, application_name: str) -> Connection:
     )
     if not is_pooled(connection):
         connection.execute(limits.INSTALL_SQL)
-        connection.execute(NEUTRAL_SQL)
+        connection.execute(f"{NEUTRAL_SQL}; {limits.KEEPALIVES}")
         if connection.info.server_version // 10000 >= limits.TRANSACTION_TIMEOUT_SINCE[0]:
             connection.execute(limits.NO_TRANSACTION_TIMEOUT.format("session"))
         with suppress(psycopg.errors.InvalidParameterValue):

@@ -3,8 +3,8 @@
 While vacuum is held back, a search from the start of a queue passes every delivery settled since
 then. So a claim continues where the last one left off: in a backlog with the first delivery that it
 left, and elsewhere a few seconds back, for deliveries that become visible late. What that misses,
-such as an expired lease of another bridge, the next sweep finds. Sweeps become rarer the longer
-they take.
+such as a lease that expired or whose owner has died, the next sweep finds. Sweeps become rarer the
+longer they take.
 """
 
 from collections import Counter, deque
@@ -42,6 +42,9 @@ RECENT_BYTES = 8 * 1024 * 1024
 LATE = timedelta(seconds=10)
 #: How long to claim nothing for a webhook whose deliveries can be neither claimed nor given up.
 AVOID_SECONDS = 60.0
+#: For this long after a claim failed, this courier may have leases that it does not know of: the
+#: claim was completed, but its answer was lost.
+LOST_ANSWER_SECONDS = 10.0
 #: Columns of a claim that the next claim takes back: where to continue, one element per queue.
 NEXT = ("next_webhook_ids", "next_queues", "next_times", "next_ids")
 
@@ -53,6 +56,7 @@ class Claimer:
         clock: learns the database's time from each claim.
         most_failing: maximum number of deliveries in flight to webhooks that mostly fail.
         schedule: the retry schedule of webhooks without one.
+        owner: identifies this courier in its leases.
     """
 
     def __init__(
@@ -62,11 +66,16 @@ class Claimer:
         *,
         most_failing: int,
         schedule: Sequence[float],
+        owner: int,
     ) -> None:
         self._database = database
         self._clock = clock
         self._most_failing = most_failing
         self._schedule = schedule
+        self._owner = owner
+        #: Owners whose leases count as expired.
+        self._dead: list[int] = []
+        self._failed_at = -float("inf")
         # Where to continue in each queue with a backlog, and since when to search all others.
         self._left_off: Sequence[Sequence[object]] = [()] * len(NEXT)
         self._others_since: datetime | None = None
@@ -86,10 +95,15 @@ class Claimer:
         """Make the next claim a sweep."""
         self._must_sweep = True
 
-    async def claim(self, limit: int, held: Collection[Delivery]) -> list[Delivery]:
+    async def claim(
+        self, limit: int, held: Collection[Delivery], dead: Sequence[int] = ()
+    ) -> list[Delivery]:
         """Lease at most ``limit`` deliveries, beside those that are held already.
 
         If a value makes this fail, the delivery with it is found and given up.
+
+        Args:
+            dead: owners whose leases count as expired.
         """
         self.has_cut = False
         if _payload_bytes(held) >= HELD_BYTES:
@@ -98,6 +112,7 @@ class Claimer:
         self._avoided = {each: until for each, until in self._avoided.items() if until > started}
         is_sweep = self._must_sweep or started - self._swept_at >= self._sweep_seconds
         self._must_sweep = False
+        self._dead = [*dead, *self._itself_if_answers_were_lost(started)]
         try:
             rows = await self._lease(limit, held, self._avoided, is_sweep=is_sweep)
         except DatabaseError as error:
@@ -126,19 +141,25 @@ class Claimer:
         """Run the statement, for all webhooks but those ``without``."""
         in_flight = Counter(delivery.webhook_id for delivery in held)
         asked = self._clock.asks()
-        rows = await self._database.fetch(
-            "claim",
-            list(in_flight.keys()),
-            list(in_flight.values()),
-            *self._left_off,
-            self._others_since,
-            is_sweep,
-            limit,
-            self._most_failing - sum(delivery.is_failing for delivery in held),
-            min(CLAIM_BYTES, HELD_BYTES - _payload_bytes(held)),
-            [delivery.id for delivery in held],
-            list(without),
-        )
+        try:
+            rows = await self._database.fetch(
+                "claim",
+                list(in_flight.keys()),
+                list(in_flight.values()),
+                *self._left_off,
+                self._others_since,
+                is_sweep,
+                limit,
+                self._most_failing - sum(delivery.is_failing for delivery in held),
+                min(CLAIM_BYTES, HELD_BYTES - _payload_bytes(held)),
+                [delivery.id for delivery in held],
+                list(without),
+                self._owner,
+                self._dead,
+            )
+        except (DatabaseUnavailable, DatabaseError):
+            self._failed_at = trio.current_time()
+            raise
         self._clock.answered(rows[0]["now"], asked)
         return rows
 
@@ -201,6 +222,9 @@ class Claimer:
         if rows[0]["id"] is None:
             return []
         return [self._delivery(row, self._event(row)) for row in rows]
+
+    def _itself_if_answers_were_lost(self, now: float) -> list[int]:
+        return [self._owner] if now - self._failed_at < LOST_ANSWER_SECONDS else []
 
     def _event(self, row: Row) -> Event:
         key = row["event_id"], row["event_recorded_at"]

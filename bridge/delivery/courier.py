@@ -21,6 +21,7 @@ from bridge.database.restart import keep_running
 from bridge.delivery import claiming
 from bridge.delivery.attempt import Attempt, Delivery, Sender
 from bridge.delivery.claiming import Claimer
+from bridge.delivery.owners import Owners
 from bridge.delivery.settling import Settler
 from bridge.delivery.transport import Transport
 from bridge.tasks import WakeUp, linger
@@ -72,8 +73,13 @@ class Courier:
         # was taken away, by hand or by restoring a backup, and it was claimed again.
         self._held: dict[tuple[int, UUID], Delivery] = {}
         self._claimer = Claimer(
-            database, clock, most_failing=max(1, concurrency // 2), schedule=schedule
+            database,
+            clock,
+            most_failing=max(1, concurrency // 2),
+            schedule=schedule,
+            owner=database.key,
         )
+        self._owners = Owners(database, died=self.look_everywhere)
         self._sender = Sender(transport, vault, clock)
         self._settler = Settler(
             database,
@@ -130,20 +136,25 @@ class Courier:
 
     async def run(self) -> None:
         """Deliver until ``stop``; then finish or release what is in flight."""
-        async with trio.open_nursery() as settling:
-            settling.start_soon(self._settle_until_over)
-            async with trio.open_nursery() as attempts:
-                with self._claiming:
-                    await keep_running("claim", lambda: self._claim_until_stopped(attempts))
-                attempts.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
-            self._over = True
-            self._ended.signal()
-            settling.cancel_scope.deadline = trio.current_time() + LAST_WORDS_SECONDS
+        async with trio.open_nursery() as watching:
+            watching.start_soon(keep_running, "presence", self._database.hold_key)
+            watching.start_soon(keep_running, "owners", self._owners.run)
+            async with trio.open_nursery() as settling:
+                settling.start_soon(self._settle_until_over)
+                async with trio.open_nursery() as attempts:
+                    with self._claiming:
+                        await keep_running("claim", lambda: self._claim_until_stopped(attempts))
+                    attempts.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
+                self._over = True
+                self._ended.signal()
+                settling.cancel_scope.deadline = trio.current_time() + LAST_WORDS_SECONDS
+            watching.cancel_scope.cancel()
         with trio.move_on_after(LAST_WORDS_SECONDS):
             await self._release()
         self.stopped.set()
 
     async def _claim_until_stopped(self, attempts: trio.Nursery) -> None:
+        await self._owners.register()
         while not self._stopping:
             started = trio.current_time()
             free = min(CLAIM_BATCH, self._concurrency - len(self._held))
@@ -151,7 +162,7 @@ class Courier:
                 # A full courier counts as polling: slow receivers are not its fault.
                 self._polled_at = started
             else:
-                deliveries = await self._claimer.claim(free, self._held.values())
+                deliveries = await self._claimer.claim(free, self._held.values(), self._owners.dead)
                 self._polled_at = trio.current_time()
                 for delivery in deliveries:
                     self._held[delivery.id, delivery.lease_token] = delivery
@@ -187,14 +198,15 @@ class Courier:
         self._due.signal()
 
     async def _release(self) -> None:
-        """Return the leases of deliveries that were not sent or settled."""
+        """Return the leases of deliveries that were not sent or settled, and sign off."""
         held = list(self._held.values())
-        if not held:
-            return
         try:
-            await self._database.fetch(
-                "release", [each.id for each in held], [each.lease_token for each in held]
-            )
-            log.info("leases_released", count=len(held))
+            if held:
+                await self._database.fetch(
+                    "release", [each.id for each in held], [each.lease_token for each in held]
+                )
+                log.info("leases_released", count=len(held))
+            await self._owners.forget([self._database.key])
         except (DatabaseUnavailable, DatabaseError) as error:
-            log.warning("lease_release_failed", count=len(held), reason=str(error))
+            if held:
+                log.warning("lease_release_failed", count=len(held), reason=str(error))

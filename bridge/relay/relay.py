@@ -3,19 +3,20 @@
 One of the bridges on a database, the leader, drains the outbox. ``bridge.leader`` names the
 connection on which it listens and drains. The leadership ends with that connection, so a bridge
 never has one without the other. The other bridges follow the log and serve their own clients from
-it; one of them takes over when the leader is gone.
+it; one of them takes over when the leader is gone or frozen.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
 import structlog
 import trio
 
+from bridge.database import limits
 from bridge.database.clock import ServerClock
 from bridge.database.errors import (
     DatabaseError,
@@ -28,9 +29,10 @@ from bridge.events import Event, events_of
 from bridge.relay.deferral import Deferral
 from bridge.relay.doorbell import Doorbell, Drained, Mode, State
 from bridge.relay.drain import DRAIN_BYTES, Drainer
+from bridge.relay.takeover import BEAT_SECONDS, Takeover
 from bridge.relay.upkeep import create_partitions
 from bridge.relay.watermark import Watermark
-from bridge.tasks import WakeUp
+from bridge.tasks import WakeUp, ungrouped
 from bridge.telemetry import logs, metrics
 
 log = structlog.get_logger()
@@ -129,7 +131,7 @@ class Relay:
         Raises:
             DatabaseUnavailable: the connection is lost. Run again: no events are lost.
         """
-        async with self._database.connect() as connection:
+        async with self._database.connect(seconds=limits.RELAY_SECONDS) as connection:
             rung = WakeUp()
             connection.on_loss(rung.signal)
             # Listen before the first drain, so that no commit falls in between.
@@ -173,6 +175,7 @@ class Relay:
 
     async def _wait_to_lead(self, connection: Connection, rung: WakeUp) -> None:
         """Follow the log until this connection leads."""
+        takeover = Takeover()
         while True:
             [row] = await connection.fetch("lead")
             # Also after becoming the leader: the last one logged events not published here.
@@ -180,6 +183,8 @@ class Relay:
             if row["leading"]:
                 return
             self._last_round = trio.current_time()
+            if await takeover.end_frozen_leader(connection):
+                continue
             await rung.wait(min(self._poll_seconds, TAKEOVER_SECONDS))
 
     async def _lead(self, connection: Connection, rung: WakeUp) -> None:
@@ -206,7 +211,9 @@ class Relay:
         )
         await drainer.advance_sequences()
         while True:
-            rows, drained = await self._drain(drainer, everywhere=doorbell.state is State.REARMING)
+            rows, drained = await self._drain(
+                connection, drainer, everywhere=doorbell.state is State.REARMING
+            )
             self._pass_on(rows)
             self._last_round = trio.current_time()
             doorbell.record(self._last_round, drained)
@@ -216,18 +223,20 @@ class Relay:
                 await connection.fetch("switch_doorbell", quiet)
                 metrics.doorbell_switches.labels("quiet" if quiet else "ring").inc()
             elif drainer.complete:
-                if quiet:
-                    await trio.sleep(doorbell.pause_seconds)  # a stray ring would waste a drain
-                else:
-                    await rung.wait(doorbell.pause_seconds)
+                # While it is quiet, a stray ring would waste a drain.
+                await _rest(connection, doorbell.pause_seconds, None if quiet else rung)
 
-    async def _drain(self, drainer: Drainer, *, everywhere: bool) -> tuple[Sequence[Row], Drained]:
+    async def _drain(
+        self, connection: Connection, drainer: Drainer, *, everywhere: bool
+    ) -> tuple[Sequence[Row], Drained]:
         try:
             return await drainer.drain(everywhere=everywhere)
         except MissingPartitionError:
             # The statement was rolled back. Upkeep creates partitions days ahead, so the clock
             # jumped or upkeep has failed for a week.
-            if not await create_partitions(self._database):
+            async with _beating(connection):
+                created = await create_partitions(self._database)
+            if not created:
                 raise
             return await drainer.drain(everywhere=everywhere)
 
@@ -273,6 +282,36 @@ class Relay:
 
 def _show_doorbell(current: State | None) -> None:
     metrics.doorbell_state.show_states({state.value: state is current for state in State})
+
+
+async def _rest(connection: Connection, seconds: float, rung: WakeUp | None) -> None:
+    """Wait, for a ring if there is one to wait for, and show meanwhile that this leader lives."""
+    end = trio.current_time() + seconds
+    while (left := end - trio.current_time()) > 0:
+        step = min(left, BEAT_SECONDS)
+        if rung is None:
+            await trio.sleep(step)
+        elif await rung.wait(step):
+            return
+        if step < left:
+            await connection.fetch("clock")
+
+
+@asynccontextmanager
+async def _beating(connection: Connection) -> AsyncIterator[None]:
+    """Show that this leader lives while it waits for something else than its connection."""
+
+    async def beat() -> None:
+        while True:
+            await trio.sleep(BEAT_SECONDS)
+            with trio.CancelScope(shield=True):
+                await connection.fetch("clock")
+
+    with ungrouped():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(beat)
+            yield
+            nursery.cancel_scope.cancel()
 
 
 async def _leave_quiet(connection: Connection) -> None:

@@ -1,6 +1,7 @@
 -- Leases due deliveries: for each webhook as many as it may have in flight, new deliveries before
--- redeliveries, oldest first. A lease outlives the longest attempt by 30 s; after that, any courier may
--- claim the delivery. Every row carries the current time; if nothing is due, one row carries only that.
+-- redeliveries, oldest first. A lease outlives the longest attempt by 30 s; after that, or when its owner
+-- has died, any courier may claim the delivery. Every row carries the current time; if nothing is due, one
+-- row carries only that.
 -- The payload is in the first row of each event. (Null: the event is no longer in the log.) is_cut: some
 -- deliveries are left only because their payloads did not fit.
 -- The first row also says where the next claim continues: next_* are arrays with one element per queue in
@@ -14,6 +15,7 @@
 -- $12 deliveries that this courier still holds. If settling them takes longer than their leases, they
 --     must not be sent twice.
 -- $13 webhooks to leave out
+-- $14 this courier, $15 owners whose leases count as expired
 with recursive reserved as materialized (
     -- Claiming uses up the rate and the breaker's one probe. Only the bridge that locks the row may
     -- use them. (If another session holds the lock, the webhook is skipped this time.)
@@ -95,7 +97,8 @@ with recursive reserved as materialized (
           and (q.next_attempt_at, q.id) >= (queues.from_at, queues.from_id)
           -- Implied, but without it the planner expects more rows and might read and sort all of them.
           and q.next_attempt_at >= queues.from_at
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($12::bigint[]))
+          and (q.leased_until is null
+               or (q.leased_until <= now() or q.lease_owner = any ($15::bigint[])) and q.id <> all ($12::bigint[]))
         order by q.next_attempt_at, q.id
         limit queues.slots + 1
     ) as candidate
@@ -104,11 +107,13 @@ with recursive reserved as materialized (
     -- The first delivery of an ordered webhook, and whether it can be sent now. The others wait for it.
     select queues.webhook_id, queues.is_failing, queues.slots, head.id, head.next_attempt_at,
            head.next_attempt_at <= now()
-           and (head.leased_until is null or head.leased_until <= now() and head.id <> all ($12))
+           and (head.leased_until is null
+                or (head.leased_until <= now() or head.lease_owner = any ($15)) and head.id <> all ($12))
            -- A redelivery waits while a later delivery is in flight on another bridge.
            and not (head.is_redelivery and exists (
                select from bridge.delivery_queue later
-               where later.webhook_id = queues.webhook_id and later.leased_until > now())) as is_free
+               where later.webhook_id = queues.webhook_id and later.leased_until > now()
+                 and (later.lease_owner = any ($15)) is not true)) as is_free
     from queues
     cross join lateral (
         select min(q.id) as id
@@ -151,7 +156,8 @@ with recursive reserved as materialized (
           and q.next_attempt_at <= now()
           and (q.next_attempt_at, q.id) >= (share.from_at, share.from_id)
           and q.next_attempt_at >= share.from_at
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($12))
+          and (q.leased_until is null
+               or (q.leased_until <= now() or q.lease_owner = any ($15)) and q.id <> all ($12))
         order by q.next_attempt_at, q.id
         limit share.count
         for update of q skip locked
@@ -165,7 +171,8 @@ with recursive reserved as materialized (
         where due.queue = 'ordered'
           and q.id = due.id
           and q.next_attempt_at <= now()
-          and (q.leased_until is null or q.leased_until <= now() and q.id <> all ($12))
+          and (q.leased_until is null
+               or (q.leased_until <= now() or q.lease_owner = any ($15)) and q.id <> all ($12))
         for update of q skip locked
     ) as head
 ), lined_up as materialized (
@@ -201,7 +208,8 @@ with recursive reserved as materialized (
     update bridge.delivery_queue q
     set claimed_at = now(),
         leased_until = now() + make_interval(secs => w.timeout_seconds + 30),
-        lease_token = lease.token
+        lease_token = lease.token,
+        lease_owner = $14
     from bridge.webhooks w,
          (select gen_random_uuid() as token) as lease
     where q.id = any (array(

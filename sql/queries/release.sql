@@ -3,6 +3,7 @@
 update bridge.delivery_queue q
 set leased_until = null,
     lease_token = null,
+    lease_owner = null,
     -- Not earlier than now: other couriers no longer scan the time before.
     next_attempt_at = greatest(q.next_attempt_at, now())
 from unnest($1::bigint[], $2::uuid[]) as given_back(delivery_id, lease_token)

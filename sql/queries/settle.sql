@@ -56,6 +56,7 @@ with settled as materialized (
         next_attempt_at = now() + make_interval(secs => s.retry_seconds),
         leased_until = null,
         lease_token = null,
+        lease_owner = null,
         response_status = s.response_status,
         response_body = s.response_body,
         error_message = s.error_message

@@ -124,6 +124,8 @@ def claim_values(
     left_off: Row | None = None,
     others_since: datetime | None = None,
     most_bytes: int = CLAIM_BYTES,
+    owner: int = 1,
+    lost: Sequence[int] = (),
 ) -> list[object]:
     """Return the parameters of a claim, or of a sweep unless it continues another claim.
 
@@ -131,6 +133,8 @@ def claim_values(
         left_off: the first row of the last claim.
         others_since: since when to search the queues that it searched to their ends.
         most_bytes: maximum size of all payloads.
+        owner: names the courier in its leases.
+        lost: owners whose leases count as expired.
     """
     known = in_flight or {}
     return [
@@ -144,6 +148,8 @@ def claim_values(
         most_bytes,
         [],
         [],
+        owner,
+        list(lost),
     ]
 
 

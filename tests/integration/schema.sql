@@ -1753,6 +1753,25 @@ $$;
 
 COMMENT ON FUNCTION bridge.take_note(p_topic text, p_key text) IS 'Deletes the current transaction''s note and returns it, or null.';
 
+CREATE FUNCTION bridge.takeover_obstacle(p_follower oid, p_leader oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case
+        when follower.rolsuper then null
+        when leader.rolsuper then 'run all bridges as the same login, which need not be a superuser'
+        when pg_has_role(follower.oid, leader.oid, 'usage') then null
+        when pg_has_role(follower.oid, 'pg_signal_backend', 'usage')
+             and pg_has_role(follower.oid, 'pg_read_all_stats', 'usage') then null
+        else format('run all bridges as the same login, or run: grant pg_signal_backend, pg_read_all_stats to %I',
+                    follower.rolname)
+    end
+    from pg_roles follower, pg_roles leader
+    where follower.oid = p_follower and leader.oid = p_leader
+$$;
+
+COMMENT ON FUNCTION bridge.takeover_obstacle(p_follower oid, p_leader oid) IS 'Returns what to do so that one role can see and end the sessions of another, or null if it can. A bridge needs that to take over from a leader that is frozen.';
+
 CREATE FUNCTION bridge.to_filter(p_filter text) RETURNS jsonpath
     LANGUAGE plpgsql IMMUTABLE STRICT
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2090,6 +2109,18 @@ COMMENT ON COLUMN bridge.console_sessions.token_source IS 'Where the token is th
 
 COMMENT ON COLUMN bridge.console_sessions.token_id IS 'The token''s id in its source; its rights are looked up on every request. Null for setting.';
 
+CREATE TABLE bridge.couriers (
+    id bigint NOT NULL,
+    bridge text NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE bridge.couriers IS 'The processes that deliver, one row each. A process lives as long as one of its sessions holds the advisory lock with its id. The row of one that died stays for minutes, until others have sent its deliveries.';
+
+COMMENT ON COLUMN bridge.couriers.id IS 'Random and new for every process: the key of the advisory lock.';
+
+COMMENT ON COLUMN bridge.couriers.bridge IS 'host:pid.';
+
 CREATE TABLE bridge.dead_letters (
     outbox_id bigint,
     event_type text NOT NULL,
@@ -2236,6 +2267,7 @@ CREATE TABLE bridge.delivery_queue (
     response_status integer,
     response_body text,
     error_message text,
+    lease_owner bigint,
     CONSTRAINT delivery_queue_lease_whole CHECK (((leased_until IS NULL) = (lease_token IS NULL)))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000');
@@ -2263,6 +2295,8 @@ COMMENT ON COLUMN bridge.delivery_queue.attempt_number IS 'Attempts so far.';
 COMMENT ON COLUMN bridge.delivery_queue.attempts_before IS 'Attempts before it was redelivered. The retry schedule starts over after them.';
 
 COMMENT ON COLUMN bridge.delivery_queue.response_status IS 'HTTP status of the last attempt.';
+
+COMMENT ON COLUMN bridge.delivery_queue.lease_owner IS 'The courier that leased it (couriers.id). When that has died, any courier may claim it. Null: unknown, or not leased.';
 
 ALTER TABLE bridge.delivery_queue ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bridge.delivery_queue_id_seq
@@ -2725,6 +2759,9 @@ ALTER TABLE ONLY bridge.clock
 ALTER TABLE ONLY bridge.console_sessions
     ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (session_hash);
 
+ALTER TABLE ONLY bridge.couriers
+    ADD CONSTRAINT couriers_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY bridge.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
@@ -3015,6 +3052,8 @@ REVOKE ALL ON FUNCTION bridge.shift_times() FROM PUBLIC;
 REVOKE ALL ON FUNCTION bridge.storable_text(p_utf8 bytea) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.take_note(p_topic text, p_key text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION bridge.takeover_obstacle(p_follower oid, p_leader oid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION bridge.to_filter(p_filter text) FROM PUBLIC;
 

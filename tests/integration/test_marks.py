@@ -71,7 +71,9 @@ class _Recording:
 
 
 def claimer_of(database: Database | _Recording) -> Claimer:
-    return Claimer(cast("Database", database), ServerClock(), most_failing=1000, schedule=(0.0,))
+    return Claimer(
+        cast("Database", database), ServerClock(), most_failing=1000, schedule=(0.0,), owner=1
+    )
 
 
 def settle_by_hand(bot: Bot) -> None:
@@ -185,7 +187,7 @@ async def test_deliveries_that_found_no_slot_need_no_sweep(bridge_url: str, bot:
     # Longer ago than a claim looks back.
     bot.execute("update bridge.delivery_queue set next_attempt_at = now() - interval '1 hour'")
     async with open_database(bridge_url) as database:
-        claimer = Claimer(database, ServerClock(), most_failing=1, schedule=(0.0,))
+        claimer = Claimer(database, ServerClock(), most_failing=1, schedule=(0.0,), owner=1)
         held = await claimer.claim(10, [])
         assert [each.id for each in held] == [numbers[failing][0], numbers[crowded][0]]
         bot.execute(

@@ -7,7 +7,7 @@ from tests.stress.chaos.run import run
 ROUNDS = 2
 
 
-# `make chaos` runs longer and lets leases expire by themselves.
+# `make chaos` runs longer and lets circuit breakers close by themselves.
 def test_chaos_loses_nothing_and_repeats_only_attempts_in_flight(
     own_server: EmbeddedPostgres,
 ) -> None:

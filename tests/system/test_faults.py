@@ -6,18 +6,21 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
 import trio
 
 from bridge.demo.postgres import EmbeddedPostgres
+from tests.integration.delivering import enqueue
 from tests.receiver import Receiver, receiving
 from tests.system.processes import listening, running
-from tests.waiting import PATIENCE_SECONDS, until
+from tests.waiting import PATIENCE_SECONDS, until, until_true
 from tests.webhook_rows import add_webhook
 
 KILLS = 12
+DELIVERIES = 5000
 #: Failed attempts are retried at once.
 SETTINGS = {"poll_seconds": 0.2, "retry_schedule": "0,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1"}
 
@@ -111,16 +114,6 @@ async def all_arrived(receiver: Receiver, names: list[str]) -> None:
     await receiver.until(nothing_missing)
 
 
-def release_leases_of_the_dead(url: str) -> None:
-    """Expire the leases of killed bridges now."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        # A delivery that is locked belongs to a bridge that is alive.
-        connection.execute(
-            "update bridge.delivery_queue set leased_until = now() where id = any (array(select id"
-            " from bridge.delivery_queue where leased_until is not null for update skip locked))"
-        )
-
-
 async def test_sigkill_at_random_times_loses_nothing(bridge_url: str) -> None:
     seed = random.randrange(1_000_000)
     print("seed", seed)
@@ -131,12 +124,10 @@ async def test_sigkill_at_random_times_loses_nothing(bridge_url: str) -> None:
                 add_webhook(bot, receiver.url("/hook"), timeout_seconds=1)
             with writing(bridge_url) as writer:
                 for _ in range(KILLS):
-                    release_leases_of_the_dead(bridge_url)
                     async with running(bridge_url, **SETTINGS) as bridge:
                         await trio.sleep(chance.uniform(0.0, 0.7))
                         await bridge.kill()
                 names = await trio.to_thread.run_sync(writer.stop)
-            release_leases_of_the_dead(bridge_url)
             async with running(bridge_url, **SETTINGS) as bridge:
                 await all_arrived(receiver, names)
                 assert await bridge.terminate() == 0
@@ -174,7 +165,6 @@ async def test_database_restart_under_load_loses_nothing(
                         await trio.to_thread.run_sync(restart)
                     await receiver.until(_has(receiver, 350))
                     names = await trio.to_thread.run_sync(writer.stop)
-                release_leases_of_the_dead(own_url)
                 await all_arrived(receiver, names)
                 # A connected dashboard has received everything once. One more event makes it
                 # read on until then.
@@ -188,6 +178,34 @@ async def test_database_restart_under_load_loses_nothing(
                 await all_arrived(receiver, expected)
             assert await bridge.terminate() == 0
     assert_nothing_lost(receiver, expected, 3)
+
+
+async def test_restarted_bridge_sends_what_was_in_flight_before_leases_expire(
+    bridge_url: str, bot: psycopg.Connection[Any]
+) -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with receiving() as receiver:
+            for number in range(5):
+                webhook = add_webhook(bot, receiver.url(f"/{number}"), max_concurrency=40)
+                enqueue(bot, webhook, count=DELIVERIES // 5)
+            async with running(bridge_url, **SETTINGS) as bridge:
+                await receiver.until(_has(receiver, DELIVERIES // 5))
+                await bridge.kill()
+            [(leases, expiry)] = bot.execute(
+                "select count(*), min(leased_until) from bridge.delivery_queue"
+                " where leased_until is not null"
+            ).fetchall()
+            assert leases
+            async with running(bridge_url, **SETTINGS) as bridge:
+                await until_true(bot, "not exists (select from bridge.delivery_queue)")
+                assert len(bridge.logged("courier_died")) == 1
+    sent = Counter(request.headers["webhook-id"] for request in receiver.requests)
+    assert len(sent) == DELIVERIES
+    # Only what was in flight is sent twice.
+    assert sent.total() - len(sent) <= 5 * 40
+    assert bot.execute(
+        "select max(finished_at) < %s, count(*) from bridge.delivery_log", [expiry]
+    ).fetchone() == (True, DELIVERIES)
 
 
 async def test_sigterm_stops_a_bridge_without_a_database(

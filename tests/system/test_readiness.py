@@ -1,6 +1,5 @@
 """``/readyz`` reports real damage to the bridge's surroundings."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -120,33 +119,33 @@ async def test_bridge_whose_statements_are_refused_is_not_ready(
             assert bridge.logged("database_task_failed")
 
 
-async def test_frozen_drainer_makes_the_other_bridge_unready(bridge_url: str, bot: Bot) -> None:
-    """The session of a stopped process keeps the drainer's lock."""
-    with trio.fail_after(PATIENCE_SECONDS):
-        async with running(bridge_url) as drainer:
-            await until_ready(drainer)
-            async with running(bridge_url) as other:
-                await until_ready(other)
-                drainer.process.send_signal(signal.SIGSTOP)
-                try:
-                    sign_up(bot)
-                    reasons = await until_trouble(other, "outbox")
-                    assert list(reasons) == ["outbox"]
-                    assert reasons["outbox"].startswith("row 1, the oldest in bridge.outbox")
-                    assert f"the drainer is {_name(bot)}" in reasons["outbox"]
-                finally:
-                    drainer.process.send_signal(signal.SIGCONT)
-                await until_ready(other)
-                lines = other.logged("readiness_lost")
-                [line] = [line for line in lines if "outbox" in line["reasons"]]
-                assert line["reasons"]["outbox"].startswith("row 1, the oldest in bridge.outbox")
-                while not other.logged("readiness_regained"):  # noqa: ASYNC110 - polled
-                    await trio.sleep(0.05)
-
-
-def _name(bot: Bot) -> str:
-    [(name,)] = bot.execute("select bridge from bridge.drainer").fetchall()
-    return str(name)
+async def test_drainer_that_cannot_be_replaced_makes_a_bridge_unready(
+    bridge_url: str, bot: Bot
+) -> None:
+    """The session of a frozen bridge keeps the lead if others may not end it."""
+    with (
+        trio.fail_after(PATIENCE_SECONDS),
+        psycopg.connect(bridge_url, autocommit=True) as drainer,
+    ):
+        drainer.execute(
+            "insert into bridge.drainer (bridge, mode, is_quiet) values ('box:7', 'notify', false)"
+        )
+        assert drainer.execute("select bridge.lead()").fetchone() == (True,)
+        async with running(bridge_url) as other:
+            await until_ready(other)
+            sign_up(bot)
+            reasons = await until_trouble(other, "outbox")
+            assert list(reasons) == ["outbox"]
+            assert reasons["outbox"].startswith("row 1, the oldest in bridge.outbox")
+            assert "the drainer is box:7" in reasons["outbox"]
+            assert len(other.logged("takeover_obstructed")) == 1
+            drainer.close()
+            await until_ready(other)
+            lines = other.logged("readiness_lost")
+            [line] = [line for line in lines if "outbox" in line["reasons"]]
+            assert line["reasons"]["outbox"].startswith("row 1, the oldest in bridge.outbox")
+            while not other.logged("readiness_regained"):  # noqa: ASYNC110 - polled
+                await trio.sleep(0.05)
 
 
 async def test_stopped_database_fails_the_check_until_it_is_back(

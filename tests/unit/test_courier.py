@@ -26,9 +26,14 @@ EMPTY = {"id": None, "is_cut": False, **dict.fromkeys(claiming.NEXT)}
 class _LockedAtFirst:
     """A database without due deliveries, whose first claim waits for a lock."""
 
+    key = 1
+
     def __init__(self) -> None:
         #: When each claim started, and whether it was a sweep.
         self.claims: list[tuple[float, bool]] = []
+
+    async def hold_key(self) -> None:
+        """Do nothing."""
 
     async def fetch(self, name: str, *values: Any) -> list[dict[str, Any]]:
         if name == "claim":
@@ -86,7 +91,9 @@ class _Scripted:
 
 
 def _claimer(database: _Scripted) -> Claimer:
-    return Claimer(cast("Database", database), ServerClock(), most_failing=1, schedule=(0.0,))
+    return Claimer(
+        cast("Database", database), ServerClock(), most_failing=1, schedule=(0.0,), owner=1
+    )
 
 
 async def test_wake_up_during_a_sweep_causes_another(

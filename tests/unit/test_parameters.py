@@ -118,9 +118,9 @@ def test_hosts_may_be_shuffled() -> None:
 @pytest.mark.parametrize(
     ("said", "keepalive", "idle", "user_timeout"),
     [
-        ("", 1, 10, 20_000),
+        ("", 1, 5, 12_000),
         ("keepalives_idle=30&tcp_user_timeout=5000", 1, 30, 5000),
-        ("keepalives=0", 0, 10, 20_000),
+        ("keepalives=0", 0, 5, 12_000),
         ("keepalives_idle=0&tcp_user_timeout=0", 1, None, None),
     ],
 )

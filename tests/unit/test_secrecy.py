@@ -97,7 +97,7 @@ HOLDERS = {
     "settings": settings,
     "vault": vault,
     "a store of tokens": lambda: Authenticator(
-        Database(for_asyncpg("postgresql://"), None), SECRET
+        Database(for_asyncpg("postgresql://"), None, key=1), SECRET
     ),
     "a grant": lambda: Grant(1, "n", frozenset(["admin"])),
     "a request that opens a connection": lambda: read_opening(f"/ws?token={SECRET}", []),

@@ -30,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     # These need the current schema.
     access.dumps,
     sessions.orphans,
+    sessions.takeover,
     schema.sequences,
     schema.outbox,
     schema.deferred,

@@ -1,11 +1,11 @@
-"""Check for sessions of pgbridge that outlived their bridge, and end them."""
+"""Check the sessions of bridges: whether they can be ended, and whether some outlived theirs."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 
-from bridge.operations.doctor.framework import Context, Verdicts, error, listed, ok
+from bridge.operations.doctor.framework import Context, Verdicts, error, listed, ok, warning
 from bridge.operations.formatting import format_seconds
 
 #: Longer than any statement or transaction of a running bridge.
@@ -32,6 +32,19 @@ def orphans(context: Context) -> Verdicts:
             "needs pg_read_all_stats to see them"
         )
     return ok(message)
+
+
+def takeover(context: Context) -> Verdicts:
+    """Check that the running bridges can take over from a leader that is frozen."""
+    rows = context.fetch("takeover_obstacles")
+    if not rows:
+        return ok("no running bridge lacks the rights to take over from a frozen leader")
+    return warning(
+        f"bridges of {listed([row['role'] for row in rows])} could not take over from a frozen "
+        f"leader of {rows[0]['leader']}",
+        "until its session ends, which can take hours, no event would be drained",
+        "; ".join(dict.fromkeys(row["obstacle"] for row in rows)),
+    )
 
 
 def _end(context: Context, found: list[dict[str, Any]]) -> Verdicts:

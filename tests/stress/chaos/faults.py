@@ -128,6 +128,33 @@ async def freeze_until_another_has_it(scene: Scene) -> None:
             scene.problems.append(f"{victim.role} settled a delivery leased to another worker")
 
 
+async def freeze_the_leader(scene: Scene) -> None:
+    """Freeze the worker that drains until another has taken over, then thaw it."""
+    await scene.all_run()
+    victim, session = await scene.leader()
+    victim.freeze()
+    try:
+        await scene.struck(victim)
+        await scene.until("select bridge.leader_pid() <> %s", session)
+    finally:
+        victim.thaw()
+
+
+async def swallow_its_packets(scene: Scene) -> None:
+    """Cut a worker off from the database, without the end of a connection, until it notices."""
+    await scene.all_run()
+    victim = scene.chance.choice(scene.workers)
+    failures = len(victim.bridge.logged("database_task_failed"))
+    try:
+        await victim.network.swallow()
+        await scene.struck(victim)
+        while len(victim.bridge.logged("database_task_failed")) == failures:  # noqa: ASYNC110
+            await trio.sleep(0.2)
+    finally:
+        victim.network.heal()
+    await scene.struck(victim)
+
+
 async def end_its_sessions(scene: Scene) -> None:
     """Terminate all database sessions of a worker, as an operator or a failover does."""
     await scene.all_run()
@@ -170,6 +197,8 @@ FAULTS: Mapping[str, Fault] = {
         kill_during_drain,
         freeze_past_the_lease,
         freeze_until_another_has_it,
+        freeze_the_leader,
+        swallow_its_packets,
         end_its_sessions,
         crash_the_database,
         terminate_in_mid_flight,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -32,7 +32,13 @@ create function chaos.record_lease() returns trigger language plpgsql security d
 begin
     insert into chaos.leases
     values (new.id, new.webhook_id, new.event_id, new.lease_token, session_user,
-            coalesce(old.leased_until > now(), false));
+            coalesce(old.leased_until > now(), false)
+            -- A courier takes over its own lease if the answer to its claim was lost.
+            and old.lease_owner is distinct from new.lease_owner
+            and exists (
+                select from pg_locks
+                where locktype = 'advisory' and granted
+                  and classid::bigint << 32 | objid::bigint = old.lease_owner));
     return null;
 end $$;
 create trigger record_lease after update of lease_token on bridge.delivery_queue
@@ -75,7 +81,7 @@ class Scene:
     workers: Sequence[Worker]
     dashboards: Sequence[Dashboard]
     chance: Random
-    #: Whether some leases of dead workers are left to expire by themselves.
+    #: Whether circuit breakers are left to close by themselves.
     is_patient: bool
     report: Callable[[str], None]
     faults: Counter[str] = field(default_factory=Counter)
@@ -102,16 +108,19 @@ class Scene:
     @asynccontextmanager
     async def on(self) -> AsyncIterator[None]:
         """Run the workers during the context and kill those that are left."""
-        try:
-            async with trio.open_nursery() as self._restarts:
-                for worker in self.workers:
-                    self.restart(worker)
-                yield
-                self._restarts.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                for worker in self.workers:
-                    await worker.discard()
+        async with AsyncExitStack() as networks:
+            for worker in self.workers:
+                await networks.enter_async_context(worker.connected())
+            try:
+                async with trio.open_nursery() as self._restarts:
+                    for worker in self.workers:
+                        self.restart(worker)
+                    yield
+                    self._restarts.cancel_scope.cancel()
+            finally:
+                with trio.CancelScope(shield=True):
+                    for worker in self.workers:
+                        await worker.discard()
 
     def restart(self, worker: Worker) -> None:
         """Restart a worker in the background."""
@@ -178,6 +187,16 @@ class Scene:
             "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", worker.role
         )
 
+    async def leader(self) -> tuple[Worker, int]:
+        """Return the leading worker and the process id of its session."""
+        query = """
+            select usename, pid from pg_stat_activity where pid = (select bridge.leader_pid())
+        """
+        while not (found := await self.fetch(query)):  # noqa: ASYNC110
+            await trio.sleep(0.02)
+        [(role, pid)] = found
+        return next(worker for worker in self.workers if worker.role == role), pid
+
     async def until_gone(self, worker: Worker) -> None:
         """Wait until the server has noticed that the worker is gone."""
         await self.until(
@@ -202,12 +221,9 @@ class Scene:
         )
 
     async def bury(self, worker: Worker) -> set[Lease]:
-        """Record the leases of a dead worker; expire them now or let them expire."""
+        """Record and return the leases of a dead worker."""
         await self.until_gone(worker)
-        leases = await self.struck(worker)
-        if not (self.is_patient and self.chance.random() < 0.5):
-            await self.expire(leases)
-        return leases
+        return await self.struck(worker)
 
     async def replace(self, worker: Worker) -> None:
         """Record the leases of a dead worker and restart it."""

@@ -1,11 +1,13 @@
 """The bridges of the chaos test: processes that are killed, frozen and restarted."""
 
 import signal
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import psutil  # type: ignore[import-untyped]
 import trio
 
+from tests.blackhole import Blackhole, blackhole
 from tests.system.processes import Bridge, as_role, running
 
 #: Long enough for the whole run, with short pauses.
@@ -22,7 +24,8 @@ SETTINGS = {
 class Worker:
     """A ``pgbridge run`` that is restarted.
 
-    It connects with its own role, so that the database can identify the worker.
+    It connects with its own role, so that the database can identify the worker, and through a proxy
+    that can lose packets.
     """
 
     def __init__(self, url: str, role: str) -> None:
@@ -34,6 +37,7 @@ class Worker:
         #: Set while it serves.
         self.serves = trio.Event()
         self._url = as_role(url, role)
+        self._network: Blackhole | None = None
         self._stack = AsyncExitStack()
         self._bridge: Bridge | None = None
 
@@ -46,9 +50,20 @@ class Worker:
     def is_running(self) -> bool:
         return self._bridge is not None
 
+    @property
+    def network(self) -> Blackhole:
+        assert self._network is not None, f"{self.role} is not connected"
+        return self._network
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Let its connections pass during the context."""
+        async with blackhole(self._url) as self._network:
+            yield
+
     async def start(self) -> None:
         """Start a process and wait until it serves."""
-        self._bridge = await self._stack.enter_async_context(running(self._url, **SETTINGS))
+        self._bridge = await self._stack.enter_async_context(running(self.network.url, **SETTINGS))
         self.serves.set()
 
     async def kill(self) -> None:
