@@ -56,6 +56,7 @@ async def sign_in(request: Request) -> Response:
     ):
         # Cookies are disabled, or the page was open for longer than the cookie lasts.
         return _ask(request, wanted, problem="again", status=403)
+    form.refuse_unknown(CSRF_FIELD, "next", "username", "token")
     tokens: Authenticator = request.app.state.tokens
     try:
         grant = await tokens.authenticate(form.text("token"), address_of(request.scope))

@@ -73,7 +73,7 @@ async def new_webhook_page(request: Request, database: InDatabase) -> Response:
 @writing.post("/console/webhooks/new")
 async def create_webhook(request: Request, database: InDatabase, webhooks: InWebhooks) -> Response:
     """Create a webhook. Only this response shows a generated secret."""
-    form = form_of(request)
+    form = form_of(request, *webhook_form.FIELDS)
     try:
         created = await webhooks.create(webhook_form.new_webhook(form))
     except (ValidationError, InvalidInputError, TooManyError) as error:
@@ -107,7 +107,7 @@ async def update_webhook(
     request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: WebhookId
 ) -> Response:
     """Apply the changes made in the form, unless the webhook has changed meanwhile."""
-    form = form_of(request)
+    form = form_of(request, *webhook_form.FIELDS)
     webhook = await webhooks.get(webhook_id)
     version = webhook_form.version_of(webhook)
     problems: Problems = {}
@@ -181,7 +181,7 @@ async def rotate_secret(
     request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: WebhookId
 ) -> Response:
     """Replace the secret. Only this response shows a generated one."""
-    form = form_of(request)
+    form = form_of(request, *webhook_form.FIELDS)
     try:
         rotation = SecretRotation(secret=webhook_form.given_secret(form))
     except (ValidationError, InvalidInputError) as error:
