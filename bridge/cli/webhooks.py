@@ -96,6 +96,8 @@ def create(
     show(created.id)
     if created.secret is not None:
         show(created.secret)
+    for warning in created.warnings:
+        say(f"note: {warning}")
 
 
 @webhooks_app.command()

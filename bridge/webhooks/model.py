@@ -70,7 +70,17 @@ class Webhook(BaseModel):
     success_count: Count
 
 
-class CreatedWebhook(Webhook):
+class SavedWebhook(Webhook):
+    """A webhook that was created or changed."""
+
+    warnings: list[str] = Field(
+        default=[],
+        description="What is probably a mistake, such as an event type that no rule captures; "
+        "missing if there is nothing.",
+    )
+
+
+class CreatedWebhook(SavedWebhook):
     """A new webhook, with its secret if that was generated."""
 
     secret: str | None = Field(

@@ -82,6 +82,16 @@ def test_only_a_generated_secret_is_printed(bridge_url: str, bot: Bot) -> None:
     assert "s3" not in given.stderr
 
 
+def test_create_notes_an_event_type_that_nothing_makes(bridge_url: str, bot: Bot) -> None:
+    created = webhooks(bridge_url, *CREATE, "--event-type", "paymnt.*")
+    assert created.stdout == f"{stored(bot, 'id')[0][0]}\n"
+    assert created.stderr == (
+        'note: no rule captures "paymnt.*", and no recent event has this type; did you mean '
+        '"payment.*"?\n'
+    )
+    assert webhooks(bridge_url, *CREATE).stderr == ""
+
+
 REFUSED = {
     ("--url", "ftp://receiver"): "url: must be an http or https URL",
     ("--event-type", "a b"): "event_type: ",
