@@ -29,7 +29,7 @@ class BotTokens:
 
     Attributes:
         algorithm: ``sha256``, ``sha384`` or ``sha512``.
-        secret: key of the HMAC; None for a plain hash.
+        secret: key of the HMAC; None if all hashes are plain.
         scopes: granted to each of these tokens.
     """
 
@@ -41,11 +41,25 @@ class BotTokens:
         return f"<BotTokens with {self.algorithm}>"
 
     def hash(self, token: str) -> str:
-        """Return the hash that the bot stores for a token."""
-        text = token.encode("utf-8", "surrogatepass")
+        """Return the hash under which the bot stores a token."""
+        text = _bytes(token)
         if self.secret is None:
             return hashlib.new(self.algorithm, text).hexdigest()
         return hmac.new(self.secret, text, self.algorithm).hexdigest()
+
+    def hashes(self, token: str) -> list[str]:
+        """Return the hashes under which the bot may have stored a token.
+
+        A secret can be introduced while plain hashes exist, by default of SHA-256. The bot accepts
+        them, and replaces each when its token is used.
+        """
+        older = {"sha256", self.algorithm} if self.secret is not None else ()
+        plain = [hashlib.new(algorithm, _bytes(token)).hexdigest() for algorithm in older]
+        return [self.hash(token), *plain]
+
+
+def _bytes(token: str) -> bytes:
+    return token.encode("utf-8", "surrogatepass")
 
 
 class BotTokenTable:
@@ -65,7 +79,9 @@ class BotTokenTable:
         Raises:
             DatabaseUnavailable: the table cannot be read now.
         """
-        rows = await self._read(database, "bot_token", self._tokens.hash(token))
+        # One query for all of them: the time does not tell which one matched.
+        hashes = " ".join(self._tokens.hashes(token))
+        rows = await self._read(database, "bot_token", hashes)
         return self._grant(rows[0]) if rows else None
 
     async def still_valid(self, database: Database, token_ids: list[int]) -> list[Grant]:

@@ -8,6 +8,7 @@ import structlog
 import trio
 
 from bridge.bot.tokens import BotTokens
+from bridge.database.pool import Database, Row
 from tests.integration.bot_tokens import PLAIN, SCOPES, add_bot_token, sha256
 from tests.integration.calling import Bot, add_token, calling
 from tests.waiting import PATIENCE_SECONDS
@@ -43,6 +44,53 @@ async def test_bot_token_is_accepted_and_its_row_unchanged(
         assert wrong.status_code == 401
     # Not even the last use is stored.
     assert bot_tokens.execute("select * from public.web_api_tokens").fetchall() == before
+
+
+async def test_secret_of_the_bot_leaves_its_plain_hashes_valid(
+    bridge_url: str, bot_tokens: Bot
+) -> None:
+    stored = {
+        "of before": sha256("of before"),
+        "of sha512": hashlib.sha512(b"of sha512").hexdigest(),
+        "replaced": hmac.new(b"key", b"replaced", hashlib.sha512).hexdigest(),
+    }
+    for token_hash in stored.values():
+        add_bot_token(bot_tokens, token_hash)
+    others = {
+        "of sha384": hashlib.sha384(b"of sha384").hexdigest(),
+        "of another key": hmac.new(b"lock", b"of another key", hashlib.sha512).hexdigest(),
+        "of another hash": hmac.new(b"key", b"of another hash", hashlib.sha256).hexdigest(),
+    }
+    for token_hash in others.values():
+        add_bot_token(bot_tokens, token_hash)
+    add_bot_token(bot_tokens, sha256("inactive"), active=False)
+    known = BotTokens("sha512", b"key", SCOPES)
+    async with calling(bridge_url, token=None, bot_tokens=known) as client:
+
+        async def status(token: str) -> int:
+            return (await client.get("/webhooks", headers={"X-API-Key": token})).status_code
+
+        assert [await status(token) for token in stored] == [200] * 3
+        refused = [*others, "inactive", *stored.values(), " ", ""]
+        assert [await status(token) for token in refused] == [401] * len(refused)
+
+
+async def test_bot_tokens_are_looked_up_in_one_query(
+    bridge_url: str, bot_tokens: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    read_foreign = Database.read_foreign
+
+    async def counted(self: Database, guard: str, name: str, *values: object) -> list[Row]:
+        asked.append(name)
+        return await read_foreign(self, guard, name, *values)
+
+    monkeypatch.setattr(Database, "read_foreign", counted)
+    add_bot_token(bot_tokens, sha256("of before"))
+    known = BotTokens("sha256", b"key", SCOPES)
+    async with calling(bridge_url, token="of before", bot_tokens=known) as client:
+        assert (await client.get("/webhooks")).status_code == 200
+    assert asked == ["bot_token"]
 
 
 async def test_inactive_and_expired_bot_tokens_are_rejected(
