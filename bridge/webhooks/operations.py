@@ -147,8 +147,7 @@ class Webhooks:
             InvalidInputError: the URL or the filter is not allowed.
             TooManyError: there are too many webhooks.
         """
-        await self._check_url(webhook.url)
-        warnings = await self._warnings(webhook.event_type)
+        warnings = await self.check(webhook)
         secret = new_secret() if webhook.generate_secret else webhook.secret
         with _filter_errors():
             rows = await self._queries.fetch(
@@ -171,6 +170,11 @@ class Webhooks:
             raise TooManyError(self._most)
         shown: dict[str, Any] = {"secret": secret} if webhook.generate_secret else {}
         return CreatedWebhook(**rows[0], **shown, **warnings)
+
+    async def check(self, webhook: NewWebhook) -> dict[str, Any]:
+        """Return the field ``warnings`` of the webhook if it were created; raises as `create`."""
+        await self._check_url(webhook.url)
+        return await self._warnings(webhook.event_type)
 
     async def update(self, webhook_id: int, changes: WebhookChanges) -> SavedWebhook:
         """Change a webhook. Activating it clears ``disabled_reason`` and wakes the couriers.
