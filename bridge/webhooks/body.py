@@ -1,4 +1,4 @@
-"""Bodies of requests: nobody ignores a misspelt field."""
+"""Bodies of requests, which refuse misspelt fields."""
 
 from typing import Any, ClassVar, Final
 

@@ -345,7 +345,7 @@ class Webhooks:
         row = await self._one("redeliver", delivery_id, what="delivery")
         return bool(row["was_finished"])
 
-    async def _warnings(self, event_type: str | None) -> dict[str, list[str]]:
+    async def _warnings(self, event_type: str | None) -> dict[str, Any]:
         """Return the field ``warnings`` of the answer, if there are any.
 
         Call this before the change: if it failed afterwards, a new secret would be lost.

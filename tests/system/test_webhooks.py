@@ -275,10 +275,11 @@ def test_import_copies_active_webhooks_once(bridge_url: str, bot: Bot) -> None:
 
 
 def imported_with(
-    url: str, code: int, *arguments: str, **settings: object
+    url: str, code: int, *arguments: str, allowed_networks: str = "127.0.0.0/8"
 ) -> subprocess.CompletedProcess[str]:
     """Import, which must exit with this code."""
-    done = pgbridge("webhooks", "import", *arguments, url=url, **settings)
+    command = ("webhooks", "import", *arguments)
+    done = pgbridge(*command, url=url, allowed_networks=allowed_networks)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

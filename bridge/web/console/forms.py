@@ -41,7 +41,7 @@ class Form:
         return name in self._fields
 
     def refuse_unknown(self, *known: str) -> None:
-        """Reject fields that no page of ours sends.
+        """Reject fields other than the known ones.
 
         Raises:
             HTTPException: 422, there is one.

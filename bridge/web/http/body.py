@@ -1,7 +1,7 @@
 """Reads bodies and queries, and rejects ambiguous ones and those that would be ignored.
 
 If two programs could read a request differently, for example because a key occurs twice, the client
-gets 422. So it does for parameters that the route does not have, and for a body if it takes none.
+gets 422. The same goes for unknown parameters, and for a body if the route takes none.
 """
 
 import json
