@@ -15,6 +15,7 @@ from bridge.access.proxies import origin
 from bridge.access.scopes import ADMIN
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import Grant, Source, TokenKey, hash_token
+from bridge.database.errors import DatabaseUnavailable
 from bridge.database.pool import Database, Row
 from bridge.database.shares import Share
 from bridge.telemetry import metrics
@@ -76,6 +77,13 @@ class TooManyTicketsError(Exception):
             f"Too many unused tickets: at most {MOST_TICKETS_OF_TOKEN} per API key, and "
             f"{MOST_TICKETS} in all"
         )
+
+
+class UnreadableTokensError(DatabaseUnavailable):
+    """The bot's tokens cannot be read until someone repairs that. All other tokens work."""
+
+    def __init__(self) -> None:
+        super().__init__("the bot's tokens cannot be read")
 
 
 class BotTokenTable(Protocol):

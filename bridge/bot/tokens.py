@@ -2,14 +2,17 @@
 
 import hashlib
 import hmac
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 import trio
 
+from bridge.access.authenticator import UnreadableTokensError
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import Grant
+from bridge.database import rights
 from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError
 from bridge.database.pool import Database, Row
 from bridge.database.shares import Share
@@ -21,6 +24,10 @@ log = structlog.get_logger()
 LOOKUP_CONNECTIONS: Final = 1
 #: Seconds between log lines about unreadable tokens.
 REPEAT_SECONDS: Final = 60.0
+#: The query that tells whether the table is safe to read.
+GUARD: Final = "bot_tokens_table"
+#: The table must not be read, or PostgreSQL refused that.
+_REFUSED = (DatabaseError, UnfitTableError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,7 @@ class BotTokens:
 
     Attributes:
         algorithm: ``sha256``, ``sha384`` or ``sha512``.
-        secret: key of the HMAC; None for a plain hash.
+        secret: key of the HMAC; None if all hashes are plain.
         scopes: granted to each of these tokens.
     """
 
@@ -41,11 +48,25 @@ class BotTokens:
         return f"<BotTokens with {self.algorithm}>"
 
     def hash(self, token: str) -> str:
-        """Return the hash that the bot stores for a token."""
-        text = token.encode("utf-8", "surrogatepass")
+        """Return the hash under which the bot stores a token."""
+        text = _bytes(token)
         if self.secret is None:
             return hashlib.new(self.algorithm, text).hexdigest()
         return hmac.new(self.secret, text, self.algorithm).hexdigest()
+
+    def hashes(self, token: str) -> list[str]:
+        """Return the hashes under which the bot may have stored a token.
+
+        A secret can be introduced while plain hashes exist, by default of SHA-256. The bot accepts
+        them, and replaces each when its token is used.
+        """
+        older = {"sha256", self.algorithm} if self.secret is not None else ()
+        plain = [hashlib.new(algorithm, _bytes(token)).hexdigest() for algorithm in older]
+        return [self.hash(token), *plain]
+
+
+def _bytes(token: str) -> bytes:
+    return token.encode("utf-8", "surrogatepass")
 
 
 class BotTokenTable:
@@ -63,9 +84,12 @@ class BotTokenTable:
             database: from a turn of ``share``.
 
         Raises:
-            DatabaseUnavailable: the table cannot be read now.
+            UnreadableTokensError: the table cannot be read until someone repairs that.
+            DatabaseUnavailable: it cannot be read now.
         """
-        rows = await self._read(database, "bot_token", self._tokens.hash(token))
+        # One query for all of them: the time does not tell which one matched.
+        hashes = " ".join(self._tokens.hashes(token))
+        rows = await self._read(database, "bot_token", hashes)
         return self._grant(rows[0]) if rows else None
 
     async def still_valid(self, database: Database, token_ids: list[int]) -> list[Grant]:
@@ -73,14 +97,36 @@ class BotTokenTable:
         rows = await self._read(database, "valid_bot_tokens", token_ids)
         return list(map(self._grant, rows))
 
+    async def check(self) -> None:
+        """Log a warning if the bot's tokens cannot be read. For the start of a bridge."""
+        with suppress(DatabaseUnavailable):  # then readiness tells
+            async with self.share.turn() as database:
+                try:
+                    await database.read_foreign(GUARD, "valid_bot_tokens", [])
+                except _REFUSED as error:
+                    reason, hint = await _trouble(database, error)
+                    log.warning("bot_tokens_rejected", reason=reason, hint=hint)
+
     async def _read(self, database: Database, name: str, value: object) -> list[Row]:
         try:
-            return await database.read_foreign("bot_tokens_table", name, value)
-        except (DatabaseError, UnfitTableError) as error:
+            return await database.read_foreign(GUARD, name, value)
+        except _REFUSED as error:
             if not self._logged.take("", trio.current_time()):
-                log.error("bot_token_lookup_failed", reason=str(error))
-            raise DatabaseUnavailable("the bot's tokens cannot be read") from None
+                reason, hint = await _trouble(database, error)
+                log.error("bot_token_lookup_failed", reason=reason, hint=hint)
+            raise UnreadableTokensError from None
 
     def _grant(self, row: Row) -> Grant:
         # The bot accepts any name; ours have no control characters.
         return Grant(row["id"], visible(row["name"]), self._tokens.scopes, "bot")
+
+
+async def _trouble(database: Database, error: Exception) -> tuple[str, str]:
+    """Return why the table was not read, and what helps."""
+    if isinstance(error, UnfitTableError):
+        reason = f"public.web_api_tokens is not safe to read: {error}"
+        return reason, "remove the cause from the table, or set BRIDGE_BOT_TOKENS=off"
+    with suppress(DatabaseError, DatabaseUnavailable):
+        if trouble := rights.bot_tokens_trouble(await database.fetch("bot_tokens_trouble")):
+            return trouble
+    return str(error), "run: pgbridge doctor"

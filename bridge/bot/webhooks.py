@@ -1,6 +1,8 @@
 """Imports the webhooks of the bot's own table ``public.webhooks``, which is only read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from psycopg import sql
@@ -11,7 +13,7 @@ from bridge.database import sessions
 from bridge.database.queries import SessionQueries, run_blocking
 from bridge.webhooks.errors import InvalidInputError, WebhookError
 from bridge.webhooks.model import NewWebhook
-from bridge.webhooks.operations import Webhooks, validated
+from bridge.webhooks.operations import UrlRefusal, Webhooks, validated
 
 #: The columns that are copied, if the table has them: they changed with the bot's releases, and so
 #: did ``is_active``.
@@ -26,45 +28,59 @@ class Imported:
     name: str
     url: str
     event_type: str
+    #: Why it was refused; None: it was not.
+    refusal: str | None = None
+    is_present: bool = False
     #: The new webhook's id; None: it was not created.
-    webhook_id: int | None
-    #: Why it was skipped; None: it was not.
-    skipped: str | None
+    webhook_id: int | None = None
+    warnings: Sequence[str] = ()
 
 
 def import_webhooks(
-    connection: sessions.Connection, vault: Vault, *, dry_run: bool, most: int
+    connection: sessions.Connection,
+    vault: Vault,
+    url_refusal: UrlRefusal | None = None,
+    *,
+    dry_run: bool,
+    most: int,
 ) -> list[Imported]:
-    """Copy the bot's active webhooks; all of them or, if one fails, none.
+    """Copy the bot's active webhooks, with the checks of REST.
 
-    Invalid webhooks are skipped, and so are those whose URL and event type exist already.
+    One that these refuse does not stop the others. Those whose URL and event type exist already
+    are left out.
 
     Args:
+        url_refusal: as of ``Webhooks``, but works without an event loop.
+        dry_run: check, but create nothing.
         most: how many webhooks there may be.
 
     Raises:
         WebhookError: there is no such table, it lacks a required column, or it belongs to a role
             that has fewer rights than the owner of schema bridge; or there are too many webhooks.
+            Nothing was copied.
     """
-    webhooks = Webhooks(SessionQueries(connection), vault, most=most)
+    webhooks = Webhooks(SessionQueries(connection), vault, url_refusal, most=most)
     results: list[Imported] = []
     with connection.transaction():
         rows = sessions.fetch(connection, "known_webhooks")
         known = {(row["url"], row["event_type"]) for row in rows}
         for row in _own_webhooks(connection):
-            webhook_id = skipped = None
-            try:
-                webhook = validated(NewWebhook, row)
-            except InvalidInputError as error:
-                skipped = str(error)
-            else:
-                if (webhook.url, webhook.event_type) in known:
-                    skipped = "already present"
-                elif not dry_run:
-                    webhook_id = run_blocking(webhooks.create(webhook)).id
-                known.add((webhook.url, webhook.event_type))
             name, url, event_type = (str(row[column]) for column in REQUIRED_COLUMNS)
-            results.append(Imported(name, url, event_type, webhook_id, skipped))
+            result = partial(Imported, name, url, event_type)
+            if (url, event_type) in known:
+                results.append(result(is_present=True))
+                continue
+            try:
+                wanted = validated(NewWebhook, row)
+                if dry_run:
+                    results.append(result(**run_blocking(webhooks.check(wanted))))
+                else:
+                    with connection.transaction():  # a savepoint: an error undoes only this one
+                        created = run_blocking(webhooks.create(wanted))
+                    results.append(result(webhook_id=created.id, warnings=created.warnings))
+                known.add((url, event_type))
+            except InvalidInputError as error:
+                results.append(result(refusal=str(error)))
     return results
 
 

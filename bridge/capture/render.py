@@ -188,6 +188,15 @@ class _Rendering:
         }
 
     def _payload(self, rule: CaptureRule) -> str:
+        payload = self._listed(rule)
+        if rule.extra is None:
+            return payload
+        # With the cast, `init` refuses SQL of another type.
+        extra = self._sql("extra", f"({rule.extra.strip()}\n)::pg_catalog.jsonb")
+        return f"{payload} operator(pg_catalog.||) coalesce({extra}, '{{}}')"
+
+    def _listed(self, rule: CaptureRule) -> str:
+        """Return SQL for the payload without ``extra``."""
         if isinstance(rule.payload, dict):
             return self._json_object("payload", rule.payload)
         names = rule.payload

@@ -119,6 +119,8 @@ class CaptureRule(_Rule):
     payload: dict[Text, ColumnOrSql] | tuple[Text, ...] | Literal["*"] = Field(
         default_factory=dict, union_mode="left_to_right"
     )
+    #: SQL of a JSON object whose keys are added to the payload; null adds none.
+    extra: ColumnOrSql | None = None
     #: Columns that ``*`` excludes.
     leave_out: tuple[Text, ...] = Field(default=(), validation_alias="except")
     #: Skip updates that change none of these columns.

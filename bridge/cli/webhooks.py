@@ -6,7 +6,7 @@ Only these commands pay for importing the webhook operations, which doubles thei
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -14,11 +14,12 @@ import typer
 from bridge.access.vault import Vault
 from bridge.capture.apply import install_lock
 from bridge.cli.context import database_session, one_line_errors, read_settings
-from bridge.cli.output import MISUSED, fail
+from bridge.cli.output import FAILED, MISUSED, fail
 from bridge.database.queries import SessionQueries, run_blocking
 from bridge.terminal.output import say, show, show_json, show_table, show_text
 
 if TYPE_CHECKING:
+    from bridge.bot.webhooks import Imported
     from bridge.webhooks.operations import Webhooks
 
 webhooks_app = typer.Typer(help="Manage webhooks and their deliveries.", no_args_is_help=True)
@@ -96,6 +97,8 @@ def create(
     show(created.id)
     if created.secret is not None:
         show(created.secret)
+    for warning in created.warnings:
+        say(f"note: {warning}")
 
 
 @webhooks_app.command()
@@ -191,24 +194,42 @@ def import_(
 ) -> None:
     """Copy the bot's active webhooks and print their new IDs.
 
-    Reads the bot's own table public.webhooks.
+    Reads the bot's own table public.webhooks. Exits with 1 if any webhook is refused.
     """
     settings = read_settings()
     vault = Vault(settings.secret_keys)
     with database_session(settings) as connection, install_lock(connection):
         from bridge.bot.webhooks import import_webhooks
+        from bridge.delivery.resolve import blocking_url_refusal
 
-        results = import_webhooks(connection, vault, dry_run=dry_run, most=settings.max_webhooks)
+        refusal = blocking_url_refusal(settings.allowed_networks)
+        results = import_webhooks(
+            connection, vault, refusal, dry_run=dry_run, most=settings.max_webhooks
+        )
+    _show_import(results, dry_run=dry_run)
+    if any(each.refusal for each in results):
+        raise SystemExit(FAILED)
+
+
+def _show_import(results: Sequence[Imported], *, dry_run: bool) -> None:
+    """Print a line for each of the bot's webhooks, the new ids, and a summary."""
+    copied = refused = 0
     for each in results:
         what = f"{each.name}, {each.event_type} to {each.url}"
-        if each.skipped is not None:
-            say(f"skipped: {what}: {each.skipped}")
+        if each.refusal is not None:
+            refused += 1
+            say(f"refused: {what}: {each.refusal}")
+        elif each.is_present:
+            say(f"skipped: {what}: already present")
         else:
+            copied += 1
             say(f"{'would copy' if dry_run else 'copied'}: {what}")
-        if each.webhook_id is not None:
-            show(each.webhook_id)
-    copied = sum(each.skipped is None for each in results)
-    say(f"{copied} {'to copy' if dry_run else 'copied'}, {len(results) - copied} skipped")
+            for warning in each.warnings:
+                say(f"note: {warning}")
+            if each.webhook_id is not None:
+                show(each.webhook_id)
+    skipped = len(results) - copied - refused
+    say(f"{copied} {'to copy' if dry_run else 'copied'}, {skipped} skipped, {refused} refused")
     if copied:
         say("disable the bot's own webhooks, or receivers will get every event twice")
 

@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from bridge.daemon.bridge import Bridge
-from bridge.daemon.start import StartError, check_bot_tokens, listen, prepare_database
+from bridge.daemon.start import StartError, listen, prepare_database
 from bridge.database.errors import DatabaseUnavailable
 from bridge.database.pool import open_database
 from bridge.delivery.addresses import AddressPolicy
@@ -61,8 +61,6 @@ async def serve(
             except DatabaseUnavailable as error:
                 raise StartError(f"cannot connect to the database: {error}") from None
             last_event_id = await prepare_database(database)
-            if settings.bot_tokens:
-                await check_bot_tokens(database)
             trio.socket.set_custom_hostname_resolver(Lookups())
             policy = AddressPolicy(settings.allowed_networks)
             transport = stack.enter_context(

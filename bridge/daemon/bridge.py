@@ -68,7 +68,8 @@ class Bridge:
         exposition: Callable[[], Awaitable[bytes]],
     ) -> None:
         vault = Vault(settings.secret_keys)
-        tokens = _authenticator(settings, database)
+        self._bot_tokens = _bot_tokens(settings, database)
+        tokens = _authenticator(settings, database, self._bot_tokens)
         clock = ServerClock()
         hub = Hub(History(last_event_id, partial(read_log, database)), clock)
         live = LiveStream(hub, tokens, _stream_limits(settings), access_log=settings.access_log)
@@ -102,14 +103,13 @@ class Bridge:
             "capture": watch.trouble,
         }
         readiness = Readiness(database, checks, stall_seconds=3 * settings.poll_seconds)
-        per_second = settings.requests_per_second
         api = build_api(
             database,
             tokens,
             vault=vault,
             cors_origins=settings.cors_origins,
             proxies=settings.trusted_proxies,
-            requests=_throttle(per_second, BURST_SECONDS * per_second),
+            requests=_request_limit(settings),
             access_log=settings.access_log,
             max_webhooks=settings.max_webhooks,
             max_tokens=settings.max_tokens,
@@ -155,6 +155,8 @@ class Bridge:
         async with trio.open_nursery() as nursery:
             for task in self._tasks:
                 nursery.start_soon(task)
+            if self._bot_tokens is not None:
+                nursery.start_soon(self._bot_tokens.check)
             async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
                 accepting.start_soon(self._front.accept, listeners, connections)
                 serving()
@@ -192,12 +194,14 @@ def _kill_later() -> threading.Timer:
     return timer
 
 
-def _authenticator(settings: Settings, database: Database) -> Authenticator:
+def _authenticator(
+    settings: Settings, database: Database, bot_tokens: BotTokenTable | None
+) -> Authenticator:
     per_minute = settings.failed_logins_per_minute
     return Authenticator(
         database,
         settings.token.get_secret_value() if settings.token else None,
-        bot=_bot_tokens(settings, database),
+        bot=bot_tokens,
         failures=_throttle(per_minute / 60, per_minute),
     )
 
@@ -212,6 +216,11 @@ def _bot_tokens(settings: Settings, database: Database) -> BotTokenTable | None:
         frozenset(settings.bot_tokens_scopes),
     )
     return BotTokenTable(database, tokens)
+
+
+def _request_limit(settings: Settings) -> Throttle | None:
+    per_second = settings.requests_per_second
+    return _throttle(per_second, BURST_SECONDS * per_second)
 
 
 def _throttle(per_second: float, burst: float) -> Throttle | None:

@@ -6,7 +6,7 @@ import trio
 
 from bridge import assets
 from bridge.database import rights
-from bridge.database.errors import DatabaseError, DatabaseUnavailable, UnfitTableError
+from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Database
 from bridge.relay.upkeep import create_partitions
 from bridge.settings import Settings
@@ -39,29 +39,6 @@ async def prepare_database(database: Database) -> int:
         ) from None
     last_event_id: int = newest["newest_id"]
     return last_event_id
-
-
-async def check_bot_tokens(database: Database) -> None:
-    """Check that the bot's own token table can be read.
-
-    Raises:
-        StartError: it cannot, or reading it would be unsafe.
-    """
-    try:
-        await database.read_foreign("bot_tokens_table", "valid_bot_tokens", [])
-    except DatabaseUnavailable as error:
-        raise StartError(f"cannot use the database: {error}") from None
-    except UnfitTableError as error:
-        raise StartError(
-            f"BRIDGE_BOT_TOKENS is on, but public.web_api_tokens is unsafe to read because {error}:"
-            " code of its owner would run with the bridge's privileges; turn BRIDGE_BOT_TOKENS off"
-        ) from None
-    except DatabaseError as error:
-        raise StartError(
-            f"BRIDGE_BOT_TOKENS is on, but public.web_api_tokens cannot be read: {error}; as its "
-            "owner, run: grant select (id, name, token_hash, is_active, expires_at) on "
-            "public.web_api_tokens to the bridge's role; or turn BRIDGE_BOT_TOKENS off"
-        ) from None
 
 
 async def listen(

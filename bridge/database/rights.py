@@ -1,6 +1,7 @@
 """Interpret the rows of ``sql/queries/rights.sql``: which privileges the roles have and lack.
 
-Rows are mappings, so either driver can fetch them.
+Also those of ``sql/queries/bot_tokens_trouble.sql``, about the bot's table of tokens. Rows are
+mappings, so either driver can fetch them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,3 +44,20 @@ def grants(rows: Iterable[Row], roles: Sequence[str], *, only_missing: bool = Tr
         for row in rows
         if row["role"] in roles and (row["missing"] or not only_missing)
     ]
+
+
+def bot_tokens_trouble(rows: Sequence[Row]) -> tuple[str, str] | None:
+    """Return why the bot's tokens cannot be read and what helps, or None.
+
+    Args:
+        rows: of ``bot_tokens_trouble``.
+    """
+    if not rows:
+        return None
+    statements = [row["statement"] for row in rows if row["statement"]]
+    remedy = (
+        f"as their owner, run: {'; '.join(statements)}"
+        if statements
+        else "restore the table, or set BRIDGE_BOT_TOKENS=off"
+    )
+    return "; ".join(row["reason"] for row in rows), remedy

@@ -1,11 +1,13 @@
 """Resolves a receiver's host and rejects addresses that no delivery may connect to."""
 
 import socket
+from collections.abc import Awaitable, Callable, Sequence
 from socket import SOCK_STREAM
 from typing import Any, cast
 
 import trio
 
+from bridge.access.proxies import Network
 from bridge.delivery.addresses import AddressPolicy, how_to_allow
 from bridge.delivery.url import parse_url
 
@@ -121,6 +123,15 @@ async def url_refusal(url: str, policy: AddressPolicy, seconds: float = 3.0) -> 
         except UnresolvableError:
             pass
     return None
+
+
+def blocking_url_refusal(networks: Sequence[Network]) -> Callable[[str], Awaitable[str | None]]:
+    """Return a function like ``url_refusal`` that works without an event loop, for commands."""
+
+    async def refusal(url: str) -> str | None:
+        return trio.run(url_refusal, url, AddressPolicy(networks))
+
+    return refusal
 
 
 def _address(sockaddr: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> str:

@@ -55,6 +55,7 @@ class Rows:
         """Insert a user, perhaps referred by one of these."""
         rng, number, at = self._rng, next(self._numbers), now()
         by_email = rng.random() < 0.25
+        email = f"user{number}@example.com" if by_email else None
         user = {
             "telegram_id": None if by_email else 5_000_000_000 + number * 37,
             "username": None if by_email else rng.choice(phrases.USERNAMES),
@@ -72,13 +73,14 @@ class Rows:
             status="active",
             language="ru",
             balance_kopeks=0,
-            email=f"user{number}@example.com" if by_email else None,
+            email=email,
             password_hash="$2b$12$not-for-anyone-else" if by_email else None,
             created_at=at,
             updated_at=at,
             last_activity=at,
         )
-        return {"user_id": user_id, **user}
+        more = {"email": email, "auth_type": "email"} if by_email else {}
+        return {"user_id": user_id, **user, **more}
 
     def insert_transaction(
         self, user_id: int, kind: str, *, completed: bool | None, sign: int = 1

@@ -84,11 +84,11 @@ ROOMS = (
 _DESCRIPTION = """\
 All operations except those tagged *bridge* need a token from `pgbridge token create`, sent as
 `Authorization: Bearer` or as `X-API-Key`. Bodies are uncompressed JSON in UTF-8. Unknown fields and
-parameters are ignored. Ambiguous requests get 422: duplicate keys in an object, repeated query
-parameters, NaN, nesting deeper than 32; so do bodies with more than 1,000 lists and objects. Every
-error has a `detail`: a text or, for 422, a list of problems and their places. A trailing slash in a
-path makes no difference. After a 429 or 503, the request may be sent again after `Retry-After`
-seconds.
+parameters get 422; the read-only fields of a webhook or token are ignored. Ambiguous requests get
+422 too: duplicate keys in an object, repeated query parameters, NaN, nesting deeper than 32; so do
+bodies with more than 1,000 lists and objects. Every error has a `detail`: a text or, for 422, a
+list of problems and their places. A trailing slash in a path makes no difference. After a 429 or
+503, the request may be sent again after `Retry-After` seconds.
 """
 _TAGS = [
     {"name": "webhooks", "description": "Who receives which events."},

@@ -210,5 +210,5 @@ Count = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
 
 
 def example(**fields: Any) -> ConfigDict:
-    """Return a model's configuration with an example body; errors never show the input."""
-    return ConfigDict(hide_input_in_errors=True, json_schema_extra={"examples": [fields]})
+    """Return a model's configuration with an example body."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})

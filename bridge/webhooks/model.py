@@ -14,6 +14,7 @@ from pydantic import (
 
 from bridge.events import readable_payload
 from bridge.operations.overview import WebhookState
+from bridge.webhooks.body import Body
 from bridge.webhooks.fields import (
     Count,
     DeliveryStatus,
@@ -35,11 +36,67 @@ from bridge.webhooks.fields import (
 )
 
 
-class NewWebhook(BaseModel):
-    """A webhook to create. Unknown and read-only fields are ignored."""
+class Webhook(BaseModel):
+    """A webhook. Its secret is never shown."""
 
+    id: Id
+    name: str = Field(examples=["crm"])
+    url: str = Field(examples=["https://crm.example/hook"], json_schema_extra={"format": "uri"})
+    event_type: str = Field(examples=["ticket.*"])
+    is_active: bool
+    description: str | None
+    disabled_reason: str | None = Field(
+        description="Why the bridge disabled the webhook; null if it did not."
+    )
+    timeout_seconds: int
+    max_concurrency: int
+    filter: str | None = Field(description="As PostgreSQL formats it.")
+    rate_per_second: float | None
+    ordered: bool
+    retry_schedule: list[float] | None
+    paused_at: datetime | None = Field(
+        description="When the webhook was paused; null if it is not."
+    )
+    failing_since: datetime | None = Field(
+        description="Start of the first failed attempt since the last success."
+    )
+    probe_at: datetime | None = Field(
+        description="While the circuit breaker is open: when the next delivery is tried."
+    )
+    created_at: datetime
+    updated_at: datetime
+    last_triggered_at: datetime | None
+    failure_count: Count
+    success_count: Count
+
+
+class SavedWebhook(Webhook):
+    """A webhook that was created or changed."""
+
+    warnings: list[str] = Field(
+        default=[],
+        description="What is probably a mistake, such as an event type that no rule captures; "
+        "missing if there is nothing.",
+    )
+
+
+class CreatedWebhook(SavedWebhook):
+    """A new webhook, with its secret if that was generated."""
+
+    secret: str | None = Field(
+        default=None, repr=False, description="The generated secret; missing if none was requested."
+    )
+
+
+#: Fields of a response that clients may send back.
+_SHOWN = frozenset(CreatedWebhook.model_fields)
+
+
+class NewWebhook(Body):
+    """A webhook to create. Read-only fields are ignored."""
+
+    read_only = _SHOWN
     model_config = ConfigDict(
-        hide_input_in_errors=True,
         json_schema_extra={
             "examples": [
                 {
@@ -95,12 +152,13 @@ class NewWebhook(BaseModel):
 REMOVABLE = ("secret", "description", "filter", "rate_per_second", "retry_schedule")
 
 
-class WebhookChanges(BaseModel):
+class WebhookChanges(Body):
     """Changes to a webhook. Missing fields stay as they are, and so do fields that are null.
 
-    Null removes only the optional fields of a webhook (``REMOVABLE``).
+    Null removes only the optional fields of a webhook (``REMOVABLE``). Read-only ones are ignored.
     """
 
+    read_only = _SHOWN
     model_config = example(event_type="ticket.*", is_active=True, description=None)
 
     name: Name | None = None
@@ -132,49 +190,7 @@ class WebhookChanges(BaseModel):
         }
 
 
-class Webhook(BaseModel):
-    """A webhook. Its secret is never shown."""
-
-    id: Id
-    name: str = Field(examples=["crm"])
-    url: str = Field(examples=["https://crm.example/hook"], json_schema_extra={"format": "uri"})
-    event_type: str = Field(examples=["ticket.*"])
-    is_active: bool
-    description: str | None
-    disabled_reason: str | None = Field(
-        description="Why the bridge disabled the webhook; null if it did not."
-    )
-    timeout_seconds: int
-    max_concurrency: int
-    filter: str | None = Field(description="As PostgreSQL formats it.")
-    rate_per_second: float | None
-    ordered: bool
-    retry_schedule: list[float] | None
-    paused_at: datetime | None = Field(
-        description="When the webhook was paused; null if it is not."
-    )
-    failing_since: datetime | None = Field(
-        description="Start of the first failed attempt since the last success."
-    )
-    probe_at: datetime | None = Field(
-        description="While the circuit breaker is open: when the next delivery is tried."
-    )
-    created_at: datetime
-    updated_at: datetime
-    last_triggered_at: datetime | None
-    failure_count: Count
-    success_count: Count
-
-
-class CreatedWebhook(Webhook):
-    """A new webhook, with its secret if that was generated."""
-
-    secret: str | None = Field(
-        default=None, repr=False, description="The generated secret; missing if none was requested."
-    )
-
-
-class SecretRotation(BaseModel):
+class SecretRotation(Body):
     """A webhook's next secret."""
 
     model_config = example(secret="the-next-secret")  # noqa: S106 - an example
@@ -247,7 +263,7 @@ class WebhookHealth(BaseModel):
     answer_p95_day: float | None
 
 
-class Redelivery(BaseModel):
+class Redelivery(Body):
     """A range of failed deliveries to send again, by the time at which they failed."""
 
     model_config = example(

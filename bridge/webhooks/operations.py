@@ -19,6 +19,7 @@ from bridge.webhooks.errors import (
     WebhookError,
     What,
 )
+from bridge.webhooks.event_types import UnmatchedType, unmatched_type
 from bridge.webhooks.fields import MAX_BIGINT
 from bridge.webhooks.model import (
     Attempt,
@@ -31,6 +32,7 @@ from bridge.webhooks.model import (
     RedeliveryCount,
     RedeliveryProgress,
     RotatedSecret,
+    SavedWebhook,
     Webhook,
     WebhookChanges,
     WebhookHealth,
@@ -145,7 +147,7 @@ class Webhooks:
             InvalidInputError: the URL or the filter is not allowed.
             TooManyError: there are too many webhooks.
         """
-        await self._check_url(webhook.url)
+        warnings = await self.check(webhook)
         secret = new_secret() if webhook.generate_secret else webhook.secret
         with _input_errors(webhook.model_dump()):
             rows = await self._queries.fetch(
@@ -167,9 +169,14 @@ class Webhooks:
         if not rows:
             raise TooManyError(self._most)
         shown: dict[str, Any] = {"secret": secret} if webhook.generate_secret else {}
-        return CreatedWebhook(**rows[0], **shown)
+        return CreatedWebhook(**rows[0], **shown, **warnings)
 
-    async def update(self, webhook_id: int, changes: WebhookChanges) -> Webhook:
+    async def check(self, webhook: NewWebhook) -> dict[str, Any]:
+        """Return the field ``warnings`` of the webhook if it were created; raises as `create`."""
+        await self._check_url(webhook.url)
+        return await self._warnings(webhook.event_type)
+
+    async def update(self, webhook_id: int, changes: WebhookChanges) -> SavedWebhook:
         """Change a webhook. Activating it clears ``disabled_reason`` and wakes the couriers.
 
         Raises:
@@ -187,6 +194,7 @@ class Webhooks:
             seen_url = (await self.get(webhook_id)).url
             if not same_origin(seen_url, changes.url):
                 seen_url = ""  # no webhook's URL
+        warnings = await self._warnings(changes.event_type)
         if changes.secret:
             columns["secret"] = self._vault.seal(changes.secret)
         try:
@@ -197,7 +205,11 @@ class Webhooks:
         except NotFoundError:
             await self.get(webhook_id)
             raise InvalidInputError("secret", _NEW_ORIGIN, kind="secret_required") from None
-        return Webhook(**row)
+        return SavedWebhook(**row, **warnings)
+
+    async def unmatched_type(self, event_type: str) -> UnmatchedType | None:
+        """Return what is wrong with an event type that no events match; None if some may."""
+        return await unmatched_type(self._queries, event_type)
 
     async def rotate_secret(self, webhook_id: int, given: str | None = None) -> RotatedSecret:
         """Replace a webhook's secret. For a day, requests are signed with the old one as well.
@@ -335,6 +347,14 @@ class Webhooks:
         """
         row = await self._one("redeliver", delivery_id, what="delivery")
         return bool(row["was_finished"])
+
+    async def _warnings(self, event_type: str | None) -> dict[str, Any]:
+        """Return the field ``warnings`` of the answer, if there are any.
+
+        Call this before the change: if it failed afterwards, a new secret would be lost.
+        """
+        unmatched = None if event_type is None else await self.unmatched_type(event_type)
+        return {} if unmatched is None else {"warnings": [str(unmatched)]}
 
     async def _check_url(self, url: str) -> None:
         if self._url_refusal and (refusal := await self._url_refusal(url)):

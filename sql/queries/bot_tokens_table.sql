@@ -25,7 +25,9 @@ from (
         ) then 'it has a column of a type that is not PostgreSQL''s own'
     end as reason
     from pg_class t
-    where t.oid = to_regclass('public.web_api_tokens')
+    join pg_namespace n on n.oid = t.relnamespace
+    where n.nspname = 'public'
+      and t.relname = 'web_api_tokens'
       and not pg_has_role(t.relowner, (select nspowner from pg_namespace where nspname = 'bridge'), 'usage')
 ) as judged
 where reason is not null;

@@ -57,7 +57,7 @@ def triggers(url: str) -> dict[str, int]:
 
 def with_payload(event: str, payload: dict[str, str]) -> list[Rule]:
     return [
-        rule.model_copy(update={"payload": payload}) if rule.name == event else rule
+        rule.model_copy(update={"payload": payload, "extra": None}) if rule.name == event else rule
         for rule in load_preset("telegram-shop")
     ]
 

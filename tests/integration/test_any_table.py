@@ -68,6 +68,24 @@ def test_star_sends_the_columns_known_at_init_but_the_excluded(people: Applicati
     assert people.payloads() == [{"id": 3, "name": None, "note": None, "another": "new"}]
 
 
+def test_extra_adds_and_replaces_keys(people: Application) -> None:
+    extra = (
+        "case when new.name is not null then"
+        " json_build_object('name', upper(new.name), 'none', null) end -- else nothing"
+    )
+    whole = "extra = \"jsonb_build_object('by', tg_op)\""
+    people.capture(
+        rule("p", "public.people", '"insert"', f'payload = ["id", "name"]\nextra = "{extra}"')
+        + rule("t", "public.people", '"truncate"', whole)
+    )
+    people.run("insert into public.people values (1, 'Anna'), (2, null)", "truncate public.people")
+    assert people.payloads() == [
+        {"id": 1, "name": "ANNA", "none": None},
+        {"id": 2, "name": None},
+        {"by": "TRUNCATE"},
+    ]
+
+
 def test_payload_table_takes_columns_and_sql(people: Application) -> None:
     people.capture(
         rule(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import psycopg
 import pytest
 
 from tests.integration.conftest import Shop
@@ -63,12 +64,52 @@ def test_new_user_has_the_contracts_seven_fields(shop: Shop) -> None:
     ]
 
 
-def test_user_signed_up_by_email_has_nulls(shop: Shop) -> None:
-    user = shop.user(auth_type="email", email="a@example.com")
-    [payload] = shop.payloads("user.created")
-    assert payload.pop("user_id") == user
-    assert set(payload.values()) == {None}
-    assert len(payload) == 6
+@pytest.mark.parametrize(
+    ("auth_type", "email"),
+    [("email", "a@example.com"), ("google", "b@example.com"), ("yandex", None), ("vk", '"a,\\"@b')],
+)
+def test_user_signed_up_otherwise_has_email_and_auth_type(
+    shop: Shop, auth_type: str, email: str | None
+) -> None:
+    user = shop.user(auth_type=auth_type, email=email, password_hash="never to be captured")
+    assert shop.payloads("user.created") == [
+        {
+            "user_id": user,
+            "telegram_id": None,
+            "username": None,
+            "first_name": None,
+            "last_name": None,
+            "referral_code": None,
+            "referred_by_id": None,
+            "email": email,
+            "auth_type": auth_type,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "columns", "more"),
+    [
+        ("auth_type", {}, {}),
+        ("email", {"auth_type": "telegram"}, {}),
+        ("email", {"auth_type": "google"}, {"email": None, "auth_type": "google"}),
+    ],
+)
+def test_releases_without_these_columns_are_captured(
+    shop: Shop, column: str, columns: dict[str, object], more: dict[str, object]
+) -> None:
+    with shop.transaction():
+        shop.execute(f"alter table public.users drop column {column}")
+        names = ", ".join(["username", *columns])
+        values = ", ".join(["%s"] * (1 + len(columns)))
+        shop.execute(
+            f"insert into public.users ({names}) values ({values})", "i", *columns.values()
+        )
+        [payload] = shop.payloads("user.created")
+        raise psycopg.Rollback
+    assert payload["username"] == "i"
+    assert len(payload) == 7 + len(more)
+    assert more.items() <= payload.items()
 
 
 def test_updated_or_deleted_user_is_no_event(shop: Shop) -> None:

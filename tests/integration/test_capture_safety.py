@@ -202,8 +202,8 @@ def test_functions_with_rule_sql_fix_their_search_path(shop: Shop) -> None:
         " from pg_proc where pronamespace = 'bridge'::regnamespace"
     ).fetchall()
     assert len(functions) > 10
-    # These rules contain no SQL, and the template qualifies every name.
-    of_columns = {"capture_user_created", "capture_note_ticket_opened"}
+    # This rule contains no SQL, and the template qualifies every name.
+    of_columns = {"capture_note_ticket_opened"}
     for name, is_definer, config, is_trigger, acl in functions:
         pinned = "search_path=pg_catalog, pg_temp" in (config or [])
         assert pinned is (name not in of_columns), name

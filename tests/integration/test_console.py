@@ -14,7 +14,7 @@ from bridge.access.throttle import Throttle
 from bridge.database.errors import DatabaseUnavailable
 from bridge.web.console.overview import Overviews
 from tests.integration.calling import TOKEN, Bot, add_token
-from tests.integration.console_pages import csrf_of, sign_in, visiting
+from tests.integration.console_pages import csrf_of, sign_in, signed_in, visiting
 
 #: Pages, and the scope that each needs.
 PAGES = [
@@ -278,6 +278,31 @@ async def test_other_content_types_are_rejected(
         headers = {"Content-Type": media_type}
         answer = await browser.post("/console/sign-out", content=body, headers=headers)
         assert answer.status_code == status
+
+
+async def test_unknown_form_field_is_refused_in_words(bridge_url: str, bot: Bot) -> None:
+    async with signed_in(bridge_url) as browser:
+        for path, name, words in (
+            (
+                "webhooks/new",
+                "fliter",
+                "unknown field &#34;fliter&#34;; did you mean &#34;filter&#34;",
+            ),
+            ("tokens/new", "scope", "did you mean &#34;scopes&#34;"),
+            ("deliveries/redeliver", "until_", "did you mean &#34;until&#34;"),
+            ("deliveries/redeliver-chosen", "deliveries", "did you mean &#34;delivery&#34;"),
+        ):
+            answer = await browser.post(f"/console/{path}", data={name: "x"})
+            assert answer.status_code == 422, path
+            assert words in answer.text, path
+        page = await browser.get("/console/sign-in")
+        answer = await browser.post(
+            "/console/sign-in", data={"csrf": csrf_of(page), "tokens": TOKEN}
+        )
+        assert answer.status_code == 422
+        assert "did you mean &#34;token&#34;" in answer.text
+    assert bot.execute("select count(*) from bridge.webhooks").fetchone() == (0,)
+    assert bot.execute("select count(*) from bridge.api_tokens").fetchone() == (0,)
 
 
 async def test_session_cookie_does_not_open_the_api(bridge_url: str) -> None:

@@ -314,6 +314,29 @@ async def test_event_types_are_suggested_with_groups(bridge_url: str) -> None:
     assert not [option for option in options if option.startswith("note")]
 
 
+@pytest.mark.parametrize(
+    ("language", "question"), [("en", "Did you mean:"), ("ru", "Возможно, имелось в виду:")]
+)
+async def test_event_type_that_nothing_makes_gets_a_notice(
+    bridge_url: str, bot: Bot, language: str, question: str
+) -> None:
+    async with signed_in(bridge_url) as browser:
+        browser.headers["Accept-Language"] = language
+        form = {**FILLED, "event_type": "paymnt.completed", "secret_choice": "generate"}
+        made = await browser.post("/console/webhooks/new", data=form)
+        assert made.status_code == 201
+        [(webhook,)] = bot.execute("select id from bridge.webhooks").fetchall()
+        page = await browser.get(f"/console/webhooks/{webhook}")
+        for each in made, page:
+            assert f"{question} <code>payment.completed</code>" in each.text
+        bot.execute("update bridge.webhooks set event_type = 'shipment.sent'")
+        assert "bridge.emit()" in (await browser.get(f"/console/webhooks/{webhook}")).text
+        bot.execute("update bridge.webhooks set event_type = 'payment.*'")
+        page = await browser.get(f"/console/webhooks/{webhook}")
+        assert question not in page.text
+        assert "bridge.emit()" not in page.text
+
+
 # --- editing
 
 

@@ -53,6 +53,18 @@ INVALID = [
     ),
     (
         "t",
+        "insert",
+        f'{_LIST}\nextra = "new.id"',
+        "extra: cannot cast type integer to jsonb",
+    ),
+    (
+        "t",
+        "insert",
+        f'{_LIST}\nextra = "jsonb_build_object(new.nmae)"',
+        "extra: column new.nmae does not exist",
+    ),
+    (
+        "t",
         "truncate",
         'payload = { n = "new.id" }',
         'payload.n: missing FROM-clause entry for table "new"',

@@ -4,14 +4,22 @@ import gzip
 import json
 
 from bridge.web.http.body import MAX_NESTING
-from tests.integration.calling import FORM, Bot, assert_refused, calling, create, secrets_of
+from tests.integration.calling import (
+    FORM,
+    Bot,
+    assert_refused,
+    calling,
+    create,
+    secret_of,
+    secrets_of,
+)
 
 JSON = {"Content-Type": "application/json"}
 
 
 def form_with(text: str) -> bytes:
-    """Return a complete form with this JSON as the unknown field ``extra``."""
-    return (json.dumps(FORM)[:-1] + f', "extra": {text}}}').encode()
+    """Return a complete form with this JSON as the field ``id``, which is ignored."""
+    return (json.dumps(FORM)[:-1] + f', "id": {text}}}').encode()
 
 
 def nested(depth: int) -> bytes:
@@ -99,6 +107,74 @@ async def test_errors_do_not_quote_the_body(bridge_url: str) -> None:
             answer = await client.post("/webhooks", content=body, headers=JSON)
             assert answer.status_code == 422
             assert "s3cret" not in answer.text
+
+
+# Unknown fields
+
+
+async def test_misspelt_field_is_refused_with_a_suggestion(bridge_url: str, bot: Bot) -> None:
+    since = {"since": "2026-01-01T00:00:00Z"}
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        one = f"/webhooks/{webhook['id']}"
+        for method, path, body, name, meant in (
+            ("POST", "/webhooks", FORM, "fliter", "filter"),
+            ("POST", "/webhooks", FORM, "rate_per_seconds", "rate_per_second"),
+            ("PATCH", one, {"name": "other"}, "isActive", "is_active"),
+            ("PATCH", one, {}, "retry_shedule", "retry_schedule"),
+            ("POST", f"{one}/rotate-secret", {}, "secrets", "secret"),
+            ("POST", f"{one}/redeliver", since, "dry-run", "dry_run"),
+            ("POST", "/tokens", {"name": "t", "scopes": ["admin"]}, "expires", "expires_at"),
+        ):
+            answer = await client.request(method, path, json={**body, name: "x"})
+            assert_refused(answer, name)
+            [problem] = answer.json()["detail"]
+            assert problem == {
+                "type": "extra_forbidden",
+                "loc": ["body", name],
+                "msg": f'unknown field "{name}"; did you mean "{meant}"?',
+            }
+        assert (await client.get("/webhooks")).json()["items"] == [webhook]
+        assert (await client.get("/tokens")).json()["items"] == []
+        assert secret_of(bot, webhook["id"]) is None
+
+
+async def test_requests_without_a_body_refuse_fields(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        one = f"/webhooks/{webhook['id']}"
+        for method, path in (
+            ("POST", "/ws/tickets"),
+            ("POST", f"{one}/pause"),
+            ("POST", f"{one}/resume"),
+            ("POST", f"{one}/test"),
+            ("POST", f"{one}/redelivery/cancel"),
+            ("POST", "/deliveries/1/redeliver"),
+            ("DELETE", "/tokens/1"),
+            ("DELETE", one),
+        ):
+            answer = await client.request(method, path, json={"events": ["*"]})
+            assert_refused(answer, "events")
+            assert answer.json()["detail"][0]["msg"] == 'unknown field "events"'
+            for body in b'["events"]', b'"events"', b"x", b"x" * 70_000, gzip.compress(b"{}"):
+                headers = JSON if body[:1] != b"\x1f" else {**JSON, "Content-Encoding": "gzip"}
+                answer = await client.request(method, path, content=body, headers=headers)
+                assert answer.status_code == 422, body[:10]
+        assert (await client.get("/webhooks")).json()["items"] == [webhook]
+        for body in b"", b"{}", b"null":
+            answer = await client.post("/ws/tickets", content=body, headers=JSON)
+            assert answer.status_code == 201, body
+
+
+async def test_names_of_unknown_fields_cannot_break_the_answer(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        many = ", ".join(f'"field{number}": 1' for number in range(4_000))
+        for fields in '"\\ud800": 1', '"a\\n\\u001b[2J{x}": 1', f'"{"x" * 60_000}": 1', many:
+            body = (json.dumps(FORM)[:-1] + f", {fields}}}").encode()
+            answer = await client.post("/webhooks", content=body, headers=JSON)
+            assert answer.status_code == 422
+            assert len(answer.content) < 4_000
+            assert "did you mean" not in answer.text
 
 
 # Content-Type and Content-Encoding
@@ -231,3 +307,29 @@ async def test_numbers_in_python_notation_are_rejected(bridge_url: str) -> None:
             assert_refused(await client.get(f"/events?since={number}"), "since")
             answer = await client.get(f"/webhooks/{number}")
             assert answer.status_code == (404 if number == "1%0A" else 422), number
+
+
+async def test_unknown_parameters_are_refused_with_a_suggestion(bridge_url: str) -> None:
+    async with calling(bridge_url) as client:
+        webhook = await create(client)
+        for path, name, message in (
+            ("/webhooks", "isActive", 'unknown parameter "isActive"; did you mean "is_active"?'),
+            ("/webhooks", "page", 'unknown parameter "page"'),
+            (
+                "/webhooks/1/deliveries",
+                "state",
+                'unknown parameter "state"; did you mean "status"?',
+            ),
+            ("/events", "form", 'unknown parameter "form"'),
+            (
+                "/events",
+                "event_types",
+                'unknown parameter "event_types"; did you mean "event_type"?',
+            ),
+            ("/tokens", "offest", 'unknown parameter "offest"; did you mean "offset"?'),
+            ("/audit", "before", 'unknown parameter "before"; did you mean "before_id"?'),
+            (f"/webhooks/{webhook['id']}", "fields", 'unknown parameter "fields"'),
+        ):
+            answer = await client.get(path, params={name: "1"})
+            assert_refused(answer, name)
+            assert answer.json()["detail"][0]["msg"] == message

@@ -255,6 +255,14 @@ def away(url: str) -> Iterator[None]:
             run(f"alter database {name} with allow_connections true")
 
 
+#: Valid bodies.
+BODIES = {
+    ("POST", "/webhooks"): FORM,
+    ("PATCH", "/webhooks/1"): FORM,
+    ("POST", "/webhooks/1/redeliver"): {"since": NOW},
+}
+
+
 async def test_unavailable_database_is_answered_with_503(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         webhook = await create(client)
@@ -262,7 +270,7 @@ async def test_unavailable_database_is_answered_with_503(bridge_url: str) -> Non
             # Wait until the pool has noticed.
             await trio.testing.wait_all_tasks_blocked(0.1)
             for method, path in PROTECTED:
-                body = {**FORM, "since": NOW} if method in ("POST", "PATCH") else None
+                body = BODIES.get((method, path))
                 for headers in {}, {"X-API-Key": "a-token-to-look-up"}:
                     answer = await client.request(method, path, headers=headers, json=body)
                     assert answer.status_code == 503

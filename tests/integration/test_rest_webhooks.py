@@ -59,7 +59,7 @@ async def test_empty_optional_texts_are_stored_as_null(bridge_url: str, bot: Bot
 async def test_read_only_fields_are_ignored_on_creation(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
         first = await create(client)
-        second = await create(client, **{**first, "success_count": 99, "unknown": 1})
+        second = await create(client, **{**first, "success_count": 99})
         assert second["id"] != first["id"]
         assert second["success_count"] == 0
 
@@ -196,7 +196,6 @@ async def test_complete_edit_form_can_be_patched(bridge_url: str, bot: Bot) -> N
             "failure_count": 99,
             "last_triggered_at": "yesterday",
             "disabled_reason": "because",
-            "unknown": {"a": 1},
         }
         answer = await client.patch(f"/webhooks/{webhook['id']}", json=form)
         assert answer.status_code == 200
@@ -497,3 +496,48 @@ async def test_health_is_the_row_of_the_view(bridge_url: str, bot: Bot) -> None:
         columns = bot.execute("select * from bridge.webhook_health").description
         assert columns is not None
         assert list(health) == [column.name for column in columns]
+
+
+@pytest.mark.parametrize(
+    ("event_type", "meant"),
+    [
+        ("paymnt.completed", "payment.completed"),
+        ("Payment.Completed", "payment.completed"),
+        ("user", "user.*"),
+        ("paymnt.*", "payment.*"),
+        ("shipment.sent", None),
+        ("zoo.*", None),
+    ],
+)
+async def test_event_type_that_nothing_makes_is_saved_with_a_warning(
+    bridge_url: str, event_type: str, meant: str | None
+) -> None:
+    async with calling(bridge_url) as client:
+        known = await create(client, generate_secret=True)
+        assert "warnings" not in known
+        created = await create(client, event_type=event_type)
+        assert created["event_type"] == event_type
+        [warning] = created.pop("warnings")
+        assert warning.startswith(f'no rule captures "{event_type}"')
+        suggestion = f'did you mean "{meant}"?' if meant else "only if bridge.emit() makes them"
+        assert warning.endswith(suggestion)
+        path = f"/webhooks/{known['id']}"
+        changed = (await client.patch(path, json={"event_type": event_type})).json()
+        assert changed.pop("warnings") == [warning]
+        assert set(changed) == set(created) == SHAPE
+        # The dashboard sends back what it was shown.
+        again = await client.patch(path, json={**changed, "warnings": [], "event_type": "*"})
+        assert (again.status_code, set(again.json())) == (200, SHAPE)
+
+
+async def test_logged_and_own_event_types_need_no_warning(bridge_url: str, bot: Bot) -> None:
+    bot.execute(
+        "insert into bridge.events (event_type, payload, occurred_at)"
+        " values ('shipment.sent', '{}', now())"
+    )
+    async with calling(bridge_url) as client:
+        types = "shipment.sent", "shipment.*", "ticket.*", "webhook.disabled", "webhook.*", "*"
+        for event_type in types:
+            assert "warnings" not in await create(client, event_type=event_type)
+        bot.execute("delete from bridge.capture_rules")
+        assert "warnings" not in await create(client, event_type="paymnt.completed")

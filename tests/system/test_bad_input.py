@@ -5,12 +5,14 @@ import re
 import socket
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 
 from bridge import assets
 from bridge.demo.postgres import EmbeddedPostgres
-from tests.system.processes import complaint, invoked, pgbridge
+from tests.system.processes import SERVICE_LOGIN, TOKEN, complaint, invoked, pgbridge, running
+from tests.waiting import until
 from tests.webhook_rows import add_webhook
 
 NOWHERE = "postgresql://nobody:hunter2@127.0.0.1:1/nothing"
@@ -144,11 +146,34 @@ def test_role_without_privileges_is_refused(bot_url: str, bridge_url: str) -> No
         assert "permission denied" in complaint(pgbridge(*command, url=weak), 1)
 
 
-def test_unreadable_bot_tokens_stop_the_start(
+async def test_unreadable_bot_tokens_do_not_stop_the_start(
     bridge_url: str, bot: psycopg.Connection[object]
 ) -> None:
-    result = pgbridge("run", url=bridge_url, port=0, bot_tokens="on")
-    assert "public.web_api_tokens cannot be read" in complaint(result, 1)
+    async with (
+        running(bridge_url, bot_tokens="on") as bridge,
+        httpx.AsyncClient(base_url=bridge.rest_url) as http,
+    ):
+        await until(lambda: bool(bridge.logged("bot_tokens_rejected")))
+        [entry] = bridge.logged("bot_tokens_rejected")
+        assert entry["level"] == "warning"
+        assert entry["reason"] == "table public.web_api_tokens does not exist"
+
+        async def status(token: str) -> int:
+            return (await http.get("/webhooks", headers={"X-API-Key": token})).status_code
+
+        assert (await status(TOKEN), await status("bot-token")) == (200, 503)
+        bot.execute(
+            "create table public.web_api_tokens as select 1 as id, 'panel' as name,"
+            " encode(sha256('bot-token'), 'hex') as token_hash, true as is_active,"
+            " null::timestamptz as expires_at"
+        )
+        assert await status("bot-token") == 503
+        [entry] = bridge.logged("bot_token_lookup_failed")
+        bot.execute(f"grant select on public.web_api_tokens to {SERVICE_LOGIN}".encode())
+        assert (await status("bot-token"), await status("other")) == (200, 401)
+
+
+def test_invalid_settings_of_bot_tokens_are_named(bridge_url: str) -> None:
     for setting, value in (("bot_tokens", "maybe"), ("bot_tokens_algorithm", "md5")):
         assert setting.upper() in complaint(invoked("run", url=bridge_url, **{setting: value}), 2)
 

@@ -82,6 +82,16 @@ def test_only_a_generated_secret_is_printed(bridge_url: str, bot: Bot) -> None:
     assert "s3" not in given.stderr
 
 
+def test_create_notes_an_event_type_that_nothing_makes(bridge_url: str, bot: Bot) -> None:
+    created = webhooks(bridge_url, *CREATE, "--event-type", "paymnt.*")
+    assert created.stdout == f"{stored(bot, 'id')[0][0]}\n"
+    assert created.stderr == (
+        'note: no rule captures "paymnt.*", and no recent event has this type; did you mean '
+        '"payment.*"?\n'
+    )
+    assert webhooks(bridge_url, *CREATE).stderr == ""
+
+
 REFUSED = {
     ("--url", "ftp://receiver"): "url: must be an http or https URL",
     ("--event-type", "a b"): "event_type: ",
@@ -236,29 +246,110 @@ def test_import_copies_active_webhooks_once(bridge_url: str, bot: Bot) -> None:
     bot.execute(OWN)
     bot.execute(ROWS)
     before = bot.execute("select w::text, xmin::text from public.webhooks w").fetchall()
-    planned = webhooks(bridge_url, "import", "--dry-run")
+    planned = imported_with(bridge_url, 1, "--dry-run")
     assert stored(bot, "id") == []
     assert planned.stdout == ""
     assert "would copy: CRM, user.created to https://crm.example/hook" in planned.stderr
+    assert "2 to copy, 0 skipped, 1 refused" in planned.stderr
 
-    imported = webhooks(bridge_url, "import")
+    imported = imported_with(bridge_url, 1)
     rows = stored(bot, "id", "name", "url", "event_type", "secret", "description", "is_active")
     assert [row[1:] for row in rows] == [
         ("CRM", "https://crm.example/hook", "user.created", "s3cret", "Для CRM", True),
         ("Empty", "https://crm.example/hook", "ticket.created", None, None, True),
     ]
     assert imported.stdout.split() == [str(row[0]) for row in rows]
-    assert "skipped: Bad, user.created to not a url: url: must be" in imported.stderr
-    assert "2 copied, 1 skipped" in imported.stderr
+    assert "refused: Bad, user.created to not a url: url: must be" in imported.stderr
+    assert "2 copied, 0 skipped, 1 refused" in imported.stderr
     assert "receivers will get every event twice" in imported.stderr
     assert "s3cret" not in imported.stderr + imported.stdout
 
+    bot.execute("update public.webhooks set is_active = false where name = 'Bad'")
+    before = bot.execute("select w::text, xmin::text from public.webhooks w").fetchall()
     again = webhooks(bridge_url, "import")
     assert again.stdout == ""
     assert again.stderr.count("already present") == 2
     assert "twice" not in again.stderr
     assert stored(bot, "id") == [(row[0],) for row in rows]
     assert bot.execute("select w::text, xmin::text from public.webhooks w").fetchall() == before
+
+
+def imported_with(
+    url: str, code: int, *arguments: str, allowed_networks: str = "127.0.0.0/8"
+) -> subprocess.CompletedProcess[str]:
+    """Import, which must exit with this code."""
+    command = ("webhooks", "import", *arguments)
+    done = pgbridge(*command, url=url, allowed_networks=allowed_networks)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+#: Values that REST refuses, and what is said about them.
+UNFIT = [
+    ("url", "http://10.0.0.1/", "url: ", "10.0.0.1"),
+    ("url", "http://169.254.169.254/latest/meta-data/", "url: ", "169.254.169.254"),
+    ("url", "http://[::1]:8080/", "url: ", "::1"),
+    ("url", "http://[::ffff:192.168.0.1]/", "url: ", "BRIDGE_ALLOWED_NETWORKS"),
+    ("url", "ftp://a.example/", "url: ", "must be an http or https URL"),
+    ("url", "https://user:word@a.example/", "url: ", "without user or password"),
+    ("url", "https://a.example/" + "a" * 2048, "url: ", "at most 2048"),
+    ("event_type", "user created", "event_type: ", "match pattern"),
+    ("event_type", "*.created", "event_type: ", "match pattern"),
+    ("name", "a\x1b[2J", "name: ", "control characters"),
+    ("name", "", "name: ", "at least 1"),
+    ("description", "a\u202eb", "description: ", "direction of writing"),
+    ("description", "x" * 4001, "description: ", "at most 4000"),
+    ("secret", "whsec_short", "secret: ", ""),
+    ("secret", "x" * 1025, "secret: ", "at most 1024"),
+]
+
+
+def test_import_refuses_what_rest_refuses_and_copies_the_others(bridge_url: str, bot: Bot) -> None:
+    usual = {
+        "name": "n",
+        "url": "http://127.0.0.1/",
+        "event_type": "user.created",
+        "secret": None,
+        "description": None,
+    }
+    bot.execute("drop table if exists public.webhooks cascade")
+    bot.execute(
+        "create table public.webhooks (id serial, name text, url text, event_type text,"
+        " secret text, description text, is_active boolean)"
+    )
+    columns = ", ".join(usual)
+    values = ", ".join(f"%({name})s" for name in usual)
+    insert = f"insert into public.webhooks ({columns}, is_active) values ({values}, true)"
+    bot.execute(insert.encode(), {**usual, "url": "http://127.0.0.1/first"})
+    for number, (name, value, *_) in enumerate(UNFIT):
+        bot.execute(insert.encode(), {**usual, "url": f"http://127.0.0.1/{number}", name: value})
+    bot.execute(insert.encode(), {**usual, "url": "http://127.0.0.1/last"})
+    for arguments in (["--dry-run"], [], []):
+        done = imported_with(bridge_url, 1, *arguments)
+        refused = [line for line in done.stderr.splitlines() if line.startswith("refused: ")]
+        assert len(refused) == len(UNFIT), done.stderr
+        for line, (_, _, field, reason) in zip(refused, UNFIT, strict=True):
+            assert f": {field}" in line
+            assert reason in line.partition(f": {field}")[2]
+            assert line.isprintable()
+        assert "x" * 1025 not in done.stderr
+        urls = [url for (url,) in stored(bot, "url")]
+        copied = [] if arguments else ["http://127.0.0.1/first", "http://127.0.0.1/last"]
+        assert urls == copied
+    assert "0 copied, 2 skipped" in done.stderr
+    bot.execute("delete from bridge.webhooks")
+    allowed = imported_with(bridge_url, 1, allowed_networks="127.0.0.0/8,10.0.0.0/8")
+    assert "copied: n, user.created to http://10.0.0.1/" in allowed.stderr
+
+
+def test_import_notes_an_event_type_that_nothing_makes(bridge_url: str, bot: Bot) -> None:
+    bot.execute("drop table if exists public.webhooks cascade")
+    bot.execute("create table public.webhooks (name text, url text, event_type text)")
+    bot.execute("insert into public.webhooks values ('a', 'http://a', 'paymnt.completed')")
+    imported = webhooks(bridge_url, "import")
+    assert "note: no rule captures" in imported.stderr
+    assert 'did you mean "payment.completed"?' in imported.stderr
 
 
 def test_import_needs_only_the_required_columns(bridge_url: str, bot: Bot) -> None:

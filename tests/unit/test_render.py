@@ -78,12 +78,14 @@ def test_condition_is_in_the_function_not_the_trigger() -> None:
 
 
 def test_comment_in_an_expression_ends_with_it() -> None:
-    sql = render(rule(when="true -- always", payload={"a": "1 -- one"}), TABLE, 1).function_sql
+    keys = {"when": "true -- always", "payload": {"a": "1 -- one"}, "extra": "null -- none"}
+    sql = render(rule(**keys), TABLE, 1).function_sql
     assert "true -- always\n)" in sql
     assert "1 -- one\n)" in sql
+    assert "null -- none\n)::pg_catalog.jsonb" in sql
 
 
-@pytest.mark.parametrize("place", ["payload", "when"])
+@pytest.mark.parametrize("place", ["payload", "when", "extra"])
 @pytest.mark.parametrize("text", ["'$capture$'", "'$capture$$_capture$'", "$_capture$"])
 def test_dollar_quote_does_not_end_the_function(place: str, text: str) -> None:
     value: object = {"a": text} if place == "payload" else text
@@ -202,6 +204,7 @@ def test_virtual_column_is_computed_from_stored_ones() -> None:
         (["integer", "timestamp with time zone"], {"payload": ["b"]}, ["timezone"]),
         (["integer", "text"], {"payload": {"c": "new.a + 1"}}, ALL_SETTINGS),
         (["integer", "text"], {"when": "new.a > 1"}, ALL_SETTINGS),
+        (["integer", "text"], {"extra": "to_jsonb(new)"}, ALL_SETTINGS),
         (["integer", "interval"], {"payload": ["b"]}, ALL_SETTINGS),
     ],
 )

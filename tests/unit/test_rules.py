@@ -96,6 +96,8 @@ INVALID = [
     ("except = ['id']", 'except: only valid with payload = "*"'),
     ("when = ''", "when: must not be empty"),
     ("when = 5", "when: must be a quoted string"),
+    ("extra = ''", "extra: must not be empty"),
+    ("extra = { a = 'id' }", "extra: must be a quoted string"),
     ("colour = 'red'", "colour: unknown key; the keys are table, on"),
     ("deferred = 'when'", "deferred: Input should be a valid boolean"),
     ("columns = ['id']", "columns: only updates change columns"),

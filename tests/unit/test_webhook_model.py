@@ -230,7 +230,7 @@ def test_null_keeps_a_required_field(field: str) -> None:
 
 
 def test_read_only_fields_are_ignored() -> None:
-    form = {"id": "x", "created_at": 1, "success_count": -5, "unknown": {"a": [math.nan]}}
+    form = {"id": "x", "created_at": 1, "success_count": -5, "probe_at": {"a": [math.nan]}}
     assert WebhookChanges.model_validate(form).columns() == {}
     assert new(**form) == new()
 

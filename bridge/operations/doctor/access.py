@@ -1,10 +1,12 @@
 """Check the privileges of the role, and the bot's own tokens."""
 
-import psycopg
-
 from bridge.capture.dumps import dump_problem
-from bridge.database.rights import existing_roles, grants, missing_rights
-from bridge.database.sessions import one_line
+from bridge.database.rights import (
+    bot_tokens_trouble,
+    existing_roles,
+    grants,
+    missing_rights,
+)
 from bridge.operations.doctor.framework import Context, Verdicts, error, ok, warning
 
 
@@ -50,23 +52,15 @@ def bot_tokens(context: Context) -> Verdicts:
     for row in context.fetch("bot_tokens_table"):
         return error(
             f"public.web_api_tokens is not safe to read: {row['reason']}",
-            "code of its owner would run with the bridge's privileges, so pgbridge run does not "
-            "start",
+            "code of its owner would run with the bridge's privileges, so the bot's tokens are "
+            "refused",
             "set BRIDGE_BOT_TOKENS=off, or remove the cause from the table",
         )
-    try:
-        with context.connection.transaction():
-            context.connection.execute("set transaction read only")
-            context.connection.execute(
-                "select id, name, token_hash, is_active, expires_at"
-                " from only public.web_api_tokens limit 0"
-            )
-    except psycopg.Error as refusal:
+    if trouble := bot_tokens_trouble(context.fetch("bot_tokens_trouble")):
+        reason, remedy = trouble
         return error(
-            f"public.web_api_tokens cannot be read: {one_line(refusal)}",
-            "BRIDGE_BOT_TOKENS is on, and pgbridge run does not start without this table",
-            "set BRIDGE_BOT_TOKENS=off, or let the table's owner run: "
-            "grant select (id, name, token_hash, is_active, expires_at) on "
-            f"public.web_api_tokens to {context.connection.info.user}",
+            f"public.web_api_tokens cannot be read: {reason}",
+            "BRIDGE_BOT_TOKENS is on, but the bot's tokens are refused; all others work",
+            remedy,
         )
     return ok("the bot's own tokens can be read")

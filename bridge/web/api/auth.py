@@ -44,7 +44,10 @@ def guarded_router(scope: str, tag: str) -> APIRouter:
 
             async def guarded(request: Request) -> Response:
                 await authorize(request, scope)
-                return await handle(StrictRequest(request.scope, request.receive))
+                strict = StrictRequest(request.scope, request.receive)
+                if self.body_field is None and request.method != "GET":
+                    await strict.refuse_body()
+                return await handle(strict)
 
             return guarded
 

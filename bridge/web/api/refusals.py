@@ -7,7 +7,11 @@ from typing import Any
 from fastapi import HTTPException
 from pydantic import BaseModel, Field
 
-from bridge.access.authenticator import TooManyFailuresError, TooManyTicketsError
+from bridge.access.authenticator import (
+    TooManyFailuresError,
+    TooManyTicketsError,
+    UnreadableTokensError,
+)
 from bridge.database.errors import DatabaseError, DatabaseUnavailable
 from bridge.database.pool import Row
 from bridge.database.queries import unrepresentable
@@ -163,6 +167,9 @@ def answer_of(error: Exception) -> HTTPException | None:
             return later(429, "Too many failed attempts", error.retry_seconds)
         case TooManyTicketsError():
             return later(429, str(error), error.retry_seconds)
+        case UnreadableTokensError():
+            # Not 401, although the token may be unknown: a dashboard would discard the bot's.
+            return later(503, "The bot's API keys cannot be checked; see the bridge's log")
         case DatabaseUnavailable():
             return later(503, "Database unavailable")
         case DatabaseError() if str(error.sqlstate).startswith(TRANSIENT):

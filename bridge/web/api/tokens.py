@@ -13,6 +13,7 @@ from bridge.web.api.auth import guarded_router
 from bridge.web.api.fields import Limit, Offset, TokenId
 from bridge.web.api.parts import InDatabase
 from bridge.web.api.refusals import NO_TOKEN, TOO_MANY, WITH_BODY, found
+from bridge.webhooks.body import Body
 from bridge.webhooks.fields import Count, Id, Moment, Name, example
 
 managing = guarded_router(ADMIN, "tokens")
@@ -34,18 +35,6 @@ Scopes = Annotated[
 ]
 
 
-class NewToken(BaseModel):
-    """A token to create."""
-
-    model_config = example(name="dashboard", scopes=["events:read", "webhooks:write"])
-
-    name: Name = Field(description="What the token is for.")
-    scopes: Scopes = Field(description="What the token may do.")
-    expires_at: Moment | None = Field(
-        default=None, description="When it expires; UTC if there is no time zone. Null: never."
-    )
-
-
 class Token(BaseModel):
     """A token, without the secret itself."""
 
@@ -63,6 +52,19 @@ class CreatedToken(Token):
     """A new token, with the secret itself."""
 
     token: str = Field(repr=False, description="The token. It is shown only once.")
+
+
+class NewToken(Body):
+    """A token to create. Read-only fields are ignored."""
+
+    read_only = frozenset(Token.model_fields)
+    model_config = example(name="dashboard", scopes=["events:read", "webhooks:write"])
+
+    name: Name = Field(description="What the token is for.")
+    scopes: Scopes = Field(description="What the token may do.")
+    expires_at: Moment | None = Field(
+        default=None, description="When it expires; UTC if there is no time zone. Null: never."
+    )
 
 
 class TokenList(BaseModel):

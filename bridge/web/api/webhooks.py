@@ -29,6 +29,7 @@ from bridge.webhooks.model import (
     RedeliveryCount,
     RedeliveryProgress,
     RotatedSecret,
+    SavedWebhook,
     SecretRotation,
     Webhook,
     WebhookChanges,
@@ -99,7 +100,7 @@ async def list_webhooks(
             },
         },
     },
-    # The field `secret` is present only if the request asked for one.
+    # The fields `secret` and `warnings` are present only if they say something.
     response_model_exclude_unset=True,
     summary="Create a webhook",
 )
@@ -124,10 +125,15 @@ async def get_webhook(webhooks: InWebhooks, webhook_id: WebhookId) -> Webhook:
     return await webhooks.get(webhook_id)
 
 
-@writing.patch(ONE, responses={**NO_WEBHOOK, **WITH_BODY}, summary="Change a webhook")
+@writing.patch(
+    ONE,
+    responses={**NO_WEBHOOK, **WITH_BODY},
+    response_model_exclude_unset=True,  # as above
+    summary="Change a webhook",
+)
 async def update_webhook(
     webhooks: InWebhooks, webhook_id: WebhookId, changes: WebhookChanges
-) -> Webhook:
+) -> SavedWebhook:
     """Change a webhook. Activating it clears `disabled_reason`."""
     return await webhooks.update(webhook_id, changes)
 

@@ -50,6 +50,8 @@ reading = page_router(WEBHOOKS_READ)
 writing = page_router(WEBHOOKS_WRITE)
 ROUTERS = (writing, reading)  # /redeliver must be matched before /{delivery_id}
 
+#: The fields of the form that selects deliveries by time.
+_RANGE: Final = ("webhook", "since", "until", "per_second")
 #: The format of a time field; its times are in UTC.
 _TIME_FIELD: Final = "%Y-%m-%dT%H:%M:%S"
 _MOMENT: Final[TypeAdapter[datetime]] = TypeAdapter(Moment)
@@ -140,8 +142,8 @@ async def redeliver_failed_page(
 @writing.post("/console/deliveries/redeliver")
 async def redeliver_failed_of_form(request: Request, webhooks: InWebhooks) -> Response:
     """Count the selected deliveries; once that is confirmed, send them again."""
-    form = form_of(request)
-    asked = {name: form.text(name) for name in ("webhook", "since", "until", "per_second")}
+    form = form_of(request, "step", *_RANGE)
+    asked = {name: form.text(name) for name in _RANGE}
     chosen, problems = checked(_Failed, asked)
     if chosen is None:
         return await _ask_for_failed(request, webhooks, asked, problems)
@@ -174,7 +176,7 @@ async def redeliver_chosen(
     request: Request, database: InDatabase, webhooks: InWebhooks
 ) -> Response:
     """Count the deliveries ticked in the list; once that is confirmed, send them again."""
-    form = form_of(request)
+    form = form_of(request, "step", "delivery")
     chosen = _chosen(form)
     if form.text("step") != "send":
         (counts,) = await database.fetch("chosen_deliveries", chosen)

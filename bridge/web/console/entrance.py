@@ -8,7 +8,11 @@ from typing import Annotated, Final
 from fastapi import HTTPException, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
-from bridge.access.authenticator import Authenticator, TooManyFailuresError
+from bridge.access.authenticator import (
+    Authenticator,
+    TooManyFailuresError,
+    UnreadableTokensError,
+)
 from bridge.web.console.forms import read_form
 from bridge.web.console.guard import (
     COOKIE,
@@ -56,6 +60,7 @@ async def sign_in(request: Request) -> Response:
     ):
         # Cookies are disabled, or the page was open for longer than the cookie lasts.
         return _ask(request, wanted, problem="again", status=403)
+    form.refuse_unknown(CSRF_FIELD, "next", "username", "token")
     tokens: Authenticator = request.app.state.tokens
     try:
         grant = await tokens.authenticate(form.text("token"), address_of(request.scope))
@@ -64,6 +69,8 @@ async def sign_in(request: Request) -> Response:
         return _ask(
             request, wanted, problem="held", status=429, headers={"Retry-After": str(seconds)}
         )
+    except UnreadableTokensError:
+        return _ask(request, wanted, problem="unreadable", status=503)
     if grant is None:
         return _ask(request, wanted, problem="unknown", status=401)
     request.state.grant = grant  # for the access log

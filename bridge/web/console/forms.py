@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, ValidationError
 
+from bridge.terminal.suggestion import unknown
 from bridge.web.http.bodies import body_of
 from bridge.webhooks.errors import InvalidInputError, TooManyError
 
@@ -38,6 +39,16 @@ class Form:
     def chosen(self, name: str) -> bool:
         """Return whether a box was ticked."""
         return name in self._fields
+
+    def refuse_unknown(self, *known: str) -> None:
+        """Reject fields other than the known ones.
+
+        Raises:
+            HTTPException: 422, there is one.
+        """
+        for name in self._fields:
+            if name not in known:
+                raise HTTPException(422, f"The form has an {unknown('field', name, known)}")
 
 
 async def read_form(request: Request) -> Form:

@@ -129,9 +129,17 @@ def refuse_foreign(request: Request) -> None:
         raise HTTPException(403, "The request comes from another site")
 
 
-def form_of(request: Request) -> Form:
-    """Return the form of a request."""
+def form_of(request: Request, *fields: str) -> Form:
+    """Return the form of a request.
+
+    Args:
+        fields: the names that it may have.
+
+    Raises:
+        HTTPException: 422, it has another.
+    """
     form: Form = request.state.form
+    form.refuse_unknown(CSRF_FIELD, *fields)
     return form
 
 

@@ -25,6 +25,9 @@ ON_A_PAGE: Final = 50
 #: Default and longest validity of a token, in days.
 USUAL_DAYS, MOST_DAYS = 90, 36_500
 
+#: The fields of the form, besides the scopes.
+_TEXTS: Final = ("name", "patterns", "expiry", "days", "date")
+
 managing = page_router(ADMIN)
 ROUTERS = (managing,)
 
@@ -47,7 +50,7 @@ async def new_token_page(request: Request) -> Response:
 @managing.post("/console/tokens/new")
 async def create_token(request: Request, database: InDatabase) -> Response:
     """Create a token. Only this response ever shows it."""
-    form = form_of(request)
+    form = form_of(request, "scopes", *_TEXTS)
     try:
         wanted = NewToken(name=form.text("name"), scopes=_scopes(form), expires_at=_expiry(form))
     except (ValidationError, InvalidInputError) as error:
@@ -90,7 +93,7 @@ def _form_page(
 def _typed(form: Form) -> dict[str, Any]:
     """Return the input to show again in the form."""
     return {
-        **{name: form.text(name) for name in ("name", "patterns", "expiry", "days", "date")},
+        **{name: form.text(name) for name in _TEXTS},
         "scopes": form.texts("scopes"),
     }
 

@@ -19,6 +19,8 @@ _TEXTS: Final = (
     "retry_schedule",
 )
 _BOXES: Final = ("is_active", "ordered")
+#: All fields; ``seen`` is the version that was edited.
+FIELDS: Final = (*_TEXTS, *_BOXES, "secret_choice", "secret", "seen")
 #: Fields that most people leave at their defaults.
 RARE: Final = frozenset(
     {

@@ -18,6 +18,7 @@ from bridge.web.console.forms import Problems, problems_of, status_of
 from bridge.web.console.guard import form_of, page_router
 from bridge.web.console.rendering import page, redirect
 from bridge.webhooks.errors import InvalidInputError, TooManyError
+from bridge.webhooks.event_types import BRIDGE_TYPES
 from bridge.webhooks.fields import MAX_BIGINT
 from bridge.webhooks.model import SecretRotation, WebhookChanges
 from bridge.webhooks.operations import Webhooks
@@ -73,9 +74,12 @@ async def new_webhook_page(request: Request, database: InDatabase) -> Response:
 @writing.post("/console/webhooks/new")
 async def create_webhook(request: Request, database: InDatabase, webhooks: InWebhooks) -> Response:
     """Create a webhook. Only this response shows a generated secret."""
-    form = form_of(request)
+    form = form_of(request, *webhook_form.FIELDS)
     try:
-        created = await webhooks.create(webhook_form.new_webhook(form))
+        wanted = webhook_form.new_webhook(form)
+        # Not afterwards: if that failed, the secret would be lost.
+        unmatched = await webhooks.unmatched_type(wanted.event_type)
+        created = await webhooks.create(wanted)
     except (ValidationError, InvalidInputError, TooManyError) as error:
         return await _form_page(
             request, database, webhook_form.typed(form), problems=problems_of(error)
@@ -83,7 +87,13 @@ async def create_webhook(request: Request, database: InDatabase, webhooks: InWeb
     if created.secret is None:
         return _to_webhook(request, created.id, "created")
     return page(
-        request, "webhook_secret", status=201, webhook=created, secret=created.secret, rotated=None
+        request,
+        "webhook_secret",
+        status=201,
+        webhook=created,
+        secret=created.secret,
+        unmatched=unmatched,
+        rotated=None,
     )
 
 
@@ -107,7 +117,7 @@ async def update_webhook(
     request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: WebhookId
 ) -> Response:
     """Apply the changes made in the form, unless the webhook has changed meanwhile."""
-    form = form_of(request)
+    form = form_of(request, *webhook_form.FIELDS)
     webhook = await webhooks.get(webhook_id)
     version = webhook_form.version_of(webhook)
     problems: Problems = {}
@@ -181,7 +191,7 @@ async def rotate_secret(
     request: Request, database: InDatabase, webhooks: InWebhooks, webhook_id: WebhookId
 ) -> Response:
     """Replace the secret. Only this response shows a generated one."""
-    form = form_of(request)
+    form = form_of(request, *webhook_form.FIELDS)
     try:
         rotation = SecretRotation(secret=webhook_form.given_secret(form))
     except (ValidationError, InvalidInputError) as error:
@@ -191,7 +201,14 @@ async def rotate_secret(
     if rotated.secret is None:
         return _to_webhook(request, webhook_id, "rotated")
     webhook = await webhooks.get(webhook_id)
-    return page(request, "webhook_secret", webhook=webhook, secret=rotated.secret, rotated=rotated)
+    return page(
+        request,
+        "webhook_secret",
+        webhook=webhook,
+        secret=rotated.secret,
+        unmatched=None,
+        rotated=rotated,
+    )
 
 
 @writing.get("/console/webhooks/{webhook_id}/delete")
@@ -229,6 +246,7 @@ async def _webhook_page(
         "webhook",
         status=422 if problems else 200,
         webhook=webhook,
+        unmatched=await webhooks.unmatched_type(webhook.event_type),
         glance=await _glance(database, webhook_id),
         figures=figures,
         deliveries=newest.items,
@@ -251,7 +269,8 @@ async def _form_page(
     request: Request, database: Queries, shown: dict[str, Any], **more: Any
 ) -> Response:
     rows = await database.fetch("event_types", MOST_TYPES)
-    types = {pattern for row in rows for pattern in patterns_matching(row["event_type"])}
+    known = [*BRIDGE_TYPES, *(row["event_type"] for row in rows)]
+    types = {pattern for each in known for pattern in patterns_matching(each)}
     values = {"webhook": None, "seen": "", "problems": {}, "is_stale": False, **more}
     status = 409 if values["is_stale"] else status_of(values["problems"])
     return page(
@@ -260,7 +279,7 @@ async def _form_page(
         status=status,
         shown=shown,
         is_rare_open=_is_rare_open(shown, values["problems"]),
-        event_types=sorted(types | {"*", "webhook.*"}),
+        event_types=sorted(types),
         **values,
     )
 

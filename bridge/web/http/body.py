@@ -1,12 +1,13 @@
-"""Reads bodies and queries, and rejects ambiguous ones.
+"""Reads bodies and queries, and rejects ambiguous ones and those that would be ignored.
 
 If two programs could read a request differently, for example because a key occurs twice, the client
-gets 422.
+gets 422. The same goes for unknown parameters, and for a body if the route takes none.
 """
 
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
@@ -14,6 +15,7 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, QueryParams
 
 from bridge.events import is_deep
+from bridge.terminal.suggestion import shown, unknown
 
 #: Deepest nesting of a body. A webhook is an object with lists. PostgreSQL's and Python's own
 #: limits depend on the size of their stacks.
@@ -21,6 +23,9 @@ MAX_NESTING = 32
 #: Most lists and objects of a body. Python takes about a microsecond for each, while nothing else
 #: runs. The body of a webhook or token has two.
 MAX_CONTAINERS = 1_000
+
+#: The parameter with which scripts of browsers get around caches.
+CACHE_BUSTER = "_"
 
 # A string, perhaps unfinished: a match never fails, so the time is linear in the text.
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
@@ -34,7 +39,7 @@ class StrictRequest(Request):
         """The parameters of the query.
 
         Raises:
-            HTTPException: 422, it is not UTF-8, or it repeats one of the route's parameters.
+            HTTPException: 422, it is not UTF-8, or it has an unknown or a repeated parameter.
         """
         if not hasattr(self, "_query_params"):
             try:
@@ -44,6 +49,8 @@ class StrictRequest(Request):
             params = super().query_params
             known = {field.alias for field in self.scope["route"].dependant.query_params}
             for name, times in Counter(name for name, _ in params.multi_items()).items():
+                if name not in known and name != CACHE_BUSTER:
+                    raise _unknown("query", "parameter", name, known)
                 if times > 1 and name in known:
                     raise invalid("query", name, message="Must be given only once")
         return super().query_params
@@ -68,6 +75,25 @@ class StrictRequest(Request):
             HTTPException: 422, it is not unambiguous JSON.
         """
         return parse_json(await self.body())
+
+    async def refuse_body(self) -> None:
+        """Reject a body, for a route that takes none. ``{}`` and ``null`` say nothing either.
+
+        Raises:
+            HTTPException: 422, it says something; 429, there are too many bodies.
+        """
+        not_empty = invalid("body", message="Must be empty: this request takes no body")
+        try:
+            body = await self.body()
+        except HTTPException as error:
+            # Too large or compressed, which other routes distinguish.
+            raise not_empty if error.status_code in (413, 415) else error from None
+        value = parse_json(body) if body else None
+        if isinstance(value, dict):
+            for name in value:
+                raise _unknown("body", "field", name, ())
+        elif value is not None:
+            raise not_empty
 
 
 def parse_json(body: bytes) -> Any:
@@ -103,6 +129,11 @@ def invalid(*place: str | int, message: str, kind: str = "value_error") -> HTTPE
         kind: a short name for the problem.
     """
     return HTTPException(422, [{"type": kind, "loc": place, "msg": message}])
+
+
+def _unknown(place: str, kind: str, name: str, known: Iterable[str]) -> HTTPException:
+    message = unknown(kind, name, known)
+    return invalid(place, shown(name), message=message, kind="extra_forbidden")
 
 
 def _refuse_many_containers(text: str) -> None:

@@ -83,3 +83,22 @@ def test_bot_tokens_must_be_safe_to_read_if_accepted(healthy: str, bot: Bot) -> 
     finally:
         bot.execute("revoke postgres from bridge_reader")
     bot.execute("drop view public.web_api_tokens; drop table public.tokens")
+
+
+def test_lost_grant_on_bot_tokens_is_restored_by_the_hint(weakling: str, bot: Bot) -> None:
+    bot.execute(f"grant bridge_service to {ROLE}".encode())
+    bot.execute(
+        "create table public.web_api_tokens (id serial, name text, token_hash text,"
+        " is_active boolean, expires_at timestamptz);"
+        "revoke usage on schema public from public"
+    )
+    found = diagnose(weakling, bot_tokens=True)["bot_tokens"]
+    assert found.level == "error"
+    assert f"role {ROLE} lacks select on public.web_api_tokens" in found.message
+    assert f"role {ROLE} lacks usage on schema public" in found.message
+    assert "all others work" in found.detail
+    bot.execute(found.hint.partition("run: ")[2].encode())
+    assert diagnose(weakling, bot_tokens=True)["bot_tokens"].level == "ok"
+    bot.execute("alter table public.web_api_tokens drop column name")
+    found = diagnose(weakling, bot_tokens=True)["bot_tokens"]
+    assert found.message.endswith("public.web_api_tokens has no column name")
