@@ -43,7 +43,6 @@ _SESSION = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
     "search_path": "pg_catalog, pg_temp",
-    "jit": "off",
 }
 
 
