@@ -13,7 +13,7 @@ from tests.webhook_rows import add_webhook
 Bot = psycopg.Connection[tuple[Any, ...]]
 
 NO_TERMINAL = "pgbridge: standard input is not a terminal; pass --yes"
-#: Rules of its own, so the preset does not apply.
+#: A file with rules, so the preset does not apply.
 ONE_RULE = (
     '[[capture]]\nevent = "user.created"\ntable = "public.users"\non = "insert"\npayload = "*"\n'
 )
