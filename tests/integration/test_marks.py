@@ -174,9 +174,9 @@ async def test_delivery_that_appears_late_needs_no_sweep(bridge_url: str, bot: B
 
 @pytest.mark.usefixtures("no_second_sweep")
 async def test_deliveries_that_found_no_slot_need_no_sweep(bridge_url: str, bot: Bot) -> None:
-    paced = add_webhook(bot, rate_per_second=100, paced_until="infinity")
+    paced = add_webhook(bot, rate_per_second=100, paced_until="9999-01-01")
     failing = add_webhook(bot, failure_share=0.7)
-    probed = add_webhook(bot, failure_share=0.9, probe_at="-infinity")
+    probed = add_webhook(bot, failure_share=0.9, probe_at="2000-01-01")
     crowded = add_webhook(bot, max_concurrency=1)
     numbers = {each: enqueue(bot, each, count=3) for each in (paced, failing, probed, crowded)}
     # Longer ago than a claim looks back.
@@ -185,11 +185,11 @@ async def test_deliveries_that_found_no_slot_need_no_sweep(bridge_url: str, bot:
         claimer = Claimer(database, ServerClock(), most_failing=1, schedule=(0.0,))
         held = await claimer.claim(10, [])
         assert [each.id for each in held] == [numbers[failing][0], numbers[crowded][0]]
-        bot.execute("update bridge.webhooks set probe_at = 'infinity' where probe_at is not null")
+        bot.execute("update bridge.webhooks set probe_at = '9999-01-01' where probe_at is not null")
         assert await claimer.claim(10, held) == []
         bot.execute(
             "update bridge.webhooks"
-            " set paced_until = '-infinity', failure_share = 0, probe_at = null"
+            " set paced_until = '2000-01-01', failure_share = 0, probe_at = null"
         )
         settle_by_hand(bot)
         rest = [each.id for each in await claimer.claim(64, [])]
