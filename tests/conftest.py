@@ -1,7 +1,6 @@
 """Fixtures for a real PostgreSQL: one server per worker, one cloned database per test."""
 
 import itertools
-import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,16 +13,13 @@ from bridge.capture.models import Plan
 from bridge.capture.plan import plan_install
 from bridge.capture.rules import Rule, load_preset
 from bridge.database.sessions import open_session
-from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
+from bridge.demo.postgres import EmbeddedPostgres
 from tests.pgbouncer import pgbouncer
+from tests.postgres import MAJOR, postgres
 from tests.system.processes import SERVICE_LOGIN
 
 #: Test directories, the one with the longest files first; unknown ones come before all of them.
 LONGEST_FIRST = ("docs", "system", "browser", "packaging", "integration", "unit")
-
-#: Linux's in-memory file system, and the free space it must have; four workers used 360 MB.
-MEMORY = Path("/dev/shm")
-FREE_IN_MEMORY_BYTES = 2 * 1024**3
 
 BOT_TABLES = Path(__file__).parents[1] / "bridge" / "demo" / "bot.sql"
 
@@ -54,7 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedPostgres]:
     """The server shared by all tests of a worker; no test stops it."""
-    with embedded_postgres(memory()) as running:
+    with postgres() as running:
         with psycopg.connect(running.url(), autocommit=True) as connection:
             # For tests of two-phase commit.
             connection.execute("alter system set max_prepared_transactions = 8")
@@ -69,17 +65,6 @@ def server() -> Iterator[EmbeddedPostgres]:
         yield running
 
 
-def memory() -> Path | None:
-    """Return an in-memory file system with room for the servers of all workers, if there is one.
-
-    A database has hundreds of files; on disk, creating them takes three times as long. What is in
-    memory survives a crash of the server, but not of the machine.
-    """
-    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= FREE_IN_MEMORY_BYTES:
-        return MEMORY
-    return None
-
-
 def create_roles(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     """Create the roles that init grants rights to, and a login with only the service's rights."""
     connection.execute(
@@ -91,7 +76,7 @@ def create_roles(connection: psycopg.Connection[tuple[object, ...]]) -> None:
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedPostgres]:
     """A server without pgbridge's roles, which the test may stop."""
-    with embedded_postgres(memory()) as running:
+    with postgres() as running:
         yield running
 
 
@@ -145,14 +130,13 @@ def clone(server: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
 
     Copying files takes half the time of PostgreSQL's default, which writes every page to the WAL.
     """
+    copy_files = " strategy file_copy" if MAJOR >= 15 else ""  # what PostgreSQL 14 always does
     made: list[str] = []
 
     def make(template: str) -> str:
         name = f"test_{next(_NUMBERS)}"
         with psycopg.connect(server.url(), autocommit=True) as connection:
-            connection.execute(
-                f"create database {name} template {template} strategy file_copy".encode()
-            )
+            connection.execute(f"create database {name} template {template}{copy_files}".encode())
         made.append(name)
         return server.url(name)
 

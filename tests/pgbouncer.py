@@ -31,7 +31,7 @@ default_pool_size = {pool_size}
 """
 #: Makes PgBouncer accept clients that request session settings, and ignore the settings.
 IGNORE_SETTINGS = (
-    "ignore_startup_parameters = search_path, jit, statement_timeout, lock_timeout,"
+    "ignore_startup_parameters = search_path, statement_timeout, lock_timeout,"
     " idle_in_transaction_session_timeout, idle_session_timeout"
 )
 

@@ -1,5 +1,6 @@
 """What an installation consists of: the plan, and the rules that the database remembers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from psycopg.rows import class_row
@@ -25,11 +26,6 @@ class Plan:
     #: Which of bridge_service and bridge_reader will not exist after the last step.
     missing_roles: list[str] = field(default_factory=list)
 
-    def script(self) -> str:
-        """Return the SQL of all steps, as ``init`` will run it."""
-        parts = [f"-- {step.title}\nbegin;\n{step.sql.strip()}\ncommit;\n" for step in self.steps]
-        return "\n".join(parts)
-
     def summary(self) -> str:
         """Return one line that counts new, changed, kept and removed rules."""
         named = {"new": self.new, "changed": self.changed, "removed": self.removed}
@@ -38,6 +34,12 @@ class Plan:
             for name, rules in named.items()
         )
         return f"rules: {new}, {changed}, {len(self.kept)} kept, {removed}"
+
+
+def script_of(steps: Sequence[Step]) -> str:
+    """Return the SQL of these steps, as ``init`` and ``uninstall`` run it; empty without steps."""
+    parts = [f"-- {step.title}\nbegin;\n{step.sql.strip()}\ncommit;\n" for step in steps]
+    return "\n".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

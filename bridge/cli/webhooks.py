@@ -14,7 +14,7 @@ import typer
 from bridge.access.vault import Vault
 from bridge.capture.apply import install_lock
 from bridge.cli.context import database_session, one_line_errors, read_settings
-from bridge.cli.output import FAILED, MISUSED, fail
+from bridge.cli.output import FAILED, MISUSED, Yes, ask, fail
 from bridge.database.queries import SessionQueries, run_blocking
 from bridge.terminal.output import say, show, show_json, show_table, show_text
 
@@ -154,7 +154,7 @@ def redeliver(
     until: Annotated[str | None, typer.Option(help="Failed before this time.")] = None,
     per_second: Annotated[float, typer.Option(help="Deliveries per second.")] = 20.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Redeliver failed deliveries and print how many."""
     from bridge.webhooks.model import Redelivery
@@ -165,10 +165,8 @@ def redeliver(
         chosen = validated(Redelivery, fields)
     count = _run(lambda webhooks: webhooks.redeliver_failed(webhook_id, chosen)).count
     if count and not dry_run:
-        if not yes and not sys.stdin.isatty():
-            fail("standard input is not a terminal; pass --yes or --dry-run", MISUSED)
         if not yes:
-            typer.confirm(f"Redeliver {count} failed deliveries?", abort=True, err=True)
+            ask(f"Redeliver {count} failed deliveries?")
         chosen.dry_run = False
         count = _run(lambda webhooks: webhooks.redeliver_failed(webhook_id, chosen)).count
     show(count)

@@ -31,8 +31,11 @@ POOL: Final[Mapping[str, str]] = {**_IDLE, "statement_timeout": "20s", "lock_tim
 #: Upkeep, which counts a day of a log before it drops it; and the seconds a client waits for that.
 UPKEEP: Final[Mapping[str, str]] = {**_IDLE, "statement_timeout": "10min", "lock_timeout": "10s"}
 UPKEEP_SECONDS: Final = 610.0
-#: The limits of ``POOL`` for one transaction, for sessions that a pooler shares.
-POOL_SQL: Final = "; ".join(f"set local {name} = '{value}'" for name, value in POOL.items())
+#: The limits of ``POOL`` for one transaction, for sessions that a pooler shares. They also switch
+#: off compilation, as ``NEUTRAL`` does for other sessions.
+POOL_SQL: Final = "; ".join(
+    f"set local {name} = '{value}'" for name, value in {**POOL, "jit": "off"}.items()
+)
 #: Commands. ``init`` waits less for locks on the application's tables, ``doctor`` for everything.
 INSTALL_SQL: Final = "; ".join(
     f"set {name} = '{value}'"

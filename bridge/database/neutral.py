@@ -18,6 +18,8 @@ NEUTRAL: Final[Mapping[str, str]] = {
     "default_transaction_isolation": "read committed",
     # Policies that hide rows make a query fail, instead of making the bridge blind.
     "row_security": "off",
+    # Compiling a short query takes seconds if the planner overestimates its cost.
+    "jit": "off",
 }
 #: The same as SQL.
 NEUTRAL_SQL: Final = "select " + ", ".join(

@@ -39,7 +39,6 @@ _POOLED = {"application_name": "pgbridge", "timezone": "UTC"}
 _SESSION = {
     **_POOLED,
     "search_path": "pg_catalog, pg_temp",
-    "jit": "off",
 }
 
 

@@ -18,7 +18,7 @@ class EmbeddedPostgresMissing(Exception):  # noqa: N818 - reads as the state it 
 class EmbeddedPostgres:
     """A running server with a Unix socket in its data directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, programs: Path | None = None) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR
@@ -29,9 +29,14 @@ class EmbeddedPostgres:
             ) from None
         if os.geteuid() == 0:
             _create_user()
-        self._server = get_server(directory, cleanup_mode="stop")
+        self._server = get_server(directory, cleanup_mode="stop", start=False)
         #: The directory of psql, pg_dump, pgbench and others.
         self.bin = Path(self._server.bin_path)
+        if programs is not None:
+            self._server.bin_path = programs
+            if (programs / "pg_dump").exists():
+                self.bin = programs
+        self._server.start()
 
     def url(self, database: str = "postgres") -> str:
         """Return the superuser's URL of a database."""
@@ -71,15 +76,19 @@ def _create_user() -> None:
 
 
 @contextmanager
-def embedded_postgres(parent: Path | None = None) -> Iterator[EmbeddedPostgres]:
+def embedded_postgres(
+    parent: Path | None = None, programs: Path | None = None
+) -> Iterator[EmbeddedPostgres]:
     """Run a server in a new directory, deleted at the end.
 
     Args:
         parent: where to create the directory; by default, with other temporary directories.
+        programs: the directory of another version's initdb, pg_ctl and postgres; by default, the
+            wheel's.
     """
     directory = Path(tempfile.mkdtemp(prefix="pgbridge-", dir=parent))
     try:
-        server = EmbeddedPostgres(directory / "data")
+        server = EmbeddedPostgres(directory / "data", programs)
         try:
             yield server
         finally:

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from tests.integration.application import Application, rule
+from tests.postgres import since
 
 
 @pytest.mark.parametrize(
@@ -152,9 +153,8 @@ def test_statement_makes_an_event_per_row_in_order(people: Application) -> None:
     assert [payload["id"] for payload in people.payloads()] == [*range(1, 301), 300, 301]
 
 
+@since(15, "MERGE")
 def test_merge_makes_events_of_its_actions(people: Application) -> None:
-    if people.connection.info.server_version < 150000:
-        pytest.skip("MERGE came with PostgreSQL 15")
     people.capture(
         rule(
             "p",
@@ -445,9 +445,8 @@ def test_stored_generated_columns_are_captured(app: Application) -> None:
     assert app.payloads() == [{"b": 2, "sum": 3}, {"b": 4, "sum": 6}, {"b": 4, "sum": 6}]
 
 
+@since(18, "a virtual generated column")
 def test_virtual_generated_columns_are_captured(app: Application) -> None:
-    if app.connection.info.server_version < 180000:
-        pytest.skip("virtual columns came with PostgreSQL 18")
     app.run('create table public.t (a int, c int, "b ""x" int generated always as (a * 2) virtual)')
     app.capture(
         rule("all", "public.t", '["insert", "delete"]', 'payload = "*"')

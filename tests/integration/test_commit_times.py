@@ -3,13 +3,13 @@
 import psycopg
 import trio
 
-from bridge.demo.postgres import embedded_postgres
-from tests.conftest import BOT_TABLES, init, memory
+from tests.conftest import BOT_TABLES, init
 from tests.integration.relaying import relaying, sign_up
+from tests.postgres import postgres
 
 
 async def test_committed_at_is_the_commit_not_the_statement() -> None:
-    with embedded_postgres(memory()) as server:
+    with postgres() as server:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("alter system set track_commit_timestamp = on")
             connection.execute("create database shop")

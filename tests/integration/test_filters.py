@@ -15,6 +15,7 @@ from tests.integration.calling import FORM, Bot, assert_refused, calling, create
 from tests.integration.console_pages import add_crm, shown, signed_in
 from tests.integration.installing import apply
 from tests.integration.psql import Psql, refused
+from tests.postgres import MAJOR
 from tests.system.processes import complaint, pgbridge
 
 REGEX = "must not use like_regex; compare with == or starts with"
@@ -107,7 +108,7 @@ ALLOWED: list[tuple[str, object, bool]] = [
     ("$.a != null", {"a": 1}, True),
     ("$.a <> -1.5", {"a": -1.5}, False),
     ("$.a == true && $.b == false", {"a": True, "b": False}, True),
-    ("$.a == 1.5e100 && $.a1e1000 == 0x10", {"a": 15 * 10**99, "a1e1000": 16}, True),
+    ("$.a == 1.5e100 && $.a1e1000 == 16", {"a": 15 * 10**99, "a1e1000": 16}, True),
     ('$.a starts with "x"', {"a": "xy"}, True),
     ("exists($.a.b)", {"a": {"b": None}}, True),
     ("!exists($.a) || ($.a == 1) is unknown", {}, True),
@@ -135,6 +136,8 @@ ALLOWED: list[tuple[str, object, bool]] = [
     ('$.currency == "US$" || $."$x" == "\\"$" || $.a == "$\\"b"', {"$x": '"$'}, True),
     ('$."\\u0022.**" == "\\u005c"', {'".**': "\\"}, True),
 ]
+if MAJOR >= 16:
+    ALLOWED.append(("$.a == 0x10", {"a": 16}, True))
 
 
 @pytest.mark.parametrize(("filter_text", "payload", "passes"), ALLOWED)
@@ -294,6 +297,8 @@ def test_restored_dump_has_its_filters_and_refuses_others(
     add_crm(bot, filter=LIKE_REGEX, is_active=False)
     dump = [str(server.bin / "pg_dump"), "--schema=bridge", bridge_url]
     dumped = subprocess.run(dump, check=True, capture_output=True).stdout
+    # The server may be older than pg_dump.
+    dumped = dumped.replace(b"SET transaction_timeout = 0;\n", b"")
     restore = [str(server.bin / "psql"), "--quiet", "--set=ON_ERROR_STOP=1", empty_url]
     subprocess.run(restore, check=True, capture_output=True, input=dumped)
     with psycopg.connect(empty_url, autocommit=True) as connection:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from bridge.capture.models import script_of
 from bridge.capture.plan import plan_install, plan_removal
 from bridge.capture.rules import load_preset
 from bridge.database.migrate import InstallError
@@ -36,7 +37,7 @@ def test_first_init_installs_everything_and_the_second_nothing(bot_url: str) -> 
 def test_dry_run_script_does_what_init_does(
     bot_url: str, bridge_url: str, dump_schema: Dump
 ) -> None:
-    script = plan(bot_url).script()
+    script = script_of(plan(bot_url).steps)
     with psycopg.connect(bot_url, autocommit=True) as connection:
         connection.execute(script.encode())
         connection.execute(

@@ -181,7 +181,7 @@ async def test_deliveries_that_found_no_slot_need_no_sweep(bridge_url: str, bot:
         bot, rate_per_second=100, paced_until=datetime.now(UTC) + timedelta(seconds=30)
     )
     failing = add_webhook(bot, failure_share=0.7)
-    probed = add_webhook(bot, failure_share=0.9, probe_at="-infinity")
+    probed = add_webhook(bot, failure_share=0.9, probe_at="2000-01-01")
     crowded = add_webhook(bot, max_concurrency=1)
     numbers = {each: enqueue(bot, each, count=3) for each in (paced, failing, probed, crowded)}
     # Longer ago than a claim looks back.
@@ -197,7 +197,7 @@ async def test_deliveries_that_found_no_slot_need_no_sweep(bridge_url: str, bot:
         assert await claimer.claim(10, held) == []
         bot.execute(
             "update bridge.webhooks"
-            " set paced_until = '-infinity', failure_share = 0, probe_at = null"
+            " set paced_until = '2000-01-01', failure_share = 0, probe_at = null"
         )
         settle_by_hand(bot)
         rest = [each.id for each in await claimer.claim(64, [])]

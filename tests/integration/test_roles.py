@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from bridge import assets
 from bridge.capture.apply import install_lock
+from bridge.capture.models import script_of
 from bridge.capture.plan import plan_install
 from bridge.capture.rules import load_preset
 from bridge.database.migrate import InstallError
@@ -123,7 +124,7 @@ def test_additional_grants_are_left_alone(bridge_url: str, bot: Bot) -> None:
 
 def test_dry_run_shows_the_grants(bot_url: str) -> None:
     with open_session(bot_url) as connection:
-        script = plan_install(connection, load_preset("telegram-shop")).script()
+        script = script_of(plan_install(connection, load_preset("telegram-shop")).steps)
         every = [row["grant_sql"] for row in fetch(connection, "rights")]
     assert [line for line in script.splitlines() if line.startswith("grant ")] == every
 

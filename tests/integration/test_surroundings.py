@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from bridge.daemon.start import StartError, prepare_database
 from bridge.database.pool import open_database
+from bridge.database.sessions import open_session
 from tests.conftest import init
 from tests.integration.doctor.conftest import diagnose
 from tests.integration.relaying import Bot, relaying, sign_up
@@ -59,6 +60,13 @@ async def test_settings_of_the_database_change_nothing(
         async with relaying(bot_url) as relayed:
             sign_up(shop, "a")
             await relayed.until_count(1)
+
+
+def test_sessions_compile_no_queries(bot_url: str, bot: Bot) -> None:
+    database = conninfo_to_dict(bot_url)["dbname"]
+    bot.execute(f"alter database {database} set jit = on".encode())
+    with open_session(bot_url) as connection:
+        assert connection.execute("show jit").fetchone() == ("off",)
 
 
 async def test_init_leaves_no_row_hidden(bot_url: str) -> None:

@@ -23,6 +23,7 @@ from tests.conftest import init
 from tests.integration.application import rule
 from tests.integration.doctor.conftest import diagnose
 from tests.integration.installing import uninstall
+from tests.postgres import since
 from tests.system.processes import as_role, as_service, complaint, pgbridge
 
 Session = psycopg.Connection[tuple[Any, ...]]
@@ -121,6 +122,7 @@ def test_superusers_tables_are_accepted(url: str, admin: Session) -> None:
     assert init(as_role(url, "tenant"), RULES).new == ["order.made"]
 
 
+@since(16, "a membership without inheritance")
 @pytest.mark.parametrize("options", ["inherit false", "inherit false, set false"])
 def test_member_without_the_rights_is_refused(
     url: str, admin: Session, tenant: Session, options: str

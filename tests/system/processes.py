@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import random
 import signal
 import socket
@@ -87,6 +88,25 @@ def invoked(
             app, arguments, prog_name="pgbridge", input=stdin, catch_exceptions=False
         )
     return subprocess.CompletedProcess(arguments, ran.exit_code, ran.stdout, ran.stderr)
+
+
+def at_terminal(
+    *arguments: str, url: str, answer: str, **settings: object
+) -> subprocess.CompletedProcess[str]:
+    """Run a command whose standard input is a terminal, at which this line is typed."""
+    ours, its = pty.openpty()
+    with open(ours, "wb", buffering=0) as keyboard, open(its, "rb", buffering=0) as terminal:
+        keyboard.write(f"{answer}\n".encode())
+        return subprocess.run(
+            [sys.executable, "-m", "bridge", *arguments],
+            env=environment(url, **settings),
+            cwd=tempfile.gettempdir(),
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
 
 
 def complaint(result: subprocess.CompletedProcess[str], code: int) -> str:

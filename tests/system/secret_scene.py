@@ -20,8 +20,9 @@ from trio_websocket import ConnectionClosed, wrap_client_stream
 from bridge.access.tokens import new_token
 from bridge.access.vault import new_secret
 from bridge.bot.tokens import BotTokens
-from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
-from tests.conftest import BOT_TABLES, memory
+from bridge.demo.postgres import EmbeddedPostgres
+from tests.conftest import BOT_TABLES
+from tests.postgres import postgres
 from tests.system.processes import Bridge, pgbridge, running
 from tests.waiting import PATIENCE_SECONDS
 
@@ -174,7 +175,7 @@ def secret_shop() -> Iterator[Scene]:
     """Run a server on which the bridge's role needs its password."""
     known = _secrets()
     password = known["password"].text
-    with embedded_postgres(memory()) as server:
+    with postgres() as server:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("create role shop superuser login")
             connection.execute(psycopg.sql.SQL("alter role shop password {}").format(password))

@@ -2,9 +2,7 @@
 
 import inspect
 import json
-import pty
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +15,7 @@ from standardwebhooks import Webhook
 
 from bridge.cli import webhooks as webhooks_commands
 from bridge.webhooks.model import NewWebhook, Redelivery
-from tests.system.processes import complaint, environment, pgbridge
-from tests.waiting import PATIENCE_SECONDS
+from tests.system.processes import at_terminal, complaint, pgbridge
 from tests.webhook_rows import add_failures
 
 Bot = psycopg.Connection[tuple[Any, ...]]
@@ -172,9 +169,8 @@ def test_redeliver_counts_and_needs_confirmation(bridge_url: str, bot: Bot) -> N
         add_failed(bot, int(webhook_id))
     redeliver = ("redeliver", webhook_id, "--since", "2026-01-01 10:00")
     assert webhooks(bridge_url, *redeliver, "--dry-run").stdout == "3\n"
-    # Without a terminal, --yes is required.
     line = complaint(pgbridge("webhooks", *redeliver, url=bridge_url), 2)
-    assert "--yes" in line
+    assert line == "pgbridge: standard input is not a terminal; pass --yes"
     until = webhooks(bridge_url, *redeliver, "--until", "2026-01-01 11:00", "--yes")
     assert until.stdout == "0\n"
     assert listed(bridge_url)[0]["pending"] == 0
@@ -205,19 +201,8 @@ def test_redeliver_asks_at_a_terminal(
 ) -> None:
     webhook_id = webhooks(bridge_url, *CREATE).stdout.strip()
     add_failed(bot, int(webhook_id))
-    redeliver = ("redeliver", webhook_id, "--since", "2026-01-01")
-    ours, its = pty.openpty()
-    with open(ours, "wb", buffering=0) as keyboard, open(its, "rb", buffering=0) as terminal:
-        keyboard.write(f"{answer}\n".encode())
-        done = subprocess.run(
-            [sys.executable, "-m", "bridge", "webhooks", *redeliver],
-            env=environment(bridge_url),
-            stdin=terminal,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
+    redeliver = ("webhooks", "redeliver", webhook_id, "--since", "2026-01-01")
+    done = at_terminal(*redeliver, url=bridge_url, answer=answer)
     assert done.returncode == code
     assert "Redeliver 1 failed deliveries?" in done.stderr
     assert listed(bridge_url)[0]["pending"] == moved

@@ -83,7 +83,8 @@ class Context:
         with self.connection.transaction():
             self.connection.execute(
                 f"set local statement_timeout = '{STATEMENT_SECONDS}s';"
-                "set local search_path = pg_catalog, pg_temp"
+                "set local search_path = pg_catalog, pg_temp;"
+                "set local jit = off"
             )
             yield
 
