@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from bridge.access.vault import Vault, new_secret
-from bridge.database.queries import Queries, Refusal, refusal_of, unrepresentable
+from bridge.database.queries import Queries, Refusal, refusal_of
 from bridge.settings import MAX_WEBHOOKS, first_problem
 from bridge.webhooks.errors import (
     InvalidInputError,
@@ -39,6 +38,7 @@ from bridge.webhooks.model import (
     WebhookList,
     WebhookStats,
 )
+from bridge.webhooks.refusals import filter_errors, input_errors
 
 if TYPE_CHECKING:
     from bridge.webhooks.trial import Trial
@@ -149,7 +149,7 @@ class Webhooks:
         """
         warnings = await self.check(webhook)
         secret = new_secret() if webhook.generate_secret else webhook.secret
-        with _input_errors(webhook.model_dump()):
+        with input_errors(webhook.model_dump()):
             rows = await self._queries.fetch(
                 "create_webhook",
                 webhook.name,
@@ -198,7 +198,7 @@ class Webhooks:
         if changes.secret:
             columns["secret"] = self._vault.seal(changes.secret)
         try:
-            with _input_errors(columns):
+            with input_errors(columns):
                 # Not escaped: the error then names the character that the encoding lacks.
                 changed = json.dumps(columns, ensure_ascii=False)
                 row = await self._one("update_webhook", webhook_id, changed, seen_url)
@@ -375,7 +375,7 @@ class Webhooks:
             WebhookError: a function of schema bridge reports a conflict.
         """
         try:
-            with _filter_errors():
+            with filter_errors():
                 rows = await self._queries.fetch(name, row_id, *values)
         except Exception as error:
             match refusal_of(error):
@@ -387,30 +387,3 @@ class Webhooks:
         if not rows:
             raise NotFoundError(what, row_id)
         return rows[0]
-
-
-@contextmanager
-def _filter_errors() -> Iterator[None]:
-    """Translate the database's refusal of a filter, by bridge.to_filter()."""
-    try:
-        yield
-    except Exception as error:
-        match refusal_of(error):
-            case Refusal(message=message, constraint="webhooks_filter_allowed"):
-                problem = message.removeprefix("filter: ")
-                raise InvalidInputError("filter", problem) from None
-        raise
-
-
-@contextmanager
-def _input_errors(fields: Mapping[str, object]) -> Iterator[None]:
-    """Translate the refusal of a filter, or of a character in one of the fields."""
-    try:
-        with _filter_errors():
-            yield
-    except Exception as error:
-        if problem := unrepresentable(error):
-            texts = ((name, each) for name, each in fields.items() if isinstance(each, str))
-            field = next((name for name, text in texts if problem.character in text), None)
-            raise InvalidInputError(field, str(problem)) from None
-        raise

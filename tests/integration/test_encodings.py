@@ -144,6 +144,7 @@ async def test_text_that_the_encoding_lacks_is_rejected_by_field(
     problem = f"contains {unknown}, which the database's encoding, {encoding}, does not have"
     async with calling(app.url) as client:
         webhook = await create(client)
+        del webhook["warnings"]  # no rule makes its events
         for response, field in (
             (await client.patch(f"/webhooks/{webhook['id']}", json={"name": text}), "name"),
             (await client.patch("/webhooks/1", json={"description": text}), "description"),

@@ -309,18 +309,16 @@ async def test_numbers_in_python_notation_are_rejected(bridge_url: str) -> None:
             assert answer.status_code == (404 if number == "1%0A" else 422), number
 
 
-async def test_unknown_parameters_are_refused_with_a_suggestion(bridge_url: str) -> None:
+async def test_misspelt_parameters_are_refused_with_a_suggestion(bridge_url: str) -> None:
     async with calling(bridge_url) as client:
-        webhook = await create(client)
+        await create(client)
         for path, name, message in (
             ("/webhooks", "isActive", 'unknown parameter "isActive"; did you mean "is_active"?'),
-            ("/webhooks", "page", 'unknown parameter "page"'),
             (
                 "/webhooks/1/deliveries",
                 "state",
                 'unknown parameter "state"; did you mean "status"?',
             ),
-            ("/events", "form", 'unknown parameter "form"'),
             (
                 "/events",
                 "event_types",
@@ -328,8 +326,10 @@ async def test_unknown_parameters_are_refused_with_a_suggestion(bridge_url: str)
             ),
             ("/tokens", "offest", 'unknown parameter "offest"; did you mean "offset"?'),
             ("/audit", "before", 'unknown parameter "before"; did you mean "before_id"?'),
-            (f"/webhooks/{webhook['id']}", "fields", 'unknown parameter "fields"'),
         ):
             answer = await client.get(path, params={name: "1"})
             assert_refused(answer, name)
             assert answer.json()["detail"][0]["msg"] == message
+        for path in ("/webhooks", "/webhooks/1", "/webhooks/1/deliveries", "/events"):
+            answer = await client.get(path, params={"_": "1", "page": "2", "token": "x"})
+            assert answer.status_code == 200

@@ -1,7 +1,7 @@
 """Reads bodies and queries, and rejects ambiguous ones and those that would be ignored.
 
 If two programs could read a request differently, for example because a key occurs twice, the client
-gets 422. The same goes for unknown parameters, and for a body if the route takes none.
+gets 422. The same goes for misspelt parameters, and for a body if the route takes none.
 """
 
 import json
@@ -15,7 +15,7 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, QueryParams
 
 from bridge.events import is_deep
-from bridge.terminal.suggestion import shown, unknown
+from bridge.terminal.suggestion import nearest, shown, unknown
 
 #: Deepest nesting of a body. A webhook is an object with lists. PostgreSQL's and Python's own
 #: limits depend on the size of their stacks.
@@ -23,9 +23,6 @@ MAX_NESTING = 32
 #: Most lists and objects of a body. Python takes about a microsecond for each, while nothing else
 #: runs. The body of a webhook or token has two.
 MAX_CONTAINERS = 1_000
-
-#: The parameter with which scripts of browsers get around caches.
-CACHE_BUSTER = "_"
 
 # A string, perhaps unfinished: a match never fails, so the time is linear in the text.
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
@@ -39,7 +36,7 @@ class StrictRequest(Request):
         """The parameters of the query.
 
         Raises:
-            HTTPException: 422, it is not UTF-8, or it has an unknown or a repeated parameter.
+            HTTPException: 422, it is not UTF-8, or it has a misspelt or a repeated parameter.
         """
         if not hasattr(self, "_query_params"):
             try:
@@ -49,7 +46,8 @@ class StrictRequest(Request):
             params = super().query_params
             known = {field.alias for field in self.scope["route"].dependant.query_params}
             for name, times in Counter(name for name, _ in params.multi_items()).items():
-                if name not in known and name != CACHE_BUSTER:
+                # Others are ignored: scripts add some, such as `_` to get around caches.
+                if name not in known and nearest(name, known) is not None:
                     raise _unknown("query", "parameter", name, known)
                 if times > 1 and name in known:
                     raise invalid("query", name, message="Must be given only once")
