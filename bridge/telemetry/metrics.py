@@ -70,7 +70,7 @@ dead_letters = Snapshot(
 )
 dead_letters_oldest = Snapshot(
     "pgbridge_dead_letters_oldest_seconds",
-    "Time since the oldest of them was set aside, or 0 if there are none.",
+    "Time since the oldest of them was set aside, or 0.",
 )
 draining = Gauge("pgbridge_draining", "1 if this bridge drains the outbox, else 0.")
 doorbell_mode = Enum(

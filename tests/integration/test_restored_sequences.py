@@ -25,7 +25,7 @@ def no_safety_net(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("back_to", [1, 10, 19])
-async def test_ids_go_on_under_running_bridges(bridge_url: str, bot: Bot, back_to: int) -> None:
+async def test_ids_continue_under_running_bridges(bridge_url: str, bot: Bot, back_to: int) -> None:
     bot.execute(WEBHOOK)
     url = as_service(bridge_url)
     with capture_logs() as logs:
@@ -75,7 +75,7 @@ async def test_ids_in_use_do_not_stop_a_drain(bridge_url: str, bot: Bot) -> None
     assert bot.execute("select count(*) from bridge.dead_letters").fetchone() == (0,)
 
 
-async def test_ids_go_on_after_an_empty_log(bridge_url: str, bot: Bot) -> None:
+async def test_ids_continue_after_an_empty_log(bridge_url: str, bot: Bot) -> None:
     async with relaying(as_service(bridge_url)) as relayed:
         sign_up(bot, "a")
         await relayed.until_count(1)
@@ -91,7 +91,7 @@ async def test_ids_of_lost_events_are_not_given_out_again(bridge_url: str, bot: 
         for number in range(10):
             sign_up(bot, str(number))
         await relayed.until_count(10)
-        # What a restore to an earlier time does, seen from the bridge.
+        # To the bridge, this looks like a restore to an earlier time.
         bot.execute("delete from bridge.events where id > 5; select setval('bridge.event_id', 5)")
         bot.execute("select pg_terminate_backend(bridge.leader_pid())")
         sign_up(bot, "after")

@@ -173,6 +173,27 @@ async def crash_the_database(scene: Scene) -> None:
     await scene.struck(*scene.workers)
 
 
+async def set_sequences_back(scene: Scene) -> None:
+    """Set all sequences back, as a dump does that is replayed into its own database."""
+    await scene.fetch(
+        "select setval(oid::regclass, greatest(1, coalesce(pg_sequence_last_value(oid), 0) / 2))"
+        " from pg_class where relnamespace = 'bridge'::regnamespace and relkind = 'S'"
+        " and relname <> 'doorbell'"
+    )
+    await scene.until("select not exists (select from bridge.sequences_behind(0, 0))")
+
+
+async def hide_rows(scene: Scene) -> None:
+    """Enable row-level security for a moment, as a script over all tables does."""
+    await scene.all_run()
+    await scene.struck(*scene.workers)
+    table = scene.chance.choice(["outbox", "events", "delivery_queue", "delivery_log"])
+    await scene.fetch(f"alter table bridge.{table} enable row level security")
+    await trio.sleep(scene.chance.uniform(0.2, 1))
+    await scene.struck(*scene.workers)
+    await scene.fetch(f"alter table bridge.{table} disable row level security")
+
+
 async def terminate_in_mid_flight(scene: Scene) -> None:
     """Send a worker SIGTERM while a receiver delays its response."""
     known = set(scene.in_flight)
@@ -201,6 +222,8 @@ FAULTS: Mapping[str, Fault] = {
         swallow_its_packets,
         end_its_sessions,
         crash_the_database,
+        set_sequences_back,
+        hide_rows,
         terminate_in_mid_flight,
     )
 }
