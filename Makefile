@@ -10,7 +10,7 @@ MAJOR ?=
 venv := .venv
 lock := tests/constraints.txt
 pip := $(venv)/bin/python -m pip --disable-pip-version-check --quiet
-pytest := $(venv)/bin/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+pytest := $(venv)/bin/pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder
 
 # Tests start pgbridge hundreds of times. If this variable is set, as in many containers, each start would
 # compile it again.
