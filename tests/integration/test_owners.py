@@ -58,7 +58,10 @@ async def test_only_leases_of_the_dead_are_taken_over(bridge_url: str, bot: Bot)
         lease(bot, DEAD, *of_dead)
         lease(bot, LIVING, *of_living)
         lease(bot, None, *of_unknown)  # of a bridge of an older version
-        rows = "select id, lease_token, leased_until from bridge.delivery_queue where id = any (%s)"
+        rows = (
+            "select id, lease_token, leased_until from bridge.delivery_queue where id = any (%s)"
+            " order by id"
+        )
         before = bot.execute(rows, [of_living + of_unknown]).fetchall()
         async with delivering(bridge_url), delivering(bridge_url):
             await until_true(bot, "count(*) = 20 from bridge.delivery_log")
