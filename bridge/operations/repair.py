@@ -33,6 +33,11 @@ def _install(settings: Settings) -> list[str] | str:
             install_lock(connection, wait_seconds=INSTALLER_SECONDS),
         ):
             plan = plan_install(connection, rules, quiet_doorbell=settings.doorbell == "poll")
+            if plan.removed:
+                # pgbridge init asks before it does so.
+                return (
+                    f"the configuration lacks {', '.join(plan.removed)}; a repair removes no rules"
+                )
             apply_steps(
                 connection,
                 plan.steps,

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -331,3 +332,19 @@ async def test_bridge_without_the_right_says_which_command_to_run(
     assert "this role may not create triggers on " in failed["reason"]
     assert failed["hint"] == "run as the owner of the tables: pgbridge init"
     assert "#bridge_001_user_created" not in triggers(bridge_url)
+
+
+async def test_repair_removes_no_rules(
+    bridge_url: str, bot: Bot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "pgbridge.toml"
+    file.write_text(
+        "[[capture]]\nevent = 'user.created'\ntable = 'public.users'\non = 'insert'\n"
+        "payload = ['id']\n"
+    )
+    monkeypatch.setenv("BRIDGE_CONFIG", str(file))
+    bot.execute('drop trigger "#bridge_001_user_created" on public.users')
+    before = triggers(bridge_url)
+    refusal = await repair_triggers(load_settings(database_url=bridge_url))
+    assert "lacks note ticket.opened" in str(refusal)
+    assert triggers(bridge_url) == before
