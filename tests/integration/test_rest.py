@@ -27,6 +27,7 @@ from tests.integration.calling import (
     calling,
     create,
 )
+from tests.waiting import until_true
 
 NOT_AN_OBJECT = [
     b"",
@@ -277,6 +278,28 @@ async def test_unavailable_database_is_answered_with_503(bridge_url: str) -> Non
                     assert answer.json() == {"detail": "Database unavailable"}
             assert (await client.get("/healthz")).status_code == 200
         assert (await client.get(f"/webhooks/{webhook['id']}")).json() == webhook
+
+
+async def test_requests_of_one_token_do_not_hold_up_those_of_another(
+    bridge_url: str, bot: Bot
+) -> None:
+    add_token(bot, "flood", "webhooks:write", expires="now() + interval '1 hour'")
+    answered: list[int] = []
+    async with calling(bridge_url) as client, trio.open_nursery() as nursery:
+        path = f"/webhooks/{(await create(client))['id']}"
+
+        async def change() -> None:
+            answer = await client.patch(path, json={"name": "x"}, headers={"X-API-Key": "flood"})
+            answered.append(answer.status_code)
+
+        with bot.transaction():
+            bot.execute("select from bridge.webhooks for update")
+            for _ in range(10):
+                nursery.start_soon(change)
+            await until_true(bot, "count(*) > 1 from pg_locks where not granted")
+            assert (await client.get(path)).status_code == 200
+            assert answered == []
+    assert answered == [200] * 10
 
 
 async def test_allowed_origin_may_call(bridge_url: str) -> None:

@@ -12,6 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from bridge.access.authenticator import Authenticator
 from bridge.access.throttle import Throttle
 from bridge.access.tokens import Grant, token_of_headers
+from bridge.database import shares
 from bridge.web.api.refusals import GUARDED, later
 from bridge.web.http.bodies import AUTHENTICATED, body_of
 from bridge.web.http.body import StrictRequest
@@ -78,6 +79,7 @@ async def authorize(request: Request, scope: str) -> None:
         raise _unauthorized("Invalid or expired API key")
     # Also for the access log, even if the request is rejected below.
     request.state.grant = grant
+    shares.caller.set(grant.key)
     take_turn(request)
     if not grant.allows(scope):
         raise HTTPException(403, f"This API key does not have the scope {scope}")

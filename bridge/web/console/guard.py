@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from bridge.access.authenticator import SESSION_SECONDS, Authenticator
 from bridge.access.proxies import is_proxy
+from bridge.database import shares
 from bridge.web.api.auth import take_turn
 from bridge.web.api.refusals import answer_of
 from bridge.web.console.forms import Form, read_form
@@ -158,6 +159,7 @@ async def _is_signed_in(request: Request) -> bool:
     if grant is None:
         return False
     request.state.grant, request.state.session = grant, session
+    shares.caller.set(grant.key)
     request.state.via, request.state.csrf = "console", csrf_token(session)
     take_turn(request)
     return True
