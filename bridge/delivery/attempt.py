@@ -3,8 +3,10 @@
 import random
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -12,8 +14,10 @@ import trio
 
 from bridge.access.vault import SecretError, Vault
 from bridge.database.clock import ServerClock
+from bridge.delivery.body import canonical_body
+from bridge.delivery.builder import Builder
 from bridge.delivery.retry import Answer, Failure, Outcome, Verdict, judge
-from bridge.delivery.signing import canonical_body, headers, message_id
+from bridge.delivery.signing import headers, message_id
 from bridge.delivery.transport import Transport
 from bridge.telemetry import logs, metrics
 
@@ -37,6 +41,12 @@ class Event:
         """Return the request body, the same bytes for all webhooks; None if the event is gone."""
         if self._payload is not None:
             self._body, self._payload = canonical_body(self._payload), None
+        return self._body
+
+    async def body_of_large(self, builder: Builder) -> bytes | None:
+        """Return what :meth:`body` returns, without holding up the event loop."""
+        if self._payload is not None:
+            self._body, self._payload = await builder.build(self._payload), None
         return self._body
 
     @property
@@ -103,9 +113,13 @@ class Sender:
         self._transport = transport
         self._vault = vault
         self._clock = clock
-        # Held while a large request is built. Waiting for it lets the event loop serve others
-        # between two of them.
+        # Held while a large request is built, since several of them would share the processors.
         self._building = trio.Lock()
+        self._builder = Builder()
+
+    async def close(self) -> None:
+        """Release what attempts used."""
+        await self._builder.close()
 
     async def attempt(self, delivery: Delivery) -> Attempt:
         """Send a delivery once. Never raises for a receiver, a payload or a webhook."""
@@ -130,11 +144,7 @@ class Sender:
         return Attempt(delivery, started_at, finished_at, answer, verdict, trio.current_time())
 
     async def _send(self, delivery: Delivery) -> Answer:
-        if delivery.event.size > LARGE_BYTES:
-            async with self._building:
-                request = self._build(delivery)
-        else:
-            request = self._build(delivery)
+        request = await self._request(delivery)
         if isinstance(request, Answer):
             return request
         head, body = request
@@ -146,30 +156,34 @@ class Sender:
             about=delivery.about(),
         )
 
-    def _build(self, delivery: Delivery) -> tuple[bytes, bytes] | Answer:
+    async def _request(self, delivery: Delivery) -> tuple[bytes, bytes] | Answer:
         """Return the headers and the body of the request, or why there are none."""
         event = delivery.event
-        try:
-            body = event.body()
-        except RecursionError:  # PostgreSQL accepts what Python's parser does not
-            return Answer(failure=Failure.INTERNAL, error="the payload is nested too deeply")
-        if body is None:
-            return Answer(failure=Failure.NO_EVENT, error="the event is no longer in the log")
-        try:
-            secret = self._open(delivery.secret)
-            previous_secret = self._open(delivery.previous_secret)
-        except SecretError as error:
-            return Answer(failure=Failure.SECRET, error=f"cannot sign the request: {error}")
-        head = headers(
-            body=body,
-            event_type=event.event_type,
-            webhook_id=delivery.webhook_id,
-            message=message_id(event.id, delivery.webhook_id),
-            timestamp=int(time.time()),
-            secret=secret,
-            previous_secret=previous_secret,
-        )
-        return head, body
+        is_large = event.size > LARGE_BYTES
+        async with self._building if is_large else nullcontext():
+            try:
+                body = await event.body_of_large(self._builder) if is_large else event.body()
+            except RecursionError:  # PostgreSQL accepts what Python's parser does not
+                return Answer(failure=Failure.INTERNAL, error="the payload is nested too deeply")
+            if body is None:
+                return Answer(failure=Failure.NO_EVENT, error="the event is no longer in the log")
+            try:
+                secret = self._open(delivery.secret)
+                previous_secret = self._open(delivery.previous_secret)
+            except SecretError as error:
+                return Answer(failure=Failure.SECRET, error=f"cannot sign the request: {error}")
+            build = partial(
+                headers,
+                body=body,
+                event_type=event.event_type,
+                webhook_id=delivery.webhook_id,
+                message=message_id(event.id, delivery.webhook_id),
+                timestamp=int(time.time()),
+                secret=secret,
+                previous_secret=previous_secret,
+            )
+            # Hashing releases the interpreter's lock.
+            return await trio.to_thread.run_sync(build) if is_large else build(), body
 
     def _open(self, stored: str | None) -> str | None:
         return None if stored is None else self._vault.open(stored)

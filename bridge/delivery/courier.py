@@ -151,6 +151,7 @@ class Courier:
             watching.cancel_scope.cancel()
         with trio.move_on_after(LAST_WORDS_SECONDS):
             await self._release()
+        await self._sender.close()
         self.stopped.set()
 
     async def _claim_until_stopped(self, attempts: trio.Nursery) -> None:

@@ -6,32 +6,12 @@ Requests have two signatures: the contract's ``X-Webhook-Signature``, and that o
 
 import base64
 import hmac
-import json
 import re
 
 from bridge.access import vault as secrets
-from bridge.events import parse_payload
 
 # Printable ASCII: a line break would start another header.
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
-
-
-def canonical_body(payload: str) -> bytes:
-    """Return the request body of a payload.
-
-    Receivers written for the contract verify ``json.dumps`` of the parsed body, with sorted keys.
-    The body is exactly that text, so verifying the raw bytes works too. Numbers that Python cannot
-    represent are sent as strings.
-    """
-    try:
-        return _body(json.loads(payload))
-    except ValueError:
-        # A number that Python cannot represent. To look at each number takes four times as long.
-        return _body(parse_payload(payload))
-
-
-def _body(parsed: object) -> bytes:
-    return json.dumps(parsed, sort_keys=True, allow_nan=False).encode("ascii")
 
 
 def message_id(event_id: int, webhook_id: int) -> str:

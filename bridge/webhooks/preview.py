@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bridge.delivery.signing import canonical_body, headers, message_id
+from bridge.delivery.body import canonical_body
+from bridge.delivery.signing import headers, message_id
 from bridge.delivery.url import parse_url
 
 #: Headers that differ between attempts or depend on the secret.

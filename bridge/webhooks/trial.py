@@ -14,9 +14,10 @@ from pydantic import Field
 from bridge.access.proxies import Network
 from bridge.access.vault import SecretError, Vault
 from bridge.delivery.addresses import AddressPolicy
+from bridge.delivery.body import canonical_body
 from bridge.delivery.resolve import resolve
 from bridge.delivery.retry import Outcome, describe, rule_of
-from bridge.delivery.signing import canonical_body, headers
+from bridge.delivery.signing import headers
 from bridge.delivery.transport import Transport
 
 Row = Mapping[str, Any]

@@ -20,7 +20,8 @@ import h11
 import psycopg
 import trio
 
-from bridge.delivery.signing import canonical_body, contract_signature, headers, message_id
+from bridge.delivery.body import canonical_body
+from bridge.delivery.signing import contract_signature, headers, message_id
 from bridge.demo.postgres import EmbeddedPostgres
 from tests.bench.result import Result, new_database
 from tests.system.processes import running

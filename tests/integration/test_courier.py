@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from bridge.access.vault import Vault, new_secret
 from bridge.delivery import attempt as attempt_module
-from bridge.delivery.signing import canonical_body
+from bridge.delivery.body import canonical_body
 from bridge.delivery.transport import RESPONSE_BYTES
 from tests.integration.delivering import (
     SETTLED,
