@@ -11,7 +11,7 @@ from bridge.terminal.suggestion import nearest
 #: Types of the bridge's own events.
 BRIDGE_TYPES: Final = ("webhook.disabled",)
 #: Newest events to search for a type that no rule captures.
-LOOKED_AT: Final = 10_000
+LOOKED_AT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
