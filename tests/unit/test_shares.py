@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from bridge.database import shares
+from bridge.database.errors import DatabaseUnavailable
 from bridge.database.shares import Turns
 
 
@@ -112,7 +113,7 @@ async def test_cancelled_wait_takes_no_place(nursery: trio.Nursery, *, is_called
 async def test_wait_for_a_turn_is_limited(autojump_clock: trio.testing.MockClock) -> None:
     share = shares.Share(None, 1)  # type: ignore[arg-type]
     async with share.turn():
-        with pytest.raises(shares.DatabaseUnavailable, match="too slow"):
+        with pytest.raises(DatabaseUnavailable, match="too slow"):
             async with share.turn():
                 pass
     async with share.turn():
