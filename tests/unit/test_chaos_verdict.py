@@ -95,6 +95,19 @@ def test_ordered_webhook_must_arrive_in_order() -> None:
     assert "hook: keys arrived out of commit order" in lines
 
 
+def test_retried_dead_letters_may_come_late() -> None:
+    retried = arrival(9, body=THREE[0].body)
+    in_order = account(arrival(2), retried, ordered=True)
+    books = replace(BOOKS, late=["u1"])
+    assert list(contradictions(books, [in_order], in_flight_at_faults=0)) == []
+    [line] = contradictions(BOOKS, [in_order], in_flight_at_faults=0)
+    assert line == "hook: keys arrived out of commit order"
+    # In place of the event that was set aside.
+    substitute = arrival(8, body=b'{"_capture_error": "x", "dead_letter": 1}')
+    assert judged(*THREE, substitute) == []
+    assert lost(BOOKS, [account(*THREE[:2], substitute)]) != []
+
+
 @pytest.mark.parametrize(
     ("record", "complaint"),
     [

@@ -2,10 +2,13 @@
 
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
 import psycopg
+import trio
 
 #: The last digit of the key selects a fifth of the events for a filter.
 INSERT = (
@@ -31,6 +34,7 @@ class Application:
         self.refused: list[str] = []
         self._url = url
         self._pause = 1 / per_second
+        self._turn = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write, name="application")
         self._thread.start()
@@ -39,6 +43,15 @@ class Application:
         """Stop writing; no transaction is left open."""
         self._stop.set()
         self._thread.join()
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Let no transaction be open during the context."""
+        await trio.to_thread.run_sync(self._turn.acquire)
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _write(self) -> None:
         connection: psycopg.Connection[Any] | None = None
@@ -51,9 +64,10 @@ class Application:
             keys = [f"u{number}" for number in range(written + 1, written + size + 1)]
             written += size
             try:
-                if connection is None:
-                    connection = psycopg.connect(self._url)
-                self._sign_up(connection, keys, fate=transaction % 10)
+                with self._turn:
+                    if connection is None:
+                        connection = psycopg.connect(self._url)
+                    self._sign_up(connection, keys, fate=transaction % 10)
             except psycopg.Error as error:
                 if connection is not None and not connection.closed:
                     self.refused.append(f"{keys}: {error}")

@@ -8,9 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
-from tests.stress.chaos.scene import Scene
+from tests.conftest import init
+from tests.stress.chaos.scene import Lease, Scene
 
 Fault = Callable[[Scene], Awaitable[None]]
+
+OWN_TRIGGERS = """
+select tgname from pg_trigger t join pg_proc f on f.oid = t.tgfoid
+where t.tgrelid = 'public.users'::regclass and f.pronamespace = 'bridge'::regnamespace
+"""
 
 
 async def kill_any_time(scene: Scene) -> None:
@@ -194,6 +200,47 @@ async def hide_rows(scene: Scene) -> None:
     await scene.fetch(f"alter table bridge.{table} disable row level security")
 
 
+async def poison_an_event(scene: Scene) -> None:
+    """Reject some events in the log, until one is set aside; then retry it."""
+    digit = scene.chance.randrange(10)
+    async with scene.constraint("events", f"payload ->> 'first_name' is distinct from '{digit}'"):
+        await scene.until("select exists (select from bridge.dead_letters)")
+    if not scene.logged("event_set_aside"):
+        scene.problems.append("an event was set aside, and no log says so")
+    for letter in await scene.retry_dead_letters():
+        scene.late.add(letter.key)
+
+
+async def poison_a_result(scene: Scene) -> None:
+    """Reject results of a receiver's deliveries, until one is set aside; then retry it."""
+    webhook_id = scene.chance.choice(scene.busy).account.webhook_id
+    async with scene.constraint("delivery_log", f"webhook_id <> {webhook_id}"):
+        await scene.until("select exists (select from bridge.dead_letters)")
+    if not scene.logged("result_rejected"):
+        scene.problems.append("a result was rejected, and no log says so")
+    for letter in await scene.retry_dead_letters():
+        # The receiver had accepted it.
+        scene.in_flight.add(Lease(letter.id, "dead letter", webhook_id))
+
+
+async def lose_the_triggers(scene: Scene) -> None:
+    """Drop or disable the triggers of a table, as a migration may; install them again later."""
+    application = scene.application
+    async with application.paused():
+        triggers = await scene.fetch(OWN_TRIGGERS)
+        if scene.chance.random() < 0.5:
+            await scene.fetch("alter table public.users disable trigger user")
+        else:
+            for (name,) in triggers:
+                await scene.fetch(f'drop trigger "{name}" on public.users')
+        first = len(application.committed)
+    if not await scene.is_found("triggers"):
+        scene.problems.append("triggers were lost, and doctor finds nothing wrong with them")
+    async with application.paused():
+        await trio.to_thread.run_sync(init, scene.url)
+        scene.blind |= set(application.committed[first:])
+
+
 async def terminate_in_mid_flight(scene: Scene) -> None:
     """Send a worker SIGTERM while a receiver delays its response."""
     known = set(scene.in_flight)
@@ -224,6 +271,9 @@ FAULTS: Mapping[str, Fault] = {
         crash_the_database,
         set_sequences_back,
         hide_rows,
+        poison_an_event,
+        poison_a_result,
+        lose_the_triggers,
         terminate_in_mid_flight,
     )
 }

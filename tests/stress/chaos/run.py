@@ -82,7 +82,7 @@ def run(
             them to save time.
         per_second: transactions per second of the application.
     """
-    url = _prepare(server)
+    url = prepare(server)
     application = Application(url, per_second=per_second)
     chance = Random(seed)
     receivers = _receivers(chance)
@@ -105,7 +105,7 @@ def run(
     return _judge(scene, seed)
 
 
-def _prepare(server: EmbeddedPostgres) -> str:
+def prepare(server: EmbeddedPostgres) -> str:
     """Create a database with pgbridge and the recorder; return its URL."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         # Without fsync a crash would lose commits.
@@ -236,7 +236,12 @@ async def _settle(scene: Scene) -> None:
 
 def _judge(scene: Scene, seed: int) -> Outcome:
     application = scene.application
-    books = Books(application.committed, application.unknown, application.rolled_back)
+    books = Books(
+        [key for key in application.committed if key not in scene.blind],
+        application.unknown,
+        application.rolled_back,
+        scene.late,
+    )
     accounts = [receiver.account for receiver in scene.receivers]
     in_flight = len(scene.to_honest(scene.in_flight))
     losses = lost(books, accounts)

@@ -1,5 +1,7 @@
 """The scene of the chaos test: database, recorder, workers, receivers and clients."""
 
+import json
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +19,7 @@ from tests.stress.chaos.dashboards import Dashboard
 from tests.stress.chaos.receivers import Receiver, Trap
 from tests.stress.chaos.verdict import Record
 from tests.stress.chaos.workers import Worker
+from tests.system.processes import environment
 from tests.waiting import until
 
 #: Records each lease in the transaction that creates it. The role of the session identifies the
@@ -70,6 +73,15 @@ class Lease:
     webhook_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event or a delivery that was set aside."""
+
+    id: int
+    #: The application's key; empty if it is a delivery.
+    key: str
+
+
 @dataclass
 class Scene:
     """What the faults act on, and what they record."""
@@ -87,6 +99,10 @@ class Scene:
     faults: Counter[str] = field(default_factory=Counter)
     #: Leases of workers at the time of a fault.
     in_flight: set[Lease] = field(default_factory=set)
+    #: Keys that nothing captured.
+    blind: set[str] = field(default_factory=set)
+    #: Keys that were set aside and retried, so that they come late.
+    late: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     _restarts: trio.Nursery | None = None
     _connection: psycopg.Connection[Any] | None = None
@@ -99,6 +115,11 @@ class Scene:
     def prompt(self) -> list[Receiver]:
         """The honest receivers for which one expiring lease does not delay later deliveries."""
         return [receiver for receiver in self.honest if not receiver.account.ordered]
+
+    @property
+    def busy(self) -> list[Receiver]:
+        """The prompt receivers that get events."""
+        return [receiver for receiver in self.prompt if receiver.account.takes("u1")]
 
     def to_honest(self, leases: Collection[Lease]) -> list[Lease]:
         """Return the leases of deliveries to honest receivers."""
@@ -165,6 +186,41 @@ class Scene:
             yield
         finally:
             connection.close()
+
+    @asynccontextmanager
+    async def constraint(self, table: str, condition: str) -> AsyncIterator[None]:
+        """Let a foreign constraint check new rows of a table of schema bridge."""
+        await self.fetch(
+            f"alter table bridge.{table} add constraint poison check ({condition}) not valid"
+        )
+        try:
+            yield
+        finally:
+            await self.fetch(f"alter table bridge.{table} drop constraint poison")
+
+    async def retry_dead_letters(self) -> list[DeadLetter]:
+        """Retry all dead letters and return them."""
+        letters = await self.fetch(
+            "select id, payload ->> 'username' from bridge.dead_letters order by id"
+        )
+        for letter_id, _ in letters:
+            await self.fetch("select bridge.retry_dead_letter(%s)", letter_id)
+        return [DeadLetter(*letter) for letter in letters]
+
+    def logged(self, event: str) -> bool:
+        """Return whether a running worker has logged an event."""
+        return any(worker.is_running and worker.bridge.logged(event) for worker in self.workers)
+
+    async def is_found(self, check: str) -> bool:
+        """Return whether this check of doctor finds an error."""
+        ran = await trio.run_process(
+            [sys.executable, "-m", "bridge", "doctor", "--json"],
+            env=environment(self.url),
+            capture_stdout=True,
+            check=False,
+        )
+        findings = json.loads(ran.stdout)["findings"]
+        return any(each["check"] == check and each["level"] == "error" for each in findings)
 
     async def until_waiting(self, name: str) -> Worker:
         """Wait until a worker waits for a lock in the named query, and return the worker."""
@@ -236,7 +292,7 @@ class Scene:
 
         The response is sent at the end of the context.
         """
-        receiver = self.chance.choice([each for each in self.prompt if each.account.takes("u1")])
+        receiver = self.chance.choice(self.busy)
         with receiver.trap() as trap:
             await trap.caught.wait()
             # The request may be of a worker that was killed a moment ago.
