@@ -29,7 +29,7 @@ LARGE_BUFFER_BYTES, M_MMAP_THRESHOLD = 256 * 1024, -3
 #: Allocations between two collections of the youngest generation, and how many collections of one
 #: generation there are between two of the next. A collection of the youngest takes about a
 #: millisecond this way; one of the oldest, which can take a tenth of a second, is rare.
-GARBAGE_THRESHOLDS = 1_000, 20, 50
+GARBAGE_THRESHOLDS = 1_000, 100, 10
 #: Shorter static tokens can be guessed.
 SHORTEST_TOKEN = 16
 #: File descriptors besides those of WebSocket clients: connections without a request yet,
