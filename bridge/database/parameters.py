@@ -9,6 +9,7 @@ https://www.postgresql.org/docs/18/libpq-connect.html and asyncpg's ``connect_ut
 import os
 import random
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from urllib.parse import urlencode
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from bridge.database.verified_names import verifying
 
 #: Seconds to connect, unless the string says ``connect_timeout``.
 CONNECT_SECONDS: Final = 10
@@ -53,12 +56,14 @@ class Parameters:
         connect_seconds: how long connecting may take.
         socket_options: option of TCP or of the socket, as level and name, to value.
         has_demands: whether ``check_demands`` must be called.
+        tls: how to encrypt, if the string names both addresses and the names to verify there.
     """
 
     dsn: str
     connect_seconds: float
     socket_options: Mapping[tuple[int, int], int]
     has_demands: bool
+    tls: ssl.SSLContext | None = None
 
     def apply_to(self, connected: socket.socket) -> None:
         """Set the options of a connection; sockets of this machine's own files have none."""
@@ -97,6 +102,7 @@ def for_asyncpg(url: str) -> Parameters:
         connect_seconds=max(2, seconds) if seconds > 0 else CONNECT_SECONDS,
         socket_options=_socket_options(given),
         has_demands=any(given.get(name) not in (None, "", "prefer") for name in _DEMANDS),
+        tls=_tls(given),
     )
 
 
@@ -169,17 +175,27 @@ def _defaults() -> dict[str, str]:
     return {name: str(value) for name, value in numbers.items()}
 
 
+def _named_addresses(given: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return each host's name and address, in the given order; either may be missing.
+
+    Raises:
+        ParameterError: there are more of the one than of the other.
+    """
+    names, addresses = (
+        given[name].split(",") if given.get(name) else [] for name in ("host", "hostaddr")
+    )
+    if names and addresses and len(names) != len(addresses):
+        raise ParameterError(
+            f"could not match {len(names)} host names to {len(addresses)} hostaddr values"
+        )
+    count = len(names or addresses)
+    return list(zip(names or [""] * count, addresses or [""] * count, strict=True))
+
+
 def _hosts(given: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return hosts and ports, in the order in which to try them."""
-    names, addresses = (
-        given.get(name, "").split(",") if given.get(name) else [] for name in ("host", "hostaddr")
-    )
-    if addresses and given.get("sslmode") == "verify-full":
-        raise ParameterError(
-            "hostaddr with sslmode=verify-full: the bridge checks the name that it connects to; "
-            "use host"
-        )
-    hosts = [f"[{host}]" if ":" in host else host for host in (addresses or names)]
+    found = [address or name for name, address in _named_addresses(given)]
+    hosts = [f"[{host}]" if ":" in host else host for host in found]
     ports = (given.get("port") or "5432").split(",")
     if len(ports) == 1:
         ports *= len(hosts)
@@ -187,6 +203,27 @@ def _hosts(given: Mapping[str, str]) -> tuple[list[str], list[str]]:
     if given.get("load_balance_hosts") == "random":
         random.shuffle(pairs)
     return [host for host, _ in pairs], [port for _, port in pairs]
+
+
+def _tls(given: Mapping[str, str]) -> ssl.SSLContext | None:
+    """Return a context that expects the hosts' names at their addresses, if that is demanded.
+
+    Raises:
+        ParameterError: an address has no name, or two, or the TLS parameters are invalid.
+    """
+    pairs = [(name, address) for name, address in _named_addresses(given) if address]
+    if not pairs or given.get("sslmode") != "verify-full":
+        return None
+    names: dict[str, str] = {}
+    for name, address in pairs:
+        if not name:
+            raise ParameterError("host name must be specified for a verified SSL connection")
+        if names.setdefault(address, name) != name:
+            raise ParameterError(f"hostaddr {address} has two names in host; the bridge needs one")
+    try:
+        return verifying(names, given)
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"sslmode=verify-full: {error}") from None
 
 
 def _number(given: Mapping[str, str], name: str) -> int:

@@ -292,6 +292,7 @@ async def open_database(
                     probe.terminate()
                 pool = await aio_as_trio(asyncpg.create_pool)(
                     parameters.dsn,
+                    ssl=parameters.tls,
                     min_size=1,
                     max_size=pool_size,
                     timeout=parameters.connect_seconds,
@@ -345,6 +346,7 @@ async def _connect(
 ) -> asyncpg.Connection:
     connection = await aio_as_trio(asyncpg.connect)(
         parameters.dsn,
+        ssl=parameters.tls,
         timeout=parameters.connect_seconds,
         command_timeout=seconds,
         server_settings={**_SESSION, **session_limits},

@@ -1,8 +1,15 @@
 """Every parameter of libpq works for the daemon as it does for commands."""
 
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
+import psycopg
 import pytest
+import trio
+import trustme
 from psycopg.conninfo import conninfo_to_dict
 
 from bridge.database.errors import DatabaseUnavailable
@@ -67,3 +74,89 @@ async def test_service_file_is_read(
     file.write_text("\n".join(["[shop]", *lines, ""]))
     monkeypatch.setenv("PGSERVICEFILE", str(file))
     await both("postgresql:///?service=shop")
+
+
+#: The name in the certificate, which no resolver knows.
+NAME = "db.pgbridge.invalid"
+
+
+@asynccontextmanager
+async def encrypting(url: str, authority: trustme.CA, host: str) -> AsyncIterator[int]:
+    """Serve the database with TLS, as ``NAME``, at this address; yield the port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(NAME).configure_cert(context)
+    with psycopg.connect(url) as connection:
+        socket_file = f"{connection.info.host}/.s.PGSQL.{connection.info.port}"
+
+    async def pump(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
+        try:
+            async for data in source:
+                await sink.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    async def serve(stream: trio.SocketStream) -> None:
+        if not await stream.receive_some(8):  # the request for TLS
+            return
+        await stream.send_all(b"S")
+        encrypted = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        try:
+            await encrypted.do_handshake()
+        except trio.BrokenResourceError:
+            return  # the client rejects the certificate
+        async with (
+            await trio.open_unix_socket(socket_file) as server,
+            encrypted,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(pump, encrypted, server)
+            await pump(server, encrypted)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host=host))
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("said", "address", "accepted"),
+    [
+        (f"host={NAME}&hostaddr=127.0.0.1", "127.0.0.1", True),
+        (f"host={NAME}&hostaddr=::1", "::1", True),
+        # The first does not listen; its name is another one.
+        (f"host=other.invalid,{NAME}&hostaddr=127.0.0.2,127.0.0.1", "127.0.0.1", True),
+        ("host=other.invalid&hostaddr=127.0.0.1", "127.0.0.1", False),
+        ("hostaddr=127.0.0.1", "127.0.0.1", False),
+        ("host=127.0.0.1&hostaddr=127.0.0.1", "127.0.0.1", False),
+    ],
+)
+async def test_names_are_verified_at_addresses(
+    bridge_url: str, tmp_path: Path, said: str, address: str, accepted: bool
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "root.crt"))
+    parts = conninfo_to_dict(bridge_url)
+    async with encrypting(bridge_url, authority, address) as port:
+        url = (
+            f"postgresql:///{parts['dbname']}?user={parts['user']}&port={port}&{said}"
+            f"&sslmode=verify-full&sslrootcert={tmp_path / 'root.crt'}"
+        )
+
+        def by_libpq() -> None:
+            with open_session(url) as session:
+                session.execute("select")
+
+        async def by_asyncpg() -> None:
+            async with open_database(url) as database, database.connect() as connection:
+                assert await database.fetch("clock")
+                assert await connection.fetch("clock")
+
+        if accepted:
+            await trio.to_thread.run_sync(by_libpq)
+            await by_asyncpg()
+            return
+        with pytest.raises(SessionError):
+            await trio.to_thread.run_sync(by_libpq)
+        with pytest.raises(DatabaseUnavailable):
+            await by_asyncpg()

@@ -39,6 +39,15 @@ def read_by_asyncpg(url: str) -> dict[str, str]:
             {"host": "127.0.0.1", "port": "5432", "dbname": "d", "sslmode": "require"},
         ),
         (
+            "postgresql://a,b/d?hostaddr=::1,127.0.0.1&port=1,2",
+            {"host": "[::1],127.0.0.1", "port": "1,2", "dbname": "d"},
+        ),
+        # libpq looks up the name of a host whose address is empty.
+        (
+            "postgresql://a,b/d?hostaddr=,127.0.0.1",
+            {"host": "a,127.0.0.1", "port": "5432,5432", "dbname": "d"},
+        ),
+        (
             "postgresql:///d?options=-c%20work_mem%3D1MB&target_session_attrs=primary",
             {
                 "dbname": "d",
@@ -149,7 +158,10 @@ def test_sockets_of_files_have_no_such_options(tmp_path: Path) -> None:
         ("postgresql://h/d?connect_timeout=soon", 'invalid integer value "soon"'),
         ("postgresql://h/d?keepalives_idle=1s", 'invalid integer value "1s"'),
         ("postgresql://h/d?gssencmode=require", "cannot encrypt with GSSAPI; use TLS"),
-        ("postgresql://h/d?hostaddr=127.0.0.1&sslmode=verify-full", "use host"),
+        ("postgresql:///d?hostaddr=127.0.0.1&sslmode=verify-full", "host name must be specified"),
+        ("postgresql://h,i/d?hostaddr=::1,::1&sslmode=verify-full", "::1 has two names"),
+        ("postgresql://h,i/d?hostaddr=127.0.0.1", "match 2 host names to 1 hostaddr"),
+        ("postgresql://h/d?hostaddr=::1&sslmode=verify-full&sslrootcert=/none", "verify-full: "),
     ],
 )
 def test_refusals_say_why(url: str, reason: str) -> None:
