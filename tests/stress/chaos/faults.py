@@ -180,12 +180,17 @@ async def crash_the_database(scene: Scene) -> None:
 
 
 async def set_sequences_back(scene: Scene) -> None:
-    """Set all sequences back, as a dump does that is replayed into its own database."""
-    await scene.fetch(
-        "select setval(oid::regclass, greatest(1, coalesce(pg_sequence_last_value(oid), 0) / 2))"
-        " from pg_class where relnamespace = 'bridge'::regnamespace and relkind = 'S'"
-        " and relname <> 'doorbell'"
-    )
+    """Set all sequences back, as a dump does that is replayed into its own database.
+
+    Rows of a transaction that is open meanwhile would be in the order of their ids, not of their
+    statements.
+    """
+    async with scene.application.paused():
+        await scene.fetch(
+            "select setval(oid::regclass, greatest(1, coalesce(pg_sequence_last_value(oid), 0) / 2))"
+            " from pg_class where relnamespace = 'bridge'::regnamespace and relkind = 'S'"
+            " and relname <> 'doorbell'"
+        )
     await scene.until("select not exists (select from bridge.sequences_behind(0, 0))")
 
 
