@@ -187,7 +187,8 @@ async def set_sequences_back(scene: Scene) -> None:
     """
     async with scene.application.paused():
         await scene.fetch(
-            "select setval(oid::regclass, greatest(1, coalesce(pg_sequence_last_value(oid), 0) / 2))"
+            "select setval(oid::regclass,"
+            " greatest(1, coalesce(pg_sequence_last_value(oid), 0) / 2))"
             " from pg_class where relnamespace = 'bridge'::regnamespace and relkind = 'S'"
             " and relname <> 'doorbell'"
         )
