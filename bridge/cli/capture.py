@@ -8,7 +8,9 @@ from bridge.capture.apply import install_lock, set_paused
 from bridge.cli.context import database_session, read_settings
 from bridge.terminal.output import say
 
-capture_app = typer.Typer(help="Pause and resume the capture of events.", no_args_is_help=True)
+capture_app = typer.Typer(
+    help="Pause and resume the capture of events.", no_args_is_help=True, rich_markup_mode=None
+)
 
 RuleName = Annotated[
     str | None, typer.Argument(metavar="RULE", help="The rule's event type. Default: every rule.")

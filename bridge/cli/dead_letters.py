@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from bridge.webhooks.dead_letters import DeadLetters
 
 dead_letters_app = typer.Typer(
-    help="Manage events and deliveries that PostgreSQL could not process.", no_args_is_help=True
+    help="Manage events and deliveries that PostgreSQL could not process.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 T = TypeVar("T")

@@ -13,7 +13,9 @@ from bridge.cli.output import MISUSED, fail
 from bridge.database.sessions import fetch
 from bridge.terminal.output import say, show, show_table
 
-token_app = typer.Typer(help="Manage tokens for REST and WebSocket.", no_args_is_help=True)
+token_app = typer.Typer(
+    help="Manage tokens for REST and WebSocket.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @token_app.command()

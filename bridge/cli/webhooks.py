@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from bridge.bot.webhooks import Imported
     from bridge.webhooks.operations import Webhooks
 
-webhooks_app = typer.Typer(help="Manage webhooks and their deliveries.", no_args_is_help=True)
+webhooks_app = typer.Typer(
+    help="Manage webhooks and their deliveries.", no_args_is_help=True, rich_markup_mode=None
+)
 
 T = TypeVar("T")
 WebhookId = Annotated[

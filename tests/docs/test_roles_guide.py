@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from bridge.cli.main import app
+from bridge.cli.main import COMMANDS
 from bridge.database.rights import READER, ROLES, missing_rights
 from bridge.database.sessions import fetch
 from bridge.demo.postgres import EmbeddedPostgres
@@ -119,9 +119,7 @@ def test_access_page_has_the_same_grant_on_bot_tokens() -> None:
 
 
 def test_every_command_of_the_page_exists() -> None:
-    commands = {command.name or command.callback for command in app.registered_commands}
-    known = {each if isinstance(each, str) else getattr(each, "__name__", "") for each in commands}
-    known |= {group.name or "" for group in app.registered_groups}
+    known = {entry.name for entry in COMMANDS}
     named = re.findall(r"^\| (`.*`) \| ", PAGE.partition("## 2.")[2].partition("## 3.")[0], re.M)
     words = {name.split()[0] for line in named for name in re.findall(r"`([^`]+)`", line)}
     assert words - known == set()

@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from bridge import assets
+from bridge.cli.lazy import Entry
+from bridge.cli.main import COMMANDS
 from bridge.settings import Settings
 from bridge.web.console.rendering import ROOMS
 
@@ -112,12 +114,35 @@ def test_migrations_are_numbered_and_named() -> None:
 # --- the command
 
 
-def test_commands_do_not_import_the_daemon() -> None:
-    program = "import sys, bridge.cli.main; print(*sys.modules)"
+def imported_by(program: str) -> set[str]:
+    program = f"import sys; {program}; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    imported = set(ran.stdout.decode().split())
-    assert "bridge.cli" in imported
+    return set(ran.stdout.decode().splitlines()[-1].split())
+
+
+def test_commands_do_not_import_the_daemon() -> None:
+    modules = sorted({entry.source.partition(":")[0] for entry in COMMANDS})
+    imported = imported_by(f"import {', '.join(modules)}")
+    assert {"bridge.cli.run", "psycopg"} <= imported
     assert imported & {"asyncpg", "fastapi", "httpx", "structlog", "trio"} == set()
+
+
+def test_help_imports_no_command() -> None:
+    imported = imported_by(
+        "from bridge.cli.main import app; app(['--help'], standalone_mode=False)"
+    )
+    assert "bridge.cli.main" in imported
+    own = {name for name in imported if name.startswith("bridge.")}
+    assert own == {"bridge.cli", "bridge.cli.main", "bridge.cli.lazy"}
+    assert imported & {"cryptography", "jinja2", "psycopg", "pydantic", "rich.console"} == set()
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+def test_listed_help_is_that_of_the_command(entry: Entry) -> None:
+    command = entry.load()
+    assert command.hidden is entry.hidden
+    if not entry.hidden:
+        assert command.help.splitlines()[0] == entry.help
 
 
 # --- the lock
