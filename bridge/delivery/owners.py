@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 import trio
 
-from bridge.database.identity import bridge_name
+from bridge.database.identity import bridge_name, has_ended
 from bridge.database.pool import Database, Row
 from bridge.database.restart import LONGEST_PAUSE_SECONDS
 from bridge.database.sightings import Sightings
@@ -22,6 +22,9 @@ LOOK_SECONDS, CLOSE_LOOK_SECONDS = 1.0, 0.25
 #: A process without a session for this long has died. One that lost its sessions, but not the
 #: server, is back within a fraction of a second.
 GRACE_SECONDS = 1.5
+#: The same if the process no longer exists on this host, as after a crash and a restart. Not at
+#: once: a container with this host's name may have process ids of its own.
+ENDED_GRACE_SECONDS = 0.25
 #: After the server was away, no process counts as dead for this long: the others may be waiting
 #: until they connect again.
 RETURN_SECONDS = LONGEST_PAUSE_SECONDS + 2.0
@@ -72,7 +75,8 @@ class Owners:
         own = rows.get(self._database.key)
         if own is None:  # after a restore, or if this process was away for minutes
             await self.register()
-            return False
+            # Look again soon: this look did not record the other processes.
+            return True
         missing = self._missing.record(
             (key for key, row in rows.items() if not row["is_alive"]), own["now"]
         )
@@ -80,7 +84,7 @@ class Owners:
         if self._patient_until is not None and own["now"] < self._patient_until:
             self.dead = ()
             return bool(missing)
-        dead = [key for key, seconds in missing.items() if seconds >= GRACE_SECONDS]
+        dead = [key for key, seconds in missing.items() if seconds >= _grace(rows[key]["bridge"])]
         new = set(dead) - set(self.dead)
         self.dead = dead
         for key in new:
@@ -100,3 +104,8 @@ class Owners:
             self._patient_until = started_at + pause
         elif started_at != before or self._missing.interrupted:
             self._patient_until = own["now"] + pause
+
+
+def _grace(bridge: str) -> float:
+    """Return for how many seconds a process may be without a session before it counts as dead."""
+    return ENDED_GRACE_SECONDS if has_ended(bridge) else GRACE_SECONDS

@@ -1,5 +1,9 @@
 """A courier is dead only if it has had no session for a while, and the server was there."""
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -10,9 +14,16 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from bridge.database.errors import DatabaseUnavailable
+from bridge.database.identity import has_ended
 from bridge.database.pool import Database
 from bridge.database.restart import keep_running
-from bridge.delivery.owners import FORGET_SECONDS, GRACE_SECONDS, RETURN_SECONDS, Owners
+from bridge.delivery.owners import (
+    ENDED_GRACE_SECONDS,
+    FORGET_SECONDS,
+    GRACE_SECONDS,
+    RETURN_SECONDS,
+    Owners,
+)
 from tests.waiting import until
 
 START = datetime(2026, 1, 15, tzinfo=UTC)
@@ -28,6 +39,8 @@ class _Couriers:
         self.known = {OWN, OTHER}
         self.without_session: Collection[int] = ()
         self.is_away = False
+        #: The name of the other one.
+        self.name = f"box:{OTHER}"
         self.server_started_at = START - timedelta(seconds=up_seconds)
         self._began = trio.current_time()
 
@@ -46,7 +59,7 @@ class _Couriers:
             return [
                 {
                     "id": key,
-                    "bridge": f"box:{key}",
+                    "bridge": self.name if key == OTHER else f"box:{key}",
                     "now": self.now,
                     "server_started_at": self.server_started_at,
                     "is_alive": key not in self.without_session,
@@ -89,6 +102,35 @@ async def test_courier_without_sessions_is_dead_after_the_grace_time(
     assert list(watch.owners.dead) == [OTHER]
     assert watch.died == 1
     assert logs == [{"event": "courier_died", "log_level": "info", "bridge": "box:2"}]
+
+
+@pytest.fixture
+def ended_pid() -> int:
+    """The id of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return process.pid
+
+
+async def test_courier_whose_process_has_ended_is_dead_sooner(
+    autojump_clock: trio.testing.MockClock, ended_pid: int
+) -> None:
+    couriers = _Couriers()
+    couriers.name = f"{socket.gethostname()}:{ended_pid}"
+    watch = _Watch(couriers)
+    # As long as it has a session, it lives: its process ids may be those of a container.
+    assert not await watch.look(5)
+    couriers.without_session = {OTHER}
+    watch = _Watch(couriers)
+    assert not await watch.look(ENDED_GRACE_SECONDS - 0.05)
+    assert await watch.look(GRACE_SECONDS / 2)
+
+
+@pytest.mark.parametrize("name", ["elsewhere:{ended}", "{host}:{own}", "{host}:x", "{host}:", "x"])
+def test_only_processes_of_this_host_are_known_to_have_ended(name: str, ended_pid: int) -> None:
+    host = socket.gethostname()
+    assert has_ended(f"{host}:{ended_pid}")
+    assert not has_ended(name.format(host=host, own=os.getpid(), ended=ended_pid))
+    assert not has_ended(f"{host}:{10**30}")
 
 
 async def test_courier_that_returns_in_time_lives(autojump_clock: trio.testing.MockClock) -> None:
