@@ -26,10 +26,8 @@ log = structlog.get_logger()
 
 #: Buffers of this size are large, and what ``mallopt`` of glibc calls the setting.
 LARGE_BUFFER_BYTES, M_MMAP_THRESHOLD = 256 * 1024, -3
-#: Allocations between two collections of the youngest generation, and how many collections of one
-#: generation there are between two of the next. A collection of the youngest takes about a
-#: millisecond this way; one of the oldest, which can take a tenth of a second, is rare.
-GARBAGE_THRESHOLDS = 1_000, 100, 10
+#: Allocations between collections of the youngest generation; Python's default is 700.
+GARBAGE_OBJECTS = 10_000
 #: Shorter static tokens can be guessed.
 SHORTEST_TOKEN = 16
 #: File descriptors besides those of WebSocket clients: connections without a request yet,
@@ -98,7 +96,7 @@ def _tune_garbage_collection() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
+    gc.set_threshold(GARBAGE_OBJECTS)
 
 
 def _return_large_buffers() -> None:

@@ -12,7 +12,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bridge.daemon.app import GARBAGE_THRESHOLDS
+from bridge.daemon.app import GARBAGE_OBJECTS
 from bridge.demo.postgres import EmbeddedPostgres, embedded_postgres
 from tests.bench import (
     backlog,
@@ -55,7 +55,7 @@ def main() -> None:
         sys.exit(f"there is no bench called {unknown.pop()}; there are {', '.join(BENCHES)}")
     # References run in this process. As in a bridge, they do not pay for the objects of imports.
     gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
+    gc.set_threshold(GARBAGE_OBJECTS)
     table = Table("bench", "measured", "reference", "ratio", "mark")
     results: list[Result] = []
     with embedded_postgres() as server:
