@@ -11,10 +11,11 @@ import time
 from dataclasses import asdict
 
 from bridge.demo.postgres import embedded_postgres
+from tests.stress.chaos.failover import promote
 from tests.stress.chaos.run import run
 
-#: The usual time to deliver everything after the last fault.
-USUAL_SETTLING_SECONDS = 40.0
+#: The usual time to deliver everything after the last fault, and to promote two standbys.
+USUAL_SETTLING_SECONDS = 60.0
 
 
 def main() -> None:
@@ -35,12 +36,15 @@ def main() -> None:
             report=report,
             seconds=max(arguments.seconds - USUAL_SETTLING_SECONDS, 1.0),
         )
-    for problem in outcome.problems:
+    problems = list(outcome.problems)
+    for is_synchronous in (True, False):
+        report(f"a {'synchronous' if is_synchronous else 'asynchronous'} standby is promoted")
+        with embedded_postgres() as server:
+            problems += promote(server, is_synchronous=is_synchronous, report=report).problems
+    for problem in problems:
         report(f"WRONG: {problem}")
-    summary = asdict(outcome)
-    summary["problems"] = len(outcome.problems)
-    print(json.dumps(summary))
-    sys.exit(1 if outcome.problems else 0)
+    print(json.dumps({**asdict(outcome), "problems": len(problems)}))
+    sys.exit(1 if problems else 0)
 
 
 main()
