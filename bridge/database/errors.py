@@ -19,9 +19,6 @@ StatementTimeoutError = asyncpg.QueryCanceledError
 #: SQLSTATEs, or their classes, that a value of the statement causes: invalid data, constraints,
 #: exceptions of triggers, limits of PostgreSQL, memory, and its internal errors.
 _OF_VALUES = ("22", "23", "P0", "54", "53200", "XX")
-#: The same, if code of the application raised it, such as a trigger on a table of the bridge that
-#: calls a missing function. In a statement of the bridge, they are its own mistakes.
-_OF_FOREIGN_CODE = ("0A", "21", "2F", "34", "38", "39", "3F", "42", "44")
 
 #: The connection cannot be made, or is lost. Some of these are values' errors by inheritance.
 _UNREACHABLE = (OSError, TimeoutError, asyncpg.ClientConfigurationError)
@@ -68,24 +65,7 @@ def is_of_values(error: asyncpg.PostgresError) -> bool:
 
     A full disk, a lock timeout or a missing privilege affects every statement, and can pass.
     """
-    state = error.sqlstate or ""
-    return state.startswith(_OF_VALUES) or (
-        state.startswith(_OF_FOREIGN_CODE) and _is_of_foreign_code(error)
-    )
-
-
-def _is_of_foreign_code(error: asyncpg.PostgresError) -> bool:
-    """Return whether a function that is not the bridge's took part.
-
-    The context names each function with its schema, because the search path of our sessions has
-    none; the words around the name depend on the server's language.
-    """
-    return any("PL/" in line and "bridge." not in line for line in _context(error).splitlines())
-
-
-def _context(error: asyncpg.PostgresError) -> str:
-    context: str | None = error.context
-    return context or ""
+    return (error.sqlstate or "").startswith(_OF_VALUES)
 
 
 @contextmanager

@@ -115,35 +115,3 @@ def test_other_untranslatable_text_is_no_character() -> None:
     error = reported("22P05", message="unsupported Unicode escape sequence")
     assert unrepresentable(error) is None
     assert unrepresentable(ValueError("0xd0")) is None
-
-
-@pytest.mark.parametrize("sqlstate", ["42883", "42P01", "42501", "0A000", "21000", "3F000"])
-@pytest.mark.parametrize(
-    ("context", "isolated"),
-    [
-        (None, False),
-        ("PL/pgSQL function bridge.drain(bigint) line 3 at SQL statement", False),
-        ("PL/pgSQL function public.refuse() line 1 at PERFORM", True),
-        ("PL/pgSQL-Funktion public.refuse() Zeile 1 bei PERFORM", True),
-        ("функция PL/pgSQL shop.refuse(), строка 1, оператор PERFORM", True),
-        ('PL/Python function "refuse"', True),
-        # Called by a function of the bridge.
-        (
-            "PL/pgSQL function public.refuse() line 1 at PERFORM\n"
-            'SQL statement "insert into bridge.events"\n'
-            "PL/pgSQL function bridge.drain(bigint) line 3 at SQL statement",
-            True,
-        ),
-    ],
-)
-def test_mistakes_of_foreign_code_are_of_values(
-    sqlstate: str, context: str | None, isolated: bool
-) -> None:
-    fields = {"C": sqlstate, "M": "no"} | ({} if context is None else {"W": context})
-    assert is_of_values(asyncpg.PostgresError.new(fields)) is isolated
-
-
-@pytest.mark.parametrize("sqlstate", ["53100", "40P01", "55P03", "57014", "08006"])
-def test_troubles_that_pass_are_of_no_value_even_in_foreign_code(sqlstate: str) -> None:
-    fields = {"C": sqlstate, "M": "no", "W": "PL/pgSQL function public.refuse() line 1 at RAISE"}
-    assert not is_of_values(asyncpg.PostgresError.new(fields))
